@@ -1,0 +1,165 @@
+//! Job, our record of one export, and its legal transitions: each [`JobState`] holds exactly its own data.
+
+pub(crate) mod checkpoint;
+pub(crate) mod index;
+pub(crate) mod store;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bulk::kickoff::Kickoff;
+use crate::bulk::manifest::TypeProof;
+use crate::fhir::datatypes::{Instant, Millis};
+use crate::fhir::outcome::IssueType;
+use crate::fhir::resource_type::ResourceType;
+
+/// 128 random bits, written as 32 hexadecimal digits: the unguessable part of a status URL.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct JobId([u8; 16]);
+
+impl JobId {
+    pub(crate) const fn new(random: [u8; 16]) -> Self {
+        Self(random)
+    }
+
+    pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobId({self})")
+    }
+}
+
+impl FromStr for JobId {
+    type Err = NotAJobId;
+
+    fn from_str(text: &str) -> Result<Self, NotAJobId> {
+        if text.len() != 32 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(NotAJobId);
+        }
+        u128::from_str_radix(text, 16).map(|number| Self(number.to_be_bytes())).map_err(|_| NotAJobId)
+    }
+}
+
+impl Serialize for JobId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for JobId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The text is no job's id.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a job's id: 32 hexadecimal digits")]
+pub(crate) struct NotAJobId;
+
+/// Counts who held a job: what an earlier holder still sends is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Epoch(pub(crate) u32);
+
+/// The record of one export.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) id: JobId,
+    pub(crate) kickoff: Kickoff,
+    /// The types to export: those asked for, or all that the level allows.
+    pub(crate) types: Vec<ResourceType>,
+    /// The whole kick-off URL, as the manifest repeats it.
+    pub(crate) request: String,
+    pub(crate) created: Millis,
+    pub(crate) state: JobState,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum JobState {
+    /// Accepted; the plan is not made yet.
+    Accepted,
+    /// Planned; slices are being read.
+    Running(Running),
+    /// All files are complete; the manifest can be read until `expires`.
+    Complete(Complete),
+    /// Given up for good.
+    Failed(Failed),
+    /// Deleted or expired: answers 404 from now on, and goes when its last object has gone.
+    Deleted,
+}
+
+/// What a running job has found out that its files do not say.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Running {
+    /// Types that hold more than windows can see, and by how many; recorded when found.
+    pub(crate) gaps: BTreeMap<ResourceType, u64>,
+    /// The number of the latest sweep pass, over all lives of the process.
+    pub(crate) sweep: u32,
+}
+
+/// What a finished job's manifest says beside its files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Complete {
+    pub(crate) transaction_time: Instant,
+    pub(crate) proof: BTreeMap<ResourceType, TypeProof>,
+    pub(crate) expires: Millis,
+}
+
+/// Why a job was given up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Failed {
+    /// Never a transient code: clients would poll for ever (DS-018).
+    pub(crate) code: IssueType,
+    /// Names type, strategy and slice, never a parameter's value.
+    pub(crate) text: String,
+    pub(crate) expires: Millis,
+}
+
+impl JobState {
+    /// Whether a worker has something to do.
+    pub(crate) fn is_active(&self) -> bool {
+        match self {
+            Self::Accepted | Self::Running(_) => true,
+            Self::Complete(_) | Self::Failed(_) | Self::Deleted => false,
+        }
+    }
+
+    /// When the job goes by itself.
+    pub(crate) fn expires(&self) -> Option<Millis> {
+        match self {
+            Self::Complete(complete) => Some(complete.expires),
+            Self::Failed(failed) => Some(failed.expires),
+            Self::Accepted | Self::Running(_) | Self::Deleted => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_id_is_read_back_from_its_own_text_and_from_nothing_else() {
+        let id = JobId::new([0xab; 16]);
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in ["", "ab", "+babababababababababababababababab", &"AB".repeat(16), &"ab".repeat(17), &"zz".repeat(16)] {
+            assert_eq!(text.parse::<JobId>(), Err(NotAJobId), "{text}");
+        }
+    }
+}

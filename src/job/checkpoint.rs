@@ -1,0 +1,105 @@
+//! What is committed: the files of a job and the slices that each of them holds. What no complete file holds
+//! is left to do; that is the whole of resuming.
+
+use serde::{Deserialize, Serialize};
+
+use super::Epoch;
+use crate::bulk::manifest::Method;
+use crate::fhir::resource_type::ResourceType;
+use crate::plan::slice::Slice;
+
+/// The number of a file within its job; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct FileNo(pub(crate) u32);
+
+/// One file of a job: recorded as open before its first byte, as complete after its last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileRecord {
+    pub(crate) no: FileNo,
+    pub(crate) content: FileContent,
+    pub(crate) state: FileState,
+}
+
+/// What the lines of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FileContent {
+    Resources(ResourceType),
+    Outcomes,
+}
+
+/// How far a file has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FileState {
+    /// Its object may exist in part; nobody may list it.
+    Open { key: String, epoch: Epoch },
+    /// Its object is durable and never changes; its slices are read.
+    Complete(CompleteFile),
+}
+
+/// What a complete file holds. One without an object holds slices that brought no new line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CompleteFile {
+    pub(crate) object: Option<StoredObject>,
+    pub(crate) slices: Vec<SliceRecord>,
+}
+
+/// One object in the output, and the sidecar beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredObject {
+    pub(crate) key: String,
+    pub(crate) lines: u64,
+    pub(crate) bytes: u64,
+    /// SHA-256 of the object's bytes, in hexadecimal digits.
+    pub(crate) sha256: String,
+    /// The key of the sidecar; the file of outcomes has none.
+    pub(crate) sidecar: Option<String>,
+}
+
+/// A slice that was accepted, and what it brought.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SliceRecord {
+    pub(crate) slice: Slice,
+    /// Distinct resources received, without those that had moved.
+    pub(crate) received: u64,
+    /// Lines written for it: resources that no file held before.
+    pub(crate) written: u64,
+    /// Resources that a file held already.
+    pub(crate) repeated: u64,
+    /// Resources that the grant did not admit.
+    pub(crate) withheld: u64,
+    /// How often it was read again before it was accepted.
+    pub(crate) reread: u32,
+    pub(crate) method: Method,
+}
+
+impl FileRecord {
+    /// The object of a complete file.
+    pub(crate) fn object(&self) -> Option<&StoredObject> {
+        match &self.state {
+            FileState::Complete(file) => file.object.as_ref(),
+            FileState::Open { .. } => None,
+        }
+    }
+
+    /// The slices that a complete file holds; an open one holds none yet.
+    pub(crate) fn slices(&self) -> &[SliceRecord] {
+        match &self.state {
+            FileState::Complete(file) => &file.slices,
+            FileState::Open { .. } => &[],
+        }
+    }
+
+    /// Every object that this record may have left in the output.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        match &self.state {
+            FileState::Open { key, .. } => vec![key.clone(), crate::output::layout::sidecar(key)],
+            FileState::Complete(file) => {
+                let object = file.object.iter();
+                object.flat_map(|object| std::iter::once(object.key.clone()).chain(object.sidecar.clone())).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Store trait: what the engine asks of whatever keeps the jobs.
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+
+use super::checkpoint::{FileNo, FileRecord};
+use super::{Epoch, Job, JobId, JobState};
+use crate::plan::ExportPlan;
+
+/// Keeps jobs, plans and files. Every call is durable when it answers, atomic, and may be repeated.
+pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Records a new job.
+    fn create(&self, job: Job) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// A job, also one that is deleted; `None` once it is purged.
+    fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>>;
+
+    /// Every job, in no particular order.
+    fn jobs(&self) -> BoxFuture<'_, Result<Vec<Job>, StoreError>>;
+
+    /// The files of a job in the order of their numbers.
+    fn files(&self, id: JobId) -> BoxFuture<'_, Result<Vec<FileRecord>, StoreError>>;
+
+    /// The plan of a job, once it was committed.
+    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<ExportPlan>, StoreError>>;
+
+    /// Takes the job for one worker: every earlier lease is fenced from now on.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if the job is unknown or deleted.
+    fn claim(&self, id: JobId) -> BoxFuture<'_, Result<Lease, StoreError>>;
+
+    /// Records all of `change`, or nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if the job was deleted or claimed anew since the lease was given.
+    fn commit(&self, lease: Lease, change: Change) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Marks a job as deleted and fences its worker; `false` if it is unknown or deleted already.
+    fn delete(&self, id: JobId) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Forgets a deleted job and all that belongs to it. A job that is not deleted is left alone.
+    fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// The right to commit to a job until somebody else claims it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) job: JobId,
+    pub(crate) epoch: Epoch,
+}
+
+/// What one commit records.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Change {
+    pub(crate) state: Option<JobState>,
+    pub(crate) plan: Option<ExportPlan>,
+    /// Files opened or completed.
+    pub(crate) files: Vec<FileRecord>,
+    /// Open files whose object is gone.
+    pub(crate) forgotten: Vec<FileNo>,
+}
+
+/// Why the store did not do as it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// The lease is no longer good: the job was deleted or somebody else works on it.
+    #[error("the job was deleted or taken over")]
+    Fenced,
+    /// The store cannot be used; the cause is `source`.
+    #[error("the job store cannot be used")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A record is not what was written.
+    #[error("the job store's record {0} is damaged")]
+    Damaged(String),
+}

@@ -1,0 +1,250 @@
+//! What an export reads: made once from the kick-off and what is known of the upstream, stored, and never
+//! recomputed, so that an upgrade or a changed server cannot bend a running job.
+
+pub(crate) mod cohort;
+pub(crate) mod slice;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fhir::datatypes::{Id, Instant, Millis};
+use crate::fhir::resource_type::ResourceType;
+use crate::profile::Profile;
+use slice::{Phase, Scope, Slice, Window};
+
+/// The whole of what one export is to read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ExportPlan {
+    pub(crate) horizon: Horizon,
+    /// What the upstream was found to do when the plan was made.
+    pub(crate) profile: Profile,
+    pub(crate) types: BTreeMap<ResourceType, TypePlan>,
+    pub(crate) cohort: Cohort,
+    /// Types that are read by reference only: what exported resources refer to.
+    pub(crate) context: Vec<ResourceType>,
+}
+
+/// How one resource type is read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TypePlan {
+    pub(crate) strategy: Strategy,
+    /// How many resources the upstream counted when the plan was made, where it counts.
+    pub(crate) baseline: Option<u64>,
+    /// The oldest `lastUpdated` seen then; a hint for cutting, nothing rests on it.
+    pub(crate) oldest: Option<Millis>,
+}
+
+/// The way to a type's resources, from best to last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Strategy {
+    /// Windows of `_lastUpdated`, each cut to fit one page.
+    Windows,
+    /// Batches of patients, once by each linking parameter.
+    Patients { links: Vec<Box<str>> },
+    /// The whole type by its next links.
+    Chain,
+}
+
+impl Strategy {
+    /// The word for progress texts and errors.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Windows => "time windows",
+            Self::Patients { .. } => "patient batches",
+            Self::Chain => "a chain of pages",
+        }
+    }
+}
+
+/// Whose resources are asked for.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Cohort {
+    /// System level: every resource.
+    Everything,
+    /// Patient level: what lies in any patient's compartment.
+    AllPatients,
+    /// Group level: what lies in the compartments of these, sorted.
+    Members(Vec<Id>),
+}
+
+impl std::fmt::Debug for Cohort {
+    /// Members are patient data: their number is enough.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Everything => f.write_str("Everything"),
+            Self::AllPatients => f.write_str("AllPatients"),
+            Self::Members(members) => write!(f, "Members({})", members.len()),
+        }
+    }
+}
+
+/// The times of an export, all by the upstream's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Horizon {
+    /// W: windows end here, exclusive; everything later belongs to the sweep.
+    pub(crate) windows_until: Millis,
+    /// How long after its stamp a transaction may come to be seen.
+    pub(crate) lag_millis: i64,
+    /// `_since`: only what changed after it.
+    pub(crate) since: Option<Instant>,
+    /// `_until`: only what changed before it.
+    pub(crate) until: Option<Instant>,
+}
+
+/// Windows younger than this may still change under the reader.
+const YOUNG_MILLIS: i64 = 15 * 60 * 1000;
+
+impl Horizon {
+    /// W − a quarter of an hour: where the young windows begin.
+    pub(crate) fn young_from(&self) -> Millis {
+        Millis(self.windows_until.0 - YOUNG_MILLIS)
+    }
+
+    /// T, the manifest's `transactionTime`: everything up to and including it is in the output.
+    pub(crate) fn transaction_time(&self) -> Instant {
+        let settled = Instant::from(Millis(self.windows_until.0 - self.lag_millis));
+        self.since.map_or(settled, |since| since.max(settled))
+    }
+
+    /// The windows of `phase`, if it has one.
+    fn window(&self, phase: Phase) -> Window {
+        let whole = Window {
+            from: self.since.map(Instant::floor_millis),
+            until: self.until.map(|until| Millis(until.floor_millis().0 + 1)),
+        };
+        match phase {
+            Phase::Old => whole.before(self.young_from()),
+            Phase::Young => whole.after(self.young_from()).before(self.windows_until),
+            Phase::Sweep(_) => whole.after(Millis(self.windows_until.0 - self.lag_millis)),
+            Phase::Gap | Phase::References => whole,
+        }
+    }
+
+    /// Whether a resource stamped `last_updated` was asked for. One without a stamp was: `_since` and `_until`
+    /// cannot speak of it.
+    pub(crate) fn asks_for(&self, last_updated: Option<Instant>) -> bool {
+        last_updated.is_none_or(|stamp| {
+            self.since.is_none_or(|since| stamp > since) && self.until.is_none_or(|until| stamp < until)
+        })
+    }
+
+    /// Whether a resource found outside its window has moved: its stamp is later than the window and so young
+    /// that it may have been written or committed while the export ran.
+    pub(crate) fn has_moved(&self, window: Window, stamp: Millis) -> bool {
+        stamp >= self.young_from() && window.until.is_some_and(|until| stamp >= until)
+    }
+
+    /// Whether three counts can show what windows cannot see: only where windows see all of a type.
+    pub(crate) fn covers_all(&self) -> bool {
+        self.since.is_none() && self.until.is_none()
+    }
+}
+
+impl ExportPlan {
+    /// The slices of one phase for one type, before any has been read.
+    pub(crate) fn slices(&self, phase: Phase, resource_type: ResourceType) -> Vec<Slice> {
+        let Some(plan) = self.types.get(&resource_type) else { return Vec::new() };
+        let window = self.horizon.window(phase);
+        let one = |scope| vec![Slice { phase, resource_type, scope }];
+        match (&plan.strategy, phase) {
+            (_, Phase::References) => Vec::new(), // what they are is known only once the rest is read
+            (_, Phase::Old | Phase::Young | Phase::Sweep(_)) if window.is_empty() => Vec::new(),
+            (Strategy::Windows, _) => one(Scope::Window(window)),
+            // Batches and chains need no bound above: they are read once, and the sweep looks for what moved.
+            (Strategy::Patients { .. } | Strategy::Chain, Phase::Old | Phase::Gap) => Vec::new(),
+            (Strategy::Patients { links }, Phase::Young | Phase::Sweep(_)) => {
+                let Cohort::Members(members) = &self.cohort else { return Vec::new() };
+                let from = if phase == Phase::Young { self.horizon.since.map(Instant::floor_millis) } else { window.from };
+                let batches = cohort::batches(members.len());
+                let scopes = links.iter().flat_map(|link| {
+                    batches.iter().map(move |members| Scope::Patients { link: link.clone(), members: members.clone(), from })
+                });
+                scopes.map(|scope| Slice { phase, resource_type, scope }).collect()
+            }
+            (Strategy::Chain, Phase::Young) => one(Scope::Window(Window::ALL)),
+            (Strategy::Chain, Phase::Sweep(_)) => Vec::new(), // without a filter on time a second walk is a whole export
+        }
+    }
+
+    /// What of a phase's slices none of `read` covers: the whole of what resuming means.
+    pub(crate) fn remaining<'a>(
+        &self,
+        phase: Phase,
+        resource_type: ResourceType,
+        read: impl Iterator<Item = &'a Slice> + Clone,
+    ) -> Vec<Slice> {
+        let read = read.filter(|slice| slice.phase == phase && slice.resource_type == resource_type);
+        self.slices(phase, resource_type).into_iter().flat_map(|whole| whole.remaining(read.clone())).collect()
+    }
+}
+
+impl Window {
+    fn after(self, bound: Millis) -> Self {
+        Self { from: Some(self.from.map_or(bound, |from| from.max(bound))), ..self }
+    }
+
+    fn before(self, bound: Millis) -> Self {
+        Self { until: Some(self.until.map_or(bound, |until| until.min(bound))), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn horizon(since: Option<&str>, until: Option<&str>) -> Horizon {
+        let instant = |text: &str| Instant::parse(text).expect("an instant");
+        Horizon {
+            windows_until: instant("2026-01-01T12:00:00Z").floor_millis(),
+            lag_millis: 60_000,
+            since: since.map(instant),
+            until: until.map(instant),
+        }
+    }
+
+    fn at(text: &str) -> Millis {
+        Instant::parse(text).expect("an instant").floor_millis()
+    }
+
+    /// BD-069: everything up to and including the transaction time, which is the settled part of what was read.
+    #[test]
+    fn the_transaction_time_lies_the_lag_before_w_and_never_before_since() {
+        for (since, expected) in [
+            (None, "2026-01-01T11:59:00Z"),
+            (Some("2025-01-01T00:00:00Z"), "2026-01-01T11:59:00Z"),
+            (Some("2026-01-01T11:59:30.500Z"), "2026-01-01T11:59:30.500Z"),
+        ] {
+            let expected = Instant::parse(expected).expect("an instant");
+            assert_eq!(horizon(since, None).transaction_time(), expected, "{since:?}");
+        }
+    }
+
+    #[test]
+    fn windows_and_sweep_cover_all_time_and_old_and_young_do_not_overlap() {
+        let horizon = horizon(None, None);
+        let windows = [Phase::Old, Phase::Young, Phase::Sweep(1)].map(|phase| horizon.window(phase));
+        assert_eq!(Window::ALL.remaining(windows), vec![]);
+        assert_eq!(windows[0].until, windows[1].from);
+        assert_eq!(windows[2].from, Some(at("2026-01-01T11:59:00Z")));
+    }
+
+    /// BD-021, BD-022: strictly after `_since`, strictly before `_until`; the finest digits decide.
+    #[test]
+    fn since_and_until_are_strict() {
+        let horizon = horizon(Some("2025-06-01T00:00:00.123Z"), Some("2025-07-01T00:00:00Z"));
+        for (stamp, expected) in [
+            (Some("2025-06-01T00:00:00.123Z"), false),
+            (Some("2025-06-01T00:00:00.123001Z"), true),
+            (Some("2025-06-30T23:59:59.999Z"), true),
+            (Some("2025-07-01T00:00:00Z"), false),
+            (None, true),
+        ] {
+            let stamp = stamp.map(|text| Instant::parse(text).expect("an instant"));
+            assert_eq!(horizon.asks_for(stamp), expected, "{stamp:?}");
+        }
+        assert!(horizon.window(Phase::Old).contains(at("2025-06-01T00:00:00.123Z")), "the filter is ours, not the server's");
+    }
+}
