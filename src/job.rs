@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::bulk::kickoff::Kickoff;
 use crate::bulk::manifest::TypeProof;
 use crate::fhir::datatypes::{Instant, Millis};
-use crate::fhir::outcome::IssueType;
+use crate::fhir::outcome::{Issue, IssueType};
 use crate::fhir::resource_type::ResourceType;
 
 /// 128 random bits, written as 32 hexadecimal digits: the unguessable part of a status URL.
@@ -111,6 +111,8 @@ pub(crate) struct Running {
     pub(crate) gaps: BTreeMap<ResourceType, u64>,
     /// The number of the latest sweep pass, over all lives of the process.
     pub(crate) sweep: u32,
+    /// Types that the upstream refuses to be searched, and what it said.
+    pub(crate) refused: Vec<(ResourceType, Vec<Issue>)>,
 }
 
 /// What a finished job's manifest says beside its files.

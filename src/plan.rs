@@ -152,7 +152,10 @@ impl ExportPlan {
         match (&plan.strategy, phase) {
             (_, Phase::References) => Vec::new(), // what they are is known only once the rest is read
             (_, Phase::Old | Phase::Young | Phase::Sweep(_)) if window.is_empty() => Vec::new(),
+            (Strategy::Windows, Phase::Gap) => one(Scope::Window(Window::ALL)),
             (Strategy::Windows, _) => one(Scope::Window(window)),
+            // Without a filter on time a second reading is a whole export.
+            (_, Phase::Sweep(_)) if !self.profile.last_updated => Vec::new(),
             // Batches and chains need no bound above: they are read once, and the sweep looks for what moved.
             (Strategy::Patients { .. } | Strategy::Chain, Phase::Old | Phase::Gap) => Vec::new(),
             (Strategy::Patients { links }, Phase::Young | Phase::Sweep(_)) => {
@@ -165,7 +168,7 @@ impl ExportPlan {
                 scopes.map(|scope| Slice { phase, resource_type, scope }).collect()
             }
             (Strategy::Chain, Phase::Young) => one(Scope::Window(Window::ALL)),
-            (Strategy::Chain, Phase::Sweep(_)) => Vec::new(), // without a filter on time a second walk is a whole export
+            (Strategy::Chain, Phase::Sweep(_)) => one(Scope::Window(window)),
         }
     }
 

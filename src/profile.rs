@@ -12,8 +12,20 @@ pub(crate) struct Profile {
     pub(crate) counts: Option<CountMethod>,
     /// A page's own `total` is exact whatever the page holds, at least where it is asked for in this way.
     pub(crate) page_total: Option<PageTotal>,
-    /// `next` links are offsets into a list that is made anew for each page.
-    pub(crate) offset_links: bool,
+    pub(crate) links: NextLinks,
+}
+
+/// What `next` links point into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum NextLinks {
+    /// None was seen yet: taken for the worst.
+    #[default]
+    Unknown,
+    /// Offsets into a list that is made anew for each page: a row that leaves shifts all later ones.
+    Offsets,
+    /// A list that the server keeps, or the place after the last row.
+    Stable,
 }
 
 /// A way to have a server count that was seen to give the right number.
@@ -40,6 +52,14 @@ impl Profile {
     /// Whether one page's total proves it: exact totals, and links that are no offsets (a server that pages by
     /// offsets has been seen to end a list early with a total that agrees).
     pub(crate) fn page_proves_itself(&self) -> bool {
-        self.page_total.is_some() && !self.offset_links
+        self.page_total.is_some() && self.links_are_stable()
+    }
+
+    /// Whether several pages of one search show each resource that stays in it.
+    pub(crate) fn links_are_stable(&self) -> bool {
+        match self.links {
+            NextLinks::Stable => true,
+            NextLinks::Unknown | NextLinks::Offsets => false,
+        }
     }
 }

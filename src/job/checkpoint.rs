@@ -43,10 +43,12 @@ pub(crate) enum FileState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CompleteFile {
     pub(crate) object: Option<StoredObject>,
+    /// The key of the sidecar; there is none beside outcomes, nor where there is nothing to say.
+    pub(crate) sidecar: Option<String>,
     pub(crate) slices: Vec<SliceRecord>,
 }
 
-/// One object in the output, and the sidecar beside it.
+/// One object in the output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredObject {
     pub(crate) key: String,
@@ -54,14 +56,14 @@ pub(crate) struct StoredObject {
     pub(crate) bytes: u64,
     /// SHA-256 of the object's bytes, in hexadecimal digits.
     pub(crate) sha256: String,
-    /// The key of the sidecar; the file of outcomes has none.
-    pub(crate) sidecar: Option<String>,
 }
 
 /// A slice that was accepted, and what it brought.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SliceRecord {
     pub(crate) slice: Slice,
+    /// How many the upstream counted, or, where it does not count, how many two equal readings had.
+    pub(crate) expected: u64,
     /// Distinct resources received, without those that had moved.
     pub(crate) received: u64,
     /// Lines written for it: resources that no file held before.
@@ -84,6 +86,14 @@ impl FileRecord {
         }
     }
 
+    /// The sidecar of a complete file.
+    pub(crate) fn sidecar(&self) -> Option<&str> {
+        match &self.state {
+            FileState::Complete(file) => file.sidecar.as_deref(),
+            FileState::Open { .. } => None,
+        }
+    }
+
     /// The slices that a complete file holds; an open one holds none yet.
     pub(crate) fn slices(&self) -> &[SliceRecord] {
         match &self.state {
@@ -97,8 +107,8 @@ impl FileRecord {
         match &self.state {
             FileState::Open { key, .. } => vec![key.clone(), crate::output::layout::sidecar(key)],
             FileState::Complete(file) => {
-                let object = file.object.iter();
-                object.flat_map(|object| std::iter::once(object.key.clone()).chain(object.sidecar.clone())).collect()
+                let object = file.object.iter().map(|object| object.key.clone());
+                object.chain(file.sidecar.clone()).collect()
             }
         }
     }

@@ -1,0 +1,447 @@
+//! Accepts and runs jobs: bounded, cancellable, and a panic fails only its own job.
+
+mod accept;
+mod counts;
+pub(crate) mod files;
+mod finish;
+mod planner;
+pub(crate) mod progress;
+mod read;
+mod reaper;
+mod worker;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use moka::future::Cache;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{self, Clock};
+use crate::fhir::outcome::IssueType;
+use crate::fhir::resource_type::ResourceType;
+use crate::job::checkpoint::FileRecord;
+use crate::job::index::Sidecar;
+use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::job::{Failed, Job, JobId, JobState, Running};
+use crate::output::Output;
+use crate::smart::admit::Grant;
+use crate::telemetry::error_chain;
+use crate::upstream::client::Upstream;
+use files::{FileLimits, Files, FilesError, Services};
+use planner::{PlanError, Planner};
+use progress::Progress;
+use read::{PageLimits, Reader};
+use worker::{Worker, WorkerError};
+
+/// Everything that jobs are run with.
+#[derive(Debug)]
+pub(crate) struct EngineParts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) output: Output,
+    pub(crate) upstream: Upstream,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) instance: String,
+    pub(crate) settings: EngineSettings,
+    /// The runtime that jobs run on: not the one that serves ordinary traffic.
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+/// The limits that jobs run within.
+#[derive(Debug, Clone)]
+pub(crate) struct EngineSettings {
+    pub(crate) most_running: usize,
+    pub(crate) searches: usize,
+    pub(crate) page_resources: u32,
+    pub(crate) page_bytes: usize,
+    pub(crate) files: FileLimits,
+    pub(crate) lag_millis: i64,
+    pub(crate) output_ttl: Duration,
+    pub(crate) most_members: usize,
+    pub(crate) context: Vec<ResourceType>,
+    /// How long a job keeps trying when store or output fail.
+    pub(crate) give_up_after: Duration,
+}
+
+/// Runs jobs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    services: Services,
+    upstream: Upstream,
+    planner: Planner,
+    settings: EngineSettings,
+    runtime: tokio::runtime::Handle,
+    jobs: Mutex<Jobs>,
+    /// Places for running jobs.
+    places: Arc<Semaphore>,
+    /// A job waits for its turn.
+    queued: Notify,
+    /// A job was deleted, or a deleted one has stopped.
+    discarded: Notify,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+    stop: CancellationToken,
+}
+
+/// What this process knows of jobs beyond the store.
+#[derive(Debug, Default)]
+struct Jobs {
+    waiting: VecDeque<JobId>,
+    running: HashMap<JobId, Handle>,
+    /// Deleted ones whose objects are to be removed.
+    deleted: HashSet<JobId>,
+}
+
+#[derive(Debug, Clone)]
+struct Handle {
+    cancel: CancellationToken,
+    progress: Arc<Progress>,
+}
+
+/// Bytes of sidecars kept in memory.
+const SIDECAR_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// How long what the probes found is believed.
+const PROFILE_LIFETIME: Duration = Duration::from_secs(600);
+/// First pause after store or output failed under a job; doubled up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often expired exports are looked for.
+const REAP_EVERY: Duration = Duration::from_secs(30);
+
+impl Engine {
+    pub(crate) fn new(parts: EngineParts) -> Self {
+        let EngineParts { store, output, upstream, clock, instance, settings, runtime } = parts;
+        let weigher = |_: &String, sidecar: &Arc<Sidecar>| u32::try_from(sidecar.weight()).unwrap_or(u32::MAX);
+        let sidecars = Cache::builder().weigher(weigher).max_capacity(SIDECAR_CACHE_BYTES).build();
+        let planner = Planner {
+            upstream: upstream.clone(),
+            searches: settings.searches,
+            lag_millis: settings.lag_millis,
+            most_members: settings.most_members,
+            context: settings.context.clone(),
+            profiles: Cache::builder().max_capacity(1).time_to_live(PROFILE_LIFETIME).build(),
+        };
+        let places = Arc::new(Semaphore::new(settings.most_running));
+        let services = Services { store, output, clock, sidecars, instance: instance.into() };
+        let inner = Inner {
+            services,
+            upstream,
+            planner,
+            settings,
+            runtime,
+            jobs: Mutex::default(),
+            places,
+            queued: Notify::new(),
+            discarded: Notify::new(),
+            tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Takes up what the store holds and runs it, from now until [`drain`](Self::drain).
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(crate) async fn start(&self) -> Result<(), StoreError> {
+        let mut jobs = self.inner.services.store.jobs().await?;
+        jobs.sort_by_key(|job| (job.created, job.id));
+        {
+            let mut known = self.inner.jobs();
+            known.waiting.extend(jobs.iter().filter(|job| job.state.is_active()).map(|job| job.id));
+            known.deleted.extend(jobs.iter().filter(|job| job.state == JobState::Deleted).map(|job| job.id));
+        }
+        let engine = self.clone();
+        self.inner.tasks.spawn_on(async move { engine.schedule().await }, &self.inner.runtime);
+        let engine = self.clone();
+        self.inner.tasks.spawn_on(async move { engine.reap().await }, &self.inner.runtime);
+        Ok(())
+    }
+
+    /// Records a new job; it runs when its turn comes.
+    pub(crate) async fn submit(&self, job: Job) -> Result<(), StoreError> {
+        let id = job.id;
+        self.inner.services.store.create(job).await?;
+        self.inner.jobs().waiting.push_back(id);
+        self.inner.queued.notify_one();
+        Ok(())
+    }
+
+    /// A job that can be asked for: not one that is deleted or has expired.
+    pub(crate) async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        let now = clock::now(&*self.inner.services.clock);
+        let job = self.inner.services.store.job(id).await?;
+        Ok(job.filter(|job| job.state != JobState::Deleted && job.state.expires().is_none_or(|expires| now < expires)))
+    }
+
+    /// The files of a job.
+    pub(crate) async fn files(&self, id: JobId) -> Result<Vec<FileRecord>, StoreError> {
+        self.inner.services.store.files(id).await
+    }
+
+    /// Deletes a job in whatever state; `false` if there is none. Its objects are removed soon after.
+    pub(crate) async fn delete(&self, id: JobId) -> Result<bool, StoreError> {
+        let deleted = self.inner.services.store.delete(id).await?;
+        if deleted {
+            self.inner.forget(id);
+        }
+        Ok(deleted)
+    }
+
+    /// How far a job has come.
+    pub(crate) fn progress(&self, id: JobId) -> String {
+        let jobs = self.inner.jobs();
+        jobs.running.get(&id).map_or_else(|| "waiting for its turn".to_owned(), |handle| handle.progress.text())
+    }
+
+    /// Ends all work: slices that are being read are finished and their files completed, so that a restart reads
+    /// nothing twice.
+    pub(crate) async fn drain(&self) {
+        self.inner.drain.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Ends all work at once, as a crash would.
+    pub(crate) fn stop(&self) {
+        self.inner.drain.cancel();
+        self.inner.stop.cancel();
+    }
+
+    async fn schedule(&self) {
+        loop {
+            let place = tokio::select! {
+                () = self.inner.drain.cancelled() => return,
+                place = Arc::clone(&self.inner.places).acquire_owned() => place.expect("the semaphore is never closed"),
+            };
+            let id = loop {
+                if let Some(id) = self.inner.jobs().waiting.pop_front() {
+                    break id;
+                }
+                tokio::select! {
+                    () = self.inner.drain.cancelled() => return,
+                    () = self.inner.queued.notified() => {}
+                }
+            };
+            self.run(id, place);
+        }
+    }
+
+    fn run(&self, id: JobId, place: OwnedSemaphorePermit) {
+        let handle = Handle { cancel: self.inner.stop.child_token(), progress: Arc::default() };
+        self.inner.jobs().running.insert(id, handle.clone());
+        let inner = Arc::clone(&self.inner);
+        let work = async move {
+            let run = std::panic::AssertUnwindSafe(inner.run_to_end(id, &handle.progress)).catch_unwind();
+            let ended = handle.cancel.run_until_cancelled(run).await;
+            if let Some(Err(_panic)) = ended {
+                // The panic's own message went to the log; it may hold anything and goes nowhere else.
+                tracing::error!(export.job_id = %id, "an export panicked and is given up");
+                inner.fail(id, IssueType::Processing, "an internal error ended the export".to_owned()).await;
+            }
+            inner.jobs().running.remove(&id);
+            inner.discarded.notify_one();
+            drop(place);
+        };
+        self.inner.tasks.spawn_on(work, &self.inner.runtime);
+    }
+}
+
+impl Inner {
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops a deleted job and has its objects removed.
+    fn forget(&self, id: JobId) {
+        let mut jobs = self.jobs();
+        jobs.deleted.insert(id);
+        jobs.waiting.retain(|waiting| *waiting != id);
+        if let Some(handle) = jobs.running.get(&id) {
+            handle.cancel.cancel();
+        }
+        drop(jobs);
+        self.discarded.notify_one();
+    }
+
+    /// Runs a job from its checkpoint as often as store or output break it off, for as long as there is patience.
+    async fn run_to_end(&self, id: JobId, progress: &Arc<Progress>) {
+        let mut failures = 0_u32;
+        let mut since = None;
+        loop {
+            let clock = &self.services.clock;
+            let before = self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
+            match self.run_once(id, progress).await {
+                Ok(()) => return,
+                Err(RunError::Fenced | RunError::Draining) => return,
+                Err(RunError::GivenUp { code, text }) => {
+                    tracing::warn!(export.job_id = %id, reason = text, "an export failed");
+                    return self.fail(id, code, text).await;
+                }
+                Err(RunError::Interrupted(error)) => {
+                    let after = self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
+                    if after > before {
+                        (failures, since) = (0, None);
+                    }
+                    failures += 1;
+                    let now = clock.unix_millis();
+                    let failing = now.saturating_sub(*since.get_or_insert(now));
+                    tracing::warn!(export.job_id = %id, error = error_chain(&error), "an export was interrupted");
+                    if failing > i64::try_from(self.settings.give_up_after.as_millis()).unwrap_or(i64::MAX) {
+                        let text = "the export's own storage failed for too long".to_owned();
+                        return self.fail(id, IssueType::Processing, text).await;
+                    }
+                    let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(LONGEST_PAUSE);
+                    tokio::select! {
+                        () = self.drain.cancelled() => return,
+                        () = clock.sleep(pause) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn run_once(&self, id: JobId, progress: &Arc<Progress>) -> Result<(), RunError> {
+        let store = &self.services.store;
+        let lease = store.claim(id).await?;
+        let Some(job) = store.job(id).await? else { return Err(RunError::Fenced) };
+        let mut records = store.files(id).await?;
+        self.clean(lease, &mut records).await?;
+        let (plan, running) = match (store.plan(id).await?, job.state.clone()) {
+            (Some(plan), JobState::Running(running)) => (plan, running),
+            (_, JobState::Accepted | JobState::Running(_)) => {
+                let planned = self.planner.plan(&job).await.map_err(RunError::from)?;
+                let running = Running { refused: planned.refused, ..Running::default() };
+                let state = Some(JobState::Running(running.clone()));
+                let change = Change { state, plan: Some(planned.plan.clone()), ..Change::default() };
+                store.commit(lease, change).await?;
+                (planned.plan, running)
+            }
+            (_, JobState::Complete(_) | JobState::Failed(_) | JobState::Deleted) => return Ok(()),
+        };
+        let plan = Arc::new(plan);
+        let types = plan.types.keys().copied().collect();
+        let grant = Grant::new(plan.cohort.clone(), types, plan.context.clone(), self.upstream.base());
+        let grant = Arc::new(grant);
+        let limits = PageLimits { most_resources: self.settings.page_resources, target_bytes: self.settings.page_bytes };
+        let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
+        let files =
+            Files::resume(self.services.clone(), lease, grant, Arc::clone(&plan), self.settings.files, records);
+        let expected = plan.types.values().filter_map(|plan| plan.baseline).sum();
+        progress.plan(expected, files.slices().map(|record| record.written).sum());
+        let mut worker = Worker {
+            reader,
+            files,
+            plan,
+            running,
+            searches: self.settings.searches,
+            drain: self.drain.clone(),
+            progress: Arc::clone(progress),
+        };
+        worker.read_all().await?;
+        progress.finish();
+        worker.finish(&job, self.settings.output_ttl, &*self.services.clock).await?;
+        tracing::info!(export.job_id = %id, "an export is complete");
+        Ok(())
+    }
+
+    /// Removes what a worker before this one left unfinished.
+    async fn clean(&self, lease: Lease, records: &mut Vec<FileRecord>) -> Result<(), RunError> {
+        let is_open = |record: &FileRecord| record.object().is_none() && record.slices().is_empty() && record.sidecar().is_none();
+        let left: Vec<_> = records.iter().filter(|record| is_open(record)).cloned().collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        for key in left.iter().flat_map(FileRecord::keys) {
+            self.services.output.remove(&key).await.map_err(FilesError::from)?;
+        }
+        let forgotten: Vec<_> = left.iter().map(|record| record.no).collect();
+        self.services.store.commit(lease, Change { forgotten, ..Change::default() }).await?;
+        // Their numbers are not used again within this life of the job: the epoch in the key keeps lives apart.
+        records.retain(|record| !is_open(record));
+        Ok(())
+    }
+
+    /// Gives a job up for good and removes its files.
+    async fn fail(&self, id: JobId, code: IssueType, text: String) {
+        let expires = clock::now(&*self.services.clock).saturating_add(self.settings.output_ttl);
+        let state = Some(JobState::Failed(Failed { code, text, expires }));
+        let failed = async {
+            let lease = self.services.store.claim(id).await?;
+            self.services.store.commit(lease, Change { state, ..Change::default() }).await?;
+            let mut records = self.services.store.files(id).await?;
+            self.remove_files(lease, &mut records).await
+        };
+        match failed.await {
+            Ok(()) | Err(FilesError::Store(StoreError::Fenced)) => {}
+            // What is left is removed when the job expires.
+            Err(error) => tracing::error!(export.job_id = %id, error = error_chain(&error), "could not clear up after a failed export"),
+        }
+    }
+
+    async fn remove_files(&self, lease: Lease, records: &mut Vec<FileRecord>) -> Result<(), FilesError> {
+        for key in records.iter().flat_map(FileRecord::keys) {
+            self.services.output.remove(&key).await?;
+        }
+        let forgotten = records.drain(..).map(|record| record.no).collect();
+        Ok(self.services.store.commit(lease, Change { forgotten, ..Change::default() }).await?)
+    }
+}
+
+/// How one run of a job ended before its end.
+#[derive(Debug)]
+enum RunError {
+    /// The job was deleted or taken over.
+    Fenced,
+    Draining,
+    /// Store or output failed.
+    Interrupted(FilesError),
+    /// The upstream cannot be read, now or later.
+    GivenUp { code: IssueType, text: String },
+}
+
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        Self::from(FilesError::Store(error))
+    }
+}
+
+impl From<FilesError> for RunError {
+    fn from(error: FilesError) -> Self {
+        match error {
+            FilesError::Store(StoreError::Fenced) => Self::Fenced,
+            FilesError::Store(StoreError::Unavailable(_) | StoreError::Damaged(_)) | FilesError::Output(_) => {
+                Self::Interrupted(error)
+            }
+        }
+    }
+}
+
+impl From<WorkerError> for RunError {
+    fn from(error: WorkerError) -> Self {
+        match error {
+            WorkerError::Interrupted(error) => error.into(),
+            WorkerError::Draining => Self::Draining,
+            WorkerError::Slice { .. } => Self::GivenUp { code: IssueType::Processing, text: error_chain(&error) },
+        }
+    }
+}
+
+impl From<PlanError> for RunError {
+    fn from(error: PlanError) -> Self {
+        let code = match &error {
+            PlanError::Search { .. } | PlanError::Group(_) => IssueType::Processing,
+            PlanError::NoTimeFilter => IssueType::NotSupported,
+        };
+        Self::GivenUp { code, text: error_chain(&error) }
+    }
+}

@@ -1,0 +1,212 @@
+//! When is a slice accepted? The one place that decides it, and pure: readings in, a verdict out.
+
+use crate::bulk::manifest::Method;
+use crate::job::index::IdHash;
+use crate::profile::Profile;
+
+/// Readings of one slice before it counts as short.
+pub(super) const ATTEMPTS: u32 = 14;
+
+/// The set of (id, version) that one reading brought, whatever their order: how many, and the sum of their hashes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    distinct: u64,
+    sum: u128,
+}
+
+impl Fingerprint {
+    /// Adds a resource that the reading had not brought before.
+    pub(super) fn add(&mut self, id: IdHash, version: Option<&str>) {
+        self.distinct += 1;
+        self.sum = self.sum.wrapping_add(id.with_version(version.unwrap_or_default()));
+    }
+
+    pub(super) fn distinct(self) -> u64 {
+        self.distinct
+    }
+}
+
+/// What one reading of a slice brought.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Reading {
+    pub(super) set: Fingerprint,
+    /// Resources that now lie later than the slice: written or committed while it was read.
+    pub(super) moved: u64,
+    /// Resources that the slice's filter cannot have found.
+    pub(super) elsewhere: u64,
+    pub(super) pages: u32,
+    /// The first page's own total.
+    pub(super) total: Option<u64>,
+    /// A separate count, taken before the first page.
+    pub(super) counted_before: Option<u64>,
+}
+
+/// What is to be done with a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Accept { method: Method, expected: u64 },
+    /// Read it again. `by` is how many are missing, as far as is known.
+    Again { by: u64 },
+    /// The server sends more than it counts, twice the same: a filter does not do what it should.
+    OverExport,
+    /// Twice there were resources that the filter excludes.
+    IgnoredFilter,
+}
+
+/// Judges the readings of one slice, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Judge {
+    previous: Option<Fingerprint>,
+    excess: Option<(Fingerprint, u64)>,
+    elsewhere: u32,
+    /// A page that should carry its total did not: from now on a separate count is taken.
+    pub(super) needs_count: bool,
+}
+
+impl Judge {
+    /// Whether the next reading wants a count taken before it.
+    pub(super) fn wants_count(&self, profile: &Profile) -> bool {
+        profile.counts.is_some() && (self.needs_count || !profile.page_proves_itself())
+    }
+
+    /// The verdict on one more reading.
+    pub(super) fn judge(&mut self, reading: &Reading, profile: &Profile) -> Verdict {
+        if reading.elsewhere > 0 {
+            self.elsewhere += 1;
+            return if self.elsewhere > 1 { Verdict::IgnoredFilter } else { Verdict::Again { by: 0 } };
+        }
+        let distinct = reading.set.distinct();
+        let Some(counted) = self.counted(reading, profile) else {
+            if profile.page_proves_itself() && !self.needs_count && profile.counts.is_some() {
+                self.needs_count = true;
+                return Verdict::Again { by: 0 };
+            }
+            let same = self.previous.replace(reading.set) == Some(reading.set);
+            return if same { Verdict::Accept { method: Method::Reread, expected: distinct } } else { Verdict::Again { by: 0 } };
+        };
+        let stayed = distinct - reading.moved.min(distinct);
+        if counted < stayed {
+            // A deletion between count and page looks alike, but not twice with the same rows.
+            let excess = (reading.set, counted);
+            if self.excess.replace(excess) == Some(excess) {
+                return Verdict::OverExport;
+            }
+            return Verdict::Again { by: 0 };
+        }
+        if counted > distinct {
+            return Verdict::Again { by: counted - distinct };
+        }
+        Verdict::Accept { method: Method::Counted, expected: counted }
+    }
+
+    /// The number that this reading may be held against, if the server has shown that its numbers are right.
+    fn counted(&self, reading: &Reading, profile: &Profile) -> Option<u64> {
+        let own = if self.needs_count { None } else { reading.total.filter(|_| profile.page_proves_itself()) };
+        let counted = own.or(reading.counted_before.filter(|_| profile.counts.is_some()));
+        // A row that leaves the list shifts all later ones: then numbers agree while a resource is lost.
+        counted.filter(|_| reading.pages <= 1 || profile.links_are_stable())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::datatypes::Id;
+    use crate::fhir::resource_type::ResourceType;
+    use crate::profile::{CountMethod, NextLinks, PageTotal};
+
+    fn set(ids: &[&str]) -> Fingerprint {
+        let mut set = Fingerprint::default();
+        for id in ids {
+            let (id, version) = id.split_once('/').unwrap_or((id, "1"));
+            set.add(IdHash::of(ResourceType::PATIENT, &Id::parse(id).expect("an id")), Some(version));
+        }
+        set
+    }
+
+    fn reading(ids: &[&str], total: Option<u64>, counted_before: Option<u64>) -> Reading {
+        Reading { set: set(ids), pages: 1, total, counted_before, ..Reading::default() }
+    }
+
+    fn exact() -> Profile {
+        Profile {
+            last_updated: true,
+            counts: Some(CountMethod::Summary),
+            page_total: Some(PageTotal::Always),
+            links: NextLinks::Stable,
+        }
+    }
+
+    const COUNTED: fn(u64) -> Verdict = |expected| Verdict::Accept { method: Method::Counted, expected };
+    const REREAD: fn(u64) -> Verdict = |expected| Verdict::Accept { method: Method::Reread, expected };
+
+    #[test]
+    fn one_page_with_an_exact_total_is_accepted_if_they_agree() {
+        let mut judge = Judge::default();
+        assert!(!judge.wants_count(&exact()));
+        assert_eq!(judge.judge(&reading(&["a", "b"], Some(3), None), &exact()), Verdict::Again { by: 1 });
+        assert_eq!(judge.judge(&reading(&["a", "b", "c"], Some(3), None), &exact()), COUNTED(3));
+    }
+
+    #[test]
+    fn a_total_is_no_proof_where_links_are_offsets() {
+        let profile = Profile { links: NextLinks::Offsets, ..exact() };
+        let mut judge = Judge::default();
+        assert!(judge.wants_count(&profile));
+        assert_eq!(judge.judge(&reading(&["a", "b"], Some(2), Some(3)), &profile), Verdict::Again { by: 1 });
+        assert_eq!(judge.judge(&reading(&["a", "b", "c"], Some(3), Some(3)), &profile), COUNTED(3));
+    }
+
+    #[test]
+    fn several_pages_by_offsets_are_never_accepted_by_their_number() {
+        let profile = Profile { links: NextLinks::Offsets, ..exact() };
+        let pages = |ids| Reading { pages: 2, ..reading(ids, Some(2), Some(2)) };
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&pages(&["a", "b"]), &profile), Verdict::Again { by: 0 });
+        assert_eq!(judge.judge(&pages(&["a", "b/2"]), &profile), Verdict::Again { by: 0 }, "a new version is another set");
+        assert_eq!(judge.judge(&pages(&["b/2", "a"]), &profile), REREAD(2), "the order does not matter");
+    }
+
+    #[test]
+    fn without_counts_two_equal_readings_are_wanted() {
+        let profile = Profile { counts: None, page_total: None, ..exact() };
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&reading(&["a"], Some(1), None), &profile), Verdict::Again { by: 0 });
+        assert_eq!(judge.judge(&reading(&["a"], Some(1), None), &profile), REREAD(1));
+    }
+
+    #[test]
+    fn a_page_that_lacks_its_total_is_counted_apart() {
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&reading(&["a"], None, None), &exact()), Verdict::Again { by: 0 });
+        assert!(judge.wants_count(&exact()));
+        assert_eq!(judge.judge(&reading(&["a"], None, Some(1)), &exact()), COUNTED(1));
+    }
+
+    #[test]
+    fn more_than_counted_is_over_export_only_if_it_is_the_same_twice() {
+        let mut judge = Judge::default();
+        let more = reading(&["a", "b"], Some(1), None);
+        assert_eq!(judge.judge(&more, &exact()), Verdict::Again { by: 0 });
+        assert_eq!(judge.judge(&reading(&["a"], Some(1), None), &exact()), COUNTED(1), "one was deleted between count and page");
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&more, &exact()), Verdict::Again { by: 0 });
+        assert_eq!(judge.judge(&more, &exact()), Verdict::OverExport);
+    }
+
+    #[test]
+    fn what_has_moved_counts_as_received_whether_it_was_counted_or_not() {
+        for counted in [2, 3] {
+            let reading = Reading { moved: 1, ..reading(&["a", "b", "c/2"], Some(counted), None) };
+            assert_eq!(Judge::default().judge(&reading, &exact()), COUNTED(counted));
+        }
+    }
+
+    #[test]
+    fn what_the_filter_excludes_stops_the_job_when_it_comes_again() {
+        let mut judge = Judge::default();
+        let strange = Reading { elsewhere: 1, ..reading(&["a"], Some(1), None) };
+        assert_eq!(judge.judge(&strange, &exact()), Verdict::Again { by: 0 });
+        assert_eq!(judge.judge(&strange, &exact()), Verdict::IgnoredFilter);
+    }
+}

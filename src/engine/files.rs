@@ -1,0 +1,449 @@
+//! The files of one job: which lines they hold, which are open, and the one commit that completes them. It
+//! decides what is written, so that each resource has one line.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::future::Cache;
+
+use super::read::{Accepted, Received, Summary};
+use crate::clock::Clock;
+use crate::fhir::outcome::Issue;
+use crate::fhir::resource_type::ResourceType;
+use crate::job::checkpoint::{CompleteFile, FileContent, FileNo, FileRecord, FileState, SliceRecord, StoredObject};
+use crate::job::index::{IdHash, Notes, Sidecar};
+use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::output::writer::FileWriter;
+use crate::output::{Output, OutputError, layout};
+use crate::plan::ExportPlan;
+use crate::plan::slice::{Phase, Slice};
+use crate::smart::admit::{Grant, Line};
+
+/// When a file is closed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileLimits {
+    pub(crate) bytes: u64,
+    pub(crate) lines: u64,
+    pub(crate) age: Duration,
+}
+
+/// Slices recorded with one file at most: its record stays small.
+const MOST_SLICES: usize = 100;
+/// Files open at the same time: each holds a part of an upload in memory.
+const MOST_OPEN: usize = 4;
+
+/// The files of one job, as its one worker holds them.
+#[derive(Debug)]
+pub(super) struct Files {
+    services: Services,
+    lease: Lease,
+    grant: Arc<Grant>,
+    plan: Arc<ExportPlan>,
+    limits: FileLimits,
+    complete: Vec<FileRecord>,
+    open: BTreeMap<ResourceType, OpenFile>,
+    next: u32,
+}
+
+/// What files are made with.
+#[derive(Debug, Clone)]
+pub(super) struct Services {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) output: Output,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Sidecars of complete files by their keys, within a bound of bytes.
+    pub(super) sidecars: Cache<String, Arc<Sidecar>>,
+    pub(super) instance: Arc<str>,
+}
+
+/// Why files could not go on. None of it is the upstream's fault.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FilesError {
+    #[error("the job store failed")]
+    Store(#[from] StoreError),
+    #[error("the output failed")]
+    Output(#[from] OutputError),
+}
+
+/// Lines of one type that no commit holds yet, and the slices that brought them.
+#[derive(Debug)]
+struct OpenFile {
+    no: FileNo,
+    /// The upload; none as long as there is no line.
+    upload: Option<(String, FileWriter)>,
+    ids: HashSet<IdHash>,
+    notes: Notes,
+    slices: Vec<SliceRecord>,
+    opened: i64,
+}
+
+/// Lines of one slice that is being judged while it is written: files of its own, committed together or removed.
+#[derive(Debug)]
+pub(super) struct Stage {
+    resource_type: ResourceType,
+    closed: Vec<FileRecord>,
+    closed_ids: HashSet<IdHash>,
+    open: OpenFile,
+    tally: Tally,
+}
+
+/// What became of a slice's resources.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    written: u64,
+    repeated: u64,
+    withheld: u64,
+}
+
+impl Files {
+    /// The files of a job as its records tell.
+    pub(super) fn resume(
+        services: Services,
+        lease: Lease,
+        grant: Arc<Grant>,
+        plan: Arc<ExportPlan>,
+        limits: FileLimits,
+        records: Vec<FileRecord>,
+    ) -> Self {
+        let next = records.iter().map(|record| record.no.0 + 1).max().unwrap_or(0);
+        let complete = records.into_iter().filter(|record| matches!(record.state, FileState::Complete(_))).collect();
+        Self { services, lease, grant, plan, limits, complete, open: BTreeMap::new(), next }
+    }
+
+    pub(super) fn complete(&self) -> &[FileRecord] {
+        &self.complete
+    }
+
+    /// Every slice that an open or a complete file holds.
+    pub(super) fn slices(&self) -> impl Iterator<Item = &SliceRecord> + Clone {
+        let complete = self.complete.iter().flat_map(FileRecord::slices);
+        complete.chain(self.open.values().flat_map(|file| &file.slices))
+    }
+
+    /// Takes an accepted slice in: what is new of it becomes lines of its type's open file.
+    pub(super) async fn admit(&mut self, slice: Slice, accepted: Accepted) -> Result<(), FilesError> {
+        let Accepted { resources, summary, issues, reservation } = accepted;
+        let known = self.known(&slice, &resources, None).await?;
+        let mut tally = Tally::default();
+        let mut lines = Vec::new();
+        let mut notes = Notes::default();
+        for (resource, known) in resources.into_iter().zip(known) {
+            self.weigh(&slice, resource, known, &mut tally, &mut notes, &mut lines);
+        }
+        self.note(&mut notes, issues);
+        let now = self.services.clock.unix_millis();
+        if !self.open.contains_key(&slice.resource_type) {
+            self.make_room().await?;
+            let no = self.number();
+            self.open.insert(slice.resource_type, OpenFile::new(no, now));
+        }
+        let file = self.open.get_mut(&slice.resource_type).expect("it was just put there");
+        let content = FileContent::Resources(slice.resource_type);
+        for (id, line) in lines {
+            file.write(&self.services, self.lease, content, id, line).await?;
+        }
+        drop(reservation);
+        file.notes.absorb(notes);
+        file.slices.push(record(slice.clone(), summary, tally));
+        if file.is_full(&self.limits, now) {
+            self.close(slice.resource_type).await?;
+        }
+        Ok(())
+    }
+
+    /// Completes every open file.
+    pub(super) async fn flush(&mut self) -> Result<(), FilesError> {
+        while let Some((resource_type, _)) = self.open.first_key_value() {
+            let resource_type = *resource_type;
+            self.close(resource_type).await?;
+        }
+        Ok(())
+    }
+
+    /// Completes the files that have been open for long, so that a crash costs little on a slow server too.
+    pub(super) async fn close_aged(&mut self) -> Result<(), FilesError> {
+        let now = self.services.clock.unix_millis();
+        let aged = self.open.iter().filter(|(_, file)| file.age(now) >= self.limits.age).map(|(name, _)| *name);
+        for resource_type in aged.collect::<Vec<_>>() {
+            self.close(resource_type).await?;
+        }
+        Ok(())
+    }
+
+    /// Records a change of the job itself.
+    pub(super) async fn commit(&self, change: Change) -> Result<(), FilesError> {
+        Ok(self.services.store.commit(self.lease, change).await?)
+    }
+
+    /// Begins to write a slice that is judged only at its end.
+    pub(super) fn stage(&mut self, resource_type: ResourceType) -> Stage {
+        let no = self.number();
+        Stage {
+            resource_type,
+            closed: Vec::new(),
+            closed_ids: HashSet::new(),
+            open: OpenFile::new(no, self.services.clock.unix_millis()),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Writes some of a slice's resources to its stage.
+    pub(super) async fn write_staged(
+        &mut self,
+        stage: &mut Stage,
+        slice: &Slice,
+        resources: Vec<Received>,
+        issues: Vec<Issue>,
+    ) -> Result<(), FilesError> {
+        let known = self.known(slice, &resources, Some(stage)).await?;
+        let mut lines = Vec::new();
+        let mut notes = Notes::default();
+        for (resource, known) in resources.into_iter().zip(known) {
+            self.weigh(slice, resource, known, &mut stage.tally, &mut notes, &mut lines);
+        }
+        self.note(&mut notes, issues);
+        let content = FileContent::Resources(stage.resource_type);
+        for (id, line) in lines {
+            stage.open.write(&self.services, self.lease, content, id, line).await?;
+        }
+        stage.open.notes.absorb(notes);
+        if stage.open.is_full(&self.limits, self.services.clock.unix_millis()) {
+            let no = self.number();
+            let next = OpenFile::new(no, self.services.clock.unix_millis());
+            let full = std::mem::replace(&mut stage.open, next);
+            stage.closed_ids.extend(&full.ids);
+            stage.closed.push(full.finish(&self.services, self.lease, content).await?);
+        }
+        Ok(())
+    }
+
+    /// Records a stage's files and its slice, all together.
+    pub(super) async fn accept(&mut self, mut stage: Stage, slice: Slice, summary: Summary) -> Result<(), FilesError> {
+        stage.open.slices.push(record(slice, summary, stage.tally));
+        let last = stage.open.finish(&self.services, self.lease, FileContent::Resources(stage.resource_type)).await?;
+        stage.closed.push(last);
+        self.commit(Change { files: stage.closed.clone(), ..Change::default() }).await?;
+        self.complete.extend(stage.closed);
+        Ok(())
+    }
+
+    /// Removes what a stage has written.
+    pub(super) async fn reject(&mut self, stage: Stage) -> Result<(), FilesError> {
+        let mut forgotten: Vec<_> = stage.closed.iter().map(|record| record.no).collect();
+        let mut keys: Vec<_> = stage.closed.iter().flat_map(FileRecord::keys).collect();
+        if let Some((key, writer)) = stage.open.upload {
+            writer.abort().await?;
+            forgotten.push(stage.open.no);
+            keys.extend([layout::sidecar(&key), key]);
+        }
+        for key in keys {
+            self.services.output.remove(&key).await?;
+        }
+        self.commit(Change { forgotten, ..Change::default() }).await
+    }
+
+    /// Writes the one file of outcomes; it is recorded with the job's end.
+    pub(super) async fn outcomes(&mut self, lines: Vec<Line>) -> Result<FileRecord, FilesError> {
+        let mut file = OpenFile::new(self.number(), self.services.clock.unix_millis());
+        for line in lines {
+            file.put(&self.services, self.lease, FileContent::Outcomes, line).await?;
+        }
+        file.finish(&self.services, self.lease, FileContent::Outcomes).await
+    }
+
+    /// What complete files note beside their lines.
+    pub(super) async fn notes(&self) -> Result<Notes, FilesError> {
+        let mut all = Notes::default();
+        for record in &self.complete {
+            if let Some(key) = record.sidecar() {
+                all.absorb(sidecar(&self.services, key).await?.notes.clone());
+            }
+        }
+        Ok(all)
+    }
+
+    /// Which of `ids` a complete file holds.
+    pub(super) async fn are_complete(&self, resource_type: ResourceType, ids: &[IdHash]) -> Result<Vec<bool>, FilesError> {
+        let mut known = vec![false; ids.len()];
+        for record in self.complete.iter().filter(|record| record.content == FileContent::Resources(resource_type)) {
+            let Some(key) = record.sidecar() else { continue };
+            let sidecar = sidecar(&self.services, key).await?;
+            known.iter_mut().zip(ids).for_each(|(known, id)| *known |= sidecar.contains(*id));
+        }
+        Ok(known)
+    }
+
+    /// Which of a slice's resources some file holds already. What no other slice can hold is not looked up.
+    async fn known(&self, slice: &Slice, resources: &[Received], stage: Option<&Stage>) -> Result<Vec<bool>, FilesError> {
+        let looked_up = |resource: &Received| !slice.phase.is_disjoint() || resource.has_moved;
+        if !resources.iter().any(looked_up) {
+            return Ok(vec![false; resources.len()]);
+        }
+        let ids: Vec<_> = resources.iter().map(|resource| resource.id).collect();
+        let mut known = self.are_complete(slice.resource_type, &ids).await?;
+        let open = self.open.get(&slice.resource_type);
+        for (known, id) in known.iter_mut().zip(&ids) {
+            *known |= open.is_some_and(|file| file.ids.contains(id))
+                || stage.is_some_and(|stage| stage.open.ids.contains(id) || stage.closed_ids.contains(id));
+        }
+        known.iter_mut().zip(resources).for_each(|(known, resource)| *known &= looked_up(resource));
+        Ok(known)
+    }
+
+    /// What becomes of one resource.
+    fn weigh(
+        &self,
+        slice: &Slice,
+        resource: Received,
+        known: bool,
+        tally: &mut Tally,
+        notes: &mut Notes,
+        lines: &mut Vec<(IdHash, Line)>,
+    ) {
+        let entry = &resource.entry;
+        if known {
+            tally.repeated += 1;
+        } else if !self.plan.horizon.asks_for(entry.last_updated) && slice.phase != Phase::References {
+            tally.withheld += 1;
+        } else {
+            match self.grant.admit(entry) {
+                Ok(line) => {
+                    tally.written += 1;
+                    if slice.phase != Phase::References {
+                        notes.references.extend(self.grant.follows(entry));
+                    }
+                    lines.push((resource.id, line));
+                }
+                Err(_) => tally.withheld += 1,
+            }
+        }
+    }
+
+    fn note(&self, notes: &mut Notes, issues: Vec<Issue>) {
+        for issue in issues {
+            *notes.outcomes.entry(issue).or_default() += 1;
+        }
+    }
+
+    /// Closes the file that has been open for longest if there are as many as memory allows.
+    async fn make_room(&mut self) -> Result<(), FilesError> {
+        while self.open.values().filter(|file| file.upload.is_some()).count() >= MOST_OPEN {
+            let uploads = self.open.iter().filter(|(_, file)| file.upload.is_some());
+            let Some(resource_type) = uploads.min_by_key(|(_, file)| file.opened).map(|(name, _)| *name) else { break };
+            self.close(resource_type).await?;
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self, resource_type: ResourceType) -> Result<(), FilesError> {
+        let Some(file) = self.open.remove(&resource_type) else { return Ok(()) };
+        let record = file.finish(&self.services, self.lease, FileContent::Resources(resource_type)).await?;
+        self.commit(Change { files: vec![record.clone()], ..Change::default() }).await?;
+        self.complete.push(record);
+        Ok(())
+    }
+
+    fn number(&mut self) -> FileNo {
+        let no = FileNo(self.next);
+        self.next += 1;
+        no
+    }
+}
+
+impl OpenFile {
+    fn new(no: FileNo, now: i64) -> Self {
+        Self { no, upload: None, ids: HashSet::new(), notes: Notes::default(), slices: Vec::new(), opened: now }
+    }
+
+    async fn write(
+        &mut self,
+        services: &Services,
+        lease: Lease,
+        content: FileContent,
+        id: IdHash,
+        line: Line,
+    ) -> Result<(), FilesError> {
+        self.put(services, lease, content, line).await?;
+        self.ids.insert(id);
+        Ok(())
+    }
+
+    /// Writes a line; before the first one the file is recorded as open.
+    async fn put(&mut self, services: &Services, lease: Lease, content: FileContent, line: Line) -> Result<(), FilesError> {
+        if self.upload.is_none() {
+            let key = self.announce(services, lease, content).await?;
+            let writer = FileWriter::begin(&services.output, &key).await?;
+            self.upload = Some((key, writer));
+        }
+        let Some((_, writer)) = &mut self.upload else { return Ok(()) };
+        Ok(writer.write(line).await?)
+    }
+
+    /// Records that objects of this file may come to be, so that they are found whatever happens.
+    async fn announce(&self, services: &Services, lease: Lease, content: FileContent) -> Result<String, FilesError> {
+        let key = layout::object(&services.instance, lease.job, content, self.no, lease.epoch);
+        let state = FileState::Open { key: key.clone(), epoch: lease.epoch };
+        let record = FileRecord { no: self.no, content, state };
+        services.store.commit(lease, Change { files: vec![record], ..Change::default() }).await?;
+        Ok(key)
+    }
+
+    /// Makes the file's sidecar and its object durable, in this order; the record is the caller's to commit.
+    async fn finish(self, services: &Services, lease: Lease, content: FileContent) -> Result<FileRecord, FilesError> {
+        let says_something = self.upload.is_some() || !self.notes.is_empty();
+        let sidecar = match content {
+            FileContent::Resources(_) if says_something => {
+                let key = match &self.upload {
+                    Some((key, _)) => key.clone(),
+                    None => self.announce(services, lease, content).await?,
+                };
+                let name = layout::sidecar(&key);
+                let sidecar = Sidecar::new(self.ids, self.notes);
+                services.output.put(&name, sidecar.encode()).await?;
+                services.sidecars.insert(name.clone(), Arc::new(sidecar)).await;
+                Some(name)
+            }
+            FileContent::Resources(_) | FileContent::Outcomes => None,
+        };
+        let object = match self.upload {
+            None => None,
+            Some((key, writer)) => {
+                let (written, sha256) = writer.complete().await?;
+                Some(StoredObject { key, lines: written.lines, bytes: written.bytes, sha256 })
+            }
+        };
+        let state = FileState::Complete(CompleteFile { object, sidecar, slices: self.slices });
+        Ok(FileRecord { no: self.no, content, state })
+    }
+
+    fn age(&self, now: i64) -> Duration {
+        Duration::from_millis(u64::try_from(now.saturating_sub(self.opened)).unwrap_or(0))
+    }
+
+    fn is_full(&self, limits: &FileLimits, now: i64) -> bool {
+        let written = self.upload.as_ref().map(|(_, writer)| writer.written()).unwrap_or_default();
+        written.bytes >= limits.bytes
+            || written.lines >= limits.lines
+            || self.age(now) >= limits.age
+            || self.slices.len() >= MOST_SLICES
+            || self.notes.len() >= Notes::MOST
+    }
+}
+
+/// The sidecar under `key`: from the cache, or read once however many ask for it.
+async fn sidecar(services: &Services, key: &str) -> Result<Arc<Sidecar>, OutputError> {
+    if let Some(sidecar) = services.sidecars.get(key).await {
+        return Ok(sidecar);
+    }
+    let bytes = services.output.get(key).await?;
+    let sidecar = Arc::new(Sidecar::decode(&bytes).ok_or(OutputError::Damaged)?);
+    services.sidecars.insert(key.to_owned(), Arc::clone(&sidecar)).await;
+    Ok(sidecar)
+}
+
+fn record(slice: Slice, summary: Summary, tally: Tally) -> SliceRecord {
+    let Summary { expected, received, reread, method } = summary;
+    let Tally { written, repeated, withheld } = tally;
+    SliceRecord { slice, expected, received, written, repeated, withheld, reread, method }
+}

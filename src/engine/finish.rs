@@ -1,0 +1,49 @@
+//! The end of a job: the proof, the file of outcomes, and the commit after which the manifest can be read.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::worker::{Worker, WorkerError};
+use crate::bulk::manifest::{Method, OutcomeLine, TypeProof};
+use crate::clock::{self, Clock};
+use crate::fhir::resource_type::ResourceType;
+use crate::job::store::Change;
+use crate::job::{Complete, Job, JobState};
+use crate::smart::admit::Grant;
+
+impl Worker {
+    /// Writes the outcomes and completes the job.
+    pub(super) async fn finish(&mut self, job: &Job, ttl: Duration, clock: &dyn Clock) -> Result<(), WorkerError> {
+        let proof = self.proof();
+        let mut lines = vec![OutcomeLine::proof(&proof)];
+        lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
+        lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
+        lines.extend(self.files.notes().await?.outcomes.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
+        let lines = lines.into_iter().map(Grant::admit_outcome).collect();
+        let outcomes = self.files.outcomes(lines).await?;
+        let complete = Complete {
+            transaction_time: self.plan.horizon.transaction_time(),
+            proof,
+            expires: clock::now(clock).saturating_add(ttl),
+        };
+        let state = Some(JobState::Complete(complete));
+        Ok(self.files.commit(Change { state, files: vec![outcomes], ..Change::default() }).await?)
+    }
+
+    /// Per type, the sums over all slices that were accepted; the weakest method that any of them needed.
+    fn proof(&self) -> BTreeMap<ResourceType, TypeProof> {
+        let empty = || TypeProof { method: Method::Counted, expected: 0, received: 0, written: 0, repeated: 0, withheld: 0, reread: 0, short: 0 };
+        let mut proof: BTreeMap<_, _> = self.plan.types.keys().map(|name| (*name, empty())).collect();
+        for record in self.files.slices() {
+            let sum = proof.entry(record.slice.resource_type).or_insert_with(empty);
+            sum.method = sum.method.weaker(record.method);
+            sum.expected += record.expected;
+            sum.received += record.received;
+            sum.written += record.written;
+            sum.repeated += record.repeated;
+            sum.withheld += record.withheld;
+            sum.reread += u64::from(record.reread);
+        }
+        proof
+    }
+}

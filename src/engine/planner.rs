@@ -1,0 +1,207 @@
+//! Makes the plan of a job: asks the upstream what it holds, how it behaves and what time it is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use moka::future::Cache;
+
+use crate::bulk::kickoff::ExportLevel;
+use crate::fhir::bundle::Scope;
+use crate::fhir::datatypes::{Instant, Millis};
+use crate::fhir::outcome::Issue;
+use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::{Direction, Prefix, SearchQuery};
+use crate::job::Job;
+use crate::plan::{Cohort, ExportPlan, Horizon, Strategy, TypePlan};
+use crate::profile::{CountMethod, Profile};
+use crate::upstream::client::{Room, SearchError, Upstream};
+use crate::upstream::group::{self, GroupError};
+use crate::upstream::probe;
+
+/// What planning needs to know beside the job.
+#[derive(Debug, Clone)]
+pub(super) struct Planner {
+    pub(super) upstream: Upstream,
+    pub(super) searches: usize,
+    pub(super) lag_millis: i64,
+    pub(super) most_members: usize,
+    pub(super) context: Vec<ResourceType>,
+    /// What was found out about the upstream, for a while.
+    pub(super) profiles: Cache<(), Arc<Profile>>,
+}
+
+/// A plan, and what is to be said about what it leaves out.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) plan: ExportPlan,
+    pub(super) refused: Vec<(ResourceType, Vec<Issue>)>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlanError {
+    #[error("could not ask the server about {resource_type}")]
+    Search { resource_type: ResourceType, #[source] source: SearchError },
+    #[error("could not resolve the Group")]
+    Group(#[from] GroupError),
+    #[error("`_since` and `_until` need a server that filters by `_lastUpdated`, and this one does not")]
+    NoTimeFilter,
+}
+
+/// How long before the upstream's time W lies where nothing was ever changed.
+const UNSEEN_MILLIS: i64 = 15 * 60 * 1000;
+
+impl Planner {
+    pub(super) async fn plan(&self, job: &Job) -> Result<Planned, PlanError> {
+        let types = &job.types;
+        let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
+        let failed = |resource_type| move |source| PlanError::Search { resource_type, source };
+        let method = probe::count_method(&self.upstream, first).await.map_err(failed(first))?;
+        let (held, date, refused) = self.count_all(types, method).await?;
+        let now = date.unwrap_or_else(|| self.upstream.now());
+        let cohort = match &job.kickoff.level {
+            ExportLevel::System => Cohort::Everything,
+            ExportLevel::Patient => Cohort::AllPatients,
+            ExportLevel::Group(id) => {
+                let members = group::members(&self.upstream, id, self.most_members, now).await?;
+                Cohort::Members(members.patients)
+            }
+        };
+        let profile = self.profile(method, &held, types).await.map_err(failed(first))?;
+        let kickoff = &job.kickoff;
+        if !profile.last_updated && (kickoff.since.is_some() || kickoff.until.is_some()) {
+            return Err(PlanError::NoTimeFilter);
+        }
+        let refused_types: Vec<_> = refused.iter().map(|(name, _)| *name).collect();
+        let mut plans = BTreeMap::new();
+        for resource_type in types.iter().filter(|name| !refused_types.contains(name)) {
+            let strategy = strategy(*resource_type, &cohort, &profile);
+            let baseline = profile.counts.and_then(|_| held.get(resource_type).copied());
+            plans.insert(*resource_type, TypePlan { strategy, baseline, oldest: None });
+        }
+        let newest = if profile.last_updated { self.edges(&mut plans, now).await? } else { None };
+        let unseen = || kickoff.since.map_or(Millis(now.0 - UNSEEN_MILLIS), Instant::floor_millis);
+        let horizon = Horizon {
+            windows_until: newest.map_or_else(|| unseen().min(now), |newest| newest.min(now)),
+            lag_millis: self.lag_millis,
+            since: kickoff.since,
+            until: kickoff.until,
+        };
+        let asked_for = |name: &ResourceType| kickoff.types.as_ref().is_none_or(|types| types.contains(name));
+        let context = match cohort {
+            Cohort::Everything => Vec::new(),
+            Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(asked_for).collect(),
+        };
+        let plan = ExportPlan { horizon, profile, types: plans, cohort, context };
+        Ok(Planned { plan, refused })
+    }
+
+    /// How many there are of each type, the upstream's time, and the types that it refuses to be searched.
+    #[expect(clippy::type_complexity, reason = "three answers of one round of questions")]
+    async fn count_all(
+        &self,
+        types: &[ResourceType],
+        method: Option<CountMethod>,
+    ) -> Result<(BTreeMap<ResourceType, u64>, Option<Millis>, Vec<(ResourceType, Vec<Issue>)>), PlanError> {
+        let mut answers = futures_util::stream::iter(types.iter().copied())
+            .map(|name| async move {
+                let query = SearchQuery::new(name);
+                let answer = match method {
+                    Some(method) => self.upstream.count(&query, method).await,
+                    None => {
+                        let page = self.upstream.page(&query.count(1), Scope::of(name), Room::Share).await;
+                        page.map(|answer| (None, answer.date))
+                    }
+                };
+                (name, answer)
+            })
+            .buffer_unordered(self.searches);
+        let (mut held, mut date, mut refused) = (BTreeMap::new(), None, Vec::new());
+        while let Some((name, answer)) = answers.next().await {
+            match answer {
+                Ok((count, answered)) => {
+                    held.extend(count.map(|count| (name, count)));
+                    // The earliest answer is nearest to the kick-off.
+                    date = date.into_iter().chain(answered).min();
+                }
+                Err(SearchError::Refused { issues, .. }) => refused.push((name, issues)),
+                Err(SearchError::TooLarge { .. }) => {}
+                Err(source @ (SearchError::GaveUp { .. } | SearchError::Link)) => {
+                    return Err(PlanError::Search { resource_type: name, source });
+                }
+            }
+        }
+        Ok((held, date, refused))
+    }
+
+    async fn profile(
+        &self,
+        method: Option<CountMethod>,
+        held: &BTreeMap<ResourceType, u64>,
+        types: &[ResourceType],
+    ) -> Result<Profile, SearchError> {
+        if let Some(profile) = self.profiles.get(&()).await {
+            return Ok((*profile).clone());
+        }
+        let profile = probe::profile(&self.upstream, method, held, types).await?;
+        // What was not proven for want of resources is tried again by the next export.
+        if profile.last_updated {
+            self.profiles.insert((), Arc::new(profile.clone())).await;
+        }
+        tracing::info!(?profile, "the upstream was probed");
+        Ok(profile)
+    }
+
+    /// Notes each type's oldest stamp and gives the newest one of all that is not after `now`.
+    async fn edges(&self, plans: &mut BTreeMap<ResourceType, TypePlan>, now: Millis) -> Result<Option<Millis>, PlanError> {
+        let occupied: Vec<_> = plans.iter().filter(|(_, plan)| plan.baseline != Some(0)).map(|(name, _)| *name).collect();
+        let asked = occupied.into_iter().flat_map(|name| [(name, Direction::Ascending), (name, Direction::Descending)]);
+        let mut answers = futures_util::stream::iter(asked)
+            .map(|(name, direction)| async move { (name, direction, self.edge(name, direction, now).await) })
+            .buffer_unordered(self.searches);
+        let mut newest = None;
+        while let Some((name, direction, edge)) = answers.next().await {
+            let edge = edge.map_err(|source| PlanError::Search { resource_type: name, source })?;
+            match (direction, edge) {
+                (Direction::Ascending, Some(oldest)) => {
+                    if let Some(plan) = plans.get_mut(&name) {
+                        plan.oldest = Some(oldest);
+                    }
+                }
+                (Direction::Descending, Some(edge)) if edge <= now => newest = newest.max(Some(edge)),
+                (Direction::Descending, Some(_)) | (_, None) => {}
+            }
+        }
+        Ok(newest)
+    }
+
+    async fn edge(&self, name: ResourceType, direction: Direction, now: Millis) -> Result<Option<Millis>, SearchError> {
+        let query = SearchQuery::new(name)
+            .last_updated(Prefix::LessOrEqual, now)
+            .sort_last_updated(direction)
+            .count(1)
+            .ids_only();
+        let answer = match self.upstream.page(&query, Scope::of(name), Room::Share).await {
+            Err(SearchError::TooLarge { alone: false, .. }) => self.upstream.page(&query, Scope::of(name), Room::Alone).await,
+            other => other,
+        };
+        match answer {
+            Ok(answer) => Ok(answer.page.entries.iter().find_map(|entry| entry.last_updated).map(Instant::floor_millis)),
+            Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => Ok(None),
+            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => Err(error),
+        }
+    }
+}
+
+fn strategy(resource_type: ResourceType, cohort: &Cohort, profile: &Profile) -> Strategy {
+    match cohort {
+        Cohort::Members(_) if resource_type == ResourceType::PATIENT => Strategy::Patients { links: vec!["_id".into()] },
+        Cohort::Members(_) => {
+            let links = resource_type.compartment().iter().map(|link| link.param.into());
+            Strategy::Patients { links: links.collect() }
+        }
+        Cohort::Everything | Cohort::AllPatients if profile.last_updated => Strategy::Windows,
+        Cohort::Everything | Cohort::AllPatients => Strategy::Chain,
+    }
+}

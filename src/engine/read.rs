@@ -1,0 +1,425 @@
+//! Reading one slice: the questions it asks, the pages that answer, and what comes of them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use super::accept::{ATTEMPTS, Fingerprint, Judge, Reading, Verdict};
+use crate::bulk::manifest::Method;
+use crate::fhir::bundle::{Entry, Page, Scope as PageScope};
+use crate::fhir::datatypes::{Id, LocalReference};
+use crate::fhir::outcome::Issue;
+use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::{Prefix, SearchQuery};
+use crate::job::index::IdHash;
+use crate::plan::slice::{Scope, Slice, Window};
+use crate::plan::{Cohort, ExportPlan};
+use crate::profile::PageTotal;
+use crate::smart::admit::{Grant, Withheld};
+use crate::upstream::budget::Reservation;
+use crate::upstream::client::{Answer, Room, SearchError, Upstream};
+
+/// Reads slices of one job. Cheap to clone: readers share what they learn of page sizes.
+#[derive(Debug, Clone)]
+pub(super) struct Reader {
+    pub(super) upstream: Upstream,
+    pub(super) plan: Arc<ExportPlan>,
+    pub(super) grant: Arc<Grant>,
+    pub(super) limits: PageLimits,
+    /// What exported resources refer to, sorted by type; known once everything else is read.
+    pub(super) references: Arc<HashMap<ResourceType, Vec<Id>>>,
+    paces: Arc<HashMap<ResourceType, Pace>>,
+}
+
+/// How large pages are asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PageLimits {
+    pub(super) most_resources: u32,
+    pub(super) target_bytes: usize,
+}
+
+/// How large one page is asked for, and what it may take of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PageSize {
+    pub(super) count: u32,
+    pub(super) room: Room,
+}
+
+/// What the pages of one type have shown of its resources' sizes.
+#[derive(Debug)]
+struct Pace {
+    count: AtomicU32,
+    /// One resource alone is more than a reader's share of memory.
+    alone: AtomicBool,
+}
+
+/// What came of reading a slice.
+#[derive(Debug)]
+pub(super) enum Read {
+    Accepted(Accepted),
+    /// It does not fit one page; nothing of it was kept.
+    Split(Vec<Slice>),
+    /// It has several pages that cannot be cut apart and do not fit into memory together.
+    Large,
+}
+
+/// A slice whose resources are all here, each once.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) resources: Vec<Received>,
+    pub(super) summary: Summary,
+    pub(super) issues: Vec<Issue>,
+    /// The memory that the resources' pages take.
+    pub(super) reservation: Option<Reservation>,
+}
+
+/// The numbers of an accepted slice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Summary {
+    pub(super) expected: u64,
+    pub(super) received: u64,
+    pub(super) reread: u32,
+    pub(super) method: Method,
+}
+
+/// A resource as it came.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) entry: Entry,
+    pub(super) id: IdHash,
+    /// It lies later than the slice that found it.
+    pub(super) has_moved: bool,
+}
+
+/// Why a slice could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error(transparent)]
+    Search(#[from] SearchError),
+    #[error("{by} resources that the server counts did not come in {ATTEMPTS} readings")]
+    Short { by: u64 },
+    #[error("no two of {ATTEMPTS} readings in succession brought the same resources")]
+    Unsteady,
+    #[error("the server sends more resources than it counts for the same search")]
+    OverExport,
+    #[error("the server sends resources that the search excludes: a filter is ignored")]
+    IgnoredFilter,
+    #[error("the server's pages lead round in a circle")]
+    Loop,
+}
+
+/// Pages that one slice may have before it counts as endless.
+const MOST_PAGES: u32 = 1_000_000;
+/// Pages in a row that may be empty before their chain counts as endless.
+const MOST_EMPTY_PAGES: u32 = 100;
+
+impl Reader {
+    pub(super) fn new(upstream: Upstream, plan: Arc<ExportPlan>, grant: Arc<Grant>, limits: PageLimits) -> Self {
+        let types = plan.types.keys().chain(&plan.context).copied();
+        let pace = || Pace { count: AtomicU32::new(limits.most_resources), alone: AtomicBool::new(false) };
+        let paces = Arc::new(types.map(|resource_type| (resource_type, pace())).collect());
+        Self { upstream, plan, grant, limits, references: Arc::default(), paces }
+    }
+
+    /// Reads a slice until it is accepted, or has to be read in another way.
+    pub(super) async fn read(&self, slice: &Slice) -> Result<Read, ReadError> {
+        let mut judge = Judge::default();
+        let mut missing = 0;
+        for attempt in 0..ATTEMPTS {
+            let before = self.count_before(slice, &judge).await?;
+            let pace = self.pace(slice.resource_type);
+            if before.is_some_and(|count| count > u64::from(pace.count()))
+                && let Some(parts) = self.cut(slice, before, pace.count())
+            {
+                return Ok(Read::Split(parts));
+            }
+            let asked = pace.size();
+            let answer = match self.first_page(slice, asked).await {
+                Ok(answer) => answer,
+                Err(SearchError::TooLarge { .. }) if pace.shrink(asked) => {
+                    match self.cut(slice, before, pace.count()) {
+                        Some(parts) => return Ok(Read::Split(parts)),
+                        None => continue,
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.learn(pace, &answer.page);
+            let more = answer.page.next.is_some();
+            if more {
+                pace.cap(answer.page.entries.len());
+            }
+            // Every few attempts a slice that does not come out is cut although it fits.
+            if more || matches!(attempt, 4 | 8) {
+                if let Some(parts) = self.cut(slice, answer.page.total.or(before), pace.count()) {
+                    return Ok(Read::Split(parts));
+                }
+            }
+            let Some(walked) = self.follow(slice, answer).await? else { return Ok(Read::Large) };
+            let reading = Reading { counted_before: before, ..walked.reading };
+            match judge.judge(&reading, &self.plan.profile) {
+                Verdict::Accept { method, expected } => {
+                    let received = reading.set.distinct().saturating_sub(reading.moved);
+                    let summary = Summary { expected, received, reread: attempt, method };
+                    let Walked { resources, issues, reservation, .. } = walked;
+                    return Ok(Read::Accepted(Accepted { resources, summary, issues, reservation }));
+                }
+                Verdict::Again { by } => missing = by,
+                Verdict::OverExport => return Err(ReadError::OverExport),
+                Verdict::IgnoredFilter => return Err(ReadError::IgnoredFilter),
+            }
+        }
+        Err(if missing > 0 { ReadError::Short { by: missing } } else { ReadError::Unsteady })
+    }
+
+    /// A count of the slice, where the next reading is to be held against one.
+    pub(super) async fn count_before(&self, slice: &Slice, judge: &Judge) -> Result<Option<u64>, SearchError> {
+        let wanted = judge.wants_count(&self.plan.profile) || self.pace(slice.resource_type).counts_first();
+        if wanted { self.count(slice).await } else { Ok(None) }
+    }
+
+    /// How many resources the upstream counts in a slice, if it counts.
+    pub(super) async fn count(&self, slice: &Slice) -> Result<Option<u64>, SearchError> {
+        let Some(method) = self.plan.profile.counts else { return Ok(None) };
+        Ok(self.upstream.count(&self.query(slice), method).await?.0)
+    }
+
+    /// The first page of a slice.
+    pub(super) async fn first_page(&self, slice: &Slice, size: PageSize) -> Result<Answer, SearchError> {
+        let mut query = self.query(slice).count(size.count);
+        if self.plan.profile.page_total == Some(PageTotal::OnRequest) && self.plan.profile.page_proves_itself() {
+            query = query.total_accurate();
+        }
+        self.upstream.page(&query, self.page_scope(slice.resource_type), size.room).await
+    }
+
+    /// The page after `next`.
+    pub(super) async fn next_page(&self, slice: &Slice, next: &str, room: Room) -> Result<Answer, SearchError> {
+        self.upstream.next(next, self.page_scope(slice.resource_type), room).await
+    }
+
+    /// How large the next page of a type is asked for.
+    pub(super) fn page_size(&self, resource_type: ResourceType) -> PageSize {
+        self.pace(resource_type).size()
+    }
+
+    /// After a page that was too large: asks for smaller ones from now on; `false` if one resource alone is.
+    pub(super) fn shrink(&self, resource_type: ResourceType, asked: PageSize) -> bool {
+        self.pace(resource_type).shrink(asked)
+    }
+
+    /// Sorts a page's entries into those the slice asked for, those that moved, and those that its filter excludes.
+    pub(super) fn sort(&self, slice: &Slice, page: Page, seen: &mut HashSet<IdHash>, reading: &mut Reading) -> Vec<Received> {
+        let window = slice.window();
+        let mut received = Vec::with_capacity(page.entries.len());
+        for entry in page.entries {
+            let id = IdHash::of(entry.resource_type, &entry.id);
+            if !seen.insert(id) {
+                continue;
+            }
+            let has_moved = match self.place(slice, window, &entry) {
+                Place::Inside => false,
+                Place::Moved => true,
+                Place::Elsewhere => {
+                    reading.elsewhere += 1;
+                    continue;
+                }
+            };
+            reading.moved += u64::from(has_moved);
+            reading.set.add(id, entry.version_id.as_deref());
+            received.push(Received { entry, id, has_moved });
+        }
+        received
+    }
+
+    fn place(&self, slice: &Slice, window: Window, entry: &Entry) -> Place {
+        let horizon = &self.plan.horizon;
+        let stamp = entry.last_updated.map(crate::fhir::datatypes::Instant::floor_millis);
+        match &slice.scope {
+            Scope::Window(_) if !window.is_bounded() => Place::Inside,
+            Scope::Window(_) => match stamp {
+                Some(stamp) if window.contains(stamp) => Place::Inside,
+                Some(stamp) if horizon.has_moved(window, stamp) => Place::Moved,
+                Some(_) | None => Place::Elsewhere,
+            },
+            Scope::Patients { from, .. } => {
+                if self.grant.is_foreign(entry) || from.is_some_and(|from| stamp.is_none_or(|stamp| stamp < from)) {
+                    Place::Elsewhere
+                } else if stamp.is_some_and(|stamp| stamp >= horizon.windows_until) {
+                    Place::Moved
+                } else {
+                    Place::Inside
+                }
+            }
+            Scope::Ids { list } => {
+                let asked = self.ids(slice.resource_type, list);
+                if asked.binary_search(&entry.id).is_ok() { Place::Inside } else { Place::Elsewhere }
+            }
+        }
+    }
+
+    /// Follows next links while everything fits into the first page's share of memory; `None` if it does not.
+    async fn follow(&self, slice: &Slice, first: Answer) -> Result<Option<Walked>, ReadError> {
+        let mut reading = Reading { pages: 1, total: first.page.total, ..Reading::default() };
+        let mut seen = HashSet::new();
+        let mut chain = Chain::default();
+        let mut issues = first.page.outcomes.clone();
+        let mut next = first.page.next.clone();
+        let mut reservation = first.reservation;
+        let mut bytes = first.page.bytes;
+        let mut resources = self.sort(slice, first.page, &mut seen, &mut reading);
+        while let Some(link) = next {
+            chain.step(&link, resources.len())?;
+            let answer = match self.next_page(slice, &link, Room::Share).await {
+                Ok(answer) => answer,
+                Err(SearchError::TooLarge { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            bytes += answer.page.bytes;
+            drop(answer.reservation); // what is held grows in its place, without waiting
+            if bytes > self.limits.target_bytes.saturating_mul(2) || !reservation.grow(bytes) {
+                return Ok(None);
+            }
+            reading.pages += 1;
+            next = answer.page.next.clone();
+            issues.extend(answer.page.outcomes.iter().cloned());
+            resources.extend(self.sort(slice, answer.page, &mut seen, &mut reading));
+        }
+        Ok(Some(Walked { resources, reading, issues, reservation: Some(reservation) }))
+    }
+
+    fn cut(&self, slice: &Slice, total: Option<u64>, capacity: u32) -> Option<Vec<Slice>> {
+        // Pages are aimed at three quarters full: an uneven window may hold more than its share.
+        let aim = (u64::from(capacity) * 3 / 4).max(1);
+        let parts = total.map_or(4, |total| total.div_ceil(aim));
+        let oldest = self.plan.types.get(&slice.resource_type).and_then(|plan| plan.oldest);
+        let oldest = oldest.unwrap_or(crate::fhir::datatypes::Millis(0));
+        slice.cut(parts.max(2), oldest, self.upstream.now())
+    }
+
+    fn query(&self, slice: &Slice) -> SearchQuery {
+        let query = SearchQuery::new(slice.resource_type);
+        let from = |query: SearchQuery, from| match from {
+            Some(from) => query.last_updated(Prefix::GreaterOrEqual, from),
+            None => query,
+        };
+        match &slice.scope {
+            Scope::Window(window) => {
+                let query = from(query, window.from);
+                match window.until {
+                    Some(until) => query.last_updated(Prefix::LessThan, until),
+                    None => query,
+                }
+            }
+            Scope::Patients { link, members, from: bound } => {
+                let Cohort::Members(all) = &self.plan.cohort else {
+                    // Batches are only ever planned for members; without any, this finds nothing.
+                    return query.param("_id", String::new());
+                };
+                from(query.param(String::from(&**link), join(range(all, members))), *bound)
+            }
+            Scope::Ids { list } => query.param("_id", join(self.ids(slice.resource_type, list))),
+        }
+    }
+
+    fn ids(&self, resource_type: ResourceType, list: &std::ops::Range<u32>) -> &[Id] {
+        self.references.get(&resource_type).map_or(&[], |ids| range(ids, list))
+    }
+
+    fn page_scope(&self, resource_type: ResourceType) -> PageScope {
+        match self.plan.cohort {
+            Cohort::Everything => PageScope::of(resource_type),
+            Cohort::AllPatients | Cohort::Members(_) => PageScope::of(resource_type).with_references(),
+        }
+    }
+
+    fn pace(&self, resource_type: ResourceType) -> &Pace {
+        self.paces.get(&resource_type).expect("slices are made of the plan's types")
+    }
+
+    fn learn(&self, pace: &Pace, page: &Page) {
+        if let Some(average) = page.bytes.checked_div(page.entries.len()) {
+            let count = self.limits.target_bytes / average.max(1);
+            let count = u32::try_from(count).unwrap_or(u32::MAX).clamp(1, self.limits.most_resources);
+            // A page that carries a few large resources by chance must not slow down all that follow.
+            let old = pace.count.load(Ordering::Relaxed);
+            if count < old && page.entries.len() >= 8 {
+                pace.count.store(count.max(old / 4), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+enum Place {
+    Inside,
+    Moved,
+    Elsewhere,
+}
+
+struct Walked {
+    resources: Vec<Received>,
+    reading: Reading,
+    issues: Vec<Issue>,
+    reservation: Option<Reservation>,
+}
+
+/// Watches that a chain of next links leads somewhere.
+#[derive(Debug, Default)]
+pub(super) struct Chain {
+    links: HashSet<u64>,
+    resources: usize,
+    empty: u32,
+}
+
+impl Chain {
+    /// Goes on to `link`, after `resources` distinct resources in all.
+    pub(super) fn step(&mut self, link: &str, resources: usize) -> Result<(), ReadError> {
+        use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(link);
+        self.empty = if resources == self.resources { self.empty + 1 } else { 0 };
+        self.resources = resources;
+        let endless = self.links.len() >= MOST_PAGES as usize || self.empty > MOST_EMPTY_PAGES;
+        if endless || !self.links.insert(hash) { Err(ReadError::Loop) } else { Ok(()) }
+    }
+}
+
+impl Pace {
+    fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn size(&self) -> PageSize {
+        let room = if self.alone.load(Ordering::Relaxed) { Room::Alone } else { Room::Share };
+        PageSize { count: self.count(), room }
+    }
+
+    /// Resources so large that a page thrown away costs more than a count.
+    fn counts_first(&self) -> bool {
+        self.count() <= 4
+    }
+
+    /// The server sent no more than `entries` on a page although there are more.
+    fn cap(&self, entries: usize) {
+        if entries > 0 {
+            self.count.fetch_min(u32::try_from(entries).unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// After a page that was too large as `asked`: fewer resources, at last one with all memory to itself.
+    fn shrink(&self, asked: PageSize) -> bool {
+        let smaller = (asked.count / 4).max(1);
+        if self.count.fetch_min(smaller, Ordering::Relaxed) > 1 && asked.count > 1 {
+            return true;
+        }
+        let was_alone = self.alone.swap(true, Ordering::Relaxed);
+        !was_alone || asked.room == Room::Share
+    }
+}
+
+fn range<'a>(ids: &'a [Id], range: &std::ops::Range<u32>) -> &'a [Id] {
+    ids.get(range.start as usize..range.end as usize).unwrap_or_default()
+}
+
+fn join(ids: &[Id]) -> String {
+    ids.iter().map(Id::as_str).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,541 @@
+//! One job, from its checkpoint to its next state. It always starts from what is stored, so that a restart is
+//! nothing special.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
+use super::files::{Files, FilesError};
+use super::progress::Progress;
+use super::read::{Chain, Read, ReadError, Reader};
+use crate::fhir::datatypes::Id;
+use crate::fhir::resource_type::ResourceType;
+use crate::job::index::IdHash;
+use crate::job::store::Change;
+use crate::job::{JobState, Running};
+use crate::plan::slice::{Phase, Scope, Slice};
+use crate::plan::{Cohort, ExportPlan, Strategy};
+use crate::upstream::client::SearchError;
+
+/// The worker of one planned job.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) reader: Reader,
+    pub(super) files: Files,
+    pub(super) plan: Arc<ExportPlan>,
+    pub(super) running: Running,
+    pub(super) searches: usize,
+    /// Set when the process is to stop: slices that are being read are finished, no further ones begun.
+    pub(super) drain: CancellationToken,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// Why a worker stopped before the end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WorkerError {
+    /// The slice cannot be read, now or later.
+    #[error("could not read {resource_type} by {strategy} (slice {slice})")]
+    Slice { resource_type: ResourceType, strategy: &'static str, slice: u64, #[source] source: ReadError },
+    /// Store or output failed: the job goes on from its checkpoint once they are back.
+    #[error("the job was interrupted")]
+    Interrupted(#[from] FilesError),
+    #[error("the process is stopping")]
+    Draining,
+}
+
+/// Sweep passes at most; what still moves then comes with the next export.
+const MOST_PASSES: u32 = 3;
+/// Triples of counts until two in succession agree.
+const MOST_TRIPLES: usize = 10;
+/// Ids asked for by one search.
+const IDS_PER_SEARCH: u32 = 50;
+
+impl Worker {
+    /// Reads all that is left of the plan. Afterwards every slice is held by a complete file.
+    pub(super) async fn read_all(&mut self) -> Result<(), WorkerError> {
+        let windows = self.types_by(|strategy| matches!(strategy, Strategy::Windows));
+        let covers = self.plan.horizon.covers_all() && self.plan.profile.counts.is_some();
+        if covers {
+            self.find_gaps(&windows).await?;
+        }
+        self.read_phase(Phase::Old).await?;
+        self.read_phase(Phase::Young).await?;
+        // What is compared with files from here on must not fall with a crash.
+        self.files.flush().await?;
+        if covers {
+            self.find_gaps(&windows).await?;
+            let gaps: Vec<_> = self.running.gaps.keys().copied().collect();
+            let slices = gaps.iter().flat_map(|name| self.remaining(Phase::Gap, *name)).collect();
+            self.drain(slices, Order::Any).await?;
+        }
+        self.recount().await?;
+        self.files.flush().await?;
+        self.sweep().await?;
+        self.read_references().await?;
+        Ok(self.files.flush().await?)
+    }
+
+    async fn read_phase(&mut self, phase: Phase) -> Result<(), WorkerError> {
+        self.progress.enter(phase);
+        let types: Vec<_> = self.plan.types.keys().copied().collect();
+        let slices = types.into_iter().flat_map(|name| self.remaining(phase, name)).collect();
+        self.drain(slices, Order::Any).await
+    }
+
+    fn remaining(&self, phase: Phase, resource_type: ResourceType) -> Vec<Slice> {
+        self.plan.remaining(phase, resource_type, self.files.slices().map(|record| &record.slice))
+    }
+
+    fn types_by(&self, wanted: impl Fn(&Strategy) -> bool) -> Vec<ResourceType> {
+        self.plan.types.iter().filter(|(_, plan)| wanted(&plan.strategy)).map(|(name, _)| *name).collect()
+    }
+
+    /// Reads slices until none is left. What does not fit into memory is read alone, after the others of its turn.
+    async fn drain(&mut self, slices: Vec<Slice>, order: Order) -> Result<(), WorkerError> {
+        let mut pool = Pool::new(slices, order);
+        let mut reading = JoinSet::new();
+        let mut large = VecDeque::new();
+        loop {
+            if self.drain.is_cancelled() {
+                pool.clear();
+            }
+            while reading.len() < self.searches
+                && let Some(slice) = pool.next()
+            {
+                let reader = self.reader.clone();
+                let number = self.progress.begin_slice();
+                reading.spawn(async move {
+                    let read = reader.read(&slice).await;
+                    (slice, number, read)
+                });
+            }
+            let Some(read) = reading.join_next().await else {
+                if self.drain.is_cancelled() {
+                    self.files.flush().await?;
+                    return Err(WorkerError::Draining);
+                }
+                let Some(slice) = large.pop_front() else { return Ok(()) };
+                let resource_type: ResourceType = slice.resource_type;
+                self.stream(slice).await?;
+                pool.done(resource_type);
+                continue;
+            };
+            let (slice, number, read) = match read {
+                Ok(read) => read,
+                // A panic in a reader is a panic of this job, and of no other.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            };
+            let resource_type = slice.resource_type;
+            match read {
+                Ok(Read::Accepted(accepted)) => {
+                    self.progress.received(accepted.resources.len());
+                    self.files.admit(slice, accepted).await?;
+                    self.files.close_aged().await?;
+                }
+                Ok(Read::Split(parts)) => pool.put_back(parts),
+                Ok(Read::Large) => {
+                    // Its type stays busy: in ascending order nothing later may be read before it.
+                    large.push_back(slice);
+                    continue;
+                }
+                Err(source) => return Err(self.failed(resource_type, number, source)),
+            }
+            pool.done(resource_type);
+        }
+    }
+
+    /// Reads a slice of several pages while nothing else is read, and writes it to files of its own, which are
+    /// recorded only if it is accepted.
+    async fn stream(&mut self, slice: Slice) -> Result<(), WorkerError> {
+        let number = self.progress.begin_slice();
+        let resource_type = slice.resource_type;
+        let mut judge = Judge::default();
+        let mut missing = 0;
+        for attempt in 0..ATTEMPTS {
+            let mut stage = self.files.stage(resource_type);
+            let walked = self.walk(&slice, &judge, &mut stage).await;
+            let verdict = match walked {
+                Ok(Some(reading)) => (judge.judge(&reading, &self.plan.profile), reading),
+                Ok(None) => {
+                    self.files.reject(stage).await?;
+                    continue;
+                }
+                Err(StreamError::Read(source)) => {
+                    self.files.reject(stage).await?;
+                    return Err(self.failed(resource_type, number, source));
+                }
+                Err(StreamError::Files(error)) => return Err(error.into()),
+            };
+            match verdict {
+                (Verdict::Accept { method, expected }, reading) => {
+                    let received = reading.set.distinct().saturating_sub(reading.moved);
+                    let summary = super::read::Summary { expected, received, reread: attempt, method };
+                    return Ok(self.files.accept(stage, slice, summary).await?);
+                }
+                (Verdict::Again { by }, _) => {
+                    missing = by;
+                    self.files.reject(stage).await?;
+                }
+                (Verdict::OverExport, _) => return Err(self.failed(resource_type, number, ReadError::OverExport)),
+                (Verdict::IgnoredFilter, _) => return Err(self.failed(resource_type, number, ReadError::IgnoredFilter)),
+            }
+        }
+        let error = if missing > 0 { ReadError::Short { by: missing } } else { ReadError::Unsteady };
+        Err(self.failed(resource_type, number, error))
+    }
+
+    /// One reading of a slice, page by page into its stage; `None` if pages turned out to be too large.
+    async fn walk(
+        &mut self,
+        slice: &Slice,
+        judge: &Judge,
+        stage: &mut super::files::Stage,
+    ) -> Result<Option<Reading>, StreamError> {
+        let mut reading = Reading::default();
+        let mut seen = std::collections::HashSet::new();
+        let mut chain = Chain::default();
+        reading.counted_before = self.reader.count_before(slice, judge).await?;
+        let mut link: Option<String> = None;
+        loop {
+            let size = self.reader.page_size(slice.resource_type);
+            let answer = match &link {
+                None => self.reader.first_page(slice, size).await,
+                Some(link) => self.reader.next_page(slice, link, size.room).await,
+            };
+            let mut answer = match answer {
+                Ok(answer) => answer,
+                Err(SearchError::TooLarge { .. }) if self.reader.shrink(slice.resource_type, size) => return Ok(None),
+                Err(error) => return Err(StreamError::Read(error.into())),
+            };
+            if link.is_none() {
+                reading.total = answer.page.total;
+            }
+            reading.pages += 1;
+            let next = answer.page.next.take();
+            let issues = std::mem::take(&mut answer.page.outcomes);
+            let resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
+            self.progress.received(resources.len());
+            self.files.write_staged(stage, slice, resources, issues).await?;
+            drop(answer.reservation);
+            let Some(next) = next else { return Ok(Some(reading)) };
+            chain.step(&next, seen.len()).map_err(StreamError::Read)?;
+            link = Some(next);
+        }
+    }
+
+    /// Three counts in this order, until two triples running agree: at or after W, below W, all. What the last
+    /// has over the other two no window can see.
+    async fn find_gaps(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
+        self.progress.count();
+        let reader = self.reader.clone();
+        let until = self.plan.horizon.windows_until;
+        let gaps = self
+            .each(types, move |resource_type| {
+                let reader = reader.clone();
+                async move {
+                    let (after, before, all) = super::counts::scopes(resource_type, until);
+                    let mut last = None;
+                    let mut largest = 0;
+                    for _ in 0..MOST_TRIPLES {
+                        let mut triple = [0; 3];
+                        for (count, slice) in triple.iter_mut().zip([&after, &before, &all]) {
+                            let Some(counted) = reader.count(slice).await? else { return Ok(0) };
+                            *count = counted;
+                        }
+                        let [after, before, all] = triple;
+                        let gap = all.saturating_sub(before + after);
+                        // Nothing at all was there at the last count: then nothing is hidden.
+                        if last == Some(triple) || all == 0 {
+                            return Ok(gap);
+                        }
+                        last = Some(triple);
+                        largest = largest.max(gap);
+                    }
+                    Ok(largest)
+                }
+            })
+            .await?;
+        let found: BTreeMap<_, _> = gaps.into_iter().filter(|(_, gap)| *gap > 0).collect();
+        if found.iter().any(|(name, gap)| self.running.gaps.get(name) < Some(gap)) {
+            for (name, gap) in found {
+                let known = self.running.gaps.entry(name).or_default();
+                *known = gap.max(*known);
+            }
+            self.save().await?;
+        }
+        Ok(())
+    }
+
+    /// Counts the young windows once more: a late commit in one that was read before is read now.
+    async fn recount(&mut self) -> Result<(), WorkerError> {
+        if self.plan.profile.counts.is_none() {
+            return Ok(());
+        }
+        self.progress.count();
+        let mut again = Vec::new();
+        for (slice, counted, received) in self.count_young(|_| true).await? {
+            if counted > received {
+                again.push(slice);
+            }
+        }
+        self.drain(again, Order::Any).await
+    }
+
+    /// The young windows that were read, with what they count now and what was received of them.
+    async fn count_young(&self, wanted: impl Fn(ResourceType) -> bool) -> Result<Vec<(Slice, u64, u64)>, WorkerError> {
+        let mut latest = BTreeMap::new();
+        for record in self.files.slices() {
+            let slice = &record.slice;
+            let is_window = matches!(&slice.scope, Scope::Window(window) if window.is_bounded());
+            if slice.phase == Phase::Young && is_window && wanted(slice.resource_type) {
+                latest.insert(slice.clone(), record.received);
+            }
+        }
+        let reader = self.reader.clone();
+        let slices: Vec<_> = latest.keys().cloned().collect();
+        let count = move |slice: Slice| {
+            let reader = reader.clone();
+            async move { Ok(reader.count(&slice).await?) }
+        };
+        let counted = self.each(&slices, count).await?;
+        let received = |slice: &Slice| latest.get(slice).copied().unwrap_or(0);
+        Ok(counted.into_iter().filter_map(|(slice, count)| Some((slice.clone(), count?, received(&slice)))).collect())
+    }
+
+    /// Reads what moved or was committed late, in ascending order, until a pass brings nothing unknown. Each life
+    /// of the process starts afresh: what an earlier one saw of a pass does not count.
+    async fn sweep(&mut self) -> Result<(), WorkerError> {
+        if !self.plan.profile.last_updated {
+            return Ok(());
+        }
+        let mut types: BTreeSet<_> = self.plan.types.keys().copied().collect();
+        for quiet in self.quiet(&types).await? {
+            types.remove(&quiet);
+        }
+        for _ in 0..MOST_PASSES {
+            if types.is_empty() {
+                break;
+            }
+            self.running.sweep += 1;
+            self.save().await?;
+            let phase = Phase::Sweep(self.running.sweep);
+            self.progress.enter(phase);
+            let slices = types.iter().flat_map(|name| self.plan.slices(phase, *name)).collect();
+            self.drain(slices, Order::Ascending).await?;
+            let unknown: HashMap<ResourceType, u64> = self.files.slices().filter(|record| record.slice.phase == phase).fold(
+                HashMap::new(),
+                |mut unknown, record| {
+                    *unknown.entry(record.slice.resource_type).or_default() += record.written;
+                    unknown
+                },
+            );
+            self.files.flush().await?;
+            types.retain(|name| unknown.get(name).is_some_and(|count| *count > 0));
+        }
+        Ok(())
+    }
+
+    /// The types of which nothing has changed since kick-off: nothing lies at or after W, and neither their count
+    /// nor that of any young window is another. Asked in the order in which nothing can slip through.
+    async fn quiet(&self, types: &BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
+        let windows: BTreeSet<_> =
+            self.types_by(|strategy| matches!(strategy, Strategy::Windows)).into_iter().filter(|name| types.contains(name)).collect();
+        if self.plan.profile.counts.is_none() {
+            return Ok(BTreeSet::new());
+        }
+        let mut quiet = self.unchanged(windows).await?;
+        for (slice, counted, received) in self.count_young(|name| quiet.contains(&name)).await? {
+            if counted != received {
+                quiet.remove(&slice.resource_type);
+            }
+        }
+        let quiet = self.unchanged(quiet).await?;
+        let reader = self.reader.clone();
+        let until = self.plan.horizon.windows_until;
+        let types: Vec<_> = quiet.into_iter().collect();
+        let after = self
+            .each(&types, move |resource_type| {
+                let reader = reader.clone();
+                async move { Ok(reader.count(&super::counts::scopes(resource_type, until).0).await?) }
+            })
+            .await?;
+        Ok(after.into_iter().filter(|(_, count)| *count == Some(0)).map(|(name, _)| name).collect())
+    }
+
+    async fn unchanged(&self, types: BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
+        let reader = self.reader.clone();
+        let until = self.plan.horizon.windows_until;
+        let types: Vec<_> = types.into_iter().collect();
+        let all = self
+            .each(&types, move |resource_type| {
+                let reader = reader.clone();
+                async move { Ok(reader.count(&super::counts::scopes(resource_type, until).2).await?) }
+            })
+            .await?;
+        let baseline = |name: &ResourceType| self.plan.types.get(name).and_then(|plan| plan.baseline);
+        Ok(all.into_iter().filter(|(name, count)| count.is_some() && *count == baseline(name)).map(|(name, _)| name).collect())
+    }
+
+    /// Fetches what exported resources refer to and no search has brought, once.
+    async fn read_references(&mut self) -> Result<(), WorkerError> {
+        if self.plan.context.is_empty() || matches!(self.plan.cohort, Cohort::Everything) {
+            return Ok(());
+        }
+        self.progress.enter(Phase::References);
+        self.files.flush().await?;
+        let mut wanted: HashMap<ResourceType, Vec<Id>> = HashMap::new();
+        for reference in self.files.notes().await?.references {
+            wanted.entry(reference.resource_type).or_default().push(reference.id);
+        }
+        wanted.values_mut().for_each(|ids| ids.sort_unstable());
+        let mut slices = Vec::new();
+        for (resource_type, ids) in &wanted {
+            let length = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+            let whole = Slice { phase: Phase::References, resource_type: *resource_type, scope: Scope::Ids { list: 0..length } };
+            let read = self.files.slices().map(|record| &record.slice);
+            for rest in whole.remaining(read.filter(|slice| slice.phase == Phase::References && slice.resource_type == *resource_type)) {
+                let Scope::Ids { list } = rest.scope else { continue };
+                let starts = list.clone().step_by(IDS_PER_SEARCH as usize);
+                let parts = starts.map(|start| start..list.end.min(start.saturating_add(IDS_PER_SEARCH)));
+                slices.extend(parts.map(|list| Slice { scope: Scope::Ids { list }, ..whole.clone() }));
+            }
+        }
+        self.reader.references = Arc::new(wanted);
+        self.drain(slices, Order::Any).await
+    }
+
+    async fn save(&self) -> Result<(), WorkerError> {
+        let state = Some(JobState::Running(self.running.clone()));
+        Ok(self.files.commit(Change { state, ..Change::default() }).await?)
+    }
+
+    /// Asks one question for each of `subjects`, several at a time.
+    async fn each<S, T, F>(&self, subjects: &[S], ask: impl Fn(S) -> F) -> Result<Vec<(S, T)>, WorkerError>
+    where
+        S: Clone + HasType,
+        F: Future<Output = Result<T, ReadError>>,
+    {
+        use futures_util::StreamExt;
+        let asked = subjects.iter().cloned().map(|subject| {
+            let answer = ask(subject.clone());
+            async move { (subject, answer.await) }
+        });
+        let mut answers = futures_util::stream::iter(asked).buffer_unordered(self.searches);
+        let mut all = Vec::with_capacity(subjects.len());
+        while let Some((subject, answer)) = answers.next().await {
+            if self.drain.is_cancelled() {
+                return Err(WorkerError::Draining);
+            }
+            let answer = answer.map_err(|source| self.failed(subject.resource_type(), self.progress.begin_slice(), source))?;
+            all.push((subject, answer));
+        }
+        Ok(all)
+    }
+
+    fn failed(&self, resource_type: ResourceType, slice: u64, source: ReadError) -> WorkerError {
+        let strategy = self.plan.types.get(&resource_type).map_or("references", |plan| plan.strategy.name());
+        WorkerError::Slice { resource_type, strategy, slice, source }
+    }
+}
+
+/// Why a streamed reading broke off.
+#[derive(Debug)]
+enum StreamError {
+    Read(ReadError),
+    Files(FilesError),
+}
+
+impl From<SearchError> for StreamError {
+    fn from(error: SearchError) -> Self {
+        Self::Read(error.into())
+    }
+}
+
+impl From<FilesError> for StreamError {
+    fn from(error: FilesError) -> Self {
+        Self::Files(error)
+    }
+}
+
+/// What a question is about, for the error that may come of it.
+trait HasType {
+    fn resource_type(&self) -> ResourceType;
+}
+
+impl HasType for ResourceType {
+    fn resource_type(&self) -> ResourceType {
+        *self
+    }
+}
+
+impl HasType for Slice {
+    fn resource_type(&self) -> ResourceType {
+        self.resource_type
+    }
+}
+
+/// In which order slices are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Any,
+    /// Those of one type one after another, from early to late: what moves, moves ahead of the reader.
+    Ascending,
+}
+
+/// Slices that wait for a reader, and the parts of those that did not fit a page.
+#[derive(Debug)]
+struct Pool {
+    waiting: BTreeMap<ResourceType, VecDeque<Slice>>,
+    busy: HashMap<ResourceType, usize>,
+    turn: Option<ResourceType>,
+    order: Order,
+}
+
+impl Pool {
+    fn new(slices: Vec<Slice>, order: Order) -> Self {
+        let mut pool = Self { waiting: BTreeMap::new(), busy: HashMap::new(), turn: None, order };
+        for slice in slices {
+            pool.waiting.entry(slice.resource_type).or_default().push_back(slice);
+        }
+        pool
+    }
+
+    /// The next slice to be read: of the type that was last served, so that few files are open at a time.
+    fn next(&mut self) -> Option<Slice> {
+        let is_free = |name: &ResourceType| match self.order {
+            Order::Any => true,
+            Order::Ascending => self.busy.get(name).is_none_or(|busy| *busy == 0),
+        };
+        let turn = self.turn.filter(|name| self.waiting.contains_key(name) && is_free(name));
+        let name = turn.or_else(|| self.waiting.keys().copied().find(is_free))?;
+        let queue = self.waiting.get_mut(&name)?;
+        let slice = queue.pop_front();
+        if queue.is_empty() {
+            self.waiting.remove(&name);
+        }
+        self.turn = Some(name);
+        *self.busy.entry(name).or_default() += 1;
+        slice
+    }
+
+    /// A slice of this type is no longer being read.
+    fn done(&mut self, resource_type: ResourceType) {
+        if let Some(busy) = self.busy.get_mut(&resource_type) {
+            *busy = busy.saturating_sub(1);
+        }
+    }
+
+    /// The parts of a slice take its place.
+    fn put_back(&mut self, parts: Vec<Slice>) {
+        for slice in parts.into_iter().rev() {
+            self.waiting.entry(slice.resource_type).or_default().push_front(slice);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.waiting.clear();
+    }
+}

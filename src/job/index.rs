@@ -1,0 +1,153 @@
+//! The sidecar of one file: ids as sorted hashes, references still to be fetched, outcomes and counters. It is
+//! what later slices are compared with, and all that a restart needs to know of a file's lines.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fhir::datatypes::{Id, LocalReference};
+use crate::fhir::outcome::Issue;
+use crate::fhir::resource_type::ResourceType;
+
+/// The first 128 bits of SHA-256 over `Type/id`: no two resources of one export share it, by accident or by
+/// intent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct IdHash(u128);
+
+impl IdHash {
+    pub(crate) fn of(resource_type: ResourceType, id: &Id) -> Self {
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        context.update(resource_type.as_str().as_bytes());
+        context.update(b"/");
+        context.update(id.as_str().as_bytes());
+        let digest = context.finish();
+        let (first, _) = digest.as_ref().split_first_chunk::<16>().expect("SHA-256 has 32 bytes");
+        Self(u128::from_be_bytes(*first))
+    }
+
+    /// A hash of this resource in one version.
+    pub(crate) fn with_version(self, version: &str) -> u128 {
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        context.update(&self.0.to_be_bytes());
+        context.update(version.as_bytes());
+        let digest = context.finish();
+        let (first, _) = digest.as_ref().split_first_chunk::<16>().expect("SHA-256 has 32 bytes");
+        u128::from_be_bytes(*first)
+    }
+}
+
+/// What is said of one file beside its lines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Sidecar {
+    ids: Vec<IdHash>,
+    pub(crate) notes: Notes,
+}
+
+/// What slices found beside resources: kept with the file that holds the slice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Notes {
+    /// Resources that lines refer to and that no search of this export brings.
+    pub(crate) references: BTreeSet<LocalReference>,
+    /// What the upstream said inside of good answers, once per kind, with how often it was said.
+    pub(crate) outcomes: BTreeMap<Issue, u64>,
+}
+
+impl Notes {
+    /// Distinct references and outcomes kept in one file; a file is closed when it holds as many.
+    pub(crate) const MOST: usize = 50_000;
+
+    pub(crate) fn absorb(&mut self, other: Self) {
+        self.references.extend(other.references);
+        for (issue, times) in other.outcomes {
+            *self.outcomes.entry(issue).or_default() += times;
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.references.is_empty() && self.outcomes.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.references.len() + self.outcomes.len()
+    }
+}
+
+const MAGIC: &[u8; 8] = b"offtake1";
+const HASH: usize = size_of::<u128>();
+
+impl Sidecar {
+    pub(crate) fn new(ids: impl IntoIterator<Item = IdHash>, notes: Notes) -> Self {
+        let mut ids: Vec<_> = ids.into_iter().collect();
+        ids.sort_unstable();
+        Self { ids, notes }
+    }
+
+    pub(crate) fn contains(&self, id: IdHash) -> bool {
+        self.ids.binary_search(&id).is_ok()
+    }
+
+    /// Bytes of memory that it takes.
+    pub(crate) fn weight(&self) -> usize {
+        self.ids.len() * HASH + self.notes.len() * 80 + 64
+    }
+
+    /// `offtake1`, the number of ids, the ids, the notes as JSON, CRC-32 of all before it.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.ids.len() * HASH + 256);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&(self.ids.len() as u64).to_be_bytes());
+        self.ids.iter().for_each(|id| bytes.extend_from_slice(&id.0.to_be_bytes()));
+        let outcomes: Vec<_> = self.notes.outcomes.iter().collect();
+        let notes = serde_json::to_vec(&(&self.notes.references, outcomes));
+        bytes.extend_from_slice(&notes.expect("strings and numbers always become JSON"));
+        let checksum = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&checksum.to_be_bytes());
+        bytes
+    }
+
+    /// The sidecar whose [`encode`](Self::encode) gave `bytes`; `None` if anything is not as it was written.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, checksum) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(body) != u32::from_be_bytes(*checksum) {
+            return None;
+        }
+        let body = body.strip_prefix(MAGIC)?;
+        let (count, body) = body.split_first_chunk::<8>()?;
+        let length = usize::try_from(u64::from_be_bytes(*count)).ok()?.checked_mul(HASH)?;
+        let (ids, notes) = body.split_at_checked(length)?;
+        let (ids, _) = ids.as_chunks::<HASH>();
+        let (references, outcomes): (_, Vec<(Issue, u64)>) = serde_json::from_slice(notes).ok()?;
+        let ids = ids.iter().map(|id| IdHash(u128::from_be_bytes(*id))).collect();
+        Some(Self { ids, notes: Notes { references, outcomes: outcomes.into_iter().collect() } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(id: &str) -> IdHash {
+        IdHash::of(ResourceType::PATIENT, &Id::parse(id).expect("an id"))
+    }
+
+    #[test]
+    fn a_sidecar_is_read_back_as_it_was_written_and_in_no_other_way() {
+        let sidecar = Sidecar::new(["b", "a", "c"].map(hash), Notes::default());
+        let bytes = sidecar.encode();
+        let back = Sidecar::decode(&bytes).expect("what was written");
+        assert_eq!(back, sidecar);
+        assert!(back.contains(hash("b")) && !back.contains(hash("d")));
+        for index in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[index] ^= 1;
+            assert_eq!(Sidecar::decode(&damaged), None, "byte {index}");
+            assert_eq!(Sidecar::decode(&bytes[..index]), None, "cut at {index}");
+        }
+    }
+
+    #[test]
+    fn ids_of_two_types_do_not_meet() {
+        let id = Id::parse("1").expect("an id");
+        assert_ne!(IdHash::of(ResourceType::PATIENT, &id), IdHash::of(ResourceType::GROUP, &id));
+    }
+}

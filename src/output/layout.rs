@@ -1,0 +1,57 @@
+//! Object keys from instance, job, content, number and epoch. Letters, digits, `-`, `_`, `.` and `/` only: other
+//! characters break signed links on two clouds.
+
+use crate::job::checkpoint::{FileContent, FileNo};
+use crate::job::{Epoch, JobId};
+
+/// The folder of one job.
+pub(crate) fn folder(instance: &str, job: JobId) -> String {
+    format!("{instance}/{job}")
+}
+
+/// The key of one data object. The epoch keeps a worker that lost its lease from writing over its successor.
+pub(crate) fn object(instance: &str, job: JobId, content: FileContent, no: FileNo, epoch: Epoch) -> String {
+    let folder = folder(instance, job);
+    format!("{folder}/{}-{:05}.{}.ndjson", content_name(content), no.0, epoch.0)
+}
+
+/// The key of the sidecar beside a data object.
+pub(crate) fn sidecar(object: &str) -> String {
+    format!("{}.ids", object.strip_suffix(".ndjson").unwrap_or(object))
+}
+
+/// The name under which a file is fetched.
+pub(crate) fn file_name(content: FileContent, no: FileNo) -> String {
+    format!("{}-{:05}.ndjson", content_name(content), no.0)
+}
+
+/// The number in a file's name, if it is one of ours.
+pub(crate) fn parse_file_name(name: &str) -> Option<FileNo> {
+    let (_, no) = name.strip_suffix(".ndjson")?.rsplit_once('-')?;
+    (no.len() >= 5 && no.bytes().all(|byte| byte.is_ascii_digit())).then(|| no.parse().ok().map(FileNo))?
+}
+
+fn content_name(content: FileContent) -> &'static str {
+    match content {
+        FileContent::Resources(resource_type) => resource_type.as_str(),
+        FileContent::Outcomes => "OperationOutcome",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::resource_type::ResourceType;
+
+    #[test]
+    fn only_data_objects_are_named_ndjson() {
+        let content = FileContent::Resources(ResourceType::PATIENT);
+        let key = object("0a1b", JobId::new([1; 16]), content, FileNo(7), Epoch(2));
+        assert_eq!(key, "0a1b/01010101010101010101010101010101/Patient-00007.2.ndjson");
+        assert_eq!(sidecar(&key), "0a1b/01010101010101010101010101010101/Patient-00007.2.ids");
+        assert_eq!(parse_file_name(&file_name(content, FileNo(7))), Some(FileNo(7)));
+        for name in ["Patient-7.ndjson", "Patient-00007", "00007.ndjson", "Patient-+0007.ndjson", "Patient-99999999999.ndjson"] {
+            assert_eq!(parse_file_name(name), None, "{name}");
+        }
+    }
+}

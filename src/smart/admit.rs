@@ -1,0 +1,140 @@
+//! `Grant::admit`, the only maker of lines that leave.
+
+use bytes::Bytes;
+
+use crate::fhir::bundle::Entry;
+use crate::fhir::datatypes::{Id, LocalReference};
+use crate::fhir::resource_type::ResourceType;
+use crate::plan::Cohort;
+
+/// One line of an output file: a compact resource and a newline. Nothing but [`Grant::admit`] makes one.
+#[derive(Clone)]
+pub(crate) struct Line(Bytes);
+
+impl Line {
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Line({} bytes)", self.0.len())
+    }
+}
+
+/// What one export may hand out.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    cohort: Cohort,
+    types: Vec<ResourceType>,
+    context: Vec<ResourceType>,
+    /// The upstream's base, as absolute references write it.
+    bases: Vec<String>,
+}
+
+/// Why a resource does not leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Withheld {
+    /// Its type was not asked for.
+    Type,
+    /// It lies in no compartment of the export's patients.
+    OutsideCohort,
+    /// It lies in the compartment of somebody else as well.
+    SharedWithOthers,
+}
+
+impl Grant {
+    /// `types` and, by reference only, `context`; both of `cohort`.
+    pub(crate) fn new(cohort: Cohort, types: Vec<ResourceType>, context: Vec<ResourceType>, base: &str) -> Self {
+        Self { cohort, types, context, bases: vec![base.to_owned()] }
+    }
+
+    /// The resource as a line, if it may leave. SEC-20: at Patient and Group level it must lie in the
+    /// compartment of one of the cohort's patients, and in nobody else's.
+    pub(crate) fn admit(&self, entry: &Entry) -> Result<Line, Withheld> {
+        let line = || Line(entry.line.clone());
+        if self.context.contains(&entry.resource_type) && !matches!(self.cohort, Cohort::Everything) {
+            return self.admit_context(entry).map(|()| line());
+        }
+        if !self.types.contains(&entry.resource_type) {
+            return Err(Withheld::Type);
+        }
+        match &self.cohort {
+            Cohort::Everything => Ok(line()),
+            Cohort::AllPatients | Cohort::Members(_) if entry.resource_type == ResourceType::PATIENT => {
+                // Its `link` leads to other patients, whose resources are theirs.
+                if self.is_member(&entry.id) { Ok(line()) } else { Err(Withheld::OutsideCohort) }
+            }
+            Cohort::AllPatients | Cohort::Members(_) => {
+                let mut patients = self.patients(entry).peekable();
+                if patients.peek().is_none() {
+                    return Err(Withheld::OutsideCohort);
+                }
+                let (members, others): (Vec<_>, Vec<_>) = patients.partition(|id| self.is_member(id));
+                match (members.is_empty(), others.is_empty()) {
+                    (false, true) => Ok(line()),
+                    (false, false) => Err(Withheld::SharedWithOthers),
+                    (true, _) => Err(Withheld::OutsideCohort),
+                }
+            }
+        }
+    }
+
+    /// What `entry` refers to outside of the compartment and the export follows.
+    pub(crate) fn follows<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = LocalReference> + 'a {
+        let targets = entry.references.iter().filter_map(|reference| self.local(&reference.target));
+        targets.filter(|target| self.context.contains(&target.resource_type))
+    }
+
+    /// SEC-23: a Device with a patient must name one of the cohort's.
+    fn admit_context(&self, entry: &Entry) -> Result<(), Withheld> {
+        let named = entry.references.iter().filter(|reference| &*reference.path == "patient");
+        for reference in named {
+            if let Some(target) = self.local(&reference.target)
+                && target.resource_type == ResourceType::PATIENT
+                && !self.is_member(&target.id)
+            {
+                return Err(Withheld::SharedWithOthers);
+            }
+        }
+        Ok(())
+    }
+
+    /// The patients in whose compartments the resource lies.
+    fn patients<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = Id> + 'a {
+        let links = entry.resource_type.compartment();
+        let paths = move |path: &str| links.iter().any(|link| link.paths.contains(&path));
+        let targets = entry.references.iter().filter(move |reference| paths(&reference.path));
+        let targets = targets.filter_map(|reference| self.local(&reference.target));
+        targets.filter(|target| target.resource_type == ResourceType::PATIENT).map(|target| target.id)
+    }
+
+    fn local(&self, target: &str) -> Option<LocalReference> {
+        let bases: Vec<&str> = self.bases.iter().map(String::as_str).collect();
+        LocalReference::parse_on(target, &bases)
+    }
+
+    fn is_member(&self, id: &Id) -> bool {
+        match &self.cohort {
+            Cohort::Everything | Cohort::AllPatients => true,
+            Cohort::Members(members) => members.binary_search(id).is_ok(),
+        }
+    }
+}
+
+impl Grant {
+    /// Whether a search for the cohort's patients cannot have found this resource: it names patients, and none of
+    /// them is a member.
+    pub(crate) fn is_foreign(&self, entry: &Entry) -> bool {
+        if entry.resource_type == ResourceType::PATIENT {
+            return !self.is_member(&entry.id);
+        }
+        let mut patients = self.patients(entry).peekable();
+        patients.peek().is_some() && !patients.any(|id| self.is_member(&id))
+    }
+}

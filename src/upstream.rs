@@ -1,0 +1,9 @@
+//! The FHIR server we stand before.
+
+pub(crate) mod budget;
+pub(crate) mod client;
+pub(crate) mod connect;
+pub(crate) mod group;
+pub(crate) mod link;
+pub(crate) mod probe;
+pub(crate) mod retry;

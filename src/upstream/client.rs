@@ -1,0 +1,287 @@
+//! Searches: one question in, one validated page out, with patience where it may help.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::BodyExt;
+use tokio::sync::Semaphore;
+
+use super::budget::{Budget, Reservation};
+use super::connect::SearchClient;
+use super::{link, retry};
+use crate::clock::{self, Clock};
+use crate::fhir::bundle::{Page, PageError, Scope};
+use crate::fhir::datatypes::{Id, Millis, parse_http_date};
+use crate::fhir::outcome::Issue;
+use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::SearchQuery;
+use crate::http::body;
+use crate::profile::CountMethod;
+
+/// The upstream as exports see it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Upstream {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: SearchClient,
+    base: url::Url,
+    searches: Semaphore,
+    budget: Budget,
+    clock: Arc<dyn Clock>,
+    patience: Patience,
+}
+
+/// How long a question is asked again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// No byte of an answer for this long is a failure.
+    pub(crate) timeout: Duration,
+    /// A question that has failed for this long is given up.
+    pub(crate) give_up_after: Duration,
+}
+
+/// What one page may take of the memory budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// A reader's share, and more if more is free.
+    Share,
+    /// All of it: a page that fits nowhere else.
+    Alone,
+}
+
+/// One page, and the memory that it takes.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) page: Page,
+    /// The upstream's `Date`, to the second.
+    pub(crate) date: Option<Millis>,
+    pub(crate) reservation: Reservation,
+}
+
+/// Why a search brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SearchError {
+    /// The server will not answer this question.
+    #[error("the server refused the search with status {status}")]
+    Refused { status: StatusCode, issues: Vec<Issue> },
+    /// The answer does not fit into what it may take of memory; `bytes` of it had come.
+    #[error("an answer is larger than {bytes} bytes")]
+    TooLarge { bytes: usize, alone: bool },
+    /// The server could not be had, or gave no usable answer, for as long as we have patience.
+    #[error("the server gave no usable answer within {} s", .after.as_secs())]
+    GaveUp { after: Duration, source: Failure },
+    /// The link leads nowhere that we may ask.
+    #[error("a next link cannot be followed")]
+    Link,
+}
+
+/// Why one try failed; another may not.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("the connection failed")]
+    Connection(#[source] body::BoxError),
+    #[error("nothing came for {} s", .0.as_secs())]
+    Silence(Duration),
+    #[error("the server answered with status {0}")]
+    Status(StatusCode),
+    #[error("the answer came from a cache")]
+    Cached,
+    #[error("the answer is not a page")]
+    Page(#[source] PageError),
+}
+
+/// One try's result, where it was not good.
+enum Miss {
+    Again { failure: Failure, asked: Option<Duration> },
+    Final(SearchError),
+}
+
+/// A good answer's bytes.
+struct Raw {
+    bytes: Vec<u8>,
+    date: Option<Millis>,
+    reservation: Reservation,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").finish_non_exhaustive()
+    }
+}
+
+impl Upstream {
+    pub(crate) fn new(
+        client: SearchClient,
+        base: url::Url,
+        searches: usize,
+        budget_bytes: u64,
+        clock: Arc<dyn Clock>,
+        patience: Patience,
+    ) -> Self {
+        let budget = Budget::new(budget_bytes, searches);
+        let searches = Semaphore::new(searches);
+        Self { inner: Arc::new(Inner { client, base, searches, budget, clock, patience }) }
+    }
+
+    /// The base without a slash at its end, as absolute references write it.
+    pub(crate) fn base(&self) -> &str {
+        self.inner.base.as_str().trim_end_matches('/')
+    }
+
+    pub(crate) fn now(&self) -> Millis {
+        clock::now(&*self.inner.clock)
+    }
+
+    /// The first page of a search.
+    pub(crate) async fn page(&self, query: &SearchQuery, scope: Scope, room: Room) -> Result<Answer, SearchError> {
+        let target = format!("{}/{}?{}", self.base_path(), query.resource_type(), query.to_query());
+        self.answer(&target, scope, room).await
+    }
+
+    /// The page that a `next` link leads to.
+    pub(crate) async fn next(&self, next: &str, scope: Scope, room: Room) -> Result<Answer, SearchError> {
+        let target = link::anchor(self.base_path(), next).ok_or(SearchError::Link)?;
+        self.answer(&target, scope, room).await
+    }
+
+    /// How many resources a search finds, and the upstream's date; `None` where the answer has no number.
+    pub(crate) async fn count(
+        &self,
+        query: &SearchQuery,
+        method: CountMethod,
+    ) -> Result<(Option<u64>, Option<Millis>), SearchError> {
+        let query = match method {
+            CountMethod::Summary => query.clone().summary_count(),
+            CountMethod::Accurate => query.clone().count(1).total_accurate(),
+        };
+        let answer = self.page(&query, Scope::of(query.resource_type()), Room::Share).await?;
+        Ok((answer.page.total, answer.date))
+    }
+
+    /// One resource as the upstream sends it; `None` if it is not there or deleted.
+    pub(crate) async fn read(&self, resource_type: ResourceType, id: &Id) -> Result<Option<Vec<u8>>, SearchError> {
+        let target = format!("{}/{resource_type}/{id}", self.base_path());
+        match self.patiently(&target, &Room::Share, |raw| Ok(raw.bytes)).await {
+            Err(SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// The capability statement.
+    pub(crate) async fn metadata(&self) -> Result<Vec<u8>, SearchError> {
+        self.patiently(&format!("{}/metadata", self.base_path()), &Room::Share, |raw| Ok(raw.bytes)).await
+    }
+
+    fn base_path(&self) -> &str {
+        self.inner.base.path().trim_end_matches('/')
+    }
+
+    async fn answer(&self, target: &str, scope: Scope, room: Room) -> Result<Answer, SearchError> {
+        self.patiently(target, &room, |Raw { bytes, date, mut reservation }| {
+            reservation.shrink(bytes.len());
+            match Page::parse(bytes, scope) {
+                Ok(page) => Ok(Answer { page, date, reservation }),
+                Err(PageError::Outcome(issues)) => {
+                    Err(Miss::Final(SearchError::Refused { status: StatusCode::OK, issues }))
+                }
+                Err(error) => Err(Miss::Again { failure: Failure::Page(error), asked: None }),
+            }
+        })
+        .await
+    }
+
+    /// Asks until there is an answer that `read` can use, or patience ends. Neither memory nor one of the search
+    /// places is held in the pauses.
+    async fn patiently<T>(
+        &self,
+        target: &str,
+        room: &Room,
+        read: impl Fn(Raw) -> Result<T, Miss>,
+    ) -> Result<T, SearchError> {
+        let began = self.inner.clock.unix_millis();
+        let mut failures = 0;
+        loop {
+            let (failure, asked) = match self.once(target, room).await.and_then(&read) {
+                Ok(answer) => return Ok(answer),
+                Err(Miss::Final(error)) => return Err(error),
+                Err(Miss::Again { failure, asked }) => (failure, asked),
+            };
+            failures += 1;
+            let jitter = clock::random().map_or(0, u64::from_le_bytes);
+            let pause = retry::pause(failures, asked, jitter);
+            let waited = self.inner.clock.unix_millis().saturating_sub(began);
+            let waited = Duration::from_millis(u64::try_from(waited).unwrap_or(0));
+            if waited + pause > self.inner.patience.give_up_after {
+                return Err(SearchError::GaveUp { after: self.inner.patience.give_up_after, source: failure });
+            }
+            tracing::debug!(failures, pause_ms = pause.as_millis(), %failure, "a search failed and is tried again");
+            self.inner.clock.sleep(pause).await;
+        }
+    }
+
+    async fn once(&self, target: &str, room: &Room) -> Result<Raw, Miss> {
+        let mut reservation = match room {
+            Room::Share => self.inner.budget.share().await,
+            Room::Alone => self.inner.budget.all().await,
+        };
+        let place = self.inner.searches.acquire().await.expect("the semaphore is never closed");
+        let again = |failure| Miss::Again { failure, asked: None };
+        let timeout = self.inner.patience.timeout;
+        let silence = |_| again(Failure::Silence(timeout));
+        let request = self.request(target).map_err(|_| Miss::Final(SearchError::Link))?;
+        let sent = tokio::time::timeout(timeout, self.inner.client.send(request)).await.map_err(silence)?;
+        let (head, mut stream) = sent.map_err(|error| again(Failure::Connection(error)))?.into_parts();
+        let date = header(&head.headers, &header::DATE).and_then(parse_http_date);
+        if head.headers.get("x-cache").is_some_and(|value| value.as_bytes().starts_with(b"HIT")) {
+            return Err(again(Failure::Cached));
+        }
+        let mut bytes = Vec::new();
+        loop {
+            let frame = tokio::time::timeout(timeout, stream.frame()).await.map_err(silence)?;
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|error| again(Failure::Connection(error)))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let needed = bytes.len() + data.len();
+            if needed > reservation.bytes() && !reservation.grow(needed) {
+                return Err(Miss::Final(SearchError::TooLarge { bytes: needed, alone: reservation.is_all() }));
+            }
+            bytes.extend_from_slice(&data);
+        }
+        drop(place);
+        match retry::of_status(head.status) {
+            retry::Verdict::Good => Ok(Raw { bytes, date, reservation }),
+            retry::Verdict::Again => {
+                let asked = header(&head.headers, &header::RETRY_AFTER);
+                let asked = asked.and_then(|value| retry::retry_after(value, date));
+                Err(Miss::Again { failure: Failure::Status(head.status), asked })
+            }
+            retry::Verdict::Final => {
+                let issues = match Page::parse(bytes, Scope::of(ResourceType::OPERATION_OUTCOME)) {
+                    Err(PageError::Outcome(issues)) => issues,
+                    Ok(_) | Err(_) => Vec::new(),
+                };
+                Err(Miss::Final(SearchError::Refused { status: head.status, issues }))
+            }
+        }
+    }
+
+    /// SEC-01: these headers and no others; nothing is taken from a client's request.
+    fn request(&self, target: &str) -> Result<http::Request<body::Body>, http::Error> {
+        let base = &self.inner.base;
+        let authority = &base[url::Position::BeforeHost..url::Position::AfterPort];
+        http::Request::get(format!("{}://{authority}{target}", base.scheme()))
+            .header(header::ACCEPT, "application/fhir+json")
+            // A server's cache has been seen to mix up `lt` with `le`; `no-store` has been seen to cut lists short.
+            .header(header::CACHE_CONTROL, "no-cache")
+            .header("prefer", "handling=strict")
+            .body(body::empty())
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}

@@ -1,0 +1,232 @@
+//! Group members: who they are at the moment of kick-off (spec section 6.4).
+
+use std::collections::{BTreeSet, VecDeque};
+
+use serde::Deserialize;
+
+use super::client::{SearchError, Upstream};
+use crate::fhir::datatypes::{Id, Instant, LocalReference, Millis};
+use crate::fhir::resource_type::ResourceType;
+
+/// Groups within groups that one export expands.
+const MOST_GROUPS: usize = 100;
+
+/// Who is in a Group now.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Members {
+    /// Sorted; the empty list is an answer too.
+    pub(crate) patients: Vec<Id>,
+    /// Members that are no patients, or that no reference of ours leads to.
+    pub(crate) left_out: u64,
+}
+
+impl std::fmt::Debug for Members {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Members({} patients, {} left out)", self.patients.len(), self.left_out)
+    }
+}
+
+/// Why a Group cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GroupError {
+    /// It is not there, or we may not see it: the same answer for both.
+    #[error("there is no such Group")]
+    Unknown,
+    #[error("the Group is not active")]
+    Inactive,
+    /// It says who belongs by traits, and lists nobody.
+    #[error("the Group has characteristics and no list of members; only lists are supported")]
+    Characteristics,
+    /// A modifier extension changes its meaning in a way that we do not know.
+    #[error("the Group carries a modifier extension that is not supported")]
+    ModifierExtension,
+    #[error("the Group has more than {0} members")]
+    TooLarge(usize),
+    #[error("the Group contains more than {MOST_GROUPS} other groups")]
+    TooDeep,
+    #[error("the upstream's Group cannot be read")]
+    Malformed,
+    #[error("the Group could not be fetched")]
+    Upstream(#[source] SearchError),
+}
+
+/// Resolves the members of a Group and of the groups in it, at the time `now`.
+pub(crate) async fn members(upstream: &Upstream, id: &Id, most: usize, now: Millis) -> Result<Members, GroupError> {
+    let mut patients = BTreeSet::new();
+    let mut left_out = 0;
+    let mut known = BTreeSet::from([id.clone()]);
+    let mut waiting = VecDeque::from([id.clone()]);
+    while let Some(next) = waiting.pop_front() {
+        let body = upstream.read(ResourceType::GROUP, &next).await.map_err(|error| match error {
+            SearchError::Refused { .. } => GroupError::Unknown,
+            SearchError::TooLarge { .. } | SearchError::GaveUp { .. } | SearchError::Link => GroupError::Upstream(error),
+        })?;
+        let Some(body) = body else {
+            if next == *id {
+                return Err(GroupError::Unknown);
+            }
+            left_out += 1;
+            continue;
+        };
+        let group: Group = serde_json::from_slice(&body).map_err(|_| GroupError::Malformed)?;
+        if next == *id {
+            group.check()?;
+        } else if group.check().is_err() {
+            left_out += 1;
+            continue;
+        }
+        for member in group.member.iter().filter(|member| member.is_current(now)) {
+            match member.target(upstream.base()) {
+                Some(target) if target.resource_type == ResourceType::PATIENT => {
+                    patients.insert(target.id);
+                    if patients.len() > most {
+                        return Err(GroupError::TooLarge(most));
+                    }
+                }
+                Some(target) if target.resource_type == ResourceType::GROUP => {
+                    if known.insert(target.id.clone()) {
+                        waiting.push_back(target.id);
+                    }
+                    if known.len() > MOST_GROUPS {
+                        return Err(GroupError::TooDeep);
+                    }
+                }
+                Some(_) | None => left_out += 1,
+            }
+        }
+    }
+    Ok(Members { patients: patients.into_iter().collect(), left_out })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Group {
+    active: Option<bool>,
+    /// R4: without it there are no members but traits.
+    actual: Option<bool>,
+    #[serde(default)]
+    member: Vec<Member>,
+    #[serde(default)]
+    characteristic: Vec<serde::de::IgnoredAny>,
+    #[serde(default)]
+    modifier_extension: Vec<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Member {
+    entity: Option<Entity>,
+    inactive: Option<bool>,
+    period: Option<Period>,
+    #[serde(default)]
+    modifier_extension: Vec<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Entity {
+    reference: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Period {
+    start: Option<String>,
+    end: Option<String>,
+}
+
+impl Group {
+    fn check(&self) -> Result<(), GroupError> {
+        if self.active == Some(false) {
+            return Err(GroupError::Inactive);
+        }
+        if !self.modifier_extension.is_empty() {
+            return Err(GroupError::ModifierExtension);
+        }
+        if self.member.is_empty() && (!self.characteristic.is_empty() || self.actual == Some(false)) {
+            return Err(GroupError::Characteristics);
+        }
+        Ok(())
+    }
+}
+
+impl Member {
+    /// DS-010: neither inactive, nor ended, nor yet to come. What cannot be read of a period counts as outside:
+    /// nobody is exported on a guess.
+    fn is_current(&self, now: Millis) -> bool {
+        if self.inactive == Some(true) || !self.modifier_extension.is_empty() {
+            return false;
+        }
+        let Some(period) = &self.period else { return true };
+        let begun = period.start.as_deref().is_none_or(|start| bound(start, false).is_some_and(|start| start <= now));
+        let open = period.end.as_deref().is_none_or(|end| bound(end, true).is_some_and(|end| now <= end));
+        begun && open
+    }
+
+    fn target(&self, base: &str) -> Option<LocalReference> {
+        LocalReference::parse_on(self.entity.as_ref()?.reference.as_deref()?, &[base])
+    }
+}
+
+/// The first moment that a FHIR `dateTime` of any precision covers, or the last one; dates without a zone are UTC.
+fn bound(text: &str, last: bool) -> Option<Millis> {
+    use chrono::{Days, Months, NaiveDate, NaiveTime};
+    if text.contains('T') {
+        return Instant::parse(text).ok().map(Instant::floor_millis);
+    }
+    let first = |year, month, day| NaiveDate::from_ymd_opt(year, month, day);
+    let part = |range: std::ops::Range<usize>| text.get(range).filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+    let year: i32 = part(0..4)?.parse().ok()?;
+    let (begin, next) = match text.len() {
+        4 => (first(year, 1, 1)?, first(year + 1, 1, 1)?),
+        7 => {
+            let begin = first(year, part(5..7)?.parse().ok()?, 1)?;
+            (begin, begin.checked_add_months(Months::new(1))?)
+        }
+        10 => {
+            let begin = first(year, part(5..7)?.parse().ok()?, part(8..10)?.parse().ok()?)?;
+            (begin, begin.checked_add_days(Days::new(1))?)
+        }
+        _ => return None,
+    };
+    let millis = |date: NaiveDate| date.and_time(NaiveTime::MIN).and_utc().timestamp_millis();
+    Some(Millis(if last { millis(next) - 1 } else { millis(begin) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(json: &str) -> Group {
+        serde_json::from_str(json).expect("a Group")
+    }
+
+    /// DS-010
+    #[test]
+    fn inactive_ended_and_future_members_are_left_out() {
+        let now = Instant::parse("2026-06-15T12:00:00Z").expect("an instant").floor_millis();
+        for (member, expected) in [
+            (r#"{}"#, true),
+            (r#"{"inactive":true}"#, false),
+            (r#"{"inactive":false}"#, true),
+            (r#"{"period":{"start":"2026-06-15"}}"#, true),
+            (r#"{"period":{"start":"2026-06-16"}}"#, false),
+            (r#"{"period":{"end":"2026-06-15"}}"#, true),
+            (r#"{"period":{"end":"2026-06"}}"#, true),
+            (r#"{"period":{"end":"2025"}}"#, false),
+            (r#"{"period":{"end":"2026-06-15T11:59:59Z"}}"#, false),
+            (r#"{"period":{"end":"nonsense"}}"#, false),
+            (r#"{"modifierExtension":[{"url":"x"}]}"#, false),
+        ] {
+            let member: Member = serde_json::from_str(member).expect("a member");
+            assert_eq!(member.is_current(now), expected);
+        }
+    }
+
+    /// DS-009, spec 6.4: whoever is not listed is not exported.
+    #[test]
+    fn a_group_without_a_list_is_refused_unless_it_is_simply_empty() {
+        assert!(group(r#"{"actual":true}"#).check().is_ok());
+        assert!(matches!(group(r#"{"actual":false,"characteristic":[{}]}"#).check(), Err(GroupError::Characteristics)));
+        assert!(matches!(group(r#"{"active":false,"member":[{}]}"#).check(), Err(GroupError::Inactive)));
+        assert!(matches!(group(r#"{"modifierExtension":[{}]}"#).check(), Err(GroupError::ModifierExtension)));
+    }
+}
