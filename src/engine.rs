@@ -332,10 +332,10 @@ impl Inner {
         let types = plan.types.keys().copied().collect();
         let grant = Grant::new(plan.cohort.clone(), types, plan.context.clone(), self.upstream.base());
         let grant = Arc::new(grant);
-        let limits = PageLimits { most_resources: self.settings.page_resources, target_bytes: self.settings.page_bytes };
+        let limits =
+            PageLimits { most_resources: self.settings.page_resources, target_bytes: self.settings.page_bytes };
         let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
-        let files =
-            Files::resume(self.services.clone(), lease, grant, Arc::clone(&plan), self.settings.files, records);
+        let files = Files::resume(self.services.clone(), lease, grant, Arc::clone(&plan), self.settings.files, records);
         let expected = plan.types.values().filter_map(|plan| plan.baseline).sum();
         progress.plan(expected, files.slices().map(|record| record.written).sum());
         let mut worker = Worker {
@@ -356,7 +356,8 @@ impl Inner {
 
     /// Removes what a worker before this one left unfinished.
     async fn clean(&self, lease: Lease, records: &mut Vec<FileRecord>) -> Result<(), RunError> {
-        let is_open = |record: &FileRecord| record.object().is_none() && record.slices().is_empty() && record.sidecar().is_none();
+        let is_open =
+            |record: &FileRecord| record.object().is_none() && record.slices().is_empty() && record.sidecar().is_none();
         let left: Vec<_> = records.iter().filter(|record| is_open(record)).cloned().collect();
         if left.is_empty() {
             return Ok(());
@@ -384,7 +385,9 @@ impl Inner {
         match failed.await {
             Ok(()) | Err(FilesError::Store(StoreError::Fenced)) => {}
             // What is left is removed when the job expires.
-            Err(error) => tracing::error!(export.job_id = %id, error = error_chain(&error), "could not clear up after a failed export"),
+            Err(error) => {
+                tracing::error!(export.job_id = %id, error = error_chain(&error), "could not clear up after a failed export")
+            }
         }
     }
 
@@ -406,7 +409,10 @@ enum RunError {
     /// Store or output failed.
     Interrupted(FilesError),
     /// The upstream cannot be read, now or later.
-    GivenUp { code: IssueType, text: String },
+    GivenUp {
+        code: IssueType,
+        text: String,
+    },
 }
 
 impl From<StoreError> for RunError {

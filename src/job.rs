@@ -160,7 +160,9 @@ mod tests {
     fn a_job_id_is_read_back_from_its_own_text_and_from_nothing_else() {
         let id = JobId::new([0xab; 16]);
         assert_eq!(id.to_string().parse(), Ok(id));
-        for text in ["", "ab", "+babababababababababababababababab", &"AB".repeat(16), &"ab".repeat(17), &"zz".repeat(16)] {
+        for text in
+            ["", "ab", "+babababababababababababababababab", &"AB".repeat(16), &"ab".repeat(17), &"zz".repeat(16)]
+        {
             assert_eq!(text.parse::<JobId>(), Err(NotAJobId), "{text}");
         }
     }

@@ -1,1 +1,51 @@
-//! x
+//! Offtake gives any FHIR server the Bulk Data `$export` operation, without a change to the server.
+//!
+//! It stands in front of the server as a reverse proxy, answers the bulk interactions itself, and passes everything
+//! else through untouched. To export it asks the server ordinary searches, writes the resources as NDJSON to the
+//! operator's own storage and hands out signed links, with a proof of completeness in every manifest.
+//!
+//! # The path of one export
+//!
+//! ```text
+//! kick-off ─ authorize ─ Kickoff ─ plan ─ steps ─ slices ─ pages ─ lines ─ files ─ manifest
+//!  (HTTP)     (Grant)    (typed)  (pure)  (searches) (units of work)  (bytes) (durable)  (signed at each read)
+//! ```
+//!
+//! Read in this order: `fhir` and `bulk` (what is said on the wire), `plan` (what is read, and how it is cut),
+//! `engine::accept` (when a slice is accepted), `engine::worker` (one job), `engine::files` (one line per resource,
+//! one commit per file), `http::stack` (who answers which request), `app` (where all meet).
+//!
+//! # What always holds
+//!
+//! * What no complete file holds is left to do: that is the whole of resuming.
+//! * A file is complete when its object, its sidecar and its record are durable, in this order; only then is it
+//!   listed, and from then on it never changes.
+//! * A line is made by `Grant::admit` and by nothing else.
+//! * A resource's bytes are not ours: a line equals what the server sent but for white space.
+//! * Ordinary traffic has connections and threads of its own and waits for no export.
+
+mod app;
+mod bulk;
+#[doc(hidden)]
+pub mod cli;
+mod clock;
+pub mod config;
+mod engine;
+mod fhir;
+mod http;
+mod job;
+mod output;
+mod plan;
+mod profile;
+mod proxy;
+mod smart;
+mod store;
+mod telemetry;
+#[doc(hidden)]
+pub mod testing;
+mod upstream;
+
+pub use app::{Builder, JobStore, Offtake};
+pub use clock::{Clock, SystemClock};
+pub use config::Config;
+pub use http::stack::{Diverted, OfftakeLayer};

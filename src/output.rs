@@ -53,7 +53,8 @@ impl Output {
         if metadata.is_symlink() || metadata.mode() & 0o077 != 0 {
             return Err(OutputError::Exposed(folder.to_owned()));
         }
-        let store = LocalFileSystem::new_with_prefix(folder).map_err(|source| OutputError::Store { doing: "open a folder", source })?;
+        let store = LocalFileSystem::new_with_prefix(folder)
+            .map_err(|source| OutputError::Store { doing: "open a folder", source })?;
         let store = Arc::new(store.with_fsync(true).with_automatic_cleanup(true));
         Ok(Self { store, local: Some(folder.to_owned()) })
     }
@@ -142,7 +143,8 @@ fn remove_staged(target: &FsPath) -> std::io::Result<()> {
     };
     for entry in entries {
         let entry = entry?;
-        let is_staged = entry.file_name().to_str().and_then(|entry| entry.strip_prefix(name)?.strip_prefix('#')).is_some();
+        let is_staged =
+            entry.file_name().to_str().and_then(|entry| entry.strip_prefix(name)?.strip_prefix('#')).is_some();
         if is_staged {
             std::fs::remove_file(entry.path())?;
         }

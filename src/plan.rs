@@ -160,10 +160,15 @@ impl ExportPlan {
             (Strategy::Patients { .. } | Strategy::Chain, Phase::Old | Phase::Gap) => Vec::new(),
             (Strategy::Patients { links }, Phase::Young | Phase::Sweep(_)) => {
                 let Cohort::Members(members) = &self.cohort else { return Vec::new() };
-                let from = if phase == Phase::Young { self.horizon.since.map(Instant::floor_millis) } else { window.from };
+                let from =
+                    if phase == Phase::Young { self.horizon.since.map(Instant::floor_millis) } else { window.from };
                 let batches = cohort::batches(members.len());
                 let scopes = links.iter().flat_map(|link| {
-                    batches.iter().map(move |members| Scope::Patients { link: link.clone(), members: members.clone(), from })
+                    batches.iter().map(move |members| Scope::Patients {
+                        link: link.clone(),
+                        members: members.clone(),
+                        from,
+                    })
                 });
                 scopes.map(|scope| Slice { phase, resource_type, scope }).collect()
             }
@@ -248,6 +253,9 @@ mod tests {
             let stamp = stamp.map(|text| Instant::parse(text).expect("an instant"));
             assert_eq!(horizon.asks_for(stamp), expected, "{stamp:?}");
         }
-        assert!(horizon.window(Phase::Old).contains(at("2025-06-01T00:00:00.123Z")), "the filter is ours, not the server's");
+        assert!(
+            horizon.window(Phase::Old).contains(at("2025-06-01T00:00:00.123Z")),
+            "the filter is ours, not the server's"
+        );
     }
 }

@@ -44,9 +44,14 @@ pub(super) struct Reading {
 /// What is to be done with a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Accept { method: Method, expected: u64 },
+    Accept {
+        method: Method,
+        expected: u64,
+    },
     /// Read it again. `by` is how many are missing, as far as is known.
-    Again { by: u64 },
+    Again {
+        by: u64,
+    },
     /// The server sends more than it counts, twice the same: a filter does not do what it should.
     OverExport,
     /// Twice there were resources that the filter excludes.
@@ -82,7 +87,11 @@ impl Judge {
                 return Verdict::Again { by: 0 };
             }
             let same = self.previous.replace(reading.set) == Some(reading.set);
-            return if same { Verdict::Accept { method: Method::Reread, expected: distinct } } else { Verdict::Again { by: 0 } };
+            return if same {
+                Verdict::Accept { method: Method::Reread, expected: distinct }
+            } else {
+                Verdict::Again { by: 0 }
+            };
         };
         let stayed = distinct - reading.moved.min(distinct);
         if counted < stayed {
@@ -163,7 +172,11 @@ mod tests {
         let pages = |ids| Reading { pages: 2, ..reading(ids, Some(2), Some(2)) };
         let mut judge = Judge::default();
         assert_eq!(judge.judge(&pages(&["a", "b"]), &profile), Verdict::Again { by: 0 });
-        assert_eq!(judge.judge(&pages(&["a", "b/2"]), &profile), Verdict::Again { by: 0 }, "a new version is another set");
+        assert_eq!(
+            judge.judge(&pages(&["a", "b/2"]), &profile),
+            Verdict::Again { by: 0 },
+            "a new version is another set"
+        );
         assert_eq!(judge.judge(&pages(&["b/2", "a"]), &profile), REREAD(2), "the order does not matter");
     }
 
@@ -188,7 +201,11 @@ mod tests {
         let mut judge = Judge::default();
         let more = reading(&["a", "b"], Some(1), None);
         assert_eq!(judge.judge(&more, &exact()), Verdict::Again { by: 0 });
-        assert_eq!(judge.judge(&reading(&["a"], Some(1), None), &exact()), COUNTED(1), "one was deleted between count and page");
+        assert_eq!(
+            judge.judge(&reading(&["a"], Some(1), None), &exact()),
+            COUNTED(1),
+            "one was deleted between count and page"
+        );
         let mut judge = Judge::default();
         assert_eq!(judge.judge(&more, &exact()), Verdict::Again { by: 0 });
         assert_eq!(judge.judge(&more, &exact()), Verdict::OverExport);

@@ -264,7 +264,11 @@ impl Files {
     }
 
     /// Which of `ids` a complete file holds.
-    pub(super) async fn are_complete(&self, resource_type: ResourceType, ids: &[IdHash]) -> Result<Vec<bool>, FilesError> {
+    pub(super) async fn are_complete(
+        &self,
+        resource_type: ResourceType,
+        ids: &[IdHash],
+    ) -> Result<Vec<bool>, FilesError> {
         let mut known = vec![false; ids.len()];
         for record in self.complete.iter().filter(|record| record.content == FileContent::Resources(resource_type)) {
             let Some(key) = record.sidecar() else { continue };
@@ -275,7 +279,12 @@ impl Files {
     }
 
     /// Which of a slice's resources some file holds already. What no other slice can hold is not looked up.
-    async fn known(&self, slice: &Slice, resources: &[Received], stage: Option<&Stage>) -> Result<Vec<bool>, FilesError> {
+    async fn known(
+        &self,
+        slice: &Slice,
+        resources: &[Received],
+        stage: Option<&Stage>,
+    ) -> Result<Vec<bool>, FilesError> {
         let looked_up = |resource: &Received| !slice.phase.is_disjoint() || resource.has_moved;
         if !resources.iter().any(looked_up) {
             return Ok(vec![false; resources.len()]);
@@ -370,7 +379,13 @@ impl OpenFile {
     }
 
     /// Writes a line; before the first one the file is recorded as open.
-    async fn put(&mut self, services: &Services, lease: Lease, content: FileContent, line: Line) -> Result<(), FilesError> {
+    async fn put(
+        &mut self,
+        services: &Services,
+        lease: Lease,
+        content: FileContent,
+        line: Line,
+    ) -> Result<(), FilesError> {
         if self.upload.is_none() {
             let key = self.announce(services, lease, content).await?;
             let writer = FileWriter::begin(&services.output, &key).await?;

@@ -16,9 +16,11 @@ impl Worker {
     pub(super) async fn finish(&mut self, job: &Job, ttl: Duration, clock: &dyn Clock) -> Result<(), WorkerError> {
         let proof = self.proof();
         let mut lines = vec![OutcomeLine::proof(&proof)];
-        lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
+        lines.extend(job.kickoff.ignored.iter().map(|parameter| OutcomeLine::ignored(parameter)));
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
-        lines.extend(self.files.notes().await?.outcomes.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
+        lines.extend(
+            self.files.notes().await?.outcomes.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)),
+        );
         let lines = lines.into_iter().map(Grant::admit_outcome).collect();
         let outcomes = self.files.outcomes(lines).await?;
         let complete = Complete {
@@ -32,11 +34,20 @@ impl Worker {
 
     /// Per type, the sums over all slices that were accepted; the weakest method that any of them needed.
     fn proof(&self) -> BTreeMap<ResourceType, TypeProof> {
-        let empty = || TypeProof { method: Method::Counted, expected: 0, received: 0, written: 0, repeated: 0, withheld: 0, reread: 0, short: 0 };
+        let empty = || TypeProof {
+            method: Method::Counted,
+            expected: 0,
+            received: 0,
+            written: 0,
+            repeated: 0,
+            withheld: 0,
+            reread: 0,
+            short: 0,
+        };
         let mut proof: BTreeMap<_, _> = self.plan.types.keys().map(|name| (*name, empty())).collect();
         for record in self.files.slices() {
             let sum = proof.entry(record.slice.resource_type).or_insert_with(empty);
-            sum.method = sum.method.weaker(record.method);
+            sum.method = sum.method.max(record.method);
             sum.expected += record.expected;
             sum.received += record.received;
             sum.written += record.written;

@@ -42,7 +42,11 @@ pub(super) struct Planned {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PlanError {
     #[error("could not ask the server about {resource_type}")]
-    Search { resource_type: ResourceType, #[source] source: SearchError },
+    Search {
+        resource_type: ResourceType,
+        #[source]
+        source: SearchError,
+    },
     #[error("could not resolve the Group")]
     Group(#[from] GroupError),
     #[error("`_since` and `_until` need a server that filters by `_lastUpdated`, and this one does not")]
@@ -154,8 +158,13 @@ impl Planner {
     }
 
     /// Notes each type's oldest stamp and gives the newest one of all that is not after `now`.
-    async fn edges(&self, plans: &mut BTreeMap<ResourceType, TypePlan>, now: Millis) -> Result<Option<Millis>, PlanError> {
-        let occupied: Vec<_> = plans.iter().filter(|(_, plan)| plan.baseline != Some(0)).map(|(name, _)| *name).collect();
+    async fn edges(
+        &self,
+        plans: &mut BTreeMap<ResourceType, TypePlan>,
+        now: Millis,
+    ) -> Result<Option<Millis>, PlanError> {
+        let occupied: Vec<_> =
+            plans.iter().filter(|(_, plan)| plan.baseline != Some(0)).map(|(name, _)| *name).collect();
         let asked = occupied.into_iter().flat_map(|name| [(name, Direction::Ascending), (name, Direction::Descending)]);
         let mut answers = futures_util::stream::iter(asked)
             .map(|(name, direction)| async move { (name, direction, self.edge(name, direction, now).await) })
@@ -183,11 +192,15 @@ impl Planner {
             .count(1)
             .ids_only();
         let answer = match self.upstream.page(&query, Scope::of(name), Room::Share).await {
-            Err(SearchError::TooLarge { alone: false, .. }) => self.upstream.page(&query, Scope::of(name), Room::Alone).await,
+            Err(SearchError::TooLarge { alone: false, .. }) => {
+                self.upstream.page(&query, Scope::of(name), Room::Alone).await
+            }
             other => other,
         };
         match answer {
-            Ok(answer) => Ok(answer.page.entries.iter().find_map(|entry| entry.last_updated).map(Instant::floor_millis)),
+            Ok(answer) => {
+                Ok(answer.page.entries.iter().find_map(|entry| entry.last_updated).map(Instant::floor_millis))
+            }
             Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => Ok(None),
             Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => Err(error),
         }
@@ -196,9 +209,11 @@ impl Planner {
 
 fn strategy(resource_type: ResourceType, cohort: &Cohort, profile: &Profile) -> Strategy {
     match cohort {
-        Cohort::Members(_) if resource_type == ResourceType::PATIENT => Strategy::Patients { links: vec!["_id".into()] },
+        Cohort::Members(_) if resource_type == ResourceType::PATIENT => {
+            Strategy::Patients { links: vec!["_id".into()] }
+        }
         Cohort::Members(_) => {
-            let links = resource_type.compartment().iter().map(|link| link.param.into());
+            let links = resource_type.compartment().map(|link| link.param.into());
             Strategy::Patients { links: links.collect() }
         }
         Cohort::Everything | Cohort::AllPatients if profile.last_updated => Strategy::Windows,

@@ -61,8 +61,8 @@ impl Progress {
         let expected = self.expected.load(Ordering::Relaxed);
         let activity = match self.activity.load(Ordering::Relaxed) {
             PLANNING => return "planning".to_owned(),
-            SWEEPING => "looking for what changed meanwhile",
-            REFERENCES => "fetching referenced resources",
+            SWEEPING => "looking for changes",
+            REFERENCES => "fetching references",
             COUNTING => "counting",
             FINISHING => "finishing",
             _ => "reading",

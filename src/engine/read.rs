@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use super::accept::{ATTEMPTS, Fingerprint, Judge, Reading, Verdict};
+use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use crate::bulk::manifest::Method;
 use crate::fhir::bundle::{Entry, Page, Scope as PageScope};
-use crate::fhir::datatypes::{Id, LocalReference};
+use crate::fhir::datatypes::Id;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Prefix, SearchQuery};
@@ -15,7 +15,7 @@ use crate::job::index::IdHash;
 use crate::plan::slice::{Scope, Slice, Window};
 use crate::plan::{Cohort, ExportPlan};
 use crate::profile::PageTotal;
-use crate::smart::admit::{Grant, Withheld};
+use crate::smart::admit::Grant;
 use crate::upstream::budget::Reservation;
 use crate::upstream::client::{Answer, Room, SearchError, Upstream};
 
@@ -209,7 +209,13 @@ impl Reader {
     }
 
     /// Sorts a page's entries into those the slice asked for, those that moved, and those that its filter excludes.
-    pub(super) fn sort(&self, slice: &Slice, page: Page, seen: &mut HashSet<IdHash>, reading: &mut Reading) -> Vec<Received> {
+    pub(super) fn sort(
+        &self,
+        slice: &Slice,
+        page: Page,
+        seen: &mut HashSet<IdHash>,
+        reading: &mut Reading,
+    ) -> Vec<Received> {
         let window = slice.window();
         let mut received = Vec::with_capacity(page.entries.len());
         for entry in page.entries {

@@ -13,7 +13,6 @@ use super::progress::Progress;
 use super::read::{Chain, Read, ReadError, Reader};
 use crate::fhir::datatypes::Id;
 use crate::fhir::resource_type::ResourceType;
-use crate::job::index::IdHash;
 use crate::job::store::Change;
 use crate::job::{JobState, Running};
 use crate::plan::slice::{Phase, Scope, Slice};
@@ -38,7 +37,13 @@ pub(super) struct Worker {
 pub(super) enum WorkerError {
     /// The slice cannot be read, now or later.
     #[error("could not read {resource_type} by {strategy} (slice {slice})")]
-    Slice { resource_type: ResourceType, strategy: &'static str, slice: u64, #[source] source: ReadError },
+    Slice {
+        resource_type: ResourceType,
+        strategy: &'static str,
+        slice: u64,
+        #[source]
+        source: ReadError,
+    },
     /// Store or output failed: the job goes on from its checkpoint once they are back.
     #[error("the job was interrupted")]
     Interrupted(#[from] FilesError),
@@ -97,7 +102,7 @@ impl Worker {
     async fn drain(&mut self, slices: Vec<Slice>, order: Order) -> Result<(), WorkerError> {
         let mut pool = Pool::new(slices, order);
         let mut reading = JoinSet::new();
-        let mut large = VecDeque::new();
+        let mut large: VecDeque<Slice> = VecDeque::new();
         loop {
             if self.drain.is_cancelled() {
                 pool.clear();
@@ -118,7 +123,7 @@ impl Worker {
                     return Err(WorkerError::Draining);
                 }
                 let Some(slice) = large.pop_front() else { return Ok(()) };
-                let resource_type: ResourceType = slice.resource_type;
+                let resource_type = slice.resource_type;
                 self.stream(slice).await?;
                 pool.done(resource_type);
                 continue;
@@ -180,7 +185,9 @@ impl Worker {
                     self.files.reject(stage).await?;
                 }
                 (Verdict::OverExport, _) => return Err(self.failed(resource_type, number, ReadError::OverExport)),
-                (Verdict::IgnoredFilter, _) => return Err(self.failed(resource_type, number, ReadError::IgnoredFilter)),
+                (Verdict::IgnoredFilter, _) => {
+                    return Err(self.failed(resource_type, number, ReadError::IgnoredFilter));
+                }
             }
         }
         let error = if missing > 0 { ReadError::Short { by: missing } } else { ReadError::Unsteady };
@@ -286,7 +293,7 @@ impl Worker {
 
     /// The young windows that were read, with what they count now and what was received of them.
     async fn count_young(&self, wanted: impl Fn(ResourceType) -> bool) -> Result<Vec<(Slice, u64, u64)>, WorkerError> {
-        let mut latest = BTreeMap::new();
+        let mut latest = HashMap::new();
         for record in self.files.slices() {
             let slice = &record.slice;
             let is_window = matches!(&slice.scope, Scope::Window(window) if window.is_bounded());
@@ -325,13 +332,14 @@ impl Worker {
             self.progress.enter(phase);
             let slices = types.iter().flat_map(|name| self.plan.slices(phase, *name)).collect();
             self.drain(slices, Order::Ascending).await?;
-            let unknown: HashMap<ResourceType, u64> = self.files.slices().filter(|record| record.slice.phase == phase).fold(
-                HashMap::new(),
-                |mut unknown, record| {
+            let unknown: HashMap<ResourceType, u64> = self
+                .files
+                .slices()
+                .filter(|record| record.slice.phase == phase)
+                .fold(HashMap::new(), |mut unknown, record| {
                     *unknown.entry(record.slice.resource_type).or_default() += record.written;
                     unknown
-                },
-            );
+                });
             self.files.flush().await?;
             types.retain(|name| unknown.get(name).is_some_and(|count| *count > 0));
         }
@@ -341,8 +349,11 @@ impl Worker {
     /// The types of which nothing has changed since kick-off: nothing lies at or after W, and neither their count
     /// nor that of any young window is another. Asked in the order in which nothing can slip through.
     async fn quiet(&self, types: &BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
-        let windows: BTreeSet<_> =
-            self.types_by(|strategy| matches!(strategy, Strategy::Windows)).into_iter().filter(|name| types.contains(name)).collect();
+        let windows: BTreeSet<_> = self
+            .types_by(|strategy| matches!(strategy, Strategy::Windows))
+            .into_iter()
+            .filter(|name| types.contains(name))
+            .collect();
         if self.plan.profile.counts.is_none() {
             return Ok(BTreeSet::new());
         }
@@ -376,7 +387,11 @@ impl Worker {
             })
             .await?;
         let baseline = |name: &ResourceType| self.plan.types.get(name).and_then(|plan| plan.baseline);
-        Ok(all.into_iter().filter(|(name, count)| count.is_some() && *count == baseline(name)).map(|(name, _)| name).collect())
+        Ok(all
+            .into_iter()
+            .filter(|(name, count)| count.is_some() && *count == baseline(name))
+            .map(|(name, _)| name)
+            .collect())
     }
 
     /// Fetches what exported resources refer to and no search has brought, once.
@@ -394,9 +409,15 @@ impl Worker {
         let mut slices = Vec::new();
         for (resource_type, ids) in &wanted {
             let length = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-            let whole = Slice { phase: Phase::References, resource_type: *resource_type, scope: Scope::Ids { list: 0..length } };
+            let whole = Slice {
+                phase: Phase::References,
+                resource_type: *resource_type,
+                scope: Scope::Ids { list: 0..length },
+            };
             let read = self.files.slices().map(|record| &record.slice);
-            for rest in whole.remaining(read.filter(|slice| slice.phase == Phase::References && slice.resource_type == *resource_type)) {
+            for rest in whole.remaining(
+                read.filter(|slice| slice.phase == Phase::References && slice.resource_type == *resource_type),
+            ) {
                 let Scope::Ids { list } = rest.scope else { continue };
                 let starts = list.clone().step_by(IDS_PER_SEARCH as usize);
                 let parts = starts.map(|start| start..list.end.min(start.saturating_add(IDS_PER_SEARCH)));
@@ -429,7 +450,8 @@ impl Worker {
             if self.drain.is_cancelled() {
                 return Err(WorkerError::Draining);
             }
-            let answer = answer.map_err(|source| self.failed(subject.resource_type(), self.progress.begin_slice(), source))?;
+            let answer =
+                answer.map_err(|source| self.failed(subject.resource_type(), self.progress.begin_slice(), source))?;
             all.push((subject, answer));
         }
         Ok(all)

@@ -50,7 +50,9 @@ mod tests {
         assert_eq!(key, "0a1b/01010101010101010101010101010101/Patient-00007.2.ndjson");
         assert_eq!(sidecar(&key), "0a1b/01010101010101010101010101010101/Patient-00007.2.ids");
         assert_eq!(parse_file_name(&file_name(content, FileNo(7))), Some(FileNo(7)));
-        for name in ["Patient-7.ndjson", "Patient-00007", "00007.ndjson", "Patient-+0007.ndjson", "Patient-99999999999.ndjson"] {
+        for name in
+            ["Patient-7.ndjson", "Patient-00007", "00007.ndjson", "Patient-+0007.ndjson", "Patient-99999999999.ndjson"]
+        {
             assert_eq!(parse_file_name(name), None, "{name}");
         }
     }

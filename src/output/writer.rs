@@ -1,5 +1,7 @@
 //! `FileWriter`: one object, hashed and uploaded part by part as its lines come. It appears whole or not at all.
 
+use std::sync::{Mutex, PoisonError};
+
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{Bytes, BytesMut};
 use object_store::path::Path;
@@ -15,9 +17,9 @@ const PART: usize = 5 * 1024 * 1024;
 const UNCOPIED: usize = 256 * 1024;
 
 /// An object being written.
-#[derive(Debug)]
 pub(crate) struct FileWriter {
-    upload: Box<dyn MultipartUpload>,
+    /// Never locked: it makes a writer that one task holds fit to be seen from another.
+    upload: Mutex<Box<dyn MultipartUpload>>,
     hash: Context,
     part: Vec<Bytes>,
     copied: BytesMut,
@@ -32,12 +34,18 @@ pub(crate) struct Written {
     pub(crate) bytes: u64,
 }
 
+impl std::fmt::Debug for FileWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileWriter").field("written", &self.written).finish_non_exhaustive()
+    }
+}
+
 impl FileWriter {
     /// Begins an upload. Nothing can be seen under `key` before [`complete`](Self::complete).
     pub(crate) async fn begin(output: &Output, key: &str) -> Result<Self, OutputError> {
         let upload = output.store().put_multipart(&Path::from(key)).await.map_err(failed("begin an upload"))?;
         Ok(Self {
-            upload,
+            upload: Mutex::new(upload),
             hash: Context::new(&SHA256),
             part: Vec::new(),
             copied: BytesMut::new(),
@@ -85,7 +93,7 @@ impl FileWriter {
         if self.part_bytes > 0 {
             self.upload_part().await?;
         }
-        self.upload.complete().await.map_err(failed("complete an upload"))?;
+        self.upload().complete().await.map_err(failed("complete an upload"))?;
         let digest = self.hash.finish();
         let sha256 = digest.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
             use std::fmt::Write as _;
@@ -97,7 +105,11 @@ impl FileWriter {
 
     /// Gives the upload up. What a store keeps of it in spite of that is found by its record.
     pub(crate) async fn abort(mut self) -> Result<(), OutputError> {
-        self.upload.abort().await.map_err(failed("abort an upload"))
+        self.upload().abort().await.map_err(failed("abort an upload"))
+    }
+
+    fn upload(&mut self) -> &mut dyn MultipartUpload {
+        &mut **self.upload.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seal_copied(&mut self) {
@@ -117,7 +129,7 @@ impl FileWriter {
         self.seal_copied();
         self.part_bytes = 0;
         let payload: PutPayload = self.part.drain(..).collect();
-        self.upload.put_part(payload).await.map_err(failed("write a part"))
+        self.upload().put_part(payload).await.map_err(failed("write a part"))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 
 /// The part of a step that one search answers safely: the unit of parallelism, of retry and of proof.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Slice {
     pub(crate) phase: Phase,
     pub(crate) resource_type: ResourceType,
@@ -40,7 +40,7 @@ impl Phase {
 }
 
 /// What narrows a slice.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Scope {
     /// A half-open window of `_lastUpdated`; without any bound it is the whole type.
@@ -147,7 +147,9 @@ impl Window {
     /// after them stays in the first and the last part. An open end that begins after `now` is halved towards
     /// the year 9999, so that stamps of a typing error are reached in a few dozen cuts.
     pub(crate) fn cut(self, parts: u64, oldest: Millis, now: Millis) -> Option<Vec<Self>> {
-        let until = self.until.map_or_else(|| if self.from.is_none_or(|from| from <= now) { now.0 + 1 } else { LATEST }, |until| until.0);
+        let until = self
+            .until
+            .map_or_else(|| if self.from.is_none_or(|from| from <= now) { now.0 + 1 } else { LATEST }, |until| until.0);
         let from = self.from.map_or(oldest.0.min(until - 1), |from| from.0);
         let length = until.checked_sub(from).filter(|length| *length > 0)?;
         let mut bounds = vec![];
@@ -161,7 +163,9 @@ impl Window {
         if self.from.is_none() && bounds.is_empty() {
             bounds.push(from); // all that is older than `oldest` apart from the last millisecond
         }
-        bounds.retain(|bound| self.from.is_none_or(|from| from.0 < *bound) && self.until.is_none_or(|until| *bound < until.0));
+        bounds.retain(|bound| {
+            self.from.is_none_or(|from| from.0 < *bound) && self.until.is_none_or(|until| *bound < until.0)
+        });
         bounds.dedup();
         if bounds.is_empty() {
             return None;
@@ -222,7 +226,11 @@ mod tests {
         for (whole, read, expected) in [
             (window(None, Some(100)), vec![], vec![window(None, Some(100))]),
             (window(None, Some(100)), vec![window(None, Some(40))], vec![window(Some(40), Some(100))]),
-            (window(None, Some(100)), vec![window(Some(40), Some(60))], vec![window(None, Some(40)), window(Some(60), Some(100))]),
+            (
+                window(None, Some(100)),
+                vec![window(Some(40), Some(60))],
+                vec![window(None, Some(40)), window(Some(60), Some(100))],
+            ),
             (window(Some(0), Some(100)), vec![window(Some(50), Some(100)), window(Some(0), Some(50))], vec![]),
             (window(Some(0), None), vec![window(Some(0), Some(10))], vec![window(Some(10), None)]),
             (window(Some(0), None), vec![window(Some(0), None)], vec![]),

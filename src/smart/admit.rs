@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::bulk::manifest::OutcomeLine;
 use crate::fhir::bundle::Entry;
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::resource_type::ResourceType;
@@ -108,7 +109,7 @@ impl Grant {
     /// The patients in whose compartments the resource lies.
     fn patients<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = Id> + 'a {
         let links = entry.resource_type.compartment();
-        let paths = move |path: &str| links.iter().any(|link| link.paths.contains(&path));
+        let paths = move |path: &str| links.clone().any(|link| link.paths.contains(&path));
         let targets = entry.references.iter().filter(move |reference| paths(&reference.path));
         let targets = targets.filter_map(|reference| self.local(&reference.target));
         targets.filter(|target| target.resource_type == ResourceType::PATIENT).map(|target| target.id)
@@ -128,6 +129,11 @@ impl Grant {
 }
 
 impl Grant {
+    /// What we say ourselves about an export: it holds nothing of a resource.
+    pub(crate) fn admit_outcome(outcome: OutcomeLine) -> Line {
+        Line(Bytes::from(outcome.into_text()))
+    }
+
     /// Whether a search for the cohort's patients cannot have found this resource: it names patients, and none of
     /// them is a member.
     pub(crate) fn is_foreign(&self, entry: &Entry) -> bool {

@@ -59,7 +59,9 @@ pub(crate) async fn members(upstream: &Upstream, id: &Id, most: usize, now: Mill
     while let Some(next) = waiting.pop_front() {
         let body = upstream.read(ResourceType::GROUP, &next).await.map_err(|error| match error {
             SearchError::Refused { .. } => GroupError::Unknown,
-            SearchError::TooLarge { .. } | SearchError::GaveUp { .. } | SearchError::Link => GroupError::Upstream(error),
+            SearchError::TooLarge { .. } | SearchError::GaveUp { .. } | SearchError::Link => {
+                GroupError::Upstream(error)
+            }
         })?;
         let Some(body) = body else {
             if next == *id {
@@ -173,7 +175,8 @@ fn bound(text: &str, last: bool) -> Option<Millis> {
         return Instant::parse(text).ok().map(Instant::floor_millis);
     }
     let first = |year, month, day| NaiveDate::from_ymd_opt(year, month, day);
-    let part = |range: std::ops::Range<usize>| text.get(range).filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+    let part =
+        |range: std::ops::Range<usize>| text.get(range).filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
     let year: i32 = part(0..4)?.parse().ok()?;
     let (begin, next) = match text.len() {
         4 => (first(year, 1, 1)?, first(year + 1, 1, 1)?),

@@ -14,7 +14,10 @@ use crate::profile::{CountMethod, NextLinks, PageTotal, Profile};
 const READ_AT_MOST: u32 = 200;
 
 /// How the upstream counts, if it does: the first method that gives a number for `resource_type`.
-pub(crate) async fn count_method(upstream: &Upstream, resource_type: ResourceType) -> Result<Option<CountMethod>, SearchError> {
+pub(crate) async fn count_method(
+    upstream: &Upstream,
+    resource_type: ResourceType,
+) -> Result<Option<CountMethod>, SearchError> {
     for method in [CountMethod::Summary, CountMethod::Accurate] {
         match upstream.count(&SearchQuery::new(resource_type), method).await {
             Ok((Some(_), _)) => return Ok(Some(method)),
@@ -85,7 +88,9 @@ async fn exact_count(
     for _ in 0..48 {
         let Some((Some(count), _)) = allowed(upstream.count(&query, method).await)? else { return Ok(None) };
         if count <= u64::from(READ_AT_MOST) {
-            let Some(read) = allowed(page(upstream, query.clone().count(READ_AT_MOST).ids_only()).await)? else { return Ok(None) };
+            let Some(read) = allowed(page(upstream, query.clone().count(READ_AT_MOST).ids_only()).await)? else {
+                return Ok(None);
+            };
             let agrees = read.entries == count && read.next.is_none();
             if agrees && count > 1 {
                 return Ok(Some(Exact { query, count }));

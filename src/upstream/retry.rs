@@ -82,9 +82,14 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_asked_again() {
-        for (status, expected) in
-            [(200, Verdict::Good), (429, Verdict::Again), (503, Verdict::Again), (501, Verdict::Final), (400, Verdict::Final), (410, Verdict::Final)]
-        {
+        for (status, expected) in [
+            (200, Verdict::Good),
+            (429, Verdict::Again),
+            (503, Verdict::Again),
+            (501, Verdict::Final),
+            (400, Verdict::Final),
+            (410, Verdict::Final),
+        ] {
             assert_eq!(of_status(http::StatusCode::from_u16(status).expect("a status")), expected, "{status}");
         }
     }

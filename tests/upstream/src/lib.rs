@@ -1,1 +1,41 @@
-//! x
+//! An in-memory FHIR R4 server that behaves like real ones, for tests, examples and benchmarks.
+//!
+//! [`SampleUpstream`] is the server and a test's hand in it: what it holds, what it was asked, when it breaks.
+//! [`Settings`] chooses among the habits of real servers. Resources keep the bytes they came with; only
+//! `meta.versionId` and `meta.lastUpdated` are written into them.
+//!
+//! From the core outward: [`Settings`]; `store` (resources, indexes, versions); `query`, `search` and `paging`
+//! (one search from its parameters to its page); `searchset`, `history`, `instance` and `capability` (one FHIR
+//! interaction each); `route`, `wire` and `server` (HTTP).
+
+mod answer;
+mod base64;
+mod body;
+mod bundle;
+mod capability;
+mod faults;
+mod generate;
+mod history;
+mod instance;
+mod instant;
+mod load;
+mod paging;
+mod params;
+mod pretty;
+mod query;
+mod requests;
+mod rng;
+mod route;
+mod search;
+mod searchset;
+mod server;
+mod settings;
+mod splice;
+mod store;
+mod upstream;
+mod wire;
+
+pub use requests::RequestSeen;
+pub use server::Running;
+pub use settings::{Faults, Paging, Rate, Settings, Stamp, Total};
+pub use upstream::{Op, Pending, SampleUpstream, Stored, Version};

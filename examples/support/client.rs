@@ -1,0 +1,100 @@
+//! What a client of an export does: kick off, poll, download, delete.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+
+/// Pause between two polls.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) struct Client {
+    http: HttpClient<HttpConnector, Full<Bytes>>,
+}
+
+/// What a finished export says of itself.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) output: Vec<File>,
+    /// All of it, as it came.
+    #[serde(skip)]
+    pub(crate) whole: serde_json::Value,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct File {
+    #[serde(rename = "type")]
+    pub(crate) resource_type: String,
+    pub(crate) url: String,
+    pub(crate) count: usize,
+}
+
+impl Client {
+    pub(crate) fn new() -> Self {
+        Self { http: HttpClient::builder(TokioExecutor::new()).build_http() }
+    }
+
+    /// Gives the URL to poll.
+    pub(crate) async fn kick_off(&self, url: &str) -> anyhow::Result<String> {
+        let answer = self.send(Method::GET, url).await?;
+        let (head, body) = answer.into_parts();
+        if head.status != StatusCode::ACCEPTED {
+            bail!("kick-off was answered with {}: {}", head.status, text(body).await?);
+        }
+        let location = head.headers.get(header::CONTENT_LOCATION).context("kick-off gave no Content-Location")?;
+        Ok(location.to_str()?.to_owned())
+    }
+
+    /// Polls until the export has ended; each progress text goes to `show`.
+    pub(crate) async fn wait(&self, status: &str, show: impl Fn(&str)) -> anyhow::Result<Manifest> {
+        loop {
+            let (head, body) = self.send(Method::GET, status).await?.into_parts();
+            match head.status {
+                StatusCode::ACCEPTED => {
+                    let progress = head.headers.get("x-progress").and_then(|value| value.to_str().ok());
+                    show(progress.unwrap_or_default());
+                    tokio::time::sleep(PAUSE).await;
+                }
+                StatusCode::OK => {
+                    let whole: serde_json::Value = serde_json::from_str(&text(body).await?)?;
+                    let manifest = Manifest::deserialize(&whole)?;
+                    return Ok(Manifest { whole, ..manifest });
+                }
+                other => bail!("the export ended with {other}: {}", text(body).await?),
+            }
+        }
+    }
+
+    pub(crate) async fn download(&self, url: &str) -> anyhow::Result<Bytes> {
+        let (head, body) = self.send(Method::GET, url).await?.into_parts();
+        ensure!(head.status == StatusCode::OK, "a download was answered with {}", head.status);
+        Ok(body.collect().await?.to_bytes())
+    }
+
+    pub(crate) async fn delete(&self, status: &str) -> anyhow::Result<()> {
+        let answer = self.send(Method::DELETE, status).await?;
+        ensure!(answer.status() == StatusCode::ACCEPTED, "the delete request was answered with {}", answer.status());
+        Ok(())
+    }
+
+    async fn send(&self, method: Method, url: &str) -> anyhow::Result<Response<Incoming>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header(header::ACCEPT, "application/fhir+json")
+            .header("prefer", "respond-async")
+            .body(Full::default())?;
+        Ok(self.http.request(request).await?)
+    }
+}
+
+async fn text(body: Incoming) -> anyhow::Result<String> {
+    Ok(String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned())
+}

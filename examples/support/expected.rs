@@ -1,0 +1,200 @@
+//! What an export has to hold, worked out from the sample server's own data in another way than Offtake does it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use anyhow::Context;
+use sample_upstream::SampleUpstream;
+use serde_json::Value;
+
+/// Compact resources by `Type/id`.
+pub(crate) type Expected = BTreeMap<String, String>;
+
+/// Types that are never part of a patient's export unless a policy says so.
+const LEFT_OUT: [&str; 6] = ["Group", "AuditEvent", "Person", "MeasureReport", "Basic", "List"];
+/// Types that come along because exported resources refer to them.
+const FOLLOWED: [&str; 6] = ["Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Device"];
+
+/// The elements that make a resource a patient's, for the types that the sample data holds.
+const LINKS: [(&str, &[&str]); 27] = [
+    ("AllergyIntolerance", &["patient", "recorder", "asserter"]),
+    ("Appointment", &["participant"]),
+    ("CarePlan", &["subject", "activity"]),
+    ("CareTeam", &["subject", "participant"]),
+    ("Claim", &["patient", "payee"]),
+    ("Condition", &["subject", "asserter"]),
+    ("Coverage", &["policyHolder", "subscriber", "beneficiary", "payor"]),
+    ("DiagnosticReport", &["subject"]),
+    ("DocumentReference", &["subject", "author"]),
+    ("Encounter", &["subject"]),
+    ("EpisodeOfCare", &["patient"]),
+    ("ExplanationOfBenefit", &["patient", "payee"]),
+    ("Flag", &["subject"]),
+    ("Goal", &["subject"]),
+    ("ImagingStudy", &["subject"]),
+    ("Immunization", &["patient"]),
+    ("MedicationAdministration", &["subject", "performer"]),
+    ("MedicationDispense", &["subject", "receiver"]),
+    ("MedicationRequest", &["subject"]),
+    ("MedicationStatement", &["subject"]),
+    ("Observation", &["subject", "performer"]),
+    ("Procedure", &["subject", "performer"]),
+    ("Provenance", &["target"]),
+    ("RelatedPerson", &["patient"]),
+    ("ServiceRequest", &["subject", "performer"]),
+    ("Specimen", &["subject"]),
+    ("SupplyDelivery", &["patient"]),
+];
+
+/// What the kick-off at `path` asks for.
+pub(crate) fn of(upstream: &SampleUpstream, path: &str) -> Expected {
+    let resources = upstream.resources(None);
+    let all: Expected = resources
+        .iter()
+        .map(|stored| (format!("{}/{}", stored.resource_type, stored.id), compact(&stored.body)))
+        .collect();
+    let values: BTreeMap<&String, Value> =
+        all.iter().map(|(name, body)| (name, serde_json::from_str(body).expect("the server holds JSON"))).collect();
+    let members: BTreeSet<String> = match path {
+        "/$export" => return all,
+        "/Patient/$export" => all.keys().filter(|name| name.starts_with("Patient/")).cloned().collect(),
+        _ => {
+            let group = values.get(&"Group/all".to_owned()).expect("the sample server has a Group of all patients");
+            let members = group["member"].as_array().expect("it has members");
+            members.iter().filter_map(|member| member["entity"]["reference"].as_str().map(str::to_owned)).collect()
+        }
+    };
+    let mut wanted: BTreeSet<&String> = BTreeSet::new();
+    for (name, value) in &values {
+        let resource_type = name.split('/').next().unwrap_or_default();
+        if LEFT_OUT.contains(&resource_type) {
+            continue;
+        }
+        let mut patients = BTreeSet::new();
+        let links =
+            LINKS.iter().find(|(name, _)| *name == resource_type).map_or(&[] as &[&str], |(_, elements)| elements);
+        links.iter().for_each(|element| references(&value[element], &mut patients));
+        patients.retain(|reference| reference.starts_with("Patient/"));
+        let belongs = !patients.is_empty() && patients.is_subset(&members);
+        if members.contains(*name) || (resource_type != "Patient" && belongs) {
+            wanted.insert(name);
+        }
+    }
+    let mut followed = BTreeSet::new();
+    for name in &wanted {
+        references(&values[*name], &mut followed);
+    }
+    let followed = followed.into_iter().filter(|name| FOLLOWED.contains(&name.split('/').next().unwrap_or_default()));
+    let followed: Vec<String> = followed.filter(|name| all.contains_key(name)).collect();
+    wanted.into_iter().cloned().chain(followed).map(|name| (name.clone(), all[&name].clone())).collect()
+}
+
+/// Every literal reference outside of contained resources.
+fn references(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                match member {
+                    Value::String(text) if name == "reference" => {
+                        found.insert(text.clone());
+                    }
+                    _ if name == "contained" => {}
+                    other => references(other, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// JSON without the white space between its tokens; everything else stays as it is.
+fn compact(json: &str) -> String {
+    let (mut text, mut in_string, mut escaped) = (String::with_capacity(json.len()), false, false);
+    for character in json.chars() {
+        if in_string {
+            in_string = escaped || character != '"';
+            escaped = !escaped && character == '\\';
+        } else if character.is_ascii_whitespace() {
+            continue;
+        } else {
+            in_string = character == '"';
+        }
+        text.push(character);
+    }
+    text
+}
+
+/// Per type: how many were expected and received, and what is wrong.
+pub(crate) struct Difference {
+    types: BTreeMap<String, Row>,
+}
+
+#[derive(Default)]
+struct Row {
+    expected: usize,
+    received: usize,
+    missing: usize,
+    unexpected: usize,
+    twice: usize,
+    changed: usize,
+}
+
+impl Difference {
+    pub(crate) fn is_none(&self) -> bool {
+        self.types.values().all(|row| row.missing + row.unexpected + row.twice + row.changed == 0)
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<28}{:>10}{:>10}", "type", "expected", "received")?;
+        for (name, row) in &self.types {
+            write!(f, "{name:<28}{:>10}{:>10}", row.expected, row.received)?;
+            for (count, what) in [
+                (row.missing, "missing"),
+                (row.unexpected, "unexpected"),
+                (row.twice, "twice"),
+                (row.changed, "changed"),
+            ] {
+                if count > 0 {
+                    write!(f, "  {count} {what}")?;
+                }
+            }
+            writeln!(f)?;
+        }
+        let sum = |part: fn(&Row) -> usize| self.types.values().map(part).sum::<usize>();
+        writeln!(f, "{:<28}{:>10}{:>10}", "all", sum(|row| row.expected), sum(|row| row.received))
+    }
+}
+
+/// Holds the downloaded lines against what was expected.
+pub(crate) fn compare(expected: &Expected, received: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<Difference> {
+    let mut types: BTreeMap<String, Row> = BTreeMap::new();
+    let type_of = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
+    for name in expected.keys() {
+        types.entry(type_of(name)).or_default().expected += 1;
+    }
+    let mut seen = BTreeSet::new();
+    for (resource_type, lines) in received {
+        for line in std::str::from_utf8(lines)?.lines() {
+            let value: Value = serde_json::from_str(line).context("a line is not JSON")?;
+            let name =
+                format!("{}/{}", value["resourceType"].as_str().unwrap_or("?"), value["id"].as_str().unwrap_or("?"));
+            let row = types.entry(resource_type.clone()).or_default();
+            row.received += 1;
+            match expected.get(&name) {
+                None => row.unexpected += 1,
+                Some(body) if body != line => row.changed += 1,
+                Some(_) => {}
+            }
+            if !seen.insert(name) {
+                row.twice += 1;
+            }
+        }
+    }
+    for name in expected.keys().filter(|name| !seen.contains(*name)) {
+        types.entry(type_of(name)).or_default().missing += 1;
+    }
+    Ok(Difference { types })
+}

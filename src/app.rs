@@ -1,0 +1,389 @@
+//! Composition root: configuration, adapters and core meet here only; start, drain, stop.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use moka::future::Cache;
+use object_store::ObjectStore;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{self, Clock, SystemClock};
+use crate::config::Config;
+use crate::engine::files::FileLimits;
+use crate::engine::{Engine, EngineParts, EngineSettings};
+use crate::fhir::resource_type::ResourceType;
+use crate::http::Edge;
+use crate::http::links::Links;
+use crate::http::stack::{self, OfftakeLayer};
+use crate::job::store::Store;
+use crate::output::Output;
+use crate::output::signing::{LinkKey, LinkKeys};
+use crate::proxy::metadata::Metadata;
+use crate::proxy::{Bases, PassThrough};
+use crate::store::sled::SledStore;
+use crate::telemetry::error_chain;
+use crate::upstream::client::{Patience, Upstream};
+use crate::upstream::connect::{PassThroughClient, SearchClient};
+
+/// How long a read capability statement is believed.
+const CAPABILITY_LIFETIME: Duration = Duration::from_secs(600);
+/// Jobs whose first poll is remembered, and for how long.
+const POLLED_JOBS: u64 = 10_000;
+const POLLED_LIFETIME: Duration = Duration::from_secs(120);
+/// Pause between two tries to open the job store.
+const STORE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Bulk Data exports in front of one FHIR server.
+///
+/// [`layer`](Self::layer) puts the bulk routes before any service; [`run`](Self::run) serves them together with a
+/// reverse proxy for all other requests. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Offtake {
+    app: Arc<App>,
+}
+
+struct App {
+    config: Config,
+    edge: Arc<Edge>,
+    engine: watch::Receiver<Option<Engine>>,
+    stop: CancellationToken,
+    /// Jobs have threads of their own, so that ordinary requests never wait behind a page. Dropped off the
+    /// runtime that drops the last clone: a runtime may not be dropped from within another.
+    bulk: Option<tokio::runtime::Runtime>,
+}
+
+/// Makes an [`Offtake`].
+#[derive(Debug)]
+pub struct Builder {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    store: Option<Arc<dyn Store>>,
+    output: Option<Arc<dyn ObjectStore>>,
+}
+
+impl Builder {
+    /// Another clock than the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Another job store than the one at `store.path`.
+    #[must_use]
+    pub fn store(mut self, store: JobStore) -> Self {
+        self.store = Some(store.0);
+        self
+    }
+
+    /// Another object store than the one at `output.location`.
+    #[must_use]
+    pub fn output(mut self, output: Arc<dyn ObjectStore>) -> Self {
+        self.output = Some(output);
+        self
+    }
+
+    /// Opens the output, makes or reads the keys, and begins to open the job store; jobs that were under way go on
+    /// as soon as it is open. Call it from within a tokio runtime.
+    ///
+    /// # Errors
+    /// If the output cannot be opened, a key cannot be read or made, or TLS cannot be set up. A job store that
+    /// cannot be opened is no error: it is tried again, and bulk requests answer 503 until then.
+    pub fn build(self) -> anyhow::Result<Offtake> {
+        let Self { config, clock, store, output } = self;
+        let state = config.store.path.clone();
+        let output = match output {
+            Some(output) => Output::of(output),
+            None => Output::local(&config.output.local_folder()).context("could not open the output")?,
+        };
+        if store.is_none() {
+            crate::store::private_folder(&state).context("could not make the state folder")?;
+        }
+        let base = config.upstream.base_url.clone();
+        let scheme = base.scheme().parse().context("could not read the scheme of upstream.base_url")?;
+        let search = SearchClient::new(&scheme).context("could not set up connections to the upstream")?;
+        let upstream_config = &config.upstream;
+        let patience =
+            Patience { timeout: upstream_config.search_timeout, give_up_after: upstream_config.give_up_after };
+        let searches = upstream_config.max_concurrent_searches;
+        let upstream =
+            Upstream::new(search, base, searches, upstream_config.memory_budget.bytes(), Arc::clone(&clock), patience);
+        let (keys, instance) = match &store {
+            Some(_) => (LinkKeys::new(new_key()?, None), hex(&clock::random::<8>()?)),
+            None => (link_keys(&state)?, instance(&state)?),
+        };
+        let links = Links::new(config.server.public_base_url.clone(), keys, config.output.link_ttl);
+        let bulk = bulk_runtime()?;
+        let parts = Assembly {
+            output: output.clone(),
+            upstream: upstream.clone(),
+            clock: Arc::clone(&clock),
+            instance,
+            settings: engine_settings(&config),
+            runtime: bulk.handle().clone(),
+        };
+        let stop = CancellationToken::new();
+        let engine = parts.open(store, state, stop.clone());
+        let edge = Edge {
+            engine: engine.clone(),
+            upstream,
+            output,
+            clock,
+            links,
+            most_members: config.export.group_max_members,
+            capabilities: Cache::builder().max_capacity(1).time_to_live(CAPABILITY_LIFETIME).build(),
+            polled: Cache::builder().max_capacity(POLLED_JOBS).time_to_live(POLLED_LIFETIME).build(),
+        };
+        Ok(Offtake { app: Arc::new(App { config, edge: Arc::new(edge), engine, stop, bulk: Some(bulk) }) })
+    }
+}
+
+impl Offtake {
+    /// Begins with a configuration.
+    #[must_use]
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, clock: Arc::new(SystemClock), store: None, output: None }
+    }
+
+    /// The bulk routes as a tower layer: every other request goes to the service below it.
+    #[must_use]
+    pub fn layer(&self) -> OfftakeLayer {
+        OfftakeLayer::new(Arc::clone(&self.app.edge))
+    }
+
+    /// Listens on `server.listen` and serves bulk and ordinary requests until `shutdown` completes; then finishes
+    /// the requests under way and drains the jobs.
+    ///
+    /// # Errors
+    /// If the address cannot be bound.
+    pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+        let address = self.app.config.server.listen;
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.with_context(|| format!("could not listen on {address}"))?;
+        self.run_on(listener, shutdown).await
+    }
+
+    /// The same on a socket that already listens.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up for ordinary requests.
+    pub async fn run_on(
+        &self,
+        listener: tokio::net::TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> anyhow::Result<()> {
+        let base = &self.app.config.upstream.base_url;
+        let scheme = base.scheme().parse().context("could not read the scheme of upstream.base_url")?;
+        let client = PassThroughClient::new(&scheme).context("could not set up connections to the upstream")?;
+        let public = &self.app.config.server.public_base_url;
+        let bases = Bases::new(public, base).context("could not set up the proxy")?;
+        let upstream = Metadata::new(PassThrough::new(client, bases.clone()), &bases);
+        tracing::info!(listen = ?listener.local_addr().ok(), "serving");
+        stack::serve(listener, &self.layer(), upstream, shutdown).await;
+        self.drain().await;
+        Ok(())
+    }
+
+    /// Ends all jobs in good order: what they have read is completed, and a restart reads nothing twice.
+    pub async fn drain(&self) {
+        self.app.stop.cancel();
+        let engine = self.app.engine.borrow().clone();
+        if let Some(engine) = engine {
+            engine.drain().await;
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(engine) = &*self.engine.borrow() {
+            engine.stop();
+        }
+        if let Some(bulk) = self.bulk.take() {
+            bulk.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").finish_non_exhaustive()
+    }
+}
+
+/// A job store to build with.
+#[derive(Debug, Clone)]
+pub struct JobStore(pub(crate) Arc<dyn Store>);
+
+/// What an engine is made of, but for the store.
+struct Assembly {
+    output: Output,
+    upstream: Upstream,
+    clock: Arc<dyn Clock>,
+    instance: String,
+    settings: EngineSettings,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Assembly {
+    /// Opens the store, now or when it becomes possible, and starts the engine on it.
+    fn open(
+        self,
+        store: Option<Arc<dyn Store>>,
+        folder: PathBuf,
+        stop: CancellationToken,
+    ) -> watch::Receiver<Option<Engine>> {
+        let (sender, receiver) = watch::channel(None);
+        let runtime = self.runtime.clone();
+        runtime.spawn(async move {
+            let opened = stop.run_until_cancelled(open_store(store, &folder, &*self.clock)).await;
+            let Some(store) = opened else { return };
+            let engine = Engine::new(EngineParts {
+                store,
+                output: self.output,
+                upstream: self.upstream,
+                clock: Arc::clone(&self.clock),
+                instance: self.instance,
+                settings: self.settings,
+                runtime: self.runtime,
+            });
+            while let Err(error) = engine.start().await {
+                tracing::error!(error = error_chain(&error), "the job store cannot be read; bulk requests wait for it");
+                if stop.run_until_cancelled(self.clock.sleep(STORE_PAUSE)).await.is_none() {
+                    return;
+                }
+            }
+            if stop.is_cancelled() {
+                engine.stop();
+            }
+            // Nobody left to tell: then nobody asks either.
+            let _told = sender.send(Some(engine));
+            stop.cancelled().await;
+        });
+        receiver
+    }
+}
+
+async fn open_store(given: Option<Arc<dyn Store>>, folder: &Path, clock: &dyn Clock) -> Arc<dyn Store> {
+    if let Some(store) = given {
+        return store;
+    }
+    loop {
+        let folder = folder.join("jobs");
+        let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder)).await;
+        match opened {
+            Ok(Ok(store)) => return Arc::new(store),
+            Ok(Err(error)) => tracing::error!(
+                error = error_chain(&error),
+                "the job store cannot be opened; bulk requests wait for it"
+            ),
+            Err(_panicked) => tracing::error!("opening the job store failed; bulk requests wait for it"),
+        }
+        clock.sleep(STORE_PAUSE).await;
+    }
+}
+
+fn engine_settings(config: &Config) -> EngineSettings {
+    let upstream = &config.upstream;
+    let output = &config.output;
+    EngineSettings {
+        most_running: config.export.max_running_jobs,
+        searches: upstream.max_concurrent_searches,
+        page_resources: upstream.page_max_resources,
+        page_bytes: usize::try_from(upstream.page_target.bytes()).unwrap_or(usize::MAX),
+        files: FileLimits {
+            bytes: output.file_max.bytes(),
+            lines: output.file_max_resources,
+            age: output.file_max_age,
+        },
+        lag_millis: i64::try_from(upstream.settling_lag.as_millis()).unwrap_or(i64::MAX),
+        output_ttl: config.export.output_ttl,
+        most_members: config.export.group_max_members,
+        context: config.export.follow_references.iter().filter_map(|name| ResourceType::parse(name)).collect(),
+        give_up_after: upstream.give_up_after,
+    }
+}
+
+/// Two threads, as many as small machines have, at a lower priority than those of ordinary requests.
+fn bulk_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).thread_name("offtake-bulk").enable_all();
+    #[cfg(target_os = "linux")]
+    builder.on_thread_start(|| {
+        // Best effort: without the priority everything still works.
+        let _lowered = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
+    });
+    builder.build().context("could not start the threads for exports")
+}
+
+/// The id of this instance: it begins every key in the output, and is made once.
+fn instance(state: &Path) -> anyhow::Result<String> {
+    let bytes: [u8; 8] = kept(&state.join("instance"))?;
+    Ok(hex(&bytes))
+}
+
+/// The key that links are signed with: a file of its own, readable by nobody else (SEC-16).
+fn link_keys(state: &Path) -> anyhow::Result<LinkKeys> {
+    let secret: [u8; 32] = kept(&state.join("link.key"))?;
+    Ok(LinkKeys::new(LinkKey::new("1", &secret)?, None))
+}
+
+fn new_key() -> anyhow::Result<LinkKey> {
+    Ok(LinkKey::new("1", &clock::random()?)?)
+}
+
+/// Random bytes that stay the same from start to start: read from a file, or made and written to it.
+fn kept<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let context = || format!("could not read or make {}", path.display());
+    match std::fs::read(path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| anyhow::anyhow!("{} is not {N} bytes long", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let bytes = clock::random()?;
+            let staged = path.with_extension("new");
+            let mut options = std::fs::OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&staged).with_context(context)?;
+            file.write_all(&bytes).and_then(|()| file.sync_all()).with_context(context)?;
+            std::fs::rename(&staged, path).with_context(context)?;
+            if let Some(folder) = path.parent() {
+                std::fs::File::open(folder).and_then(|folder| folder.sync_all()).with_context(context)?;
+            }
+            Ok(bytes)
+        }
+        Err(error) => Err(error).with_context(context),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Serves a configuration until the process is told to stop.
+pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
+    let offtake = Offtake::builder(config).build()?;
+    offtake.run(told_to_stop()).await
+}
+
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let interrupted = tokio::signal::ctrl_c();
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminated) => {
+            tokio::select! {
+                _ = interrupted => {}
+                _ = terminated.recv() => {}
+            }
+        }
+        Err(_) => {
+            let _interrupted = interrupted.await;
+        }
+    }
+    tracing::info!("stopping: finishing what is under way");
+}

@@ -1,0 +1,5 @@
+//! The Bulk Data operation as the guide writes it.
+
+pub(crate) mod kickoff;
+pub(crate) mod manifest;
+pub(crate) mod route;

@@ -1,0 +1,246 @@
+//! The manifest on the wire, the proof of completeness that it carries, and the lines of the file of outcomes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::fhir::datatypes::Instant;
+use crate::fhir::outcome::{Issue, IssueSeverity, IssueType};
+use crate::fhir::resource_type::ResourceType;
+
+/// How it is known that a slice is complete, from the strongest way to the weakest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Method {
+    /// As many came as the server counts.
+    Counted,
+    /// Two readings in succession brought the same resources in the same versions.
+    Reread,
+}
+
+/// What an export can show for one type: sums over all slices that were accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TypeProof {
+    /// The weakest method that any slice needed.
+    pub(crate) method: Method,
+    /// Resources that the server counted, slice by slice.
+    pub(crate) expected: u64,
+    /// Distinct resources that came, slice by slice.
+    pub(crate) received: u64,
+    /// Lines in the output: each resource once.
+    pub(crate) written: u64,
+    /// Resources that came again in a later slice and have their line already.
+    pub(crate) repeated: u64,
+    /// Resources that came and are not part of what was asked for, or may not leave.
+    pub(crate) withheld: u64,
+    /// Readings beyond the first of each slice.
+    pub(crate) reread: u64,
+    /// Resources that the server counts and does not give.
+    pub(crate) short: u64,
+}
+
+/// The manifest of Bulk Data Access 1.0 to 3.0.
+#[derive(Debug, Clone)]
+pub(crate) struct Manifest {
+    pub(crate) transaction_time: Instant,
+    pub(crate) request: String,
+    pub(crate) requires_access_token: bool,
+    pub(crate) output: Vec<ManifestFile>,
+    pub(crate) error: Vec<ManifestFile>,
+    pub(crate) proof: BTreeMap<ResourceType, TypeProof>,
+}
+
+/// One file of a manifest.
+#[derive(Debug, Clone)]
+pub(crate) struct ManifestFile {
+    pub(crate) resource_type: ResourceType,
+    pub(crate) url: String,
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+    /// In hexadecimal digits.
+    pub(crate) sha256: String,
+}
+
+/// The names of our members in the `extension` objects (BD-087).
+const PROOF: &str = "https://offtake.dev/proof";
+const FILE: &str = "https://offtake.dev/file";
+
+impl Manifest {
+    /// BD-065 to BD-087; `error` and `request` are always there (DS-023).
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        let file = |file: &ManifestFile| {
+            json!({
+                "type": file.resource_type.as_str(),
+                "url": file.url,
+                "count": file.count,
+                "extension": { FILE: { "bytes": file.bytes, "sha256": file.sha256 } },
+            })
+        };
+        let manifest = json!({
+            "transactionTime": self.transaction_time.to_string(),
+            "request": self.request,
+            "requiresAccessToken": self.requires_access_token,
+            "output": self.output.iter().map(file).collect::<Vec<_>>(),
+            "error": self.error.iter().map(file).collect::<Vec<_>>(),
+            "extension": { PROOF: self.proof },
+        });
+        manifest.to_string().into_bytes()
+    }
+}
+
+/// One line of the file of outcomes: an `OperationOutcome` and a newline.
+#[derive(Debug, Clone)]
+pub(crate) struct OutcomeLine(String);
+
+impl OutcomeLine {
+    /// The proof as an informational outcome, one issue per type.
+    pub(crate) fn proof(proof: &BTreeMap<ResourceType, TypeProof>) -> Self {
+        let issues = proof.iter().map(|(name, proof)| {
+            let TypeProof { expected, received, written, repeated, withheld, reread, short, .. } = proof;
+            let method = match proof.method {
+                Method::Counted => "counted",
+                Method::Reread => "reread",
+            };
+            issue(
+                IssueSeverity::Information,
+                IssueType::Informational,
+                &format!(
+                    "{name}: {method}, expected {expected}, received {received}, written {written}, repeated {repeated}, \
+                     withheld {withheld}, reread {reread}, short {short}"
+                ),
+            )
+        });
+        let mut issues: Vec<_> = issues.collect();
+        if issues.is_empty() {
+            issues.push(issue(IssueSeverity::Information, IssueType::Informational, "nothing was to be exported"));
+        }
+        Self::of(&issues)
+    }
+
+    /// A parameter that was left out by `handling=lenient`.
+    pub(crate) fn ignored(parameter: &String) -> Self {
+        let text = format!("the parameter `{parameter}` is not supported and was left out");
+        Self::of(&[issue(IssueSeverity::Warning, IssueType::NotSupported, &text)])
+    }
+
+    /// A type that the server refuses to be searched.
+    pub(crate) fn refused(name: ResourceType, said: &[Issue]) -> Self {
+        let text = format!("the server refuses to be searched for {name}: none of it is in this export");
+        let mut issues = vec![issue(IssueSeverity::Error, IssueType::NotSupported, &text)];
+        issues.extend(said.iter().map(|said| foreign(said, &format!("said of {name}"))));
+        Self::of(&issues)
+    }
+
+    /// What the server said inside of good answers.
+    pub(crate) fn upstream(said: &Issue, times: u64) -> Self {
+        Self::of(&[foreign(said, &format!("said by the server {times} times"))])
+    }
+
+    pub(crate) fn into_text(self) -> String {
+        self.0
+    }
+
+    fn of(issues: &[serde_json::Value]) -> Self {
+        let mut text = json!({ "resourceType": "OperationOutcome", "issue": issues }).to_string();
+        text.push('\n');
+        Self(text)
+    }
+}
+
+fn issue(severity: IssueSeverity, code: IssueType, text: &str) -> serde_json::Value {
+    json!({ "severity": severity, "code": code, "diagnostics": text })
+}
+
+fn foreign(said: &Issue, text: &str) -> serde_json::Value {
+    let mut value = issue(said.severity, said.code, text);
+    if let Some((system, code)) = &said.coding {
+        value["details"] = json!({ "coding": [{ "system": system, "code": code }] });
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::datatypes::Millis;
+
+    fn proof() -> TypeProof {
+        TypeProof {
+            method: Method::Counted,
+            expected: 3,
+            received: 3,
+            written: 2,
+            repeated: 1,
+            withheld: 0,
+            reread: 0,
+            short: 0,
+        }
+    }
+
+    /// BD-068 to BD-077, DS-023
+    #[test]
+    fn a_manifest_has_every_member_that_clients_look_for() {
+        let file = ManifestFile {
+            resource_type: ResourceType::PATIENT,
+            url: "http://h/f".to_owned(),
+            count: 2,
+            bytes: 40,
+            sha256: "ab".to_owned(),
+        };
+        let manifest = Manifest {
+            transaction_time: Instant::from(Millis(0)),
+            request: "http://h/$export".to_owned(),
+            requires_access_token: false,
+            output: vec![file],
+            error: vec![],
+            proof: BTreeMap::from([(ResourceType::PATIENT, proof())]),
+        };
+        let value: serde_json::Value = serde_json::from_slice(&manifest.to_json()).expect("JSON");
+        assert_eq!(
+            value,
+            json!({
+                "transactionTime": "1970-01-01T00:00:00.000Z",
+                "request": "http://h/$export",
+                "requiresAccessToken": false,
+                "output": [{"type": "Patient", "url": "http://h/f", "count": 2,
+                    "extension": {"https://offtake.dev/file": {"bytes": 40, "sha256": "ab"}}}],
+                "error": [],
+                "extension": {"https://offtake.dev/proof": {"Patient": {"method": "counted", "expected": 3, "received": 3,
+                    "written": 2, "repeated": 1, "withheld": 0, "reread": 0, "short": 0}}},
+            })
+        );
+    }
+
+    #[test]
+    fn the_schema_of_the_proof_names_its_members() {
+        let schema: serde_json::Value =
+            serde_json::from_str(include_str!("../../config/proof.schema.json")).expect("JSON");
+        let members =
+            |value: &serde_json::Value| value.as_object().map(|members| members.keys().cloned().collect::<Vec<_>>());
+        let proof = serde_json::to_value(proof()).expect("numbers and a word");
+        assert_eq!(members(&schema["additionalProperties"]["properties"]), members(&proof));
+    }
+
+    /// BD-082, BD-090
+    #[test]
+    fn an_outcome_is_one_line() {
+        let said = Issue {
+            severity: IssueSeverity::Warning,
+            code: IssueType::Incomplete,
+            coding: Some(("s".into(), "c".into())),
+        };
+        for line in [
+            OutcomeLine::proof(&BTreeMap::from([(ResourceType::PATIENT, proof())])),
+            OutcomeLine::proof(&BTreeMap::new()),
+            OutcomeLine::ignored(&"a\nb".to_owned()),
+            OutcomeLine::refused(ResourceType::PATIENT, std::slice::from_ref(&said)),
+            OutcomeLine::upstream(&said, 2),
+        ] {
+            let text = line.into_text();
+            assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");
+            let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            assert!(value["issue"].as_array().is_some_and(|issues| !issues.is_empty()), "{text}");
+        }
+    }
+}

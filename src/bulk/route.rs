@@ -1,0 +1,239 @@
+//! `BulkRoute`: kick-off, status, delete, output file, or none. Decided on one decoded path (SEC-03).
+
+use http::Method;
+
+use super::kickoff::ExportLevel;
+use crate::fhir::datatypes::Id;
+use crate::job::JobId;
+
+/// Whose a request is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Route {
+    Bulk(BulkRoute),
+    Upstream,
+}
+
+/// A request to one of our routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BulkRoute {
+    Kickoff(ExportLevel),
+    Status(JobId),
+    Delete(JobId),
+    File {
+        job: JobId,
+        file: String,
+    },
+    /// The route is ours, the job is not one that can be.
+    NoSuchJob,
+    MethodNotAllowed {
+        allow: &'static str,
+    },
+}
+
+/// Why a path goes nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PathRefused {
+    #[error("the path holds an escape that is none, or does not decode to text")]
+    Escape,
+    #[error("the path holds an encoded slash, a backslash or a control character")]
+    Separator,
+    #[error("the path holds a dot segment or an empty one")]
+    Segment,
+    #[error("the path lies outside of the FHIR base")]
+    OutsideBase,
+    /// The upstream's own export must not be a way round ours.
+    #[error("only the export operations of this server may be called here")]
+    ForeignOperation,
+}
+
+impl BulkRoute {
+    /// Whose the request for `path` (as it was sent, without a query) is, below `base` (without a slash at its end).
+    ///
+    /// # Errors
+    /// Every path that two readers could take for different ones, and every export operation that is not ours.
+    pub(crate) fn of(method: &Method, path: &str, base: &str) -> Result<Route, PathRefused> {
+        let decoded = decode(path)?;
+        let below = match decoded.strip_prefix(base) {
+            Some("") => return Ok(Route::Upstream),
+            Some(rest) => rest.strip_prefix('/').ok_or(PathRefused::OutsideBase)?,
+            None => return Err(PathRefused::OutsideBase),
+        };
+        let mut segments: Vec<&str> = below.split('/').collect();
+        // One slash at the end is how some clients write a base.
+        if segments.last() == Some(&"") {
+            segments.pop();
+        }
+        if segments.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+            return Err(PathRefused::Segment);
+        }
+        if !below.ends_with('/')
+            && let Some(route) = ours(method, &segments)
+        {
+            return Ok(Route::Bulk(route));
+        }
+        if segments.iter().any(|segment| is_bulk_operation(segment)) {
+            return Err(PathRefused::ForeignOperation);
+        }
+        Ok(Route::Upstream)
+    }
+}
+
+fn ours(method: &Method, segments: &[&str]) -> Option<BulkRoute> {
+    let not_allowed = |allow| BulkRoute::MethodNotAllowed { allow };
+    let kickoff = |level| match *method {
+        Method::GET | Method::POST => BulkRoute::Kickoff(level),
+        _ => not_allowed("GET, POST"),
+    };
+    Some(match segments {
+        ["$export"] => kickoff(ExportLevel::System),
+        ["Patient", "$export"] => kickoff(ExportLevel::Patient),
+        ["Group", id, "$export"] => kickoff(ExportLevel::Group(Id::parse(id).ok()?)),
+        ["$bulk-status", job] => match (job.parse(), method) {
+            (Ok(job), &Method::GET) => BulkRoute::Status(job),
+            (Ok(job), &Method::DELETE) => BulkRoute::Delete(job),
+            (Err(_), &(Method::GET | Method::DELETE)) => BulkRoute::NoSuchJob,
+            _ => not_allowed("GET, DELETE"),
+        },
+        ["$bulk-file", job, file] => match (job.parse(), method) {
+            (Ok(job), &(Method::GET | Method::HEAD)) => BulkRoute::File { job, file: (*file).to_owned() },
+            (Err(_), &(Method::GET | Method::HEAD)) => BulkRoute::NoSuchJob,
+            _ => not_allowed("GET, HEAD"),
+        },
+        _ => return None,
+    })
+}
+
+/// `$export` and whatever begins with it, `$bulk-` likewise, in whatever case.
+fn is_bulk_operation(segment: &str) -> bool {
+    let begins = |name: &str| segment.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    begins("$export") || begins("$bulk-")
+}
+
+/// The path with its escapes decoded once.
+fn decode(path: &str) -> Result<String, PathRefused> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let mut digit =
+            || bytes.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
+        let (Some(high), Some(low)) = (digit(), digit()) else { return Err(PathRefused::Escape) };
+        let byte = high * 16 + low;
+        // A percent sign that was escaped itself would be decoded a second time by somebody else.
+        if matches!(byte, b'/' | b'%') {
+            return Err(PathRefused::Separator);
+        }
+        decoded.push(byte);
+    }
+    let decoded = String::from_utf8(decoded).map_err(|_| PathRefused::Escape)?;
+    if decoded.contains(|character: char| character == '\\' || character.is_control()) {
+        return Err(PathRefused::Separator);
+    }
+    Ok(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOB: &str = "0123456789abcdef0123456789abcdef";
+
+    fn of(method: &Method, path: &str) -> Result<Route, PathRefused> {
+        BulkRoute::of(method, path, "/fhir")
+    }
+
+    fn bulk(path: &str) -> Option<BulkRoute> {
+        match of(&Method::GET, path) {
+            Ok(Route::Bulk(route)) => Some(route),
+            Ok(Route::Upstream) | Err(_) => None,
+        }
+    }
+
+    #[test]
+    fn the_operations_of_the_guide_are_ours_also_when_they_are_escaped() {
+        let group = ExportLevel::Group(Id::parse("g-1").expect("an id"));
+        for (path, expected) in [
+            ("/fhir/$export", BulkRoute::Kickoff(ExportLevel::System)),
+            ("/fhir/%24export", BulkRoute::Kickoff(ExportLevel::System)),
+            ("/fhir/%24%65xport", BulkRoute::Kickoff(ExportLevel::System)),
+            ("/fhir/Patient/$export", BulkRoute::Kickoff(ExportLevel::Patient)),
+            ("/fhir/Group/g-1/$export", BulkRoute::Kickoff(group)),
+            (&format!("/fhir/$bulk-status/{JOB}"), BulkRoute::Status(JOB.parse().expect("a job's id"))),
+            ("/fhir/$bulk-status/1", BulkRoute::NoSuchJob),
+        ] {
+            assert_eq!(bulk(path), Some(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn other_methods_are_told_which_are_allowed() {
+        for (method, path, expected) in [
+            (Method::PUT, "/fhir/$export", "GET, POST"),
+            (Method::POST, &format!("/fhir/$bulk-status/{JOB}") as &str, "GET, DELETE"),
+            (Method::DELETE, &format!("/fhir/$bulk-file/{JOB}/f"), "GET, HEAD"),
+        ] {
+            let expected = Ok(Route::Bulk(BulkRoute::MethodNotAllowed { allow: expected }));
+            assert_eq!(of(&method, path), expected, "{method} {path}");
+        }
+    }
+
+    /// SEC-03
+    #[test]
+    fn a_path_that_could_be_read_in_two_ways_goes_nowhere() {
+        use PathRefused::{Escape, ForeignOperation, OutsideBase, Segment, Separator};
+        for (path, expected) in [
+            ("/fhir/../admin", Segment),
+            ("/fhir/%2e%2e/admin", Segment),
+            ("/fhir/./Patient", Segment),
+            ("/fhir//Patient", Segment),
+            ("/fhir/Patient//", Segment),
+            ("/fhir/Patient%2f1", Separator),
+            ("/fhir/Patient%2F$export", Separator),
+            ("/fhir/Patient%5c1", Separator),
+            ("/fhir/Patient\\1", Separator),
+            ("/fhir/a%00b", Separator),
+            ("/fhir/a%0d%0ab", Separator),
+            ("/fhir/%2524export", Separator),
+            ("/fhir/%zz", Escape),
+            ("/fhir/%2", Escape),
+            ("/fhir/%ff", Escape),
+            ("/admin", OutsideBase),
+            ("/fhirx/Patient", OutsideBase),
+            ("/", OutsideBase),
+            ("*", OutsideBase),
+            ("/fhir/$export/", ForeignOperation),
+            ("/fhir/$EXPORT", ForeignOperation),
+            ("/fhir/$export;x=1", ForeignOperation),
+            ("/fhir/$export-poll-status", ForeignOperation),
+            ("/fhir/Patient/7/$export", ForeignOperation),
+            ("/fhir/Group/a,b/$export", ForeignOperation),
+            ("/fhir/Group/$export", ForeignOperation),
+            ("/fhir/$bulk-publish", ForeignOperation),
+            ("/fhir/$Bulk-Status/1", ForeignOperation),
+            ("/fhir/%24Export/x", ForeignOperation),
+            ("/fhir/$bulk-status", ForeignOperation),
+        ] {
+            assert_eq!(of(&Method::GET, path), Err(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_the_upstreams() {
+        for path in [
+            "/fhir",
+            "/fhir/",
+            "/fhir/Patient",
+            "/fhir/Patient/1",
+            "/fhir/Patient/1/$everything",
+            "/fhir/Patient/caf%C3%A9",
+            "/fhir/metadata",
+            "/fhir/Patient/",
+        ] {
+            assert_eq!(of(&Method::GET, path), Ok(Route::Upstream), "{path}");
+        }
+        assert_eq!(BulkRoute::of(&Method::GET, "/Patient", ""), Ok(Route::Upstream));
+    }
+}

@@ -1,0 +1,98 @@
+//! The command line: types, and one call for each command.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app;
+use crate::config::{self, Config};
+use crate::telemetry;
+
+/// Gives any FHIR server the Bulk Data `$export` operation.
+#[derive(Debug, Parser)]
+#[command(name = "offtake", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves exports, and passes every other request on to the FHIR server.
+    Serve {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Looks at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Tells all that is wrong with a configuration.
+    Check {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Prints every option at its default.
+    Reference,
+}
+
+/// The configuration cannot be used.
+const BAD_CONFIG: u8 = 2;
+
+impl Cli {
+    /// Does what the arguments say; what went wrong is told on standard error.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Serve { config } => match Config::from_file(&config) {
+                Ok(config) => serve(config),
+                Err(error) => refuse(&error),
+            },
+            Command::Config(ConfigCommand::Check { config }) => match Config::from_file(&config) {
+                Ok(_) => {
+                    println!("{} is good", config.display());
+                    ExitCode::SUCCESS
+                }
+                Err(error) => refuse(&error),
+            },
+            Command::Config(ConfigCommand::Reference) => {
+                print!("{}", config::REFERENCE);
+                ExitCode::SUCCESS
+            }
+        }
+    }
+}
+
+fn serve(config: Config) -> ExitCode {
+    telemetry::init(&config.telemetry);
+    // SEC-40: what we write is for nobody else, whatever the shell allows.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("could not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(app::serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("could not serve: {}", telemetry::error_chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refuse(error: &config::ConfigError) -> ExitCode {
+    eprintln!("{error}");
+    if let Some(cause) = std::error::Error::source(error) {
+        eprintln!("{cause}");
+    }
+    ExitCode::from(BAD_CONFIG)
+}

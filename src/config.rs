@@ -1,0 +1,210 @@
+//! Configuration: the sections in reading order, and what is wrong with them, all at once.
+
+mod export;
+mod load;
+mod output;
+mod server;
+mod size;
+mod smart;
+mod store;
+mod telemetry;
+mod upstream;
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use export::ExportConfig;
+pub use load::ConfigError;
+pub use output::OutputConfig;
+pub use server::ServerConfig;
+pub use size::Size;
+pub use smart::{SmartConfig, SmartMode};
+pub use store::StoreConfig;
+pub use telemetry::{LogFormat, LogLevel, TelemetryConfig};
+pub use upstream::UpstreamConfig;
+
+/// Every option, annotated: what `offtake config reference` prints.
+pub const REFERENCE: &str = include_str!("../config/reference.yaml");
+
+/// Everything that an operator decides. Only the two base URLs have no default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where requests come in.
+    pub server: ServerConfig,
+    /// The FHIR server that is exported.
+    pub upstream: UpstreamConfig,
+    /// Where the files go.
+    #[serde(default)]
+    pub output: OutputConfig,
+    /// What exports may do.
+    #[serde(default)]
+    pub export: ExportConfig,
+    /// Where jobs are kept.
+    #[serde(default)]
+    pub store: StoreConfig,
+    /// Who may export.
+    #[serde(default)]
+    pub smart: SmartConfig,
+    /// What is logged.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+}
+
+/// A part of the configuration that can tell what is wrong with it.
+trait Section {
+    fn check(&self, problems: &mut Problems);
+}
+
+/// What is wrong, each with the dotted name of the option.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems {
+    section: &'static str,
+    found: Vec<String>,
+}
+
+impl Problems {
+    fn add(&mut self, option: &str, problem: &str) {
+        self.found.push(format!("{}.{option} {problem}", self.section));
+    }
+
+    fn of(&mut self, section: &'static str, checked: &impl Section) {
+        self.section = section;
+        checked.check(self);
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.found.join("\n"))
+    }
+}
+
+impl Config {
+    /// The defaults for a server at `upstream`, seen by clients as `public`, with all state and output below
+    /// `folder`: for trials, tests and embedding.
+    ///
+    /// # Errors
+    /// If one of the URLs or the folder is none that can be used.
+    pub fn local(upstream: &str, public: &str, folder: &Path) -> Result<Self, ConfigError> {
+        let folder = folder.to_str().unwrap_or_default();
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let yaml = format!(
+            "server: {{ public_base_url: {} }}\nupstream: {{ base_url: {} }}\noutput: {{ location: {} }}\nstore: {{ path: {} }}\n",
+            quoted(public),
+            quoted(upstream),
+            quoted(&format!("file://{folder}/output")),
+            quoted(&format!("{folder}/state")),
+        );
+        Self::from_yaml(&yaml)
+    }
+
+    /// What is wrong with the values, if anything is.
+    fn check(&self) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        problems.of("server", &self.server);
+        problems.of("upstream", &self.upstream);
+        problems.of("output", &self.output);
+        problems.of("export", &self.export);
+        problems.of("store", &self.store);
+        problems.of("smart", &self.smart);
+        problems.of("telemetry", &self.telemetry);
+        if self.output.link_ttl > self.export.output_ttl {
+            problems.section = "output";
+            problems
+                .add("link_ttl_seconds", "is longer than export.output_ttl_seconds: links would outlive their files");
+        }
+        // SEC-10: without authorization nobody but this machine may ask.
+        if self.smart.mode == SmartMode::Open {
+            problems.section = "smart";
+            if !self.server.listen.ip().is_loopback() {
+                problems.add("mode", "is open, which needs a loopback address in server.listen");
+            }
+            if !server::is_loopback(&self.server.public_base_url) {
+                problems.add("mode", "is open, which needs a loopback host in server.public_base_url");
+            }
+        }
+        if problems.found.is_empty() { Ok(()) } else { Err(problems) }
+    }
+}
+
+/// Durations as whole seconds.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(duration.as_secs())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_secs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str =
+        "server: { public_base_url: http://127.0.0.1:8080/fhir }\nupstream: { base_url: http://127.0.0.1:9000/fhir }\n";
+
+    #[test]
+    fn the_reference_holds_every_option_at_its_default() {
+        let reference = Config::from_yaml(REFERENCE).expect("the reference is a configuration");
+        assert_eq!(reference, Config::from_yaml(LEAST).expect("two URLs are enough"));
+        let value = serde_json::to_value(&reference).expect("plain values");
+        for (section, options) in value.as_object().expect("sections") {
+            for option in options.as_object().expect("options").keys() {
+                let line = format!("\n  {option}:");
+                assert!(REFERENCE.contains(&line), "{section}.{option} is not in the reference");
+            }
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_by_their_names() {
+        let yaml = format!(
+            "{LEAST}export: {{ max_running_jobs: 0 }}\noutput: {{ link_ttl_seconds: 0, location: 'file:relative' }}\n"
+        );
+        let error = Config::from_yaml(&yaml).expect_err("three things are wrong").to_string();
+        for expected in ["export.max_running_jobs", "output.link_ttl_seconds", "output.location"] {
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_or_malformed_is_refused_with_its_place() {
+        for (more, expected) in [
+            ("servr: {}\n", "servr"),
+            ("export: { max_jobs: 3 }\n", "max_jobs"),
+            ("output: { file_max_bytes: plenty }\n", "plenty"),
+            ("upstream: { base_url: http://h/fhir }\n", "upstream"),
+        ] {
+            let error = Config::from_yaml(&format!("{LEAST}{more}")).expect_err(more).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(Config::from_yaml("server: { public_base_url: http://127.0.0.1/fhir }\n").is_err(), "no upstream");
+    }
+
+    /// SEC-10
+    #[test]
+    fn open_mode_stays_on_this_machine() {
+        for (listen, public, expected) in [
+            ("127.0.0.1:1", "http://127.0.0.1:1/fhir", true),
+            ("'[::1]:1'", "http://localhost:1/fhir", true),
+            ("'[::1]:1'", "'http://[::1]:1/fhir'", true),
+            ("0.0.0.0:1", "http://127.0.0.1:1/fhir", false),
+            ("127.0.0.1:1", "http://fhir.example.org/fhir", false),
+            ("127.0.0.1:1", "http://127.0.0.1.example.org/fhir", false),
+        ] {
+            let yaml = format!(
+                "server: {{ listen: {listen}, public_base_url: {public} }}\nupstream: {{ base_url: http://h/fhir }}\n"
+            );
+            assert_eq!(Config::from_yaml(&yaml).is_ok(), expected, "{listen} {public}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The section of its name; each option says what it does.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Problems, Section, seconds};
+use crate::fhir::resource_type::ResourceType;
+
+/// What exports may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExportConfig {
+    /// How long a finished export's manifest and files can be had.
+    #[serde(rename = "output_ttl_seconds", with = "seconds")]
+    pub output_ttl: Duration,
+    /// Exports running at the same time; later kick-offs are accepted and wait for their turn.
+    pub max_running_jobs: usize,
+    /// Members of a Group at most.
+    pub group_max_members: usize,
+    /// Types outside of the Patient compartment that come along at Patient and Group level if an exported resource
+    /// refers to them.
+    pub follow_references: Vec<String>,
+}
+
+impl Default for ExportConfig {
+    fn default() -> Self {
+        let followed = ["Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Device"];
+        Self {
+            output_ttl: Duration::from_secs(24 * 3_600),
+            max_running_jobs: 4,
+            group_max_members: 100_000,
+            follow_references: followed.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+impl Section for ExportConfig {
+    fn check(&self, problems: &mut Problems) {
+        if self.output_ttl.is_zero() {
+            problems.add("output_ttl_seconds", "is 0, so nothing could ever be fetched");
+        }
+        if !(1..=64).contains(&self.max_running_jobs) {
+            problems.add("max_running_jobs", "is not between 1 and 64");
+        }
+        if self.group_max_members == 0 {
+            problems.add("group_max_members", "is 0, so no Group could be exported");
+        }
+        for name in &self.follow_references {
+            match ResourceType::parse(name) {
+                Some(known) if known.in_patient_compartment() => {
+                    problems.add("follow_references", &format!("names {name}, which belongs to patients"));
+                }
+                Some(_) => {}
+                None => problems.add("follow_references", &format!("names {name}, which is no resource type")),
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The section of its name; each option says what it does.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use super::{Problems, Section};
+
+/// Where requests come in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Address and port to listen on.
+    #[serde(default = "listen")]
+    pub listen: SocketAddr,
+    /// The FHIR base as clients write it; every URL that we hand out begins with it.
+    pub public_base_url: Url,
+}
+
+fn listen() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))
+}
+
+impl Section for ServerConfig {
+    fn check(&self, problems: &mut Problems) {
+        check_base(&self.public_base_url, "public_base_url", problems);
+    }
+}
+
+/// What is wrong with the URL of a FHIR base.
+pub(super) fn check_base(url: &Url, option: &str, problems: &mut Problems) {
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        problems.add(option, "is not an http or https URL");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        problems.add(option, "has a query or a fragment");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        problems.add(option, "holds a user name or a password");
+    }
+    if url.path().contains("//") || url.path().contains('%') {
+        problems.add(option, "has a path with an empty or an escaped part");
+    }
+}
+
+/// Whether a URL can only mean this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}

@@ -1,0 +1,84 @@
+//! The section of its name; each option says what it does.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::{Problems, Section, Size, seconds, server};
+
+/// The FHIR server that is exported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Its FHIR base.
+    pub base_url: Url,
+    /// Searches of all exports together that it has to answer at the same time.
+    #[serde(default = "max_concurrent_searches")]
+    pub max_concurrent_searches: usize,
+    /// How long after its stamp a change may come to be seen there.
+    #[serde(rename = "settling_lag_seconds", default = "settling_lag", with = "seconds")]
+    pub settling_lag: Duration,
+    /// Resources asked for on one page at most; large ones are asked for in fewer.
+    #[serde(default = "page_max_resources")]
+    pub page_max_resources: u32,
+    /// Size that pages are aimed at, decompressed.
+    #[serde(rename = "page_target_bytes", default = "page_target")]
+    pub page_target: Size,
+    /// Memory for pages in flight, all exports together. It bounds the largest resource that can be exported.
+    #[serde(rename = "memory_budget_bytes", default = "memory_budget")]
+    pub memory_budget: Size,
+    /// A search of which nothing comes for so long has failed, and is tried again.
+    #[serde(rename = "search_timeout_seconds", default = "search_timeout", with = "seconds")]
+    pub search_timeout: Duration,
+    /// How long a search, or the output or the store, may keep failing before the export is given up.
+    #[serde(rename = "give_up_after_seconds", default = "give_up_after", with = "seconds")]
+    pub give_up_after: Duration,
+}
+
+fn max_concurrent_searches() -> usize {
+    8
+}
+fn settling_lag() -> Duration {
+    Duration::from_secs(60)
+}
+fn page_max_resources() -> u32 {
+    1_000
+}
+fn page_target() -> Size {
+    Size::mebibytes(2)
+}
+fn memory_budget() -> Size {
+    Size::mebibytes(64)
+}
+fn search_timeout() -> Duration {
+    Duration::from_secs(60)
+}
+fn give_up_after() -> Duration {
+    Duration::from_secs(600)
+}
+
+impl Section for UpstreamConfig {
+    fn check(&self, problems: &mut Problems) {
+        server::check_base(&self.base_url, "base_url", problems);
+        if !(1..=256).contains(&self.max_concurrent_searches) {
+            problems.add("max_concurrent_searches", "is not between 1 and 256");
+        }
+        if self.settling_lag > Duration::from_secs(900) {
+            problems.add("settling_lag_seconds", "is more than 900, a quarter of an hour");
+        }
+        if !(1..=10_000).contains(&self.page_max_resources) {
+            problems.add("page_max_resources", "is not between 1 and 10000");
+        }
+        let share = self.memory_budget.bytes() / self.max_concurrent_searches.max(1) as u64;
+        if self.page_target.bytes() < 64 * 1024 || self.page_target.bytes() > share {
+            problems.add("page_target_bytes", "is below 64 KiB or above memory_budget_bytes / max_concurrent_searches");
+        }
+        if self.search_timeout.is_zero() {
+            problems.add("search_timeout_seconds", "is 0, so every search would fail");
+        }
+        if self.give_up_after.is_zero() {
+            problems.add("give_up_after_seconds", "is 0, so one failed search would end an export");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The little FHIR we speak; knows nothing of exports.
+
+pub(crate) mod bundle;
+pub(crate) mod capability;
+pub(crate) mod datatypes;
+pub(crate) mod outcome;
+pub(crate) mod resource_type;
+pub(crate) mod search;

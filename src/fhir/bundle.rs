@@ -1,0 +1,361 @@
+//! Page: one pass validates a searchset, cuts its resources out and compacts them; another notes what is asked of each.
+//!
+//! A page is one buffer. Each resource is moved together within it, so that its line is a range of that buffer and no
+//! byte of it is ever read into a tree or written anew: numbers and escapes stay as the server sent them.
+
+mod compact;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::datatypes::{Id, Instant};
+use super::outcome::{ForeignOutcome, Issue};
+use super::resource_type::ResourceType;
+use compact::{Found, compact};
+
+/// What is asked of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scope {
+    resource_type: ResourceType,
+    references: bool,
+}
+
+/// One page of a search.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) outcomes: Vec<Issue>,
+    pub(crate) next: Option<String>,
+    pub(crate) total: Option<u64>,
+    /// Bytes that the page takes in memory.
+    pub(crate) bytes: usize,
+}
+
+/// One resource of a page.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    /// The compact resource and a newline: a part of the page's buffer.
+    pub(crate) line: Bytes,
+    pub(crate) resource_type: ResourceType,
+    pub(crate) id: Id,
+    pub(crate) version_id: Option<Box<str>>,
+    pub(crate) last_updated: Option<Instant>,
+    /// References outside of contained resources, where they were asked for.
+    pub(crate) references: Vec<Referenced>,
+}
+
+/// A reference and where it stands.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Referenced {
+    /// The element that holds it, from the root and without indices: `participant.actor`.
+    pub(crate) path: Box<str>,
+    pub(crate) target: Box<str>,
+}
+
+/// Why an answer is no page. Nothing of its content is told (SEC-41).
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PageError {
+    #[error("not JSON that we can read (line {line}, column {column})")]
+    Json { line: usize, column: usize },
+    #[error("not a searchset")]
+    NotASearchset,
+    #[error("an operation outcome instead of a page")]
+    Outcome(Vec<Issue>),
+    #[error("more than {MOST_ENTRIES} entries on one page")]
+    TooManyEntries,
+    #[error("entry {index} is of another type than was asked for")]
+    ForeignType { index: usize },
+    #[error("entry {index} is no resource with a type and an id")]
+    Entry { index: usize },
+}
+
+/// Entries of one page.
+const MOST_ENTRIES: usize = 100_000;
+
+impl Scope {
+    /// Resources of this type.
+    pub(crate) fn of(resource_type: ResourceType) -> Self {
+        Self { resource_type, references: false }
+    }
+
+    /// The same, and what they refer to.
+    pub(crate) fn with_references(self) -> Self {
+        Self { references: true, ..self }
+    }
+}
+
+#[derive(Deserialize)]
+struct Bundle<'a> {
+    #[serde(rename = "resourceType", borrow)]
+    resource_type: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    total: Option<serde_json::Number>,
+    #[serde(borrow, default)]
+    link: Vec<Link<'a>>,
+    #[serde(borrow, default)]
+    entry: Vec<BundleEntry<'a>>,
+    #[serde(default)]
+    issue: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Link<'a> {
+    #[serde(borrow)]
+    relation: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    url: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct BundleEntry<'a> {
+    #[serde(borrow)]
+    resource: Option<&'a RawValue>,
+    #[serde(borrow)]
+    search: Option<Search<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Search<'a> {
+    #[serde(borrow)]
+    mode: Option<Cow<'a, str>>,
+}
+
+/// Where a resource stands in the buffer, and whether the server calls it a part of the answer.
+struct Place {
+    start: usize,
+    end: usize,
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Match,
+    Include,
+    Outcome,
+}
+
+impl Page {
+    /// Reads an answer to a search.
+    ///
+    /// # Errors
+    /// Each answer that is no searchset of the asked type, and each entry that is no resource with an id.
+    pub(crate) fn parse(mut buffer: Vec<u8>, scope: Scope) -> Result<Self, PageError> {
+        let (places, next, total) = read_bundle(&buffer)?;
+        let mut found = Vec::with_capacity(places.len());
+        let mut outcomes = Vec::new();
+        for (index, place) in places.into_iter().enumerate() {
+            if place.mode == Mode::Include {
+                continue;
+            }
+            if place.mode == Mode::Outcome {
+                outcomes.extend(read_outcome(&buffer[place.start..place.end]));
+                continue;
+            }
+            let (end, resource) =
+                compact(&mut buffer, place.start..place.end, scope.references).ok_or(PageError::Entry { index })?;
+            let resource_type = resource.resource_type().ok_or(PageError::Entry { index })?;
+            if resource_type != scope.resource_type {
+                if resource_type == ResourceType::OPERATION_OUTCOME {
+                    outcomes.extend(read_outcome(&buffer[place.start..end]));
+                    continue;
+                }
+                return Err(PageError::ForeignType { index });
+            }
+            // Inside a bundle at least one byte follows a resource: the brace that ends its entry.
+            *buffer.get_mut(end).ok_or(PageError::Entry { index })? = b'\n';
+            found.push((place.start..end + 1, resource));
+        }
+        let bytes = buffer.capacity();
+        let buffer = Bytes::from(buffer);
+        let entry = |(index, (range, resource)): (usize, (std::ops::Range<usize>, Found))| {
+            resource.into_entry(buffer.slice(range), scope.resource_type).ok_or(PageError::Entry { index })
+        };
+        let entries = found.into_iter().enumerate().map(entry).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { entries, outcomes, next, total, bytes })
+    }
+}
+
+fn read_bundle(buffer: &[u8]) -> Result<(Vec<Place>, Option<String>, Option<u64>), PageError> {
+    let text = std::str::from_utf8(buffer).map_err(|error| position(buffer, error.valid_up_to()))?;
+    let bundle: Bundle<'_> =
+        serde_json::from_str(text).map_err(|error| PageError::Json { line: error.line(), column: error.column() })?;
+    if bundle.resource_type.as_deref() == Some("OperationOutcome") && bundle.issue.is_some() {
+        return Err(PageError::Outcome(read_outcome(buffer)));
+    }
+    if bundle.resource_type.as_deref() != Some("Bundle")
+        || bundle.kind.as_deref().is_some_and(|kind| kind != "searchset")
+    {
+        return Err(PageError::NotASearchset);
+    }
+    if bundle.entry.len() > MOST_ENTRIES {
+        return Err(PageError::TooManyEntries);
+    }
+    let next = bundle.link.into_iter().find(|link| link.relation.as_deref() == Some("next"));
+    let next = next.and_then(|link| link.url).map(Cow::into_owned);
+    let total = bundle.total.and_then(|total| total.as_u64());
+    let mut places = Vec::with_capacity(bundle.entry.len());
+    for (index, entry) in bundle.entry.iter().enumerate() {
+        let Some(resource) = entry.resource else { return Err(PageError::Entry { index }) };
+        // `resource` is borrowed from `text`, so that their distance is its place in the buffer.
+        let start = resource.get().as_ptr() as usize - text.as_ptr() as usize;
+        let mode = match entry.search.as_ref().and_then(|search| search.mode.as_deref()) {
+            Some("include") => Mode::Include,
+            Some("outcome") => Mode::Outcome,
+            Some(_) | None => Mode::Match,
+        };
+        places.push(Place { start, end: start + resource.get().len(), mode });
+    }
+    Ok((places, next, total))
+}
+
+fn read_outcome(json: &[u8]) -> Vec<Issue> {
+    serde_json::from_slice::<ForeignOutcome>(json).map(ForeignOutcome::into_issues).unwrap_or_default()
+}
+
+fn position(buffer: &[u8], at: usize) -> PageError {
+    let before = &buffer[..at];
+    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    let column = 1 + before.iter().rev().take_while(|byte| **byte != b'\n').count();
+    PageError::Json { line, column }
+}
+
+impl Found {
+    fn into_entry(self, line: Bytes, resource_type: ResourceType) -> Option<Entry> {
+        let id = Id::parse(self.id.as_deref()?).ok()?;
+        let last_updated = match self.last_updated {
+            None => None,
+            Some(text) => Some(Instant::parse(&text).ok()?),
+        };
+        let version_id = self.version_id.map(String::into_boxed_str);
+        Some(Entry { line, resource_type, id, version_id, last_updated, references: self.references })
+    }
+}
+
+impl fmt::Debug for Entry {
+    /// Neither content nor id (SEC-41).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} bytes", self.resource_type, self.line.len())
+    }
+}
+
+impl fmt::Debug for Referenced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a reference at {}", self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(json: &str) -> Result<Page, PageError> {
+        Page::parse(json.as_bytes().to_vec(), Scope::of(ResourceType::PATIENT).with_references())
+    }
+
+    fn lines(page: &Page) -> Vec<&str> {
+        page.entries.iter().map(|entry| std::str::from_utf8(&entry.line).expect("UTF-8")).collect()
+    }
+
+    #[test]
+    fn a_line_is_the_resource_as_it_came_but_for_white_space() {
+        let resource = r#"{"resourceType":"Patient","id":"a","x":[1.00,-2.5E+10,0.1234567890123456789012345678901],"é":"\u00e9 \ud83d\ude00  two  spaces \" \\","meta":{"versionId":"3","lastUpdated":"2026-01-01T00:00:00.120Z"}}"#;
+        let pretty =
+            resource.replace(",\"", " ,\r\n\t \"").replace("\":", "\" : ").replace('{', "{\n ").replace('}', "\n}");
+        for text in [resource.to_owned(), pretty] {
+            let bundle = format!(
+                r#"{{"entry":[ {{"resource": {text} }} ],"type":"searchset","total":1,"resourceType":"Bundle"}}"#
+            );
+            let page = page(&bundle).expect("a page");
+            assert_eq!(lines(&page), [format!("{resource}\n")], "{text}");
+            let entry = &page.entries[0];
+            assert_eq!((entry.id.as_str(), entry.version_id.as_deref()), ("a", Some("3")));
+            assert_eq!(entry.last_updated.map(|stamp| stamp.to_string()).as_deref(), Some("2026-01-01T00:00:00.120Z"));
+            assert_eq!(page.total, Some(1));
+        }
+    }
+
+    #[test]
+    fn links_are_found_wherever_they_stand() {
+        for bundle in [
+            r#"{"resourceType":"Bundle","type":"searchset","link":[{"relation":"self","url":"s"},{"relation":"next","url":"a\/b?c=\u0026"}]}"#,
+            r#"{"link":[{"url":"a/b?c=&","relation":"next"}],"entry":[],"type":"searchset","resourceType":"Bundle"}"#,
+        ] {
+            assert_eq!(page(bundle).expect("a page").next.as_deref(), Some("a/b?c=&"));
+        }
+    }
+
+    #[test]
+    fn outcomes_are_set_apart_and_includes_dropped() {
+        let bundle = r#"{"resourceType":"Bundle","type":"searchset","entry":[
+            {"resource":{"resourceType":"OperationOutcome","issue":[{"severity":"warning","code":"incomplete","details":{"coding":[{"system":"s","code":"4119"}]}}]},"search":{"mode":"outcome"}},
+            {"resource":{"resourceType":"OperationOutcome","issue":[{"severity":"odd","code":"odd"}]}},
+            {"resource":{"resourceType":"Practitioner","id":"x"},"search":{"mode":"include"}},
+            {"resource":{"resourceType":"Patient","id":"b"},"search":{"mode":"match"}}]}"#;
+        let page = page(bundle).expect("a page");
+        assert_eq!(lines(&page), ["{\"resourceType\":\"Patient\",\"id\":\"b\"}\n"]);
+        assert_eq!(page.outcomes.len(), 2);
+        assert_eq!(page.outcomes[0].coding, Some(("s".to_owned(), "4119".to_owned())));
+    }
+
+    #[test]
+    fn references_are_noted_with_their_paths_and_contained_ones_are_not() {
+        let bundle = r##"{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Patient","id":"a",
+            "participant":[{"actor":{"reference":"Patient\/1"}},{"actor":{"display":"x","reference":"Patient/2"}}],
+            "contained":[{"resourceType":"Patient","link":[{"other":{"reference":"Patient/9"}}]}],
+            "subject":{"\u0072eference":"Patient/3"}, "managing":{"reference":5}}}]}"##;
+        let page = page(bundle).expect("a page");
+        let found: Vec<_> = page.entries[0].references.iter().map(|found| (&*found.path, &*found.target)).collect();
+        assert_eq!(
+            found,
+            [("participant.actor", "Patient/1"), ("participant.actor", "Patient/2"), ("subject", "Patient/3")]
+        );
+    }
+
+    #[test]
+    fn what_is_no_page_is_told_without_its_content() {
+        let deep = format!(
+            r#"{{"resourceType":"Bundle","entry":[{{"resource":{}1{}}}]}}"#,
+            "[".repeat(5_000),
+            "]".repeat(5_000)
+        );
+        let resource = |body: &str| format!(r#"{{"resourceType":"Bundle","entry":[{{"resource":{body}}}]}}"#);
+        for (bundle, expected) in [
+            ("<html>secret</html>".to_owned(), "not JSON that we can read (line 1, column 1)"),
+            (
+                r#"{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Patient","id":"se"#.to_owned(),
+                "not JSON that we can read",
+            ),
+            (deep, "entry 0 is no resource"),
+            (r#"{"resourceType":"Patient","id":"secret"}"#.to_owned(), "not a searchset"),
+            (r#"{"resourceType":"Bundle","type":"history"}"#.to_owned(), "not a searchset"),
+            (
+                r#"{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"invalid"}]}"#.to_owned(),
+                "an operation outcome",
+            ),
+            (resource(r#"{"resourceType":"Observation","id":"secret"}"#), "entry 0 is of another type"),
+            (resource(r#"{"resourceType":"Patient"}"#), "entry 0 is no resource"),
+            (resource(r#"{"resourceType":"Patient","id":"a/b"}"#), "entry 0 is no resource"),
+            (resource(r#"{"resourceType":"Patient","id":7}"#), "entry 0 is no resource"),
+            (resource(r#"{"resourceType":"Patient","id":"a","id":"b"}"#), "entry 0 is no resource"),
+            (resource(r#"{"resourceType":"Patient","id":"a","\u0069d":"b"}"#), "entry 0 is no resource"),
+            (
+                resource(r#"{"resourceType":"Patient","id":"a","meta":{"lastUpdated":"yesterday"}}"#),
+                "entry 0 is no resource",
+            ),
+            (resource("[]"), "entry 0 is no resource"),
+            (resource("null"), "entry 0 is no resource"),
+            (r#"{"resourceType":"Bundle","entry":[{"fullUrl":"x"}]}"#.to_owned(), "entry 0 is no resource"),
+        ] {
+            let error = page(&bundle).expect_err("no page").to_string();
+            assert!(error.starts_with(expected), "{error} is not {expected}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        assert!(page("\u{0}").is_err());
+        assert!(Page::parse(vec![b'{', 0xff, b'}'], Scope::of(ResourceType::PATIENT)).is_err());
+    }
+}

@@ -1,0 +1,96 @@
+//! The upstream's `CapabilityStatement`: hints, never proof.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use super::resource_type::ResourceType;
+
+/// What the upstream says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Capability {
+    pub(crate) fhir_version: String,
+    types: BTreeMap<ResourceType, Interactions>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Interactions {
+    search: bool,
+}
+
+/// The answer is no capability statement.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CapabilityError {
+    #[error("not a capability statement (line {line}, column {column})")]
+    Json { line: usize, column: usize },
+    #[error("a {0} instead of a capability statement")]
+    Other(String),
+}
+
+impl Capability {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, CapabilityError> {
+        let statement: Statement = serde_json::from_slice(json)
+            .map_err(|error| CapabilityError::Json { line: error.line(), column: error.column() })?;
+        if statement.resource_type != "CapabilityStatement" {
+            let named = ResourceType::parse(&statement.resource_type);
+            return Err(CapabilityError::Other(named.map_or("something", ResourceType::as_str).to_owned()));
+        }
+        let mut types: BTreeMap<ResourceType, Interactions> = BTreeMap::new();
+        for resource in statement.rest.into_iter().flat_map(|rest| rest.resource) {
+            let Some(resource_type) = ResourceType::parse(&resource.name) else { continue };
+            let search = resource.interaction.iter().any(|interaction| interaction.code == "search-type");
+            types.entry(resource_type).or_default().search |= search;
+        }
+        Ok(Self { fhir_version: statement.fhir_version.unwrap_or_default(), types })
+    }
+
+    /// The types that can be searched.
+    pub(crate) fn searchable(&self) -> BTreeSet<ResourceType> {
+        self.types.iter().filter(|(_, interactions)| interactions.search).map(|(name, _)| *name).collect()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Statement {
+    resource_type: String,
+    fhir_version: Option<String>,
+    #[serde(default)]
+    rest: Vec<Rest>,
+}
+
+#[derive(Deserialize)]
+struct Rest {
+    #[serde(default)]
+    resource: Vec<Resource>,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    #[serde(rename = "type")]
+    name: String,
+    #[serde(default)]
+    interaction: Vec<Interaction>,
+}
+
+#[derive(Deserialize)]
+struct Interaction {
+    code: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_that_can_be_searched_are_read_and_unknown_ones_passed_over() {
+        let json = br#"{"resourceType":"CapabilityStatement","fhirVersion":"4.0.1","rest":[{"resource":[
+            {"type":"Patient","interaction":[{"code":"read"},{"code":"search-type"}]},
+            {"type":"Observation","interaction":[{"code":"read"}]},{"type":"Dragon","interaction":[{"code":"search-type"}]}]}]}"#;
+        let capability = Capability::parse(json).expect("a capability statement");
+        assert_eq!(capability.searchable(), BTreeSet::from([ResourceType::PATIENT]));
+        assert_eq!(capability.fhir_version, "4.0.1");
+        assert!(matches!(Capability::parse(br#"{"resourceType":"Bundle"}"#), Err(CapabilityError::Other(_))));
+        assert!(matches!(Capability::parse(b"<html>"), Err(CapabilityError::Json { .. })));
+    }
+}

@@ -1,0 +1,98 @@
+//! The edge: our routes.
+
+pub(crate) mod body;
+mod delete;
+mod file;
+pub(crate) mod guard;
+pub(crate) mod heads;
+mod kickoff;
+pub(crate) mod links;
+pub(crate) mod peer;
+pub(crate) mod problem;
+mod range;
+pub(crate) mod stack;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use moka::future::Cache;
+use tokio::sync::watch;
+
+use crate::bulk::route::BulkRoute;
+use crate::clock::Clock;
+use crate::engine::Engine;
+use crate::fhir::capability::Capability;
+use crate::fhir::datatypes::Millis;
+use crate::job::JobId;
+use crate::output::Output;
+use crate::upstream::client::Upstream;
+use body::{Body, BoxError};
+use links::Links;
+use problem::Problem;
+
+/// How long a request waits for a job store that is being opened.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the handlers of bulk requests work with.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    /// Empty as long as the job store cannot be used: ordinary traffic does not wait for it.
+    pub(crate) engine: watch::Receiver<Option<Engine>>,
+    pub(crate) upstream: Upstream,
+    pub(crate) output: Output,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) links: Links,
+    pub(crate) most_members: usize,
+    pub(crate) capabilities: Cache<(), Arc<Capability>>,
+    /// Jobs whose first poll was answered.
+    pub(crate) polled: Cache<JobId, ()>,
+}
+
+impl Edge {
+    /// Answers a request to one of our routes.
+    pub(crate) async fn answer<B>(&self, route: BulkRoute, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let (head, sent) = request.into_parts();
+        let answer = match route {
+            BulkRoute::Kickoff(level) => kickoff::kick_off(self, level, &head, sent).await,
+            BulkRoute::Status(job) => status::status(self, job).await,
+            BulkRoute::Delete(job) => delete::delete(self, job).await,
+            BulkRoute::File { job, file } => file::file(self, job, &file, &head).await,
+            BulkRoute::NoSuchJob => Err(Problem::no_such_job()),
+            BulkRoute::MethodNotAllowed { allow } => Err(Problem::method_not_allowed(allow)),
+        };
+        answer.unwrap_or_else(Problem::into_response)
+    }
+
+    /// The engine, for which a request made right after the start waits a little.
+    async fn engine(&self) -> Result<Engine, Problem> {
+        let mut opened = self.engine.clone();
+        let engine = tokio::select! {
+            engine = opened.wait_for(Option::is_some) => engine.ok().and_then(|engine| engine.clone()),
+            () = self.clock.sleep(STORE_PATIENCE) => None,
+        };
+        engine.ok_or_else(|| Problem::unavailable("the job store cannot be used at the moment"))
+    }
+
+    async fn capability(&self) -> Result<Arc<Capability>, Problem> {
+        let fetched = self.capabilities.try_get_with((), async {
+            let statement = self.upstream.metadata().await.map_err(|_| ())?;
+            Capability::parse(&statement).map(Arc::new).map_err(|_| ())
+        });
+        fetched.await.map_err(|_: Arc<()>| {
+            Problem::unavailable("the FHIR server's capability statement cannot be had at the moment")
+        })
+    }
+}
+
+/// The form of dates in HTTP headers.
+fn http_date(time: Millis) -> String {
+    let time = chrono::DateTime::from_timestamp_millis(time.0).unwrap_or_default();
+    time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}

@@ -1,0 +1,19 @@
+//! The delete request: 404 at once for whatever is asked afterwards; the files go soon after.
+
+use http::{Response, StatusCode};
+
+use super::Edge;
+use super::body::{self, Body};
+use super::problem::Problem;
+use crate::job::JobId;
+
+/// BD-098, BD-099, BD-101
+pub(super) async fn delete(edge: &Edge, id: JobId) -> Result<Response<Body>, Problem> {
+    if !edge.engine().await?.delete(id).await? {
+        return Err(Problem::no_such_job());
+    }
+    tracing::info!(export.job_id = %id, "an export was deleted");
+    let mut answer = Response::new(body::empty());
+    *answer.status_mut() = StatusCode::ACCEPTED;
+    Ok(answer)
+}

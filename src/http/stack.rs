@@ -1,0 +1,169 @@
+//! The whole middleware order on one screen, a reason beside each layer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tower::util::BoxCloneService;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::Edge;
+use super::body::{self, Body, BoxError};
+use super::guard;
+use super::heads::Heads;
+use super::peer::PeerAddr;
+use super::problem::Problem;
+use crate::bulk::route::{BulkRoute, Route};
+use crate::proxy::PassThrough;
+use crate::proxy::metadata::Metadata;
+
+/// How long requests under way may take to end once the process is told to stop.
+const GRACE: Duration = Duration::from_secs(20);
+/// A client that has not sent its whole head by then is dropped.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after the listener could not accept: most often no file descriptor was free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Puts the bulk routes before any service. Requests that are not ours go to that service untouched.
+#[derive(Debug, Clone)]
+pub struct OfftakeLayer {
+    edge: Arc<Edge>,
+}
+
+impl OfftakeLayer {
+    pub(crate) fn new(edge: Arc<Edge>) -> Self {
+        Self { edge }
+    }
+}
+
+impl<S> Layer<S> for OfftakeLayer {
+    type Service = Diverted<S>;
+
+    fn layer(&self, upstream: S) -> Self::Service {
+        Diverted { edge: Arc::clone(&self.edge), upstream }
+    }
+}
+
+/// Sends Bulk Data requests to the export service and every other one on.
+#[derive(Debug, Clone)]
+pub struct Diverted<S> {
+    edge: Arc<Edge>,
+    upstream: S,
+}
+
+impl<S, B, R> Service<Request<B>> for Diverted<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        // `oneshot` awaits readiness on the side that is called: a busy export must not hold back ordinary
+        // traffic, nor the reverse.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let base = self.edge.links.base_path();
+        match BulkRoute::of(request.method(), request.uri().path(), base) {
+            // Whoever embeds the layer may serve more than FHIR: a path outside of the base is the service's own.
+            Ok(Route::Upstream) => {
+                let answer = self.upstream.clone().oneshot(request);
+                Box::pin(async move { Ok(answer.await?.map(body::map)) })
+            }
+            Ok(Route::Bulk(route)) => {
+                let edge = Arc::clone(&self.edge);
+                Box::pin(async move {
+                    Ok(match guard::check(&request) {
+                        Ok(()) => edge.answer(route, request).await,
+                        Err(refused) => Problem::from(refused).into_response(),
+                    })
+                })
+            }
+            Err(refused) => Box::pin(std::future::ready(Ok(Problem::from(refused).into_response()))),
+        }
+    }
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+    // What the panic says went to the log; it may hold anything.
+    Problem::internal().into_response()
+}
+
+/// Serves connections until `shutdown`, then lets the requests under way end.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    layer: &OfftakeLayer,
+    upstream: Metadata<PassThrough>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(128 * 1024);
+    server.http2().timer(TokioTimer::new()).max_concurrent_streams(100).max_header_list_size(64 * 1024);
+    let graceful = GracefulShutdown::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Small answers leave at once; a socket that is gone already tells so when it is read.
+        let _best_effort = stream.set_nodelay(true);
+        // What two readers could read differently is spoilt before it is parsed.
+        let stream = Heads::new(stream);
+        let tunnel = stream.tunnel_switch();
+        let service = ServiceBuilder::new()
+            // Outermost: a bug answers 500 and the connection lives on.
+            .layer(CatchPanicLayer::custom(panicked))
+            // The proxy writes the peer into forwarding headers.
+            .map_request(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(PeerAddr(peer));
+                request.extensions_mut().insert(tunnel.clone());
+                request.map(body::map)
+            })
+            // Bulk requests end here; all others go on to the upstream.
+            .layer(layer.clone())
+            .service(upstream.clone());
+        // Its whole type could not be told from the outside.
+        let service: BoxCloneService<Request<Incoming>, Response<_>, Infallible> = BoxCloneService::new(service);
+        let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+        let connection = graceful.watch(connection.into_owned());
+        tokio::spawn(async move {
+            // A connection that breaks is the client's own affair.
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %error, "a connection ended early");
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests had not ended in time and were cut off");
+    }
+}

@@ -1,0 +1,224 @@
+//! How a record becomes bytes and is known again: JSON in parts, each with a version and checksums.
+//!
+//! sled moves values over 128 kB into files of their own and rewrites whole pages of smaller ones, so that a
+//! record lies there in parts of 16 kB at most. A part is laid out like this, numbers big-endian:
+//!
+//! ```text
+//! version (1) | CRC-32 of all else (4) | CRC-32 of the whole record (4) | number of parts (2) | JSON
+//! ```
+//!
+//! The first checksum also covers the record's name and the part's number, so that a part in another's place is
+//! noticed; the second tells the parts of one writing from those of another.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::job::JobId;
+use crate::job::checkpoint::FileNo;
+use crate::job::store::StoreError;
+
+/// The layout written; others are refused.
+const VERSION: u8 = 1;
+const HEADER: usize = 11;
+/// The largest part, with its header.
+const PART: usize = 16 * 1024;
+
+/// What is recorded, and under which name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Record {
+    Job(JobId),
+    Plan(JobId),
+    File(JobId, FileNo),
+}
+
+impl Record {
+    /// What the keys of all its parts begin with, and those of no other record of its kind.
+    pub(crate) fn prefix(self) -> Vec<u8> {
+        match self {
+            Self::Job(id) | Self::Plan(id) => id.as_bytes().to_vec(),
+            Self::File(id, no) => [id.as_bytes().as_slice(), &no.0.to_be_bytes()].concat(),
+        }
+    }
+
+    fn key(self, part: u16) -> Vec<u8> {
+        [self.prefix(), part.to_be_bytes().to_vec()].concat()
+    }
+
+    fn damaged(self) -> StoreError {
+        StoreError::Damaged(self.to_string())
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Job(id) => write!(f, "of job {id}"),
+            Self::Plan(id) => write!(f, "of the plan of job {id}"),
+            Self::File(id, FileNo(no)) => write!(f, "of file {no} of job {id}"),
+        }
+    }
+}
+
+/// One part of a record: a tree's key and its value.
+pub(crate) type Part = (Vec<u8>, Vec<u8>);
+
+/// `value` as the parts of `record`.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] if it cannot be written as JSON or takes more than a gigabyte.
+pub(crate) fn encode<T: Serialize>(record: Record, value: &T) -> Result<Vec<Part>, StoreError> {
+    let json = serde_json::to_vec(value).map_err(|error| StoreError::Unavailable(error.into()))?;
+    let whole = crc32fast::hash(&json);
+    let chunks = json.chunks(PART - HEADER);
+    let count =
+        u16::try_from(chunks.len()).map_err(|_| StoreError::Unavailable(CodecError::TooLarge(record).into()))?;
+    let parts = (0..count).zip(chunks).map(|(number, chunk)| {
+        let header = Header { checksum: checksum(record, number, whole, count, chunk), whole, count };
+        (record.key(number), [header.to_bytes().as_slice(), chunk].concat())
+    });
+    Ok(parts.collect())
+}
+
+/// The value that `parts`, in the order of their keys, are all of.
+///
+/// # Errors
+/// [`StoreError::Damaged`] if they are not what [`encode`] gave, [`StoreError::Unavailable`] if a later version
+/// wrote them.
+pub(crate) fn decode<T: DeserializeOwned, B: AsRef<[u8]>>(record: Record, parts: &[(B, B)]) -> Result<T, StoreError> {
+    let mut json = Vec::new();
+    let mut first = None;
+    for (number, (key, value)) in (0..=u16::MAX).zip(parts) {
+        let (header, chunk) = Header::read(record, value.as_ref())?;
+        let expected = checksum(record, number, header.whole, header.count, chunk);
+        let (whole, count) = *first.get_or_insert((header.whole, header.count));
+        let in_place = key.as_ref() == record.key(number) && usize::from(count) == parts.len();
+        if header.checksum != expected || (header.whole, header.count) != (whole, count) || !in_place {
+            return Err(record.damaged());
+        }
+        json.extend_from_slice(chunk);
+    }
+    if first.is_none_or(|(whole, _)| crc32fast::hash(&json) != whole) {
+        return Err(record.damaged());
+    }
+    // The text of a JSON error can quote what it read, so that it goes no further.
+    serde_json::from_slice(&json).map_err(|_| record.damaged())
+}
+
+struct Header {
+    checksum: u32,
+    whole: u32,
+    count: u16,
+}
+
+impl Header {
+    fn to_bytes(&self) -> Vec<u8> {
+        let Self { checksum, whole, count } = self;
+        [[VERSION].as_slice(), &checksum.to_be_bytes(), &whole.to_be_bytes(), &count.to_be_bytes()].concat()
+    }
+
+    fn read(record: Record, value: &[u8]) -> Result<(Self, &[u8]), StoreError> {
+        let (version, rest) = value.split_first().ok_or_else(|| record.damaged())?;
+        if *version > VERSION {
+            return Err(StoreError::Unavailable(CodecError::Later { record, version: *version }.into()));
+        }
+        let header = (|| {
+            let (checksum, rest) = rest.split_first_chunk()?;
+            let (whole, rest) = rest.split_first_chunk()?;
+            let (count, chunk) = rest.split_first_chunk()?;
+            let checksum = u32::from_be_bytes(*checksum);
+            let (whole, count) = (u32::from_be_bytes(*whole), u16::from_be_bytes(*count));
+            Some((Self { checksum, whole, count }, chunk))
+        })();
+        header.filter(|_| *version == VERSION).ok_or_else(|| record.damaged())
+    }
+}
+
+fn checksum(record: Record, number: u16, whole: u32, count: u16, chunk: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(record.to_string().as_bytes());
+    hasher.update(&number.to_be_bytes());
+    hasher.update(&whole.to_be_bytes());
+    hasher.update(&count.to_be_bytes());
+    hasher.update(chunk);
+    hasher.finalize()
+}
+
+/// Why a record cannot be written or read although nothing is damaged.
+#[derive(Debug, thiserror::Error)]
+enum CodecError {
+    #[error("the record {0} is too large to be kept")]
+    TooLarge(Record),
+    #[error("the record {record} has layout {version}, which only a later version of this program can read")]
+    Later { record: Record, version: u8 },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORD: Record = Record::File(JobId::new([7; 16]), FileNo(3));
+
+    fn text(length: usize) -> String {
+        "0123456789".chars().cycle().take(length).collect()
+    }
+
+    #[test]
+    fn a_value_of_any_size_is_read_back_from_parts_of_16_kb_at_most() {
+        for (length, count) in [(0, 1), (10, 1), (PART - HEADER - 2, 1), (PART - HEADER - 1, 2), (1_000_000, 62)] {
+            let parts = encode(RECORD, &text(length)).expect("text can be written");
+            assert_eq!(parts.len(), count, "{length}");
+            assert!(parts.iter().all(|(_, value)| value.len() <= PART), "{length}");
+            assert!(parts.is_sorted_by(|one, next| one.0 < next.0), "{length}");
+            assert_eq!(decode::<String, _>(RECORD, &parts).expect("nothing was changed"), text(length));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_noticed_and_the_content_is_not_told() {
+        let parts = encode(RECORD, &"secret").expect("text can be written");
+        for at in 0..parts[0].1.len() * 8 {
+            let mut parts = parts.clone();
+            parts[0].1[at / 8] ^= 1 << (at % 8);
+            let error = decode::<String, _>(RECORD, &parts).expect_err("a bit was flipped");
+            assert!(!format!("{error:?}").contains("secret"), "bit {at}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn parts_that_do_not_belong_together_are_damage() {
+        let parts = encode(RECORD, &text(50_000)).expect("text can be written");
+        let other = encode(RECORD, &text(49_999)).expect("text can be written");
+        let moved = encode(Record::File(JobId::new([7; 16]), FileNo(4)), &text(50_000)).expect("text can be written");
+        let taken = |from: &Part, key: &Part| (key.0.clone(), from.1.clone());
+        for (case, parts) in [
+            ("none", vec![]),
+            ("an end that is missing", parts[..3].to_vec()),
+            ("a beginning that is missing", parts[1..].to_vec()),
+            ("one too many", [parts.as_slice(), &other[..1]].concat()),
+            ("one of another writing", [&other[..1], &parts[1..]].concat()),
+            ("two that changed places", vec![taken(&parts[1], &parts[0]), taken(&parts[0], &parts[1])]),
+            ("those of another record", parts.iter().zip(&moved).map(|(key, from)| taken(from, key)).collect()),
+            ("one without a header", vec![(parts[0].0.clone(), vec![VERSION, 0])]),
+            ("one without a byte", vec![(parts[0].0.clone(), vec![])]),
+        ] {
+            let error = decode::<String, _>(RECORD, &parts).expect_err(case);
+            assert!(matches!(error, StoreError::Damaged(name) if name == RECORD.to_string()), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_is_not_called_damaged() {
+        let mut parts = encode(RECORD, &"text").expect("text can be written");
+        parts[0].1[0] = VERSION + 1;
+        let error = decode::<String, _>(RECORD, &parts).expect_err("the version is unknown");
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    }
+
+    #[test]
+    fn what_is_no_json_of_the_type_asked_for_is_damage() {
+        let parts = encode(RECORD, &12).expect("a number can be written");
+        assert!(matches!(decode::<String, _>(RECORD, &parts), Err(StoreError::Damaged(_))));
+    }
+}

@@ -1,0 +1,227 @@
+//! What every store must do, whatever it keeps the jobs in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::bulk::kickoff::{ExportLevel, Kickoff};
+use crate::fhir::datatypes::{Id, Millis};
+use crate::fhir::resource_type::ResourceType;
+use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
+use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::job::{Epoch, Job, JobId, JobState, Running};
+use crate::plan::{Cohort, ExportPlan, Horizon};
+use crate::profile::Profile;
+
+/// Runs the suite, each part of it on an empty store that `make` gives.
+pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
+    a_job_is_recorded_once(&*make().await).await;
+    an_unknown_job_has_nothing_and_takes_nothing(&*make().await).await;
+    whoever_claims_last_may_commit(&*make().await).await;
+    a_deleted_job_takes_no_commit_and_no_claim(&*make().await).await;
+    only_a_deleted_job_is_purged_and_then_nothing_is_left(&*make().await).await;
+    a_fenced_change_leaves_nothing(&*make().await).await;
+    a_change_records_all_it_holds(&*make().await).await;
+    files_come_in_the_order_of_their_numbers(&*make().await).await;
+    records_of_any_size_are_read_back_and_can_shrink(&*make().await).await;
+    jobs_do_not_mix(&*make().await).await;
+}
+
+async fn a_job_is_recorded_once(store: &dyn Store) {
+    store.create(job(1)).await.expect("a new job");
+    assert_eq!(found(store, 1).await, Some(job(1)));
+    let lease = store.claim(job(1).id).await.expect("it is there");
+    store.commit(lease, running(3)).await.expect("the lease is good");
+    store.create(job(1)).await.expect("a call may be repeated");
+    let after = found(store, 1).await.expect("it is still there");
+    assert_ne!(after.state, JobState::Accepted, "a repeated create must not undo what came later");
+    store.commit(lease, running(4)).await.expect("nor end the lease");
+}
+
+async fn an_unknown_job_has_nothing_and_takes_nothing(store: &dyn Store) {
+    let id = job(1).id;
+    assert_eq!(store.jobs().await.expect("an empty store"), vec![]);
+    assert_eq!(found(store, 1).await, None);
+    assert_eq!(store.files(id).await.expect("no files"), vec![]);
+    assert_eq!(store.plan(id).await.expect("no plan"), None);
+    assert_fenced(store.claim(id).await);
+    assert_fenced(store.commit(Lease { job: id, epoch: Epoch(1) }, running(1)).await);
+    assert!(!store.delete(id).await.expect("there is nothing to delete"));
+    store.purge(id).await.expect("there is nothing to purge");
+    assert_eq!(store.jobs().await.expect("an empty store"), vec![]);
+}
+
+async fn whoever_claims_last_may_commit(store: &dyn Store) {
+    let id = job(1).id;
+    store.create(job(1)).await.expect("a new job");
+    assert_fenced(store.commit(Lease { job: id, epoch: Epoch::default() }, running(1)).await);
+    let first = store.claim(id).await.expect("it is there");
+    store.commit(first, running(1)).await.expect("the only lease");
+    let second = store.claim(id).await.expect("anybody may claim");
+    assert_ne!(first, second);
+    assert_fenced(store.commit(first, running(2)).await);
+    store.commit(second, running(3)).await.expect("the later lease");
+    store.commit(second, running(3)).await.expect("a call may be repeated");
+    assert_eq!(found(store, 1).await.map(|job| job.state), running(3).state);
+}
+
+async fn a_deleted_job_takes_no_commit_and_no_claim(store: &dyn Store) {
+    let id = job(1).id;
+    store.create(job(1)).await.expect("a new job");
+    let lease = store.claim(id).await.expect("it is there");
+    assert!(store.delete(id).await.expect("it is there"));
+    assert!(!store.delete(id).await.expect("it is deleted already"));
+    assert_fenced(store.commit(lease, running(1)).await);
+    assert_fenced(store.claim(id).await);
+    store.create(job(1)).await.expect("a call may be repeated");
+    assert_eq!(found(store, 1).await, Some(Job { state: JobState::Deleted, ..job(1) }));
+}
+
+async fn only_a_deleted_job_is_purged_and_then_nothing_is_left(store: &dyn Store) {
+    let id = job(1).id;
+    store.create(job(1)).await.expect("a new job");
+    let lease = store.claim(id).await.expect("it is there");
+    let change = Change { plan: Some(plan(3_000)), files: (0..300).map(file).collect(), ..Change::default() };
+    store.commit(lease, change).await.expect("the lease is good");
+    store.purge(id).await.expect("it is left alone");
+    assert_eq!(store.files(id).await.expect("it is left alone").len(), 300);
+    assert!(store.delete(id).await.expect("it is there"));
+    assert_eq!(store.files(id).await.expect("the reaper needs them").len(), 300);
+    assert!(store.plan(id).await.expect("it is not purged yet").is_some());
+    for _ in 0..2 {
+        store.purge(id).await.expect("it is deleted, then unknown");
+        assert_eq!(found(store, 1).await, None);
+        assert_eq!(store.files(id).await.expect("they are purged"), vec![]);
+        assert_eq!(store.plan(id).await.expect("it is purged"), None);
+        assert_eq!(store.jobs().await.expect("it is purged"), vec![]);
+    }
+}
+
+async fn a_fenced_change_leaves_nothing(store: &dyn Store) {
+    let id = job(1).id;
+    store.create(job(1)).await.expect("a new job");
+    let old = store.claim(id).await.expect("it is there");
+    let lease = store.claim(id).await.expect("it is there");
+    store.commit(lease, Change { files: vec![file(1)], ..Change::default() }).await.expect("the lease is good");
+    let files = vec![file(2), file(3)];
+    assert_fenced(
+        store.commit(old, Change { plan: Some(plan(2)), files, forgotten: vec![FileNo(1)], ..running(9) }).await,
+    );
+    assert_eq!(found(store, 1).await, Some(job(1)));
+    assert_eq!(store.plan(id).await.expect("there is none"), None);
+    assert_eq!(store.files(id).await.expect("there is one"), vec![file(1)]);
+}
+
+async fn a_change_records_all_it_holds(store: &dyn Store) {
+    let id = job(1).id;
+    store.create(job(1)).await.expect("a new job");
+    let lease = store.claim(id).await.expect("it is there");
+    let change = Change { plan: Some(plan(2)), files: vec![file(1), file(2)], ..running(5) };
+    store.commit(lease, change).await.expect("the lease is good");
+    assert_eq!(store.plan(id).await.expect("it is there"), Some(plan(2)));
+    assert_eq!(found(store, 1).await.map(|job| job.state), running(5).state);
+    let later = FileRecord { state: open("another key"), ..file(2) };
+    let change = Change { files: vec![later.clone()], forgotten: vec![FileNo(1), FileNo(8)], ..Change::default() };
+    store.commit(lease, change).await.expect("the lease is good");
+    assert_eq!(store.files(id).await.expect("they are there"), vec![later]);
+    assert_eq!(store.plan(id).await.expect("no new one was given"), Some(plan(2)));
+    assert_eq!(found(store, 1).await.map(|job| job.state), running(5).state, "no new one was given");
+}
+
+async fn files_come_in_the_order_of_their_numbers(store: &dyn Store) {
+    let id = job(1).id;
+    store.create(job(1)).await.expect("a new job");
+    let lease = store.claim(id).await.expect("it is there");
+    for no in [256, 1, u32::MAX, 0, 65_536, 255] {
+        store.commit(lease, Change { files: vec![file(no)], ..Change::default() }).await.expect("the lease is good");
+    }
+    let numbers: Vec<_> = store.files(id).await.expect("they are there").iter().map(|file| file.no.0).collect();
+    assert_eq!(numbers, [0, 1, 255, 256, 65_536, u32::MAX]);
+}
+
+async fn records_of_any_size_are_read_back_and_can_shrink(store: &dyn Store) {
+    let id = job(1).id;
+    let large = Job { request: "r".repeat(100_000), ..job(1) };
+    store.create(large.clone()).await.expect("a new job");
+    store.create(job(2)).await.expect("a neighbour");
+    let lease = store.claim(id).await.expect("it is there");
+    for members in [50_000, 3, 700, 0] {
+        store
+            .commit(lease, Change { plan: Some(plan(members)), ..Change::default() })
+            .await
+            .expect("the lease is good");
+        assert!(store.plan(id).await.expect("it is whole") == Some(plan(members)), "{members} members");
+    }
+    for length in [70_000, 2, 40_000] {
+        let record = FileRecord { state: open(&"k".repeat(length)), ..file(7) };
+        let change = Change { files: vec![file(6), record.clone(), file(8)], ..Change::default() };
+        store.commit(lease, change).await.expect("the lease is good");
+        let files = store.files(id).await.expect("they are whole");
+        assert!(files == vec![file(6), record, file(8)], "a key of {length} bytes");
+    }
+    assert!(found(store, 1).await == Some(large));
+    assert_eq!(store.jobs().await.expect("they are whole").len(), 2);
+}
+
+async fn jobs_do_not_mix(store: &dyn Store) {
+    for number in [1, 2] {
+        store.create(job(number)).await.expect("a new job");
+        let lease = store.claim(job(number).id).await.expect("it is there");
+        let files = (0..=u32::from(number)).map(file).collect();
+        let change = Change { plan: Some(plan(number.into())), files, ..running(number.into()) };
+        store.commit(lease, change).await.expect("the lease is good");
+    }
+    assert!(store.delete(job(1).id).await.expect("it is there"));
+    store.purge(job(1).id).await.expect("it is deleted");
+    let left = Job { state: running(2).state.expect("it was given"), ..job(2) };
+    assert_eq!(store.jobs().await.expect("one is left"), vec![left]);
+    assert_eq!(store.files(job(2).id).await.expect("it is left").len(), 3);
+    assert_eq!(store.plan(job(2).id).await.expect("it is left"), Some(plan(2)));
+}
+
+/// A job of its own for every number.
+pub(super) fn job(number: u8) -> Job {
+    Job {
+        id: JobId::new([number; 16]),
+        kickoff: Kickoff { level: ExportLevel::System, types: None, since: None, until: None, ignored: Vec::new() },
+        types: vec![ResourceType::PATIENT],
+        request: format!("https://fhir.example/$export?number={number}"),
+        created: Millis(1_764_000_000_000),
+        state: JobState::Accepted,
+    }
+}
+
+/// A change to a state that differs by `sweep`.
+pub(super) fn running(sweep: u32) -> Change {
+    let state = JobState::Running(Running { sweep, ..Running::default() });
+    Change { state: Some(state), ..Change::default() }
+}
+
+/// A plan for so many members.
+pub(super) fn plan(members: u32) -> ExportPlan {
+    let member = |number| Id::parse(&format!("patient-{number:028}")).expect("an id of the length of a UUID");
+    ExportPlan {
+        horizon: Horizon { windows_until: Millis(1_764_000_000_000), lag_millis: 60_000, since: None, until: None },
+        profile: Profile::default(),
+        types: BTreeMap::new(),
+        cohort: Cohort::Members((0..members).map(member).collect()),
+        context: Vec::new(),
+    }
+}
+
+/// An open file.
+pub(super) fn file(no: u32) -> FileRecord {
+    FileRecord { no: FileNo(no), content: FileContent::Resources(ResourceType::PATIENT), state: open("a key") }
+}
+
+fn open(key: &str) -> FileState {
+    FileState::Open { key: key.to_owned(), epoch: Epoch(1) }
+}
+
+async fn found(store: &dyn Store, number: u8) -> Option<Job> {
+    store.job(job(number).id).await.expect("the store answers")
+}
+
+#[track_caller]
+fn assert_fenced<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
+    assert!(matches!(answer, Err(StoreError::Fenced)), "{answer:?}");
+}

@@ -1,0 +1,193 @@
+//! A store that stops for good at a chosen write, as a process does that is killed there: for tests.
+//!
+//! A store answers once what it wrote is durable. So a process that dies in a write finds one of two things when it
+//! starts again: the write was not durable yet and never happened ([`When::Before`]), or it was and nobody was told
+//! ([`When::After`]). The second life of a test opens the store below this one.
+
+use std::fmt;
+use std::future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::watch;
+
+use crate::job::checkpoint::FileRecord;
+use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::job::{Job, JobId};
+use crate::plan::ExportPlan;
+
+/// Hands every call on to another store, until it crashes: from then on no call ever completes, not even one that
+/// was under way.
+pub(crate) struct CrashStore {
+    below: Arc<dyn Store>,
+    crash: Option<Crash>,
+    effects: AtomicUsize,
+    crashed: watch::Sender<bool>,
+}
+
+/// Where a store crashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Crash {
+    /// At which writing call, counted from 1.
+    pub(crate) at: usize,
+    pub(crate) when: When,
+}
+
+/// On which side of a write a store crashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// The write is lost.
+    Before,
+    /// The write is durable, but is never acknowledged.
+    After,
+}
+
+impl CrashStore {
+    /// `below`, up to `crash`; without one it only counts.
+    pub(crate) fn new(below: Arc<dyn Store>, crash: Option<Crash>) -> Self {
+        Self { below, crash, effects: AtomicUsize::new(0), crashed: watch::Sender::new(false) }
+    }
+
+    /// How many writing calls there were so far: as many places to crash at.
+    pub(crate) fn effects(&self) -> usize {
+        self.effects.load(Ordering::SeqCst)
+    }
+
+    /// Completes once the store has crashed.
+    pub(crate) async fn crashed(&self) {
+        // The sender lives as long as `self`, so that waiting cannot end in an error.
+        let mut crashed = self.crashed.subscribe();
+        let _seen = crashed.wait_for(|crashed| *crashed).await;
+    }
+
+    async fn read<T>(&self, call: BoxFuture<'_, T>) -> T {
+        if self.has_crashed() {
+            return future::pending().await;
+        }
+        let answer = call.await;
+        if self.has_crashed() { future::pending().await } else { answer }
+    }
+
+    async fn write<T>(&self, call: BoxFuture<'_, T>) -> T {
+        if self.has_crashed() {
+            return future::pending().await;
+        }
+        let number = self.effects.fetch_add(1, Ordering::SeqCst) + 1;
+        match self.crash.filter(|crash| crash.at == number).map(|crash| crash.when) {
+            None => {}
+            Some(When::Before) => self.stop(),
+            Some(When::After) => {
+                call.await;
+                self.stop();
+                return future::pending().await;
+            }
+        }
+        self.read(call).await
+    }
+
+    fn has_crashed(&self) -> bool {
+        *self.crashed.borrow()
+    }
+
+    fn stop(&self) {
+        self.crashed.send_replace(true);
+    }
+}
+
+impl Store for CrashStore {
+    fn create(&self, job: Job) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(self.below.create(job)).boxed()
+    }
+
+    fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>> {
+        self.read(self.below.job(id)).boxed()
+    }
+
+    fn jobs(&self) -> BoxFuture<'_, Result<Vec<Job>, StoreError>> {
+        self.read(self.below.jobs()).boxed()
+    }
+
+    fn files(&self, id: JobId) -> BoxFuture<'_, Result<Vec<FileRecord>, StoreError>> {
+        self.read(self.below.files(id)).boxed()
+    }
+
+    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<ExportPlan>, StoreError>> {
+        self.read(self.below.plan(id)).boxed()
+    }
+
+    fn claim(&self, id: JobId) -> BoxFuture<'_, Result<Lease, StoreError>> {
+        self.write(self.below.claim(id)).boxed()
+    }
+
+    fn commit(&self, lease: Lease, change: Change) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(self.below.commit(lease, change)).boxed()
+    }
+
+    fn delete(&self, id: JobId) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write(self.below.delete(id)).boxed()
+    }
+
+    fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(self.below.purge(id)).boxed()
+    }
+}
+
+impl fmt::Debug for CrashStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { below, crash, effects, crashed } = self;
+        let state = (crash, effects, crashed.borrow());
+        write!(f, "CrashStore({state:?}, {below:?})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::store::conformance::{self, job};
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn until_it_crashes_it_does_what_every_store_does() {
+        conformance::conformance(async || Arc::new(CrashStore::new(memory(), None)) as Arc<dyn Store>).await;
+    }
+
+    #[tokio::test]
+    async fn a_write_at_the_crash_is_lost_or_durable_and_is_never_acknowledged() {
+        for (when, survives) in [(When::Before, false), (When::After, true)] {
+            let below = memory();
+            let store = CrashStore::new(Arc::clone(&below), Some(Crash { at: 2, when }));
+            store.create(job(1)).await.expect("the first write is before the crash");
+            assert!(poll!(Box::pin(store.crashed())).is_pending(), "{when:?}");
+            assert!(poll!(store.create(job(2))).is_pending(), "{when:?}");
+            store.crashed().await;
+            assert_eq!(store.effects(), 2);
+            let found = below.job(job(2).id).await.expect("it is in memory");
+            assert_eq!(found.is_some(), survives, "{when:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn after_the_crash_no_call_completes_or_has_an_effect() {
+        let below = memory();
+        let store = CrashStore::new(Arc::clone(&below), Some(Crash { at: 1, when: When::After }));
+        let mut under_way = store.jobs();
+        assert!(poll!(store.create(job(1))).is_pending());
+        assert!(poll!(&mut under_way).is_pending(), "a call from before the crash");
+        let id = job(1).id;
+        assert!(poll!(store.job(id)).is_pending());
+        assert!(poll!(store.files(id)).is_pending());
+        assert!(poll!(store.plan(id)).is_pending());
+        assert!(poll!(store.claim(id)).is_pending());
+        assert!(poll!(store.delete(id)).is_pending());
+        assert!(poll!(store.purge(id)).is_pending());
+        assert_eq!(below.job(id).await.expect("it is in memory"), Some(job(1)));
+        assert_eq!(store.effects(), 1);
+    }
+
+    fn memory() -> Arc<dyn Store> {
+        Arc::new(MemoryStore::default())
+    }
+}

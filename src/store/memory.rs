@@ -1,0 +1,130 @@
+//! Keeps jobs in memory: for tests, and for those who embed the export and need no job to outlive the process.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::{BoxFuture, FutureExt};
+
+use crate::job::checkpoint::{FileNo, FileRecord};
+use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::job::{Epoch, Job, JobId, JobState};
+use crate::plan::ExportPlan;
+
+/// A store that ends with the process.
+#[derive(Default)]
+pub(crate) struct MemoryStore {
+    jobs: Mutex<BTreeMap<JobId, Kept>>,
+}
+
+struct Kept {
+    job: Job,
+    epoch: Epoch,
+    plan: Option<ExportPlan>,
+    files: BTreeMap<FileNo, FileRecord>,
+}
+
+impl MemoryStore {
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<JobId, Kept>> {
+        // No change is left half done by a panic: each is checked first and then made without a step that can fail.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, lease: Lease, change: Change) -> Result<(), StoreError> {
+        let mut jobs = self.kept();
+        let kept = jobs.get_mut(&lease.job).ok_or(StoreError::Fenced)?;
+        if kept.job.state == JobState::Deleted || kept.epoch != lease.epoch {
+            return Err(StoreError::Fenced);
+        }
+        let Change { state, plan, files, forgotten } = change;
+        if let Some(state) = state {
+            kept.job.state = state;
+        }
+        if let Some(plan) = plan {
+            kept.plan = Some(plan);
+        }
+        kept.files.extend(files.into_iter().map(|file| (file.no, file)));
+        kept.files.retain(|no, _| !forgotten.contains(no));
+        Ok(())
+    }
+}
+
+impl Store for MemoryStore {
+    fn create(&self, job: Job) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move {
+            let kept = |job| Kept { job, epoch: Epoch::default(), plan: None, files: BTreeMap::new() };
+            self.kept().entry(job.id).or_insert_with(|| kept(job));
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>> {
+        async move { Ok(self.kept().get(&id).map(|kept| kept.job.clone())) }.boxed()
+    }
+
+    fn jobs(&self) -> BoxFuture<'_, Result<Vec<Job>, StoreError>> {
+        async move { Ok(self.kept().values().map(|kept| kept.job.clone()).collect()) }.boxed()
+    }
+
+    fn files(&self, id: JobId) -> BoxFuture<'_, Result<Vec<FileRecord>, StoreError>> {
+        async move { Ok(self.kept().get(&id).map_or_else(Vec::new, |kept| kept.files.values().cloned().collect())) }
+            .boxed()
+    }
+
+    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<ExportPlan>, StoreError>> {
+        async move { Ok(self.kept().get(&id).and_then(|kept| kept.plan.clone())) }.boxed()
+    }
+
+    fn claim(&self, id: JobId) -> BoxFuture<'_, Result<Lease, StoreError>> {
+        async move {
+            let mut jobs = self.kept();
+            let kept = jobs.get_mut(&id).filter(|kept| kept.job.state != JobState::Deleted);
+            let kept = kept.ok_or(StoreError::Fenced)?;
+            kept.epoch = super::next(kept.epoch);
+            Ok(Lease { job: id, epoch: kept.epoch })
+        }
+        .boxed()
+    }
+
+    fn commit(&self, lease: Lease, change: Change) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { self.change(lease, change) }.boxed()
+    }
+
+    fn delete(&self, id: JobId) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            let mut jobs = self.kept();
+            let kept = jobs.get_mut(&id).filter(|kept| kept.job.state != JobState::Deleted);
+            Ok(kept.map(|kept| kept.job.state = JobState::Deleted).is_some())
+        }
+        .boxed()
+    }
+
+    fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move {
+            self.kept().retain(|known, kept| *known != id || kept.job.state != JobState::Deleted);
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    /// Plans hold patients' ids: the number of jobs is enough.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemoryStore({} jobs)", self.kept().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::conformance;
+
+    #[tokio::test]
+    async fn the_store_in_memory_does_what_every_store_does() {
+        conformance::conformance(async || Arc::new(MemoryStore::default()) as Arc<dyn Store>).await;
+    }
+}

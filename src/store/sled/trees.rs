@@ -1,0 +1,227 @@
+//! How jobs, plans and files lie in the trees: reads, and the writes that each call amounts to.
+//!
+//! Only the writer's thread writes, so that what it has read still holds when it applies what it made of it.
+
+use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
+use ::sled::{Batch, Db, IVec, Tree};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::job::checkpoint::{FileNo, FileRecord};
+use crate::job::store::{Change, Lease, StoreError};
+use crate::job::{Epoch, Job, JobId, JobState};
+use crate::plan::ExportPlan;
+use crate::store::codec::{self, Record};
+
+/// One tree for each kind of record. (No `Debug`: a tree's own prints what it holds.)
+#[derive(Clone)]
+pub(super) struct Trees {
+    jobs: Tree,
+    plans: Tree,
+    files: Tree,
+}
+
+/// What one call writes: all of it, or nothing.
+#[derive(Default)]
+pub(super) struct Writes {
+    jobs: Batch,
+    plans: Batch,
+    files: Batch,
+}
+
+/// A job with what only the store needs to know of it.
+#[derive(Serialize, Deserialize)]
+struct JobRecord {
+    epoch: Epoch,
+    job: Job,
+}
+
+impl Trees {
+    pub(super) fn open(db: &Db) -> ::sled::Result<Self> {
+        Ok(Self { jobs: db.open_tree("jobs")?, plans: db.open_tree("plans")?, files: db.open_tree("files")? })
+    }
+
+    pub(super) fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        Ok(self.job_record(id)?.map(|record| record.job))
+    }
+
+    /// Every job that can be read. One damaged record must not keep all others from being worked on.
+    pub(super) fn jobs(&self) -> Result<Vec<Job>, StoreError> {
+        let jobs = records(self.jobs.iter(), |key| Some(Record::Job(JobId::new(*key.first_chunk()?))));
+        let readable = jobs.filter_map(|job| match job {
+            Ok((_, JobRecord { job, .. })) => Some(Ok(job)),
+            Err(StoreError::Damaged(record)) => {
+                tracing::error!(record, "a record of the job store is damaged; its job is left out");
+                None
+            }
+            Err(error @ (StoreError::Fenced | StoreError::Unavailable(_))) => Some(Err(error)),
+        });
+        readable.collect()
+    }
+
+    pub(super) fn files(&self, id: JobId) -> Result<Vec<FileRecord>, StoreError> {
+        let record = |key: &[u8]| {
+            let no = key.get(id.as_bytes().len()..)?.first_chunk()?;
+            Some(Record::File(id, FileNo(u32::from_be_bytes(*no))))
+        };
+        records(self.files.scan_prefix(id.as_bytes()), record).map(|file| file.map(|(_, file)| file)).collect()
+    }
+
+    pub(super) fn plan(&self, id: JobId) -> Result<Option<ExportPlan>, StoreError> {
+        one(&self.plans, Record::Plan(id))
+    }
+
+    /// A job that is known already stays as it is: the call was made before.
+    pub(super) fn create(&self, job: Job) -> Result<Writes, StoreError> {
+        let mut writes = Writes::default();
+        if self.job_record(job.id)?.is_none() {
+            self.put_job(&mut writes, &JobRecord { epoch: Epoch::default(), job })?;
+        }
+        Ok(writes)
+    }
+
+    pub(super) fn claim(&self, id: JobId) -> Result<(Writes, Lease), StoreError> {
+        let mut record = self.live_job(id)?.ok_or(StoreError::Fenced)?;
+        record.epoch = crate::store::next(record.epoch);
+        let mut writes = Writes::default();
+        self.put_job(&mut writes, &record)?;
+        Ok((writes, Lease { job: id, epoch: record.epoch }))
+    }
+
+    pub(super) fn commit(&self, lease: Lease, change: Change) -> Result<Writes, StoreError> {
+        let record = self.live_job(lease.job)?.filter(|record| record.epoch == lease.epoch);
+        let mut record = record.ok_or(StoreError::Fenced)?;
+        let Change { state, plan, files, forgotten } = change;
+        let mut writes = Writes::default();
+        if let Some(state) = state {
+            record.job.state = state;
+            self.put_job(&mut writes, &record)?;
+        }
+        if let Some(plan) = plan {
+            put(&self.plans, &mut writes.plans, Record::Plan(lease.job), &plan)?;
+        }
+        for file in files.iter().filter(|file| !forgotten.contains(&file.no)) {
+            put(&self.files, &mut writes.files, Record::File(lease.job, file.no), file)?;
+        }
+        for no in forgotten {
+            remove(&self.files, &mut writes.files, Record::File(lease.job, no))?;
+        }
+        Ok(writes)
+    }
+
+    pub(super) fn delete(&self, id: JobId) -> Result<(Writes, bool), StoreError> {
+        let mut writes = Writes::default();
+        let Some(mut record) = self.live_job(id)? else { return Ok((writes, false)) };
+        record.job.state = JobState::Deleted;
+        self.put_job(&mut writes, &record)?;
+        Ok((writes, true))
+    }
+
+    pub(super) fn purge(&self, id: JobId) -> Result<Writes, StoreError> {
+        let mut writes = Writes::default();
+        if self.job_record(id)?.is_some_and(|record| record.job.state == JobState::Deleted) {
+            remove(&self.jobs, &mut writes.jobs, Record::Job(id))?;
+            remove(&self.plans, &mut writes.plans, Record::Plan(id))?;
+            for key in self.files.scan_prefix(id.as_bytes()).keys() {
+                writes.files.remove(key.map_err(|error| failed(error, Record::Job(id)))?);
+            }
+        }
+        Ok(writes)
+    }
+
+    /// Makes `writes` visible; durable they are once `flush` was called and the file synced.
+    pub(super) fn apply(&self, writes: &Writes) -> ::sled::Result<()> {
+        let Writes { jobs, plans, files } = writes;
+        let applied = (&self.jobs, &self.plans, &self.files).transaction(|trees| {
+            trees.0.apply_batch(jobs)?;
+            trees.1.apply_batch(plans)?;
+            trees.2.apply_batch(files)?;
+            Ok::<_, ConflictableTransactionError<::sled::Error>>(())
+        });
+        applied.map_err(|(TransactionError::Abort(error) | TransactionError::Storage(error))| error)
+    }
+
+    /// Hands all that was applied to the operating system. On Linux this is no fsync.
+    pub(super) fn flush(&self) -> ::sled::Result<()> {
+        self.jobs.flush().map(|_bytes| ())
+    }
+
+    fn job_record(&self, id: JobId) -> Result<Option<JobRecord>, StoreError> {
+        one(&self.jobs, Record::Job(id))
+    }
+
+    /// A job that is not deleted.
+    fn live_job(&self, id: JobId) -> Result<Option<JobRecord>, StoreError> {
+        Ok(self.job_record(id)?.filter(|record| record.job.state != JobState::Deleted))
+    }
+
+    fn put_job(&self, writes: &mut Writes, record: &JobRecord) -> Result<(), StoreError> {
+        put(&self.jobs, &mut writes.jobs, Record::Job(record.job.id), record)
+    }
+}
+
+/// Replaces every part of `record`, so that none of a longer one is left behind.
+fn put<T: Serialize>(tree: &Tree, batch: &mut Batch, record: Record, value: &T) -> Result<(), StoreError> {
+    remove(tree, batch, record)?;
+    for (key, part) in codec::encode(record, value)? {
+        batch.insert(key, part);
+    }
+    Ok(())
+}
+
+fn remove(tree: &Tree, batch: &mut Batch, record: Record) -> Result<(), StoreError> {
+    for key in tree.scan_prefix(record.prefix()).keys() {
+        batch.remove(key.map_err(|error| failed(error, record))?);
+    }
+    Ok(())
+}
+
+fn one<T: DeserializeOwned>(tree: &Tree, record: Record) -> Result<Option<T>, StoreError> {
+    let parts: Vec<_> =
+        tree.scan_prefix(record.prefix()).collect::<Result<_, _>>().map_err(|error| failed(error, record))?;
+    if parts.is_empty() { Ok(None) } else { codec::decode(record, &parts).map(Some) }
+}
+
+/// The records that `parts`, in the order of their keys, make up; `record` knows them by a part's key.
+fn records<T: DeserializeOwned>(
+    parts: ::sled::Iter,
+    record: impl Fn(&[u8]) -> Option<Record>,
+) -> impl Iterator<Item = Result<(Record, T), StoreError>> {
+    let mut parts = parts.peekable();
+    let mut broken = false;
+    std::iter::from_fn(move || {
+        let mut of_one: Vec<(IVec, IVec)> = Vec::new();
+        let mut known = None;
+        while let Some(part) = parts.next_if(|part| match part {
+            Ok((key, _)) => known.is_none() || record(key) == known,
+            Err(_) => true,
+        }) {
+            match part {
+                Ok((key, value)) => {
+                    let Some(record) = record(&key) else {
+                        return Some(Err(StoreError::Damaged("under a key that is too short".to_owned())));
+                    };
+                    known = Some(record);
+                    of_one.push((key, value));
+                }
+                Err(_) if broken => return None,
+                Err(error) => {
+                    broken = true; // sled repeats the error for ever
+                    return Some(Err(StoreError::Unavailable(error.into())));
+                }
+            }
+        }
+        let known = known?;
+        Some(codec::decode(known, &of_one).map(|value| (known, value)))
+    })
+}
+
+fn failed(error: ::sled::Error, record: Record) -> StoreError {
+    match error {
+        ::sled::Error::Corruption { .. } => StoreError::Damaged(record.to_string()),
+        error @ (::sled::Error::CollectionNotFound(_)
+        | ::sled::Error::Unsupported(_)
+        | ::sled::Error::ReportableBug(_)
+        | ::sled::Error::Io(_)) => StoreError::Unavailable(error.into()),
+    }
+}

@@ -1,0 +1,93 @@
+//! From a request to its answer: which interaction is it?
+
+use http::header::{HeaderMap, IF_NONE_MATCH};
+use http::{Method, StatusCode};
+
+use crate::answer::{Answer, Refusal};
+use crate::body::Payload;
+use crate::upstream::SampleUpstream;
+use crate::{capability, history, instance, searchset};
+
+/// The path that all FHIR URLs begin with.
+pub(crate) const BASE_PATH: &str = "/fhir";
+
+/// A request whose body, if it matters, has been read.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    /// Below the base, `%24` and the like decoded, without slashes at its ends.
+    pub(crate) path: String,
+    pub(crate) pairs: Vec<(String, String)>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    /// The base URL as the client sees it, or the foreign one that links shall show.
+    pub(crate) base: String,
+}
+
+/// An answer, and whether it is to be indented.
+pub(crate) fn answer(upstream: &SampleUpstream, asked: Asked) -> (Answer, bool) {
+    let by_default = upstream.settings().pretty;
+    let pretty =
+        asked.pairs.iter().rfind(|(name, _)| name == "_pretty").map_or(by_default, |(_, value)| value == "true");
+    match dispatch(upstream, asked) {
+        Ok((answer, listed)) => (answer, pretty || listed),
+        Err(refusal) => (refusal.into(), pretty),
+    }
+}
+
+fn dispatch(upstream: &SampleUpstream, asked: Asked) -> Result<(Answer, bool), Refusal> {
+    let Asked { method, path, pairs, headers, body, base } = asked;
+    let segments: Vec<&str> = if path.is_empty() { Vec::new() } else { path.split('/').collect() };
+    let get = method == Method::GET || method == Method::HEAD;
+    let answer = match segments.as_slice() {
+        [] if get => return searchset::later_page(upstream, &base, &pairs),
+        ["metadata"] if get => Answer::fhir(StatusCode::OK, capability::statement(upstream, &base)),
+        ["$bytes"] if get => bytes(&pairs)?,
+        ["_history"] if get => history::history(upstream, &base, &path, &pairs, |_| true)?,
+        [resource_type, "_history"] if get => {
+            history::history(upstream, &base, &path, &pairs, |record| *record.resource_type == **resource_type)?
+        }
+        [resource_type, id, "_history"] if get => {
+            let same = |record: &crate::store::Record| *record.resource_type == **resource_type && *record.id == **id;
+            history::history(upstream, &base, &path, &pairs, same)?
+        }
+        [resource_type, id, "_history", version] if get => {
+            let version = version.parse().map_err(|_| Refusal::not_found("no such version"))?;
+            instance::read(upstream, resource_type, id, Some(version))?
+        }
+        [name] | [name, _] if name.starts_with(['$', '_']) => return Err(unknown(&path)),
+        [_, operation] if operation.starts_with('$') => return Err(unknown(&path)),
+        [resource_type] if get => searchset::search(upstream, &base, resource_type, pairs, false)?,
+        [resource_type, "_search"] if method == Method::POST => {
+            searchset::search(upstream, &base, resource_type, pairs, true)?
+        }
+        [resource_type] if method == Method::POST => instance::write(upstream, &base, resource_type, None, &body)?,
+        [resource_type, id] if get => unchanged(&headers, instance::read(upstream, resource_type, id, None)?),
+        [resource_type, id] if method == Method::PUT => {
+            instance::write(upstream, &base, resource_type, Some(id), &body)?
+        }
+        [resource_type, id] if method == Method::DELETE => instance::delete(upstream, resource_type, id),
+        [] | [_] | [_, _] => {
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not-supported", format!("no {method} here")));
+        }
+        _ => return Err(unknown(&path)),
+    };
+    Ok((answer, false))
+}
+
+fn unknown(path: &str) -> Refusal {
+    Refusal::not_found(format!("there is nothing at {path}"))
+}
+
+/// `$bytes?n=…`: so many arbitrary bytes, for tests of what passes such things through.
+fn bytes(pairs: &[(String, String)]) -> Result<Answer, Refusal> {
+    let asked = pairs.iter().find(|(name, _)| name == "n").and_then(|(_, value)| value.parse().ok());
+    let len = asked.ok_or_else(|| Refusal::invalid("n is a number of bytes"))?;
+    Ok(Answer::plain("application/octet-stream", Payload::filler(len)))
+}
+
+/// 304 where the client has this version already.
+fn unchanged(headers: &HeaderMap, answer: Answer) -> Answer {
+    let same = headers.get(IF_NONE_MATCH).is_some_and(|known| answer.headers.get(http::header::ETAG) == Some(known));
+    if same { Answer { status: StatusCode::NOT_MODIFIED, payload: Payload::default(), ..answer } } else { answer }
+}

@@ -1,0 +1,187 @@
+//! Answers searches: the first page, and the pages behind its links.
+
+use http::StatusCode;
+
+use crate::answer::{Answer, Refusal};
+use crate::body::Payload;
+use crate::bundle::{Bundle, Head, subset};
+use crate::paging::{Position, ResultList};
+use crate::params;
+use crate::query::Search;
+use crate::search::Matcher;
+use crate::settings::{Paging, Settings, Total};
+use crate::store::{Record, Store};
+use crate::upstream::SampleUpstream;
+
+/// A page before it is written.
+struct Page<'s> {
+    records: Vec<&'s Record>,
+    /// The number of all matches, if the page is to say it.
+    total: Option<usize>,
+    next: Option<String>,
+}
+
+/// Answers a search of one type: its first page, or one behind a cursor or an offset.
+///
+/// # Errors
+/// 404 for an unknown type, 400 for a search that is not understood.
+pub(crate) fn search(
+    upstream: &SampleUpstream,
+    base: &str,
+    resource_type: &str,
+    pairs: Vec<(String, String)>,
+    by_post: bool,
+) -> Result<Answer, Refusal> {
+    let settings = upstream.settings();
+    let held: Vec<String> = upstream.read(|store| store.types().map(|(name, _)| name.as_ref().to_owned()).collect());
+    if !held.iter().any(|name| name == resource_type) && !params::known_types().any(|name| name == resource_type) {
+        return Err(Refusal::not_found(format!("unknown resource type '{resource_type}'")));
+    }
+    let search = Search::parse(resource_type, pairs, &settings, &held)?;
+    let own = if by_post { format!("{base}/{resource_type}/_search") } else { link(base, &search, &[]) };
+    Ok(upstream.read(|store| {
+        let page = first_page(upstream, store, &settings, base, &search);
+        Answer::fhir(StatusCode::OK, write(upstream, base, &search, own, page))
+    }))
+}
+
+/// Answers a later page of a frozen result list.
+///
+/// # Errors
+/// 410 if there is no such list (any more), 400 if the link lacks its numbers.
+pub(crate) fn later_page(
+    upstream: &SampleUpstream,
+    base: &str,
+    pairs: &[(String, String)],
+) -> Result<(Answer, bool), Refusal> {
+    let value = |name: &str| pairs.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
+    let Some(id) = value("_getpages") else {
+        return Err(Refusal::invalid("this server does not know how to search all types at once"));
+    };
+    let Some(list) = upstream.lists().get(id) else {
+        return Err(Refusal::gone(format!("Search ID \"{id}\" does not exist and may have expired")));
+    };
+    let number = |name: &str, default: usize| match value(name) {
+        Some(text) => text.parse().map_err(|_| Refusal::invalid(format!("invalid value of parameter {name}"))),
+        None => Ok(default),
+    };
+    let settings = upstream.settings();
+    let offset: usize = number("_getpagesoffset", 0)?;
+    let count = number("_count", list.search.count)?.clamp(1, settings.max_count.unwrap_or(usize::MAX).max(1));
+    let answer = upstream.read(|store| {
+        let end = offset.saturating_add(count).min(list.pids.len());
+        let pids = list.pids.get(offset..end).unwrap_or_default();
+        let of_type = store.of_type(&list.search.resource_type);
+        // What was deleted since is simply absent; what was updated shows its present version.
+        let records: Vec<_> =
+            pids.iter().filter_map(|pid| of_type.and_then(|of_type| store.current(of_type, *pid))).collect();
+        let next = (end < list.pids.len()).then(|| list_link(base, id, end, count));
+        let total = total(&settings, &list.search, next.is_none(), records.len(), || list.pids.len());
+        let own = list_link(base, id, offset, count);
+        let page = Page { records, total, next };
+        Answer::fhir(StatusCode::OK, write(upstream, base, &list.search, own, page))
+    });
+    Ok((answer, list.search.pretty))
+}
+
+fn first_page<'s>(
+    upstream: &SampleUpstream,
+    store: &'s Store,
+    settings: &Settings,
+    base: &str,
+    search: &Search,
+) -> Page<'s> {
+    let Some(of_type) = store.of_type(&search.resource_type) else {
+        return Page { records: Vec::new(), total: total(settings, search, true, 0, || 0), next: None };
+    };
+    let matcher = Matcher::new(store, of_type, &search.filters);
+    if search.count_only {
+        return Page { records: Vec::new(), total: Some(matcher.count()), next: None };
+    }
+    let current = |pid: &u64| store.current(of_type, *pid);
+    let (records, next, known): (Vec<_>, _, _) = match settings.paging {
+        Paging::Snapshot => {
+            let pids: Vec<u64> = matcher.select(&search.order, None).collect();
+            let records = pids.iter().take(search.count).filter_map(current).collect();
+            let all = pids.len();
+            let next = (all > search.count).then(|| {
+                let list = ResultList { search: search.clone(), pids };
+                let id = upstream.lists().keep(list, settings.seed);
+                list_link(base, &id, search.count, search.count)
+            });
+            (records, next, Some(all))
+        }
+        Paging::Cursor => {
+            let after = search.cursor.as_ref();
+            let mut pids: Vec<u64> = matcher.select(&search.order, after).take(search.count + 1).collect();
+            let more = pids.len() > search.count;
+            pids.truncate(search.count);
+            let last = pids.last().and_then(|pid| Some(Position::of(current(pid)?, *pid)));
+            let cursor = last.filter(|_| more).map(|last| last.encode());
+            let next = cursor.map(|cursor| link(base, search, &[("_cursor", cursor)]));
+            (pids.iter().filter_map(current).collect(), next, None)
+        }
+        Paging::Offset => {
+            let selected = matcher.select(&search.order, None).skip(search.offset);
+            let mut pids: Vec<u64> = selected.take(search.count + 1).collect();
+            let more = pids.len() > search.count;
+            pids.truncate(search.count);
+            let offset = (search.offset + search.count).to_string();
+            let next = more.then(|| link(base, search, &[("_offset", offset)]));
+            (pids.iter().filter_map(current).collect(), next, None)
+        }
+    };
+    let total = total(settings, search, next.is_none(), records.len(), || known.unwrap_or_else(|| matcher.count()));
+    Page { records, total, next }
+}
+
+fn total(
+    settings: &Settings,
+    search: &Search,
+    complete: bool,
+    on_page: usize,
+    all: impl FnOnce() -> usize,
+) -> Option<usize> {
+    if search.accurate || search.count_only {
+        return Some(all());
+    }
+    match settings.total {
+        Total::Exact => Some(all()),
+        Total::WhenComplete => complete.then(all),
+        Total::Absent => None,
+        Total::PageSized => Some(on_page),
+    }
+}
+
+fn write(upstream: &SampleUpstream, base: &str, search: &Search, own: String, page: Page<'_>) -> Payload {
+    let mut links = vec![("self", own)];
+    links.extend(page.next.map(|next| ("next", next)));
+    let now = upstream.now();
+    let id = format!("{:016x}", now.timestamp_micros());
+    let mut bundle = Bundle::open(&Head { kind: "searchset", id: &id, at: now, total: page.total, links: &links });
+    for record in page.records {
+        let full_url = format!("{base}/{}/{}", record.resource_type, record.id);
+        let body = record.body.as_ref();
+        let reduced = search.elements.as_ref().and_then(|elements| body.map(|body| subset(body, elements)));
+        bundle.entry(&full_url, reduced.as_ref().or(body), r#","search":{"mode":"match"}"#);
+    }
+    bundle.close()
+}
+
+/// A link that repeats the search. Given `changed` it leads to a later page, whose `_count` is the true one.
+fn link(base: &str, search: &Search, changed: &[(&str, String)]) -> String {
+    let place = |name: &str| matches!(name, "_cursor" | "_offset" | "_count");
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(search.pairs.iter().filter(|(name, _)| changed.is_empty() || !place(name)));
+    if !changed.is_empty() {
+        query.append_pair("_count", &search.count.to_string());
+        query.extend_pairs(changed);
+    }
+    let query = query.finish();
+    let question_mark = if query.is_empty() { "" } else { "?" };
+    format!("{base}/{}{question_mark}{query}", search.resource_type)
+}
+
+fn list_link(base: &str, id: &str, offset: usize, count: usize) -> String {
+    format!("{base}?_getpages={id}&_getpagesoffset={offset}&_count={count}&_bundletype=searchset")
+}

@@ -1,0 +1,147 @@
+//! How a sample upstream behaves: honest by default, and every habit of real servers that can be switched on.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+/// Everything that makes one sample upstream behave differently from another.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How later pages of a search are reached.
+    pub paging: Paging,
+    /// What `Bundle.total` says on ordinary pages.
+    pub total: Total,
+    /// `_summary=count` and `_count=0` are answered; otherwise both are ignored and give an ordinary page.
+    pub counts: bool,
+    /// `_total=accurate` is honoured.
+    pub accurate_total: bool,
+    /// Entries of a page when the client asks for no number.
+    pub default_count: usize,
+    /// The most entries of a page; a larger `_count` is lowered without a word.
+    pub max_count: Option<usize>,
+    /// Waited before each answer.
+    pub latency: Duration,
+    /// Bytes on the wire per second, shared by all answers of the server; compressed ones where gzip is used.
+    pub bytes_per_second: Option<u64>,
+    /// `Accept-Encoding: gzip` is honoured.
+    pub gzip: bool,
+    /// Answers are indented: white space between tokens, the tokens themselves untouched.
+    pub pretty: bool,
+    /// A foreign base URL that all links and `fullUrl`s show, as behind an unaware reverse proxy.
+    pub link_base: Option<String>,
+    /// The server keeps no `meta.lastUpdated` and ignores the parameter `_lastUpdated` (Epic).
+    pub no_last_updated: bool,
+    /// Search parameters that are silently ignored, though the `self` link repeats them.
+    pub ignored_params: Vec<String>,
+    /// `_sort` is silently ignored.
+    pub ignore_sort: bool,
+    /// Clinical searches must name a patient or an id, else 400 (Epic, Oracle Health).
+    pub require_patient: bool,
+    /// What goes wrong, and how often.
+    pub faults: Faults,
+    /// Added to the clock: shifts the `Date` header and the stamps alike.
+    pub clock_skew: TimeDelta,
+    /// How loaded and generated resources are stamped.
+    pub stamp: Stamp,
+    /// Decides generated data, faults and the writer.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            paging: Paging::Snapshot,
+            total: Total::WhenComplete,
+            counts: true,
+            accurate_total: true,
+            default_count: 20,
+            max_count: None,
+            latency: Duration::ZERO,
+            bytes_per_second: None,
+            gzip: true,
+            pretty: false,
+            link_base: None,
+            no_last_updated: false,
+            ignored_params: Vec::new(),
+            ignore_sort: false,
+            require_patient: false,
+            faults: Faults::default(),
+            clock_skew: TimeDelta::zero(),
+            stamp: Stamp::default(),
+            seed: 1,
+        }
+    }
+}
+
+/// How later pages of a search are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Paging {
+    /// A list of ids frozen at the first request (HAPI): `?_getpages=…`.
+    Snapshot,
+    /// A position in the order (helios-hfs): `_cursor=…`, newest first unless sorted.
+    Cursor,
+    /// A number of entries to skip: `_offset=…`. Loses and doubles under writes, as real ones do.
+    Offset,
+}
+
+/// What `Bundle.total` says on ordinary pages; `_total=accurate` goes before it where it is honoured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Total {
+    /// Always the number of matches.
+    Exact,
+    /// The number of matches, on the page that completes the answer (HAPI).
+    WhenComplete,
+    /// Never there.
+    Absent,
+    /// The number of entries on this page (Epic, MEDITECH).
+    PageSized,
+}
+
+/// How `generate` and `load_dir` stamp `meta.lastUpdated`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stamp {
+    /// Evenly, all types mixed, over this long before an hour ago.
+    Spread {
+        /// How long before an hour ago the oldest one lies.
+        over: Duration,
+    },
+    /// Just now, in transactions of 200 whose resources share one stamp; transactions lie 1 ms apart.
+    Now,
+    /// All with one stamp, now: a wall that no time window can cut.
+    Single,
+}
+
+impl Default for Stamp {
+    fn default() -> Self {
+        Self::Spread { over: Duration::from_secs(365 * 24 * 3600) }
+    }
+}
+
+/// Failures that strike any request but `/metadata`; the first that is due wins, in the order of the fields.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// The connection is dropped without an answer.
+    pub reset: Rate,
+    /// 503 with `Retry-After`.
+    pub error_503: Rate,
+    /// 429 with `Retry-After`.
+    pub error_429: Rate,
+    /// 500.
+    pub error_500: Rate,
+    /// The body ends half-way and the connection breaks.
+    pub truncate: Rate,
+    /// What `Retry-After` says, in whole seconds.
+    pub retry_after: Duration,
+}
+
+/// How often a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Rate {
+    /// Never.
+    #[default]
+    Never,
+    /// Every so-many-th request, counted per fault; 1 is every request, 0 none.
+    EveryNth(u64),
+    /// Each request with this probability, decided by the seed.
+    Probability(f64),
+}
