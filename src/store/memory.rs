@@ -33,7 +33,9 @@ impl MemoryStore {
     fn change(&self, lease: Lease, change: Change) -> Result<(), StoreError> {
         let mut jobs = self.kept();
         let kept = jobs.get_mut(&lease.job).ok_or(StoreError::Fenced)?;
-        if kept.job.state == JobState::Deleted || kept.epoch != lease.epoch {
+        // A job that nobody has claimed yet has no lease that could be good.
+        let claimed = kept.epoch != Epoch::default() && kept.epoch == lease.epoch;
+        if kept.job.state == JobState::Deleted || !claimed {
             return Err(StoreError::Fenced);
         }
         let Change { state, plan, files, forgotten } = change;

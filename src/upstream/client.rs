@@ -159,7 +159,9 @@ impl Upstream {
             CountMethod::Accurate => query.clone().count(1).total_accurate(),
         };
         let answer = self.page(&query, Scope::of(query.resource_type()), Room::Share).await?;
-        Ok((answer.page.total, answer.date))
+        // A server that sends resources in spite of `_summary=count` has not understood it, and has not counted.
+        let ignored = method == CountMethod::Summary && !answer.page.entries.is_empty();
+        Ok((answer.page.total.filter(|_| !ignored), answer.date))
     }
 
     /// One resource as the upstream sends it; `None` if it is not there or deleted.

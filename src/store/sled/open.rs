@@ -16,6 +16,9 @@ const CACHE: u64 = 8 * 1024 * 1024;
 const LOCK: &str = "lock";
 /// sled's log: all that was written.
 const DATA: &str = "db";
+/// A file that is made once the log is known to hold a record. sled takes a log that it cannot read from its first
+/// byte for an empty one: with this file there, an empty log is a damaged one.
+const WRITTEN: &str = "written";
 /// What a snapshot is called that kept the store from opening. sled must not take it for one of its own.
 const ASIDE: &str = "damaged.";
 
@@ -45,8 +48,30 @@ pub(super) fn open(folder: &Path) -> Result<Opened, OpenError> {
         Err(Failure::Other(error)) => return Err(OpenError::unavailable(folder, error)),
     };
     let data = File::open(folder.join(DATA)).map_err(unavailable)?;
+    refuse_emptied(folder, &trees, &data)?;
     make_durable(folder).map_err(unavailable)?;
     Ok(Opened { trees, data, lock })
+}
+
+/// A log that was written and has nothing in it was damaged: nobody may go on as if there had never been a job.
+fn refuse_emptied(folder: &Path, trees: &Trees, data: &File) -> Result<(), OpenError> {
+    let unavailable = |error| OpenError::unavailable(folder, error);
+    let failed = |error: ::sled::Error| OpenError::unavailable(folder, error);
+    let marker = folder.join(WRITTEN);
+    let was_written = marker.try_exists().map_err(unavailable)?;
+    if trees.is_marked().map_err(failed)? {
+        if !was_written {
+            File::create(&marker).map_err(unavailable)?;
+        }
+        return Ok(());
+    }
+    if was_written {
+        return Err(OpenError::Damaged { folder: folder.to_owned(), source: Emptied.into() });
+    }
+    trees.mark().map_err(failed)?;
+    data.sync_data().map_err(unavailable)?;
+    File::create(&marker).map_err(unavailable)?;
+    Ok(())
 }
 
 fn lock(folder: &Path) -> Result<File, OpenError> {
@@ -160,6 +185,10 @@ impl OpenError {
         Self::Unavailable { folder: folder.to_owned(), source: source.into() }
     }
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("its log was written before and holds nothing that can be read")]
+struct Emptied;
 
 #[derive(Debug, thiserror::Error)]
 #[error("sled panicked while it read its files")]

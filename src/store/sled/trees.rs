@@ -19,7 +19,11 @@ pub(super) struct Trees {
     jobs: Tree,
     plans: Tree,
     files: Tree,
+    meta: Tree,
 }
+
+/// The record that tells a log that was written from one that never was.
+const MARK: &[u8] = b"offtake";
 
 /// What one call writes: all of it, or nothing.
 #[derive(Default)]
@@ -38,7 +42,19 @@ struct JobRecord {
 
 impl Trees {
     pub(super) fn open(db: &Db) -> ::sled::Result<Self> {
-        Ok(Self { jobs: db.open_tree("jobs")?, plans: db.open_tree("plans")?, files: db.open_tree("files")? })
+        let tree = |name| db.open_tree(name);
+        Ok(Self { jobs: tree("jobs")?, plans: tree("plans")?, files: tree("files")?, meta: tree("meta")? })
+    }
+
+    /// Whether this log was ever [marked](Self::mark).
+    pub(super) fn is_marked(&self) -> ::sled::Result<bool> {
+        self.meta.contains_key(MARK)
+    }
+
+    /// Records that this log is in use.
+    pub(super) fn mark(&self) -> ::sled::Result<()> {
+        self.meta.insert(MARK, &[1])?;
+        self.flush()
     }
 
     pub(super) fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
@@ -89,7 +105,9 @@ impl Trees {
     }
 
     pub(super) fn commit(&self, lease: Lease, change: Change) -> Result<Writes, StoreError> {
-        let record = self.live_job(lease.job)?.filter(|record| record.epoch == lease.epoch);
+        // A job that nobody has claimed yet has no lease that could be good.
+        let holds = |record: &JobRecord| record.epoch != Epoch::default() && record.epoch == lease.epoch;
+        let record = self.live_job(lease.job)?.filter(holds);
         let mut record = record.ok_or(StoreError::Fenced)?;
         let Change { state, plan, files, forgotten } = change;
         let mut writes = Writes::default();

@@ -95,7 +95,9 @@ impl Payload {
                 self.push_str(head);
                 self.close();
                 self.len += *filler_bytes as u64;
-                self.pieces.push_back(Piece::Filler(0..*filler_bytes as u64));
+                if *filler_bytes > 0 {
+                    self.pieces.push_back(Piece::Filler(0..*filler_bytes as u64));
+                }
                 self.push_str(tail);
             }
         }
