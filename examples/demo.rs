@@ -172,7 +172,10 @@ async fn export(base: &str, level: Level, keep: &std::path::Path, expected: &exp
 }
 
 fn print_bar(progress: &str, began: Instant) {
-    use std::io::Write;
+    use std::io::{IsTerminal, Write};
+    if !std::io::stdout().is_terminal() {
+        return;
+    }
     let percent = progress.split(' ').zip(progress.split(' ').skip(1)).find(|(_, unit)| *unit == "%");
     let percent: usize = percent.and_then(|(number, _)| number.parse().ok()).unwrap_or(0).min(100);
     let bar = format!("[{:<25}] {:>4.1} s  {progress}", "#".repeat(percent / 4), began.elapsed().as_secs_f32());

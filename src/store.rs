@@ -17,7 +17,8 @@ use crate::job::Epoch;
 
 /// The epoch of whoever claims after `epoch`.
 fn next(epoch: Epoch) -> Epoch {
-    Epoch(epoch.0.wrapping_add(1)) // after four thousand million claims the oldest lease is long gone
+    // Zero is the epoch of a job that nobody has claimed. After four thousand million claims the oldest lease is long gone.
+    Epoch(epoch.0.wrapping_add(1).max(1))
 }
 
 /// Makes `folder` if it is missing, and makes sure that nobody but its owner can look into it (SEC-40).

@@ -154,9 +154,13 @@ impl Files {
 
     /// Completes every open file.
     pub(super) async fn flush(&mut self) -> Result<(), FilesError> {
-        while let Some((resource_type, _)) = self.open.first_key_value() {
-            let resource_type = *resource_type;
-            self.close(resource_type).await?;
+        let mut records = Vec::with_capacity(self.open.len());
+        while let Some((resource_type, file)) = self.open.pop_first() {
+            records.push(file.finish(&self.services, self.lease, FileContent::Resources(resource_type)).await?);
+        }
+        if !records.is_empty() {
+            self.commit(Change { files: records.clone(), ..Change::default() }).await?;
+            self.complete.extend(records);
         }
         Ok(())
     }

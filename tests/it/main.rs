@@ -1,1 +1,9 @@
+//! The integration tests: real HTTP on loopback, a sample upstream, and what a client gets to see.
 
+#[path = "../../examples/support/client.rs"]
+mod client;
+#[path = "../../examples/support/expected.rs"]
+mod expected;
+
+mod exports;
+mod support;

@@ -1,0 +1,128 @@
+//! Whole exports: every level, every way of paging, byte for byte.
+
+use sample_upstream::{Paging, SampleUpstream, Settings, Stamp, Total};
+
+use crate::support::App;
+
+const LEVELS: [&str; 3] = ["/$export", "/Patient/$export", "/Group/all/$export"];
+
+#[tokio::test]
+async fn every_level_is_exact_with_every_way_of_paging() {
+    for paging in [Paging::Snapshot, Paging::Cursor, Paging::Offset] {
+        for total in [Total::Exact, Total::WhenComplete, Total::Absent, Total::PageSized] {
+            let app = App::with_patients(4, Settings { paging, total, ..Settings::default() }).await;
+            for level in LEVELS {
+                if let Err(error) = app.export_exactly(level).await {
+                    panic!("{paging:?}, {total:?}: {error:#}");
+                }
+            }
+            app.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn small_pages_pretty_pages_and_foreign_links_make_no_difference() {
+    for settings in [
+        Settings { max_count: Some(3), ..Settings::default() },
+        Settings { max_count: Some(3), paging: Paging::Offset, ..Settings::default() },
+        Settings { max_count: Some(7), paging: Paging::Cursor, total: Total::Absent, ..Settings::default() },
+        Settings { pretty: true, gzip: false, ..Settings::default() },
+        Settings {
+            link_base: Some("https://inner.example:8443/r4".to_owned()),
+            max_count: Some(5),
+            ..Settings::default()
+        },
+        Settings { accurate_total: false, total: Total::Absent, ..Settings::default() },
+    ] {
+        let app = App::with_patients(4, settings.clone()).await;
+        for level in LEVELS {
+            if let Err(error) = app.export_exactly(level).await {
+                panic!("{settings:?}: {error:#}");
+            }
+        }
+        app.stop().await;
+    }
+}
+
+/// A freshly loaded server is exported at once and in full, whether its stamps are all one or a few.
+#[tokio::test]
+async fn a_freshly_loaded_server_is_exported_in_full() {
+    for stamp in [Stamp::Now, Stamp::Single] {
+        for paging in [Paging::Snapshot, Paging::Cursor, Paging::Offset] {
+            let app = App::with_patients(
+                12,
+                Settings { stamp: stamp.clone(), paging, max_count: Some(20), ..Settings::default() },
+            )
+            .await;
+            for level in LEVELS {
+                if let Err(error) = app.export_exactly(level).await {
+                    panic!("{stamp:?}, {paging:?}: {error:#}");
+                }
+            }
+            app.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn servers_that_neither_count_nor_filter_by_time_are_read_by_chains() {
+    for settings in [
+        Settings { counts: false, accurate_total: false, total: Total::Absent, ..Settings::default() },
+        Settings {
+            counts: false,
+            accurate_total: false,
+            total: Total::PageSized,
+            paging: Paging::Offset,
+            ..Settings::default()
+        },
+        Settings { no_last_updated: true, ..Settings::default() },
+        Settings {
+            no_last_updated: true,
+            counts: false,
+            accurate_total: false,
+            total: Total::Absent,
+            max_count: Some(6),
+            ..Settings::default()
+        },
+    ] {
+        let app = App::with_patients(4, settings.clone()).await;
+        for level in LEVELS {
+            if let Err(error) = app.export_exactly(level).await {
+                panic!("{settings:?}: {error:#}");
+            }
+        }
+        app.stop().await;
+    }
+}
+
+/// DS-009
+#[tokio::test]
+async fn an_empty_group_and_an_empty_server_export_nothing() {
+    let app = App::with_patients(3, Settings::default()).await;
+    let (manifest, received) = app.export("/Group/empty/$export").await.expect("an export");
+    assert!(manifest.output.is_empty() && received.is_empty());
+    app.stop().await;
+    let app = App::before(SampleUpstream::new(Settings::default()), |_| {}).await;
+    let (manifest, _) = app.export("/$export").await.expect("an export");
+    assert!(manifest.output.is_empty());
+    app.stop().await;
+}
+
+/// DS-010: who has left a Group is not exported, and who is in a Group within it is.
+#[tokio::test]
+async fn only_present_members_of_a_group_are_exported() {
+    let app = App::with_patients(6, Settings::default()).await;
+    let patients = |group: &'static str| {
+        let app = &app;
+        async move {
+            let (_, received) = app.export(&format!("/Group/{group}/$export?_type=Patient")).await.expect("an export");
+            received.get("Patient").map_or(0, |lines| lines.iter().filter(|byte| **byte == b'\n').count())
+        }
+    };
+    let all = patients("all").await;
+    assert_eq!(all, 6);
+    assert!(patients("lapsed").await < all, "some have left");
+    assert_eq!(patients("nested").await, patients("first-half").await, "the nested Group is the first half");
+    app.stop().await;
+}
