@@ -63,6 +63,16 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     store: Option<Arc<dyn Store>>,
     output: Option<Arc<dyn ObjectStore>>,
+    through: Option<Through>,
+}
+
+/// Something to put around the object store that the configuration names.
+struct Through(Box<dyn FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send>);
+
+impl fmt::Debug for Through {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Through")
+    }
 }
 
 impl Builder {
@@ -87,6 +97,17 @@ impl Builder {
         self
     }
 
+    /// Puts `wrap` around whatever object store is used: how tests make one fail.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn output_through(
+        mut self,
+        wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + 'static,
+    ) -> Self {
+        self.through = Some(Through(Box::new(wrap)));
+        self
+    }
+
     /// Opens the output, makes or reads the keys, and begins to open the job store; jobs that were under way go on
     /// as soon as it is open. Call it from within a tokio runtime.
     ///
@@ -94,11 +115,15 @@ impl Builder {
     /// If the output cannot be opened, a key cannot be read or made, or TLS cannot be set up. A job store that
     /// cannot be opened is no error: it is tried again, and bulk requests answer 503 until then.
     pub fn build(self) -> anyhow::Result<Offtake> {
-        let Self { config, clock, store, output } = self;
+        let Self { config, clock, store, output, through } = self;
         let state = config.store.path.clone();
         let output = match output {
             Some(output) => Output::of(output),
             None => Output::local(&config.output.local_folder()).context("could not open the output")?,
+        };
+        let output = match through {
+            Some(Through(wrap)) => output.through(wrap),
+            None => output,
         };
         if store.is_none() {
             crate::store::private_folder(&state).context("could not make the state folder")?;
@@ -146,7 +171,7 @@ impl Offtake {
     /// Begins with a configuration.
     #[must_use]
     pub fn builder(config: Config) -> Builder {
-        Builder { config, clock: Arc::new(SystemClock), store: None, output: None }
+        Builder { config, clock: Arc::new(SystemClock), store: None, output: None, through: None }
     }
 
     /// The bulk routes as a tower layer: every other request goes to the service below it.

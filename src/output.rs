@@ -64,6 +64,11 @@ impl Output {
         Self { store, local: None }
     }
 
+    /// The same output with something around its object store.
+    pub(crate) fn through(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        Self { store: wrap(self.store), ..self }
+    }
+
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
     }

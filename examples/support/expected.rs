@@ -46,17 +46,22 @@ const LINKS: [(&str, &[&str]); 27] = [
     ("SupplyDelivery", &["patient"]),
 ];
 
-/// What the kick-off at `path` asks for.
+/// What the kick-off at `path` asks for, its `_type` included.
 pub(crate) fn of(upstream: &SampleUpstream, path: &str) -> Expected {
     let resources = upstream.resources(None);
     let all: Expected = resources
         .iter()
         .map(|stored| (format!("{}/{}", stored.resource_type, stored.id), compact(&stored.body)))
         .collect();
+    let (path, types) = path.split_once("?_type=").map_or((path, None), |(path, types)| (path, Some(types)));
+    let asked_for = |name: &str| {
+        let resource_type = name.split('/').next().unwrap_or_default();
+        types.is_none_or(|types| types.split(',').any(|asked| asked == resource_type))
+    };
     let values: BTreeMap<&String, Value> =
         all.iter().map(|(name, body)| (name, serde_json::from_str(body).expect("the server holds JSON"))).collect();
     let members: BTreeSet<String> = match path {
-        "/$export" => return all,
+        "/$export" => return all.into_iter().filter(|(name, _)| asked_for(name)).collect(),
         "/Patient/$export" => all.keys().filter(|name| name.starts_with("Patient/")).cloned().collect(),
         _ => {
             let group = values.get(&"Group/all".to_owned()).expect("the sample server has a Group of all patients");
@@ -67,7 +72,7 @@ pub(crate) fn of(upstream: &SampleUpstream, path: &str) -> Expected {
     let mut wanted: BTreeSet<&String> = BTreeSet::new();
     for (name, value) in &values {
         let resource_type = name.split('/').next().unwrap_or_default();
-        if LEFT_OUT.contains(&resource_type) {
+        if LEFT_OUT.contains(&resource_type) || !asked_for(name) {
             continue;
         }
         let mut patients = BTreeSet::new();
@@ -85,7 +90,7 @@ pub(crate) fn of(upstream: &SampleUpstream, path: &str) -> Expected {
         references(&values[*name], &mut followed);
     }
     let followed = followed.into_iter().filter(|name| FOLLOWED.contains(&name.split('/').next().unwrap_or_default()));
-    let followed: Vec<String> = followed.filter(|name| all.contains_key(name)).collect();
+    let followed: Vec<String> = followed.filter(|name| all.contains_key(name) && asked_for(name)).collect();
     wanted.into_iter().cloned().chain(followed).map(|name| (name.clone(), all[&name].clone())).collect()
 }
 

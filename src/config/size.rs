@@ -19,6 +19,12 @@ impl Size {
         Self(count << 20)
     }
 
+    /// So many times 1,024 bytes.
+    #[must_use]
+    pub const fn kibibytes(count: u64) -> Self {
+        Self(count << 10)
+    }
+
     /// The number of bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {

@@ -1,4 +1,5 @@
-//! A store that stops for good at a chosen write, as a process does that is killed there: for tests.
+//! A process that is killed at a chosen effect, for tests: a store that stops there for good, and the point itself,
+//! which an object store can share.
 //!
 //! A store answers once what it wrote is durable. So a process that dies in a write finds one of two things when it
 //! starts again: the write was not durable yet and never happened ([`When::Before`]), or it was and nobody was told
@@ -17,51 +18,61 @@ use crate::job::store::{Change, Lease, Store, StoreError};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
 
-/// Hands every call on to another store, until it crashes: from then on no call ever completes, not even one that
-/// was under way.
+/// Hands every call on to another store, until its [`CrashPoint`] is reached: from then on no call ever completes,
+/// not even one that was under way.
 pub(crate) struct CrashStore {
     below: Arc<dyn Store>,
+    point: Arc<CrashPoint>,
+}
+
+/// Where a process stops for good: shared by everything that can tell a life from the next one.
+#[derive(Debug)]
+pub struct CrashPoint {
     crash: Option<Crash>,
     effects: AtomicUsize,
     crashed: watch::Sender<bool>,
 }
 
-/// Where a store crashes.
+/// At which effect a process stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Crash {
-    /// At which writing call, counted from 1.
-    pub(crate) at: usize,
-    pub(crate) when: When,
+pub struct Crash {
+    /// The number of the effect, counted from 1.
+    pub at: usize,
+    /// On which side of it.
+    pub when: When,
 }
 
-/// On which side of a write a store crashes.
+/// On which side of an effect a process stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum When {
-    /// The write is lost.
+pub enum When {
+    /// The effect is lost: nothing of it was synced.
     Before,
-    /// The write is durable, but is never acknowledged.
+    /// The effect is durable, but is never acknowledged.
     After,
 }
 
-impl CrashStore {
-    /// `below`, up to `crash`; without one it only counts.
-    pub(crate) fn new(below: Arc<dyn Store>, crash: Option<Crash>) -> Self {
-        Self { below, crash, effects: AtomicUsize::new(0), crashed: watch::Sender::new(false) }
+impl CrashPoint {
+    /// Stops at `crash`; without one it only counts.
+    #[must_use]
+    pub fn new(crash: Option<Crash>) -> Self {
+        Self { crash, effects: AtomicUsize::new(0), crashed: watch::Sender::new(false) }
     }
 
-    /// How many writing calls there were so far: as many places to crash at.
-    pub(crate) fn effects(&self) -> usize {
+    /// How many effects there were so far: as many places to crash at.
+    #[must_use]
+    pub fn effects(&self) -> usize {
         self.effects.load(Ordering::SeqCst)
     }
 
-    /// Completes once the store has crashed.
-    pub(crate) async fn crashed(&self) {
+    /// Completes once the crash has come.
+    pub async fn crashed(&self) {
         // The sender lives as long as `self`, so that waiting cannot end in an error.
         let mut crashed = self.crashed.subscribe();
         let _seen = crashed.wait_for(|crashed| *crashed).await;
     }
 
-    async fn read<T>(&self, call: BoxFuture<'_, T>) -> T {
+    /// Makes a call that changes nothing: it never answers once the crash has come.
+    pub async fn look<T>(&self, call: impl Future<Output = T>) -> T {
         if self.has_crashed() {
             return future::pending().await;
         }
@@ -69,7 +80,8 @@ impl CrashStore {
         if self.has_crashed() { future::pending().await } else { answer }
     }
 
-    async fn write<T>(&self, call: BoxFuture<'_, T>) -> T {
+    /// Makes a call that has an effect, or stops before or after it.
+    pub async fn effect<T>(&self, call: impl Future<Output = T>) -> T {
         if self.has_crashed() {
             return future::pending().await;
         }
@@ -83,61 +95,67 @@ impl CrashStore {
                 return future::pending().await;
             }
         }
-        self.read(call).await
+        self.look(call).await
+    }
+
+    /// Stops here and now.
+    pub fn stop(&self) {
+        self.crashed.send_replace(true);
     }
 
     fn has_crashed(&self) -> bool {
         *self.crashed.borrow()
     }
+}
 
-    fn stop(&self) {
-        self.crashed.send_replace(true);
+impl CrashStore {
+    /// `below`, up to `point`.
+    pub(crate) fn new(below: Arc<dyn Store>, point: Arc<CrashPoint>) -> Self {
+        Self { below, point }
     }
 }
 
 impl Store for CrashStore {
     fn create(&self, job: Job) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.write(self.below.create(job)).boxed()
+        self.point.effect(self.below.create(job)).boxed()
     }
 
     fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>> {
-        self.read(self.below.job(id)).boxed()
+        self.point.look(self.below.job(id)).boxed()
     }
 
     fn jobs(&self) -> BoxFuture<'_, Result<Vec<Job>, StoreError>> {
-        self.read(self.below.jobs()).boxed()
+        self.point.look(self.below.jobs()).boxed()
     }
 
     fn files(&self, id: JobId) -> BoxFuture<'_, Result<Vec<FileRecord>, StoreError>> {
-        self.read(self.below.files(id)).boxed()
+        self.point.look(self.below.files(id)).boxed()
     }
 
     fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<ExportPlan>, StoreError>> {
-        self.read(self.below.plan(id)).boxed()
+        self.point.look(self.below.plan(id)).boxed()
     }
 
     fn claim(&self, id: JobId) -> BoxFuture<'_, Result<Lease, StoreError>> {
-        self.write(self.below.claim(id)).boxed()
+        self.point.effect(self.below.claim(id)).boxed()
     }
 
     fn commit(&self, lease: Lease, change: Change) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.write(self.below.commit(lease, change)).boxed()
+        self.point.effect(self.below.commit(lease, change)).boxed()
     }
 
     fn delete(&self, id: JobId) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.write(self.below.delete(id)).boxed()
+        self.point.effect(self.below.delete(id)).boxed()
     }
 
     fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.write(self.below.purge(id)).boxed()
+        self.point.effect(self.below.purge(id)).boxed()
     }
 }
 
 impl fmt::Debug for CrashStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { below, crash, effects, crashed } = self;
-        let state = (crash, effects, crashed.borrow());
-        write!(f, "CrashStore({state:?}, {below:?})")
+        write!(f, "CrashStore({:?}, {:?})", self.point, self.below)
     }
 }
 
@@ -151,19 +169,23 @@ mod tests {
 
     #[tokio::test]
     async fn until_it_crashes_it_does_what_every_store_does() {
-        conformance::conformance(async || Arc::new(CrashStore::new(memory(), None)) as Arc<dyn Store>).await;
+        conformance::conformance(async || {
+            Arc::new(CrashStore::new(memory(), Arc::new(CrashPoint::new(None)))) as Arc<dyn Store>
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn a_write_at_the_crash_is_lost_or_durable_and_is_never_acknowledged() {
         for (when, survives) in [(When::Before, false), (When::After, true)] {
             let below = memory();
-            let store = CrashStore::new(Arc::clone(&below), Some(Crash { at: 2, when }));
+            let point = Arc::new(CrashPoint::new(Some(Crash { at: 2, when })));
+            let store = CrashStore::new(Arc::clone(&below), Arc::clone(&point));
             store.create(job(1)).await.expect("the first write is before the crash");
-            assert!(poll!(Box::pin(store.crashed())).is_pending(), "{when:?}");
+            assert!(poll!(Box::pin(point.crashed())).is_pending(), "{when:?}");
             assert!(poll!(store.create(job(2))).is_pending(), "{when:?}");
-            store.crashed().await;
-            assert_eq!(store.effects(), 2);
+            point.crashed().await;
+            assert_eq!(point.effects(), 2);
             let found = below.job(job(2).id).await.expect("it is in memory");
             assert_eq!(found.is_some(), survives, "{when:?}");
         }
@@ -172,7 +194,8 @@ mod tests {
     #[tokio::test]
     async fn after_the_crash_no_call_completes_or_has_an_effect() {
         let below = memory();
-        let store = CrashStore::new(Arc::clone(&below), Some(Crash { at: 1, when: When::After }));
+        let point = Arc::new(CrashPoint::new(Some(Crash { at: 1, when: When::After })));
+        let store = CrashStore::new(Arc::clone(&below), Arc::clone(&point));
         let mut under_way = store.jobs();
         assert!(poll!(store.create(job(1))).is_pending());
         assert!(poll!(&mut under_way).is_pending(), "a call from before the crash");
@@ -184,7 +207,7 @@ mod tests {
         assert!(poll!(store.delete(id)).is_pending());
         assert!(poll!(store.purge(id)).is_pending());
         assert_eq!(below.job(id).await.expect("it is in memory"), Some(job(1)));
-        assert_eq!(store.effects(), 1);
+        assert_eq!(point.effects(), 1);
     }
 
     fn memory() -> Arc<dyn Store> {

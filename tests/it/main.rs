@@ -5,5 +5,6 @@ mod client;
 #[path = "../../examples/support/expected.rs"]
 mod expected;
 
+mod crash;
 mod exports;
 mod support;

@@ -1,0 +1,274 @@
+//! A process that is aborted before and after each effect on its store and its output: whatever the moment, the next
+//! life ends with exactly what is to be exported, and leaves nothing behind that no manifest lists.
+
+mod output;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures_util::StreamExt;
+use offtake::testing::{Crash, CrashPoint, JobStore, When};
+use offtake::{Config, Offtake};
+use sample_upstream::{Running, SampleUpstream, Settings, Stamp};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::client::Client;
+use crate::expected;
+use crate::support::listener;
+use output::CrashOutput;
+
+/// Lives that are tried at the same time.
+const AT_ONCE: usize = 12;
+/// How long a removal may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One export that is aborted over and over.
+struct Scenario {
+    path: &'static str,
+    patients: usize,
+    settings: Settings,
+    change: fn(&mut Config),
+}
+
+#[tokio::test]
+async fn windows_survive_an_abort_at_every_effect() {
+    abort_everywhere(Scenario {
+        path: "/$export?_type=Patient,Encounter,Observation",
+        patients: 3,
+        settings: Settings { max_count: Some(20), ..Settings::default() },
+        change: |config| config.output.file_max_resources = 25,
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn batches_and_references_survive_an_abort_at_every_effect() {
+    abort_everywhere(Scenario {
+        path: "/Group/all/$export?_type=Patient,Encounter,Practitioner,Organization,Location",
+        patients: 3,
+        settings: Settings::default(),
+        change: |_| {},
+    })
+    .await;
+}
+
+/// A slice of more than two pages of this size is not held in memory.
+const STREAMED_ABOVE: offtake::config::Size = offtake::config::Size::kibibytes(64);
+
+/// Many resources with one stamp, more than fit into a reader's memory: they stream into files of their own.
+#[tokio::test]
+async fn a_streamed_slice_survives_an_abort_at_every_effect() {
+    let settings = Settings { stamp: Stamp::Single, max_count: Some(40), ..Settings::default() };
+    let (path, patients) = ("/$export?_type=Observation", 30);
+    let upstream = SampleUpstream::new(settings.clone());
+    upstream.generate(patients);
+    let bytes: usize = expected::of(&upstream, path).values().map(String::len).sum();
+    assert!(bytes as u64 > 2 * STREAMED_ABOVE.bytes() + 20_000, "{bytes} bytes fit into memory");
+    abort_everywhere(Scenario {
+        path,
+        patients,
+        settings,
+        change: |config| {
+            config.output.file_max_resources = 70;
+            config.upstream.page_target = STREAMED_ABOVE;
+        },
+    })
+    .await;
+}
+
+/// Runs the scenario once to count its effects, and then once for each side of each of them.
+async fn abort_everywhere(scenario: Scenario) {
+    let upstream = SampleUpstream::new(scenario.settings.clone());
+    upstream.generate(scenario.patients);
+    let server = upstream.serve(listener().await).await;
+    let world = World { scenario, upstream, server };
+    let effects = world.count_effects().await.expect("an undisturbed export");
+    assert!(effects > 10, "only {effects} effects");
+    let crashes = (1..=effects).flat_map(|at| [When::Before, When::After].map(|when| Crash { at, when }));
+    let tried: Vec<_> = futures_util::stream::iter(crashes)
+        .map(|crash| {
+            let world = &world;
+            async move { (crash, world.abort_at(crash).await) }
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let failed: Vec<_> = tried.iter().filter_map(|(crash, ended)| Some((crash, ended.as_ref().err()?))).collect();
+    assert!(failed.is_empty(), "{} of {} aborted exports: {failed:#?}", failed.len(), tried.len());
+    world.server.stop().await;
+}
+
+struct World {
+    scenario: Scenario,
+    upstream: SampleUpstream,
+    server: Running,
+}
+
+impl World {
+    async fn count_effects(&self) -> anyhow::Result<usize> {
+        let folder = tempfile::tempdir()?;
+        let point = Arc::new(CrashPoint::new(None));
+        let life = self.begin(folder.path(), &JobStore::memory(), &point).await?;
+        let client = Client::new();
+        let status = client.kick_off(&format!("{}{}", life.base, self.scenario.path)).await?;
+        let manifest = client.wait(&status, |_| {}).await?;
+        ensure!(!manifest.output.is_empty(), "nothing was exported");
+        let effects = point.effects();
+        life.end().await;
+        Ok(effects)
+    }
+
+    /// A first life up to `crash`, a second one that is aborted soon as well, and a third one to the end.
+    async fn abort_at(&self, crash: Crash) -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let store = JobStore::memory();
+        let first = Arc::new(CrashPoint::new(Some(crash)));
+        self.live_until(folder.path(), &store, &first, true).await?;
+        let second = Crash { at: 1 + crash.at % 9, when: When::After };
+        self.live_until(folder.path(), &store, &Arc::new(CrashPoint::new(Some(second))), false).await?;
+
+        let life = self.begin(folder.path(), &store, &Arc::new(CrashPoint::new(None))).await?;
+        let client = Client::new();
+        let mut listed = BTreeSet::new();
+        let jobs = store.job_ids().await;
+        for id in &jobs {
+            let status = format!("{}/$bulk-status/{id}", life.base);
+            let manifest = client.wait(&status, |_| {}).await?;
+            let mut received: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+            for file in &manifest.output {
+                listed.insert(object_name(&file.url)?);
+                received.entry(file.resource_type.clone()).or_default().extend(client.download(&file.url).await?);
+            }
+            for file in manifest.whole["error"].as_array().context("an error list")? {
+                listed.insert(object_name(file["url"].as_str().context("a link")?)?);
+            }
+            let wanted = expected::of(&self.upstream, self.scenario.path);
+            let difference = expected::compare(&wanted, &received)?;
+            ensure!(difference.is_none(), "{difference}");
+        }
+        let found = files_below(&folder.path().join("output"));
+        let data: BTreeSet<_> = found.iter().filter_map(|file| data_name(file)).collect();
+        ensure!(data == listed, "on disk {found:?}, listed {listed:?}");
+        for id in &jobs {
+            client.delete(&format!("{}/$bulk-status/{id}", life.base)).await?;
+        }
+        wait_until(|| files_below(&folder.path().join("output")).is_empty())
+            .await
+            .with_context(|| format!("left behind: {:?}", files_below(&folder.path().join("output"))))?;
+        life.end().await;
+        Ok(())
+    }
+
+    /// A life up to its crash, or to the end of its exports if there is none before.
+    async fn live_until(
+        &self,
+        folder: &Path,
+        store: &JobStore,
+        point: &Arc<CrashPoint>,
+        kicks_off: bool,
+    ) -> anyhow::Result<()> {
+        let life = self.begin(folder, store, point).await?;
+        let lived = async {
+            let client = Client::new();
+            if kicks_off {
+                let status = client.kick_off(&format!("{}{}", life.base, self.scenario.path)).await?;
+                client.wait(&status, |_| {}).await?;
+            } else {
+                for id in store.job_ids().await {
+                    client.wait(&format!("{}/$bulk-status/{id}", life.base), |_| {}).await?;
+                }
+            }
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            lived = lived => lived?,
+            () = point.crashed() => {}
+        }
+        point.stop();
+        life.abort().await;
+        Ok(())
+    }
+
+    async fn begin(&self, folder: &Path, store: &JobStore, point: &Arc<CrashPoint>) -> anyhow::Result<Life> {
+        let listener = listener().await;
+        let base = format!("http://{}/fhir", listener.local_addr()?);
+        let mut config = Config::local(&self.server.base_url, &base, folder)?;
+        (self.scenario.change)(&mut config);
+        let crashing = Arc::clone(point);
+        let offtake = Offtake::builder(config)
+            .store(store.until(point))
+            .output_through(move |below| Arc::new(CrashOutput::new(below, crashing)))
+            .build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(async move { offtake.run_on(listener, async { drop(stopped.await) }).await });
+        Ok(Life { base, stop, serving })
+    }
+}
+
+/// One process's life, within this one.
+struct Life {
+    base: String,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Life {
+    async fn end(self) {
+        drop(self.stop);
+        self.serving.await.expect("serving did not panic").expect("serving ended well");
+    }
+
+    /// Ends it without a word.
+    async fn abort(self) {
+        self.serving.abort();
+        let ended = self.serving.await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "it was serving");
+    }
+}
+
+/// `job/Type-number` of a link.
+fn object_name(url: &str) -> anyhow::Result<String> {
+    let path = url.split('?').next().unwrap_or_default();
+    let (_, name) = path.split_once("/$bulk-file/").context("a link to a file")?;
+    Ok(name.strip_suffix(".ndjson").context("a data file")?.to_owned())
+}
+
+/// `job/Type-number` of a data file on disk, or all of its name if it is not one that can be listed.
+fn data_name(file: &Path) -> Option<String> {
+    let mut parts = file.iter().rev().map(|part| part.to_string_lossy());
+    let (name, job) = (parts.next()?, parts.next()?);
+    if name.ends_with(".ids") {
+        return None;
+    }
+    let stem = name.strip_suffix(".ndjson").and_then(|stem| stem.rsplit_once('.')).map_or(&*name, |(stem, _)| stem);
+    Some(format!("{job}/{stem}"))
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                Ok(_) => found.push(entry.path()),
+                // Removed since it was listed.
+                Err(_) => {}
+            }
+        }
+    }
+    found
+}
+
+async fn wait_until(holds: impl Fn() -> bool) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds() {
+        ensure!(tokio::time::Instant::now() < deadline, "waited for {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
