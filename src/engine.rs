@@ -96,8 +96,10 @@ struct Inner {
 struct Jobs {
     waiting: VecDeque<JobId>,
     running: HashMap<JobId, Handle>,
-    /// Deleted ones whose objects are to be removed.
+    /// Deleted ones whose objects and records are to be removed.
     deleted: HashSet<JobId>,
+    /// Failed ones whose objects are to be removed; their records stay until they expire.
+    failed: HashSet<JobId>,
 }
 
 #[derive(Debug, Clone)]
@@ -159,6 +161,7 @@ impl Engine {
             let mut known = self.inner.jobs();
             known.waiting.extend(jobs.iter().filter(|job| job.state.is_active()).map(|job| job.id));
             known.deleted.extend(jobs.iter().filter(|job| job.state == JobState::Deleted).map(|job| job.id));
+            known.failed.extend(jobs.iter().filter(|job| matches!(job.state, JobState::Failed(_))).map(|job| job.id));
         }
         let engine = self.clone();
         self.inner.tasks.spawn_on(async move { engine.schedule().await }, &self.inner.runtime);
@@ -372,31 +375,25 @@ impl Inner {
         Ok(())
     }
 
-    /// Gives a job up for good and removes its files.
+    /// Gives a job up for good; its objects are removed soon after.
     async fn fail(&self, id: JobId, code: IssueType, text: String) {
         let expires = clock::now(&*self.services.clock).saturating_add(self.settings.output_ttl);
         let state = Some(JobState::Failed(Failed { code, text, expires }));
         let failed = async {
             let lease = self.services.store.claim(id).await?;
-            self.services.store.commit(lease, Change { state, ..Change::default() }).await?;
-            let mut records = self.services.store.files(id).await?;
-            self.remove_files(lease, &mut records).await
+            self.services.store.commit(lease, Change { state, ..Change::default() }).await
         };
         match failed.await {
-            Ok(()) | Err(FilesError::Store(StoreError::Fenced)) => {}
-            // What is left is removed when the job expires.
+            Ok(()) => {
+                self.jobs().failed.insert(id);
+                self.discarded.notify_one();
+            }
+            Err(StoreError::Fenced) => {}
+            // The next start takes it up again.
             Err(error) => {
-                tracing::error!(export.job_id = %id, error = error_chain(&error), "could not clear up after a failed export")
+                tracing::error!(export.job_id = %id, error = error_chain(&error), "could not record that an export failed");
             }
         }
-    }
-
-    async fn remove_files(&self, lease: Lease, records: &mut Vec<FileRecord>) -> Result<(), FilesError> {
-        for key in records.iter().flat_map(FileRecord::keys) {
-            self.services.output.remove(&key).await?;
-        }
-        let forgotten = records.drain(..).map(|record| record.no).collect();
-        Ok(self.services.store.commit(lease, Change { forgotten, ..Change::default() }).await?)
     }
 }
 

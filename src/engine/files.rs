@@ -9,6 +9,7 @@ use moka::future::Cache;
 
 use super::read::{Accepted, Received, Summary};
 use crate::clock::Clock;
+use crate::fhir::datatypes::LocalReference;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{CompleteFile, FileContent, FileNo, FileRecord, FileState, SliceRecord, StoredObject};
@@ -256,15 +257,30 @@ impl Files {
         file.finish(&self.services, self.lease, FileContent::Outcomes).await
     }
 
-    /// What complete files note beside their lines.
-    pub(super) async fn notes(&self) -> Result<Notes, FilesError> {
-        let mut all = Notes::default();
-        for record in &self.complete {
-            if let Some(key) = record.sidecar() {
-                all.absorb(sidecar(&self.services, key).await?.notes.clone());
+    /// What the lines of complete files refer to, each once, in the order of the files' numbers. Files that come later
+    /// have higher numbers, so that a place in this list means the same in every life of the job.
+    pub(super) async fn references(&self) -> Result<Vec<LocalReference>, FilesError> {
+        let mut seen = HashSet::new();
+        let mut ordered = Vec::new();
+        let mut complete: Vec<_> = self.complete.iter().collect();
+        complete.sort_unstable_by_key(|record| record.no);
+        for key in complete.into_iter().filter_map(FileRecord::sidecar) {
+            let sidecar = sidecar(&self.services, key).await?;
+            ordered
+                .extend(sidecar.notes.references.iter().filter(|reference| seen.insert((*reference).clone())).cloned());
+        }
+        Ok(ordered)
+    }
+
+    /// What the upstream said inside of good answers, once per kind, with how often it was said.
+    pub(super) async fn outcomes_said(&self) -> Result<BTreeMap<Issue, u64>, FilesError> {
+        let mut said = BTreeMap::new();
+        for key in self.complete.iter().filter_map(FileRecord::sidecar) {
+            for (issue, times) in &sidecar(&self.services, key).await?.notes.outcomes {
+                *said.entry(issue.clone()).or_default() += times;
             }
         }
-        Ok(all)
+        Ok(said)
     }
 
     /// Which of `ids` a complete file holds.

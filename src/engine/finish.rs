@@ -18,9 +18,8 @@ impl Worker {
         let mut lines = vec![OutcomeLine::proof(&proof)];
         lines.extend(job.kickoff.ignored.iter().map(|parameter| OutcomeLine::ignored(parameter)));
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
-        lines.extend(
-            self.files.notes().await?.outcomes.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)),
-        );
+        let said = self.files.outcomes_said().await?;
+        lines.extend(said.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
         let lines = lines.into_iter().map(Grant::admit_outcome).collect();
         let outcomes = self.files.outcomes(lines).await?;
         let complete = Complete {

@@ -26,7 +26,7 @@ pub(super) struct Reader {
     pub(super) plan: Arc<ExportPlan>,
     pub(super) grant: Arc<Grant>,
     pub(super) limits: PageLimits,
-    /// What exported resources refer to, sorted by type; known once everything else is read.
+    /// What exported resources refer to, by type; known once everything else is read.
     pub(super) references: Arc<HashMap<ResourceType, Vec<Id>>>,
     paces: Arc<HashMap<ResourceType, Pace>>,
 }
@@ -259,7 +259,7 @@ impl Reader {
             }
             Scope::Ids { list } => {
                 let asked = self.ids(slice.resource_type, list);
-                if asked.binary_search(&entry.id).is_ok() { Place::Inside } else { Place::Elsewhere }
+                if asked.contains(&entry.id) { Place::Inside } else { Place::Elsewhere }
             }
         }
     }

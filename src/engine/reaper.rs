@@ -1,9 +1,13 @@
 //! Expired and deleted output: idempotent, and only what our own records name (SEC-32).
 
+use std::collections::HashSet;
+
+use super::files::FilesError;
 use super::{Engine, Inner, REAP_EVERY};
 use crate::clock;
 use crate::job::JobId;
 use crate::job::checkpoint::FileRecord;
+use crate::job::store::{Change, StoreError};
 use crate::output::layout;
 use crate::telemetry::error_chain;
 
@@ -12,11 +16,19 @@ impl Engine {
     pub(super) async fn reap(&self) {
         loop {
             self.inner.expire().await;
-            let deleted: Vec<_> = {
+            let (deleted, failed) = {
                 let jobs = self.inner.jobs();
                 // A worker that still runs may yet begin an object: it is stopped first.
-                jobs.deleted.iter().filter(|id| !jobs.running.contains_key(id)).copied().collect()
+                let stopped = |ids: &HashSet<JobId>| -> Vec<JobId> {
+                    ids.iter().filter(|id| !jobs.running.contains_key(id)).copied().collect()
+                };
+                (stopped(&jobs.deleted), stopped(&jobs.failed))
             };
+            for id in failed {
+                if self.inner.clear(id).await {
+                    self.inner.jobs().failed.remove(&id);
+                }
+            }
             for id in deleted {
                 if self.inner.purge(id).await {
                     self.inner.jobs().deleted.remove(&id);
@@ -43,6 +55,34 @@ impl Inner {
             match self.services.store.delete(job.id).await {
                 Ok(_) => self.forget(job.id),
                 Err(error) => tracing::warn!(error = error_chain(&error), "could not delete an expired export"),
+            }
+        }
+    }
+
+    /// Removes every object of a failed job, and leaves its record for those who ask; `false` if something is left for
+    /// the next time.
+    async fn clear(&self, id: JobId) -> bool {
+        let cleared = async {
+            let store = &self.services.store;
+            let records = store.files(id).await?;
+            if records.is_empty() {
+                return Ok(());
+            }
+            for key in records.iter().flat_map(FileRecord::keys) {
+                self.services.output.remove(&key).await?;
+            }
+            let forgotten = records.iter().map(|record| record.no).collect();
+            let lease = store.claim(id).await?;
+            store.commit(lease, Change { forgotten, ..Change::default() }).await?;
+            self.services.output.remove_folder(&layout::folder(&self.services.instance, id)).await;
+            Ok::<_, FilesError>(())
+        };
+        match cleared.await {
+            // Deleted meanwhile: then it is purged.
+            Ok(()) | Err(FilesError::Store(StoreError::Fenced)) => true,
+            Err(error) => {
+                tracing::warn!(export.job_id = %id, error = error_chain(&error), "could not clear up after a failed export yet");
+                false
             }
         }
     }

@@ -402,10 +402,9 @@ impl Worker {
         self.progress.enter(Phase::References);
         self.files.flush().await?;
         let mut wanted: HashMap<ResourceType, Vec<Id>> = HashMap::new();
-        for reference in self.files.notes().await?.references {
+        for reference in self.files.references().await? {
             wanted.entry(reference.resource_type).or_default().push(reference.id);
         }
-        wanted.values_mut().for_each(|ids| ids.sort_unstable());
         let mut slices = Vec::new();
         for (resource_type, ids) in &wanted {
             let length = u32::try_from(ids.len()).unwrap_or(u32::MAX);

@@ -47,7 +47,7 @@ pub(crate) enum Scope {
     Window(Window),
     /// Some of the cohort's patients, by one linking parameter; `from` leaves out what is older.
     Patients { link: Box<str>, members: Range<u32>, from: Option<Millis> },
-    /// Some of the resources that exported ones refer to, by their place in the sorted list of all.
+    /// Some of the resources that exported ones refer to, by their place in the list of all.
     Ids { list: Range<u32> },
 }
 

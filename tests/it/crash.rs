@@ -80,6 +80,73 @@ async fn a_streamed_slice_survives_an_abort_at_every_effect() {
     .await;
 }
 
+/// A restart among the references: what the next life finds to refer to besides must not take the place of what was
+/// still to be fetched.
+#[tokio::test]
+async fn references_that_appear_between_two_lives_are_fetched_too() {
+    let upstream = SampleUpstream::new(Settings::default());
+    let insert = |json: &str| upstream.insert_raw(json).expect("a resource");
+    insert(r#"{"resourceType":"Patient","id":"p"}"#);
+    insert(
+        r#"{"resourceType":"Group","id":"all","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p"}}]}"#,
+    );
+    let encounter = |id: &str, practitioner: &str| {
+        format!(
+            r#"{{"resourceType":"Encounter","id":"{id}","status":"finished","class":{{"code":"AMB"}},"subject":{{"reference":"Patient/p"}},"participant":[{{"individual":{{"reference":"Practitioner/{practitioner}"}}}}]}}"#
+        )
+    };
+    for number in 0..120 {
+        insert(&format!(r#"{{"resourceType":"Practitioner","id":"m{number:03}"}}"#));
+        insert(&encounter(&format!("e{number:03}"), &format!("m{number:03}")));
+    }
+    let server = upstream.serve(listener().await).await;
+    let scenario = Scenario {
+        path: "/Group/all/$export?_type=Encounter,Practitioner",
+        patients: 0,
+        settings: Settings::default(),
+        change: |config| {
+            config.upstream.max_concurrent_searches = 1;
+            config.output.file_max_resources = 50;
+        },
+    };
+    let world = World { scenario, upstream: upstream.clone(), server };
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let store = JobStore::memory();
+    let point = Arc::new(CrashPoint::new(None));
+    let life = world.begin(folder.path(), &store, &point).await.expect("a first life");
+    let client = Client::new();
+    let status = client.kick_off(&format!("{}{}", life.base, world.scenario.path)).await.expect("a job");
+    let by_ids = || {
+        upstream
+            .requests()
+            .iter()
+            .filter(|seen| seen.path.ends_with("/Practitioner") && seen.query.contains("_id=m"))
+            .count()
+    };
+    wait_until(|| by_ids() >= 2).await.expect("a first batch was committed and a second one is asked for");
+    point.stop();
+    life.abort().await;
+
+    insert(r#"{"resourceType":"Practitioner","id":"a"}"#);
+    upstream.update(&encounter("e000", "a")).expect("an update");
+    insert(&encounter("e999", "a"));
+    let life = world.begin(folder.path(), &store, &Arc::new(CrashPoint::new(None))).await.expect("a second life");
+    let id = status.rsplit('/').next().expect("a job's id");
+    let manifest = client.wait(&format!("{}/$bulk-status/{id}", life.base), |_| {}).await.expect("a manifest");
+    let mut lines = String::new();
+    for file in manifest.output.iter().filter(|file| file.resource_type == "Practitioner") {
+        lines += std::str::from_utf8(&client.download(&file.url).await.expect("a file")).expect("text");
+    }
+    let wanted = upstream.resources(Some("Practitioner"));
+    for practitioner in &wanted {
+        let marker = format!(r#""id":"{}""#, practitioner.id);
+        assert_eq!(lines.matches(&marker).count(), 1, "{marker}");
+    }
+    assert_eq!(lines.lines().count(), wanted.len());
+    life.end().await;
+    world.server.stop().await;
+}
+
 /// Runs the scenario once to count its effects, and then once for each side of each of them.
 async fn abort_everywhere(scenario: Scenario) {
     let upstream = SampleUpstream::new(scenario.settings.clone());
