@@ -1,10 +1,11 @@
 //! Accepts and runs jobs: bounded, cancellable, and a panic fails only its own job.
 
 mod accept;
-mod counts;
+mod coverage;
 pub(crate) mod files;
 mod finish;
 mod planner;
+mod pool;
 pub(crate) mod progress;
 mod read;
 mod reaper;

@@ -47,6 +47,13 @@ pub(crate) enum Strategy {
     Chain,
 }
 
+impl TypePlan {
+    /// Whether the upstream counted none when the plan was made. What comes to be seen later is looked for at the end.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.baseline == Some(0)
+    }
+}
+
 impl Strategy {
     /// The word for progress texts and errors.
     pub(crate) fn name(&self) -> &'static str {
@@ -152,6 +159,7 @@ impl ExportPlan {
         match (&plan.strategy, phase) {
             (_, Phase::References) => Vec::new(), // what they are is known only once the rest is read
             (_, Phase::Old | Phase::Young | Phase::Sweep(_)) if window.is_empty() => Vec::new(),
+            (_, Phase::Old | Phase::Young) if plan.is_empty() => Vec::new(),
             (Strategy::Windows, Phase::Gap) => one(Scope::Window(Window::ALL)),
             (Strategy::Windows, _) => one(Scope::Window(window)),
             // Without a filter on time a second reading is a whole export.

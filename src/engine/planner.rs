@@ -87,7 +87,8 @@ impl Planner {
         let newest = if profile.last_updated { self.edges(&mut plans, now).await? } else { None };
         let unseen = || kickoff.since.map_or(Millis(now.0 - UNSEEN_MILLIS), Instant::floor_millis);
         let horizon = Horizon {
-            windows_until: newest.map_or_else(|| unseen().min(now), |newest| newest.min(now)),
+            // The newest one that was seen lies in a window; whatever comes later in time does not.
+            windows_until: newest.map_or_else(unseen, |newest| Millis(newest.0 + 1)).min(now),
             lag_millis: self.lag_millis,
             since: kickoff.since,
             until: kickoff.until,

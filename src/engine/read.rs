@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
+use super::pool::{Cutting, Task};
 use crate::bulk::manifest::Method;
 use crate::fhir::bundle::{Entry, Page, Scope as PageScope};
-use crate::fhir::datatypes::Id;
+use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Prefix, SearchQuery};
 use crate::job::index::IdHash;
-use crate::plan::slice::{Scope, Slice, Window};
+use crate::plan::slice::{Grid, Scope, Slice, Window};
 use crate::plan::{Cohort, ExportPlan};
 use crate::profile::PageTotal;
 use crate::smart::admit::Grant;
@@ -57,8 +58,10 @@ struct Pace {
 #[derive(Debug)]
 pub(super) enum Read {
     Accepted(Accepted),
-    /// It does not fit one page; nothing of it was kept.
-    Split(Vec<Slice>),
+    /// It does not fit one page and can be cut; nothing of it was kept. `total` is how many the server counts.
+    TooMany {
+        total: Option<u64>,
+    },
     /// It has several pages that cannot be cut apart and do not fit into memory together.
     Large,
 }
@@ -122,25 +125,28 @@ impl Reader {
     }
 
     /// Reads a slice until it is accepted, or has to be read in another way.
-    pub(super) async fn read(&self, slice: &Slice) -> Result<Read, ReadError> {
+    pub(super) async fn read(&self, task: &Task) -> Result<Read, ReadError> {
+        let slice = &task.slice;
+        let can_be_cut = slice.can_be_cut(self.cutting(slice.resource_type).grid);
         let mut judge = Judge::default();
         let mut missing = 0;
         for attempt in 0..ATTEMPTS {
-            let before = self.count_before(slice, &judge).await?;
+            let before = match self.count_before(slice, &judge).await? {
+                None if task.count_first && can_be_cut && attempt == 0 => self.count(slice).await?,
+                counted => counted,
+            };
             let pace = self.pace(slice.resource_type);
-            if before.is_some_and(|count| count > u64::from(pace.count()))
-                && let Some(parts) = self.cut(slice, before, pace.count())
-            {
-                return Ok(Read::Split(parts));
+            if can_be_cut && before.is_some_and(|count| count > u64::from(pace.count())) {
+                return Ok(Read::TooMany { total: before });
             }
             let asked = pace.size();
             let answer = match self.first_page(slice, asked).await {
                 Ok(answer) => answer,
                 Err(SearchError::TooLarge { .. }) if pace.shrink(asked) => {
-                    match self.cut(slice, before, pace.count()) {
-                        Some(parts) => return Ok(Read::Split(parts)),
-                        None => continue,
+                    if can_be_cut {
+                        return Ok(Read::TooMany { total: before });
                     }
+                    continue;
                 }
                 Err(error) => return Err(error.into()),
             };
@@ -150,10 +156,8 @@ impl Reader {
                 pace.cap(answer.page.entries.len());
             }
             // Every few attempts a slice that does not come out is cut although it fits.
-            if more || matches!(attempt, 4 | 8) {
-                if let Some(parts) = self.cut(slice, answer.page.total.or(before), pace.count()) {
-                    return Ok(Read::Split(parts));
-                }
+            if can_be_cut && (more || matches!(attempt, 4 | 8)) {
+                return Ok(Read::TooMany { total: answer.page.total.or(before) });
             }
             let Some(walked) = self.follow(slice, answer).await? else { return Ok(Read::Large) };
             let reading = Reading { counted_before: before, ..walked.reading };
@@ -294,13 +298,11 @@ impl Reader {
         Ok(Some(Walked { resources, reading, issues, reservation: Some(reservation) }))
     }
 
-    fn cut(&self, slice: &Slice, total: Option<u64>, capacity: u32) -> Option<Vec<Slice>> {
-        // Pages are aimed at three quarters full: an uneven window may hold more than its share.
-        let aim = (u64::from(capacity) * 3 / 4).max(1);
-        let parts = total.map_or(4, |total| total.div_ceil(aim));
-        let oldest = self.plan.types.get(&slice.resource_type).and_then(|plan| plan.oldest);
-        let oldest = oldest.unwrap_or(crate::fhir::datatypes::Millis(0));
-        slice.cut(parts.max(2), oldest, self.upstream.now())
+    /// How slices of a type are cut at this moment.
+    pub(super) fn cutting(&self, resource_type: ResourceType) -> Cutting {
+        let oldest = self.plan.types.get(&resource_type).and_then(|plan| plan.oldest);
+        let grid = Grid { step: 1, oldest: oldest.unwrap_or(Millis(0)), now: self.upstream.now() };
+        Cutting { capacity: self.pace(resource_type).count(), grid }
     }
 
     fn query(&self, slice: &Slice) -> SearchQuery {

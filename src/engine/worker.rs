@@ -1,7 +1,7 @@
 //! One job, from its checkpoint to its next state. It always starts from what is stored, so that a restart is
 //! nothing special.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -9,14 +9,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::files::{Files, FilesError};
+use super::pool::{Order, Pool};
 use super::progress::Progress;
 use super::read::{Chain, Read, ReadError, Reader};
-use crate::fhir::datatypes::Id;
+use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::store::Change;
 use crate::job::{JobState, Running};
 use crate::plan::slice::{Phase, Scope, Slice};
-use crate::plan::{Cohort, ExportPlan, Strategy};
+use crate::plan::{Cohort, ExportPlan, Strategy, TypePlan};
 use crate::upstream::client::SearchError;
 
 /// The worker of one planned job.
@@ -53,8 +54,6 @@ pub(super) enum WorkerError {
 
 /// Sweep passes at most; what still moves then comes with the next export.
 const MOST_PASSES: u32 = 3;
-/// Triples of counts until two in succession agree.
-const MOST_TRIPLES: usize = 10;
 /// Ids asked for by one search.
 const IDS_PER_SEARCH: u32 = 50;
 
@@ -63,8 +62,11 @@ impl Worker {
     pub(super) async fn read_all(&mut self) -> Result<(), WorkerError> {
         let windows = self.types_by(|strategy| matches!(strategy, Strategy::Windows));
         let covers = self.plan.horizon.covers_all() && self.plan.profile.counts.is_some();
+        let empty = |name: &ResourceType| self.plan.types.get(name).is_some_and(TypePlan::is_empty);
         if covers {
-            self.find_gaps(&windows).await?;
+            // What was empty at kick-off is looked at once more at the end.
+            let occupied: Vec<_> = windows.iter().copied().filter(|name| !empty(name)).collect();
+            self.find_gaps(&occupied).await?;
         }
         self.read_phase(Phase::Old).await?;
         self.read_phase(Phase::Young).await?;
@@ -94,13 +96,25 @@ impl Worker {
         self.plan.remaining(phase, resource_type, self.files.slices().map(|record| &record.slice))
     }
 
-    fn types_by(&self, wanted: impl Fn(&Strategy) -> bool) -> Vec<ResourceType> {
+    pub(super) fn types_by(&self, wanted: impl Fn(&Strategy) -> bool) -> Vec<ResourceType> {
         self.plan.types.iter().filter(|(_, plan)| wanted(&plan.strategy)).map(|(name, _)| *name).collect()
     }
 
-    /// Reads slices until none is left. What does not fit into memory is read alone, after the others of its turn.
-    async fn drain(&mut self, slices: Vec<Slice>, order: Order) -> Result<(), WorkerError> {
+    /// A pool that knows how dense a type was when the plan was made.
+    fn pool(&self, slices: Vec<Slice>, order: Order) -> Pool {
         let mut pool = Pool::new(slices, order);
+        let until = self.plan.horizon.windows_until.0;
+        for (name, plan) in &self.plan.types {
+            if let (Some(count), Some(oldest)) = (plan.baseline, plan.oldest) {
+                pool.expect(*name, count, until.saturating_sub(oldest.0));
+            }
+        }
+        pool
+    }
+
+    /// Reads slices until none is left. What does not fit into memory is read alone, after the others of its turn.
+    pub(super) async fn drain(&mut self, slices: Vec<Slice>, order: Order) -> Result<(), WorkerError> {
+        let mut pool = self.pool(slices, order);
         let mut reading = JoinSet::new();
         let mut large: VecDeque<Slice> = VecDeque::new();
         loop {
@@ -108,13 +122,13 @@ impl Worker {
                 pool.clear();
             }
             while reading.len() < self.searches
-                && let Some(slice) = pool.next()
+                && let Some(task) = pool.next(|name| self.reader.cutting(name))
             {
                 let reader = self.reader.clone();
                 let number = self.progress.begin_slice();
                 reading.spawn(async move {
-                    let read = reader.read(&slice).await;
-                    (slice, number, read)
+                    let read = reader.read(&task).await;
+                    (task, number, read)
                 });
             }
             let Some(read) = reading.join_next().await else {
@@ -125,30 +139,27 @@ impl Worker {
                 let Some(slice) = large.pop_front() else { return Ok(()) };
                 let resource_type = slice.resource_type;
                 self.stream(slice).await?;
-                pool.done(resource_type);
+                pool.release(resource_type);
                 continue;
             };
-            let (slice, number, read) = match read {
+            let (task, number, read) = match read {
                 Ok(read) => read,
                 // A panic in a reader is a panic of this job, and of no other.
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             };
-            let resource_type = slice.resource_type;
+            let resource_type = task.slice.resource_type;
             match read {
                 Ok(Read::Accepted(accepted)) => {
                     self.progress.received(accepted.resources.len());
+                    let slice = task.slice.clone();
+                    pool.read(task, accepted.summary.received, self.reader.cutting(resource_type).grid);
                     self.files.admit(slice, accepted).await?;
                     self.files.close_aged().await?;
                 }
-                Ok(Read::Split(parts)) => pool.put_back(parts),
-                Ok(Read::Large) => {
-                    // Its type stays busy: in ascending order nothing later may be read before it.
-                    large.push_back(slice);
-                    continue;
-                }
+                Ok(Read::TooMany { total }) => pool.put_back(task, total, self.reader.cutting(resource_type)),
+                Ok(Read::Large) => large.push_back(pool.set_aside(task)),
                 Err(source) => return Err(self.failed(resource_type, number, source)),
             }
-            pool.done(resource_type);
         }
     }
 
@@ -233,85 +244,6 @@ impl Worker {
         }
     }
 
-    /// Three counts in this order, until two triples running agree: at or after W, below W, all. What the last
-    /// has over the other two no window can see.
-    async fn find_gaps(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
-        self.progress.count();
-        let reader = self.reader.clone();
-        let until = self.plan.horizon.windows_until;
-        let gaps = self
-            .each(types, move |resource_type| {
-                let reader = reader.clone();
-                async move {
-                    let (after, before, all) = super::counts::scopes(resource_type, until);
-                    let mut last = None;
-                    let mut largest = 0;
-                    for _ in 0..MOST_TRIPLES {
-                        let mut triple = [0; 3];
-                        for (count, slice) in triple.iter_mut().zip([&after, &before, &all]) {
-                            let Some(counted) = reader.count(slice).await? else { return Ok(0) };
-                            *count = counted;
-                        }
-                        let [after, before, all] = triple;
-                        let gap = all.saturating_sub(before + after);
-                        // Nothing at all was there at the last count: then nothing is hidden.
-                        if last == Some(triple) || all == 0 {
-                            return Ok(gap);
-                        }
-                        last = Some(triple);
-                        largest = largest.max(gap);
-                    }
-                    Ok(largest)
-                }
-            })
-            .await?;
-        let found: BTreeMap<_, _> = gaps.into_iter().filter(|(_, gap)| *gap > 0).collect();
-        if found.iter().any(|(name, gap)| self.running.gaps.get(name) < Some(gap)) {
-            for (name, gap) in found {
-                let known = self.running.gaps.entry(name).or_default();
-                *known = gap.max(*known);
-            }
-            self.save().await?;
-        }
-        Ok(())
-    }
-
-    /// Counts the young windows once more: a late commit in one that was read before is read now.
-    async fn recount(&mut self) -> Result<(), WorkerError> {
-        if self.plan.profile.counts.is_none() {
-            return Ok(());
-        }
-        self.progress.count();
-        let mut again = Vec::new();
-        for (slice, counted, received) in self.count_young(|_| true).await? {
-            if counted > received {
-                again.push(slice);
-            }
-        }
-        self.drain(again, Order::Any).await
-    }
-
-    /// The young windows that were read, with what they count now and what was received of them.
-    async fn count_young(&self, wanted: impl Fn(ResourceType) -> bool) -> Result<Vec<(Slice, u64, u64)>, WorkerError> {
-        let mut latest = HashMap::new();
-        for record in self.files.slices() {
-            let slice = &record.slice;
-            let is_window = matches!(&slice.scope, Scope::Window(window) if window.is_bounded());
-            if slice.phase == Phase::Young && is_window && wanted(slice.resource_type) {
-                latest.insert(slice.clone(), record.received);
-            }
-        }
-        let reader = self.reader.clone();
-        let slices: Vec<_> = latest.keys().cloned().collect();
-        let count = move |slice: Slice| {
-            let reader = reader.clone();
-            async move { Ok(reader.count(&slice).await?) }
-        };
-        let counted = self.each(&slices, count).await?;
-        let received = |slice: &Slice| latest.get(slice).copied().unwrap_or(0);
-        Ok(counted.into_iter().filter_map(|(slice, count)| Some((slice.clone(), count?, received(&slice)))).collect())
-    }
-
     /// Reads what moved or was committed late, in ascending order, until a pass brings nothing unknown. Each life
     /// of the process starts afresh: what an earlier one saw of a pass does not count.
     async fn sweep(&mut self) -> Result<(), WorkerError> {
@@ -344,54 +276,6 @@ impl Worker {
             types.retain(|name| unknown.get(name).is_some_and(|count| *count > 0));
         }
         Ok(())
-    }
-
-    /// The types of which nothing has changed since kick-off: nothing lies at or after W, and neither their count
-    /// nor that of any young window is another. Asked in the order in which nothing can slip through.
-    async fn quiet(&self, types: &BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
-        let windows: BTreeSet<_> = self
-            .types_by(|strategy| matches!(strategy, Strategy::Windows))
-            .into_iter()
-            .filter(|name| types.contains(name))
-            .collect();
-        if self.plan.profile.counts.is_none() {
-            return Ok(BTreeSet::new());
-        }
-        let mut quiet = self.unchanged(windows).await?;
-        for (slice, counted, received) in self.count_young(|name| quiet.contains(&name)).await? {
-            if counted != received {
-                quiet.remove(&slice.resource_type);
-            }
-        }
-        let quiet = self.unchanged(quiet).await?;
-        let reader = self.reader.clone();
-        let until = self.plan.horizon.windows_until;
-        let types: Vec<_> = quiet.into_iter().collect();
-        let after = self
-            .each(&types, move |resource_type| {
-                let reader = reader.clone();
-                async move { Ok(reader.count(&super::counts::scopes(resource_type, until).0).await?) }
-            })
-            .await?;
-        Ok(after.into_iter().filter(|(_, count)| *count == Some(0)).map(|(name, _)| name).collect())
-    }
-
-    async fn unchanged(&self, types: BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
-        let reader = self.reader.clone();
-        let until = self.plan.horizon.windows_until;
-        let types: Vec<_> = types.into_iter().collect();
-        let all = self
-            .each(&types, move |resource_type| {
-                let reader = reader.clone();
-                async move { Ok(reader.count(&super::counts::scopes(resource_type, until).2).await?) }
-            })
-            .await?;
-        let baseline = |name: &ResourceType| self.plan.types.get(name).and_then(|plan| plan.baseline);
-        Ok(all
-            .into_iter()
-            .filter(|(name, count)| count.is_some() && *count == baseline(name))
-            .map(|(name, _)| name)
-            .collect())
     }
 
     /// Fetches what exported resources refer to and no search has brought, once.
@@ -427,13 +311,13 @@ impl Worker {
         self.drain(slices, Order::Any).await
     }
 
-    async fn save(&self) -> Result<(), WorkerError> {
+    pub(super) async fn save(&self) -> Result<(), WorkerError> {
         let state = Some(JobState::Running(self.running.clone()));
         Ok(self.files.commit(Change { state, ..Change::default() }).await?)
     }
 
     /// Asks one question for each of `subjects`, several at a time.
-    async fn each<S, T, F>(&self, subjects: &[S], ask: impl Fn(S) -> F) -> Result<Vec<(S, T)>, WorkerError>
+    pub(super) async fn each<S, T, F>(&self, subjects: &[S], ask: impl Fn(S) -> F) -> Result<Vec<(S, T)>, WorkerError>
     where
         S: Clone + HasType,
         F: Future<Output = Result<T, ReadError>>,
@@ -482,7 +366,7 @@ impl From<FilesError> for StreamError {
 }
 
 /// What a question is about, for the error that may come of it.
-trait HasType {
+pub(super) trait HasType {
     fn resource_type(&self) -> ResourceType;
 }
 
@@ -492,71 +376,14 @@ impl HasType for ResourceType {
     }
 }
 
+impl HasType for (ResourceType, Millis) {
+    fn resource_type(&self) -> ResourceType {
+        self.0
+    }
+}
+
 impl HasType for Slice {
     fn resource_type(&self) -> ResourceType {
         self.resource_type
-    }
-}
-
-/// In which order slices are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    Any,
-    /// Those of one type one after another, from early to late: what moves, moves ahead of the reader.
-    Ascending,
-}
-
-/// Slices that wait for a reader, and the parts of those that did not fit a page.
-#[derive(Debug)]
-struct Pool {
-    waiting: BTreeMap<ResourceType, VecDeque<Slice>>,
-    busy: HashMap<ResourceType, usize>,
-    turn: Option<ResourceType>,
-    order: Order,
-}
-
-impl Pool {
-    fn new(slices: Vec<Slice>, order: Order) -> Self {
-        let mut pool = Self { waiting: BTreeMap::new(), busy: HashMap::new(), turn: None, order };
-        for slice in slices {
-            pool.waiting.entry(slice.resource_type).or_default().push_back(slice);
-        }
-        pool
-    }
-
-    /// The next slice to be read: of the type that was last served, so that few files are open at a time.
-    fn next(&mut self) -> Option<Slice> {
-        let is_free = |name: &ResourceType| match self.order {
-            Order::Any => true,
-            Order::Ascending => self.busy.get(name).is_none_or(|busy| *busy == 0),
-        };
-        let turn = self.turn.filter(|name| self.waiting.contains_key(name) && is_free(name));
-        let name = turn.or_else(|| self.waiting.keys().copied().find(is_free))?;
-        let queue = self.waiting.get_mut(&name)?;
-        let slice = queue.pop_front();
-        if queue.is_empty() {
-            self.waiting.remove(&name);
-        }
-        self.turn = Some(name);
-        *self.busy.entry(name).or_default() += 1;
-        slice
-    }
-
-    /// A slice of this type is no longer being read.
-    fn done(&mut self, resource_type: ResourceType) {
-        if let Some(busy) = self.busy.get_mut(&resource_type) {
-            *busy = busy.saturating_sub(1);
-        }
-    }
-
-    /// The parts of a slice take its place.
-    fn put_back(&mut self, parts: Vec<Slice>) {
-        for slice in parts.into_iter().rev() {
-            self.waiting.entry(slice.resource_type).or_default().push_front(slice);
-        }
-    }
-
-    fn clear(&mut self) {
-        self.waiting.clear();
     }
 }

@@ -97,20 +97,26 @@ impl Slice {
         }
     }
 
-    /// This slice in parts, each of which one page may answer; `None` if it cannot be cut any further.
-    pub(crate) fn cut(&self, parts: u64, oldest: Millis, now: Millis) -> Option<Vec<Self>> {
-        let with = |scope| Self { scope, ..self.clone() };
+    /// Whether parts of this slice can be read apart.
+    pub(crate) fn can_be_cut(&self, grid: Grid) -> bool {
         match &self.scope {
             // A type that windows cannot see all of is read as a whole, or its gap would be read by nobody.
-            Scope::Window(window) if self.phase == Phase::Gap || !window.is_bounded() => None,
-            Scope::Window(window) => {
-                Some(window.cut(parts, oldest, now)?.into_iter().map(|window| with(Scope::Window(window))).collect())
-            }
+            Scope::Window(window) => self.phase != Phase::Gap && window.can_be_cut(grid),
+            Scope::Patients { members, .. } => members.len() > 1,
+            Scope::Ids { list } => list.len() > 1,
+        }
+    }
+
+    /// Both halves of a list of patients or ids; `None` for windows, which are cut by what is known of their density.
+    pub(crate) fn halves(&self) -> Option<[Self; 2]> {
+        let with = |scope| Self { scope, ..self.clone() };
+        match &self.scope {
+            Scope::Window(_) => None,
             Scope::Patients { link, members, from } => {
                 let halves = halves(members)?;
-                Some(halves.map(|members| with(Scope::Patients { link: link.clone(), members, from: *from })).into())
+                Some(halves.map(|members| with(Scope::Patients { link: link.clone(), members, from: *from })))
             }
-            Scope::Ids { list } => Some(halves(list)?.map(|list| with(Scope::Ids { list })).into()),
+            Scope::Ids { list } => Some(halves(list)?.map(|list| with(Scope::Ids { list }))),
         }
     }
 }
@@ -141,38 +147,41 @@ impl Window {
         left.into_iter().map(Self::from_bounds).collect()
     }
 
-    /// This window in `parts` of equal length, the last one with the rest; `None` if it is too short to be cut.
-    ///
-    /// `oldest` stands in for a missing lower bound and `now` for a missing upper one: what lies before and
-    /// after them stays in the first and the last part. An open end that begins after `now` is halved towards
-    /// the year 9999, so that stamps of a typing error are reached in a few dozen cuts.
-    pub(crate) fn cut(self, parts: u64, oldest: Millis, now: Millis) -> Option<Vec<Self>> {
-        let until = self
-            .until
-            .map_or_else(|| if self.from.is_none_or(|from| from <= now) { now.0 + 1 } else { LATEST }, |until| until.0);
-        let from = self.from.map_or(oldest.0.min(until - 1), |from| from.0);
-        let length = until.checked_sub(from).filter(|length| *length > 0)?;
-        let mut bounds = vec![];
-        if self.until.is_some() || until == LATEST {
-            let parts = i64::try_from(parts).unwrap_or(i64::MAX).clamp(2, MOST_PARTS).min(length);
-            let parts = if self.until.is_none() { 2 } else { parts };
-            bounds.extend((1..parts).map(|part| from + length / parts * part + (length % parts) * part / parts));
-        } else {
-            bounds.push(until);
-        }
-        if self.from.is_none() && bounds.is_empty() {
-            bounds.push(from); // all that is older than `oldest` apart from the last millisecond
-        }
-        bounds.retain(|bound| {
-            self.from.is_none_or(|from| from.0 < *bound) && self.until.is_none_or(|until| *bound < until.0)
-        });
-        bounds.dedup();
-        if bounds.is_empty() {
-            return None;
-        }
-        let starts = std::iter::once(self.from).chain(bounds.iter().map(|bound| Some(Millis(*bound))));
-        let ends = bounds.iter().map(|bound| Some(Millis(*bound))).chain(std::iter::once(self.until));
-        Some(starts.zip(ends).map(|(from, until)| Self { from, until }).collect())
+    /// Where this window's resources are taken to lie: `oldest` stands in for a missing lower bound and the present
+    /// for a missing upper one, so that it has a length.
+    pub(crate) fn span(self, grid: Grid) -> Range<i64> {
+        let until = match (self.until, self.from) {
+            (Some(until), _) => until.0,
+            (None, Some(from)) if from.0 >= grid.present() => LATEST,
+            (None, _) => grid.present(),
+        };
+        let from = match self.from {
+            Some(from) => from.0,
+            None if grid.oldest.0 < until => grid.floor(grid.oldest.0),
+            // The hint was wrong: no resource is older than computers.
+            None => grid.floor(until.saturating_sub(CENTURY)),
+        };
+        from..until.max(from)
+    }
+
+    /// Whether this window is longer than the finest step that the server tells apart.
+    pub(crate) fn can_be_cut(self, grid: Grid) -> bool {
+        let has_a_beginning = self.from.is_some() || self.until.is_some_and(|until| until.0 > EARLIEST);
+        has_a_beginning && self.carve(grid.step, grid).is_some()
+    }
+
+    /// The first `length` milliseconds of this window's span, and the rest; `None` if it cannot be cut there. What lies
+    /// before the span stays in the first part, what lies after it in the rest. An open end that begins after the
+    /// present is halved towards the year 9999, so that stamps of a typing error are reached in a few dozen cuts.
+    pub(crate) fn carve(self, length: i64, grid: Grid) -> Option<(Self, Self)> {
+        let span = self.span(grid);
+        let length = if span.end == LATEST && self.until.is_none() { (span.end - span.start) / 2 } else { length };
+        let at = grid.floor(span.start.saturating_add(length.max(grid.step)));
+        // All that lies before the present is one part of an open window, and what is yet to come the other.
+        let at = if self.until.is_none() { at.min(span.end) } else { at };
+        let inside = self.from.is_none_or(|from| from.0 < at) && self.until.is_none_or(|until| at < until.0);
+        let at = Millis(at);
+        inside.then_some((Self { from: self.from, until: Some(at) }, Self { from: Some(at), until: self.until }))
     }
 
     fn bounds(self) -> Range<i64> {
@@ -189,8 +198,33 @@ impl Window {
 
 /// 9999-12-31T23:59:59.999Z: no FHIR instant lies later.
 const LATEST: i64 = 253_402_300_799_999;
-/// How many parts one cut makes at most; more come from cutting the parts.
-const MOST_PARTS: i64 = 256;
+/// 1900-01-01: what is older is not cut any further.
+const EARLIEST: i64 = -2_208_988_800_000;
+/// In milliseconds.
+const CENTURY: i64 = 100 * 366 * 24 * 3_600_000;
+
+/// Where windows can be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grid {
+    /// The finest step between two bounds that the server tells apart, in milliseconds.
+    pub(crate) step: i64,
+    /// The oldest stamp that was seen; a hint.
+    pub(crate) oldest: Millis,
+    /// The upstream's time.
+    pub(crate) now: Millis,
+}
+
+impl Grid {
+    /// The last bound at or before `millis`.
+    pub(crate) fn floor(self, millis: i64) -> i64 {
+        millis - millis.rem_euclid(self.step.max(1))
+    }
+
+    /// The first bound after the present.
+    fn present(self) -> i64 {
+        self.floor(self.now.0).saturating_add(self.step)
+    }
+}
 
 /// What of `whole` none of `read` covers, in ascending order.
 pub(crate) fn uncovered<T: Copy + Ord>(whole: Range<T>, mut read: Vec<Range<T>>) -> Vec<Range<T>> {
@@ -240,9 +274,12 @@ mod tests {
         }
     }
 
+    fn grid(step: i64) -> Grid {
+        Grid { step, oldest: Millis(1_000), now: Millis(9_000) }
+    }
+
     #[test]
-    fn the_parts_of_a_cut_cover_the_window_and_do_not_overlap() {
-        let (oldest, now) = (Millis(1_000), Millis(9_000));
+    fn both_parts_of_a_cut_cover_the_window_and_do_not_overlap() {
         for whole in [
             window(Some(0), Some(10_000)),
             window(Some(0), Some(3)),
@@ -253,29 +290,54 @@ mod tests {
             window(Some(9_000), None),
             window(Some(9_001), None),
             window(Some(20_000), None),
-            window(None, None),
         ] {
-            for parts in [2, 3, 7, 1_000_000] {
-                let cut = whole.cut(parts, oldest, now).unwrap_or_else(|| panic!("{whole:?} can be cut"));
-                assert!(cut.len() > 1, "{whole:?} in {parts}: {cut:?}");
-                assert_eq!(whole.remaining(cut.clone()), vec![], "{whole:?} in {parts}: {cut:?}");
-                assert!(cut.windows(2).all(|pair| pair[0].until == pair[1].from && !pair[0].is_empty()), "{cut:?}");
+            for length in [0, 1, 2, 4_000, i64::MAX] {
+                let Some((first, rest)) = whole.carve(length, grid(1)) else {
+                    assert!(length > 2, "{whole:?} can be cut after {length} ms");
+                    continue;
+                };
+                assert_eq!(whole.remaining([first, rest]), vec![], "{whole:?} after {length} ms");
+                assert!(first.until == rest.from && !first.is_empty() && !rest.is_empty(), "{first:?} {rest:?}");
             }
         }
+        assert_eq!(
+            window(Some(0), Some(10)).carve(4, grid(1)),
+            Some((window(Some(0), Some(4)), window(Some(4), Some(10))))
+        );
+        assert_eq!(
+            window(None, Some(5_000)).carve(500, grid(1)).map(|(first, _)| first),
+            Some(window(None, Some(1_500)))
+        );
+        assert_eq!(
+            window(Some(8_000), None).carve(i64::MAX, grid(1)),
+            Some((window(Some(8_000), Some(9_001)), window(Some(9_001), None))),
+            "what is yet to come is a part of its own"
+        );
+    }
+
+    /// A server that tells whole seconds apart finds what lies before a bound within a second.
+    #[test]
+    fn bounds_lie_on_the_servers_grid() {
+        let (first, rest) = window(Some(0), Some(10_000)).carve(1_700, grid(1_000)).expect("ten seconds");
+        assert_eq!((first, rest), (window(Some(0), Some(1_000)), window(Some(1_000), Some(10_000))));
+        assert!(!window(Some(2_000), Some(3_000)).can_be_cut(grid(1_000)));
+        assert!(window(Some(2_000), Some(3_000)).can_be_cut(grid(1)));
     }
 
     #[test]
     fn one_millisecond_cannot_be_cut() {
-        assert_eq!(window(Some(5), Some(6)).cut(4, Millis(0), Millis(9)), None);
+        assert!(!window(Some(5), Some(6)).can_be_cut(grid(1)));
+        assert!(!Window::ALL.can_be_cut(grid(1)), "a whole type is read as one");
     }
 
     #[test]
     fn a_stamp_in_2099_is_reached_in_a_few_dozen_cuts() {
         let (now, far) = (Millis(1_795_000_000_000), Millis(4_070_908_800_000));
+        let grid = Grid { step: 1, oldest: now, now };
         let mut rest = window(Some(now.0 + 1), None);
         let mut cuts = 0;
-        while let Some(parts) = rest.cut(2, now, now) {
-            rest = *parts.iter().find(|part| part.contains(far)).expect("the parts cover the whole");
+        while let Some((first, second)) = rest.carve((rest.span(grid).end - rest.span(grid).start) / 2, grid) {
+            rest = if first.contains(far) { first } else { second };
             cuts += 1;
             assert!(cuts < 60, "still at {rest:?}");
         }

@@ -1,0 +1,163 @@
+//! What counting shows beyond the pages: what windows cannot see of a type, late commits in young windows, and whether
+//! anything has changed since kick-off.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::pool::Order;
+use super::worker::{Worker, WorkerError};
+use crate::fhir::datatypes::Millis;
+use crate::fhir::resource_type::ResourceType;
+use crate::plan::Strategy;
+use crate::plan::slice::{Phase, Scope, Slice, Window};
+
+/// Triples of counts until two in succession agree.
+const MOST_TRIPLES: usize = 10;
+
+impl Worker {
+    /// Three counts in this order, until two triples running agree: at or after W, below W, all. What the last
+    /// has over the other two no window can see.
+    pub(super) async fn find_gaps(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
+        self.progress.count();
+        let reader = self.reader.clone();
+        let until = self.plan.horizon.windows_until;
+        let empty = self.plan.types.iter().filter(|(_, plan)| plan.is_empty()).map(|(name, _)| *name);
+        let empty: Arc<BTreeSet<_>> = Arc::new(empty.collect());
+        let gaps = self
+            .each(types, move |resource_type| {
+                let (reader, empty) = (reader.clone(), Arc::clone(&empty));
+                async move {
+                    let (after, before, all) = scopes(resource_type, until);
+                    if empty.contains(&resource_type) && reader.count(&all).await?.unwrap_or(0) == 0 {
+                        return Ok(0);
+                    }
+                    let mut last = None;
+                    let mut largest = 0;
+                    for _ in 0..MOST_TRIPLES {
+                        let mut triple = [0; 3];
+                        for (count, slice) in triple.iter_mut().zip([&after, &before, &all]) {
+                            let Some(counted) = reader.count(slice).await? else { return Ok(0) };
+                            *count = counted;
+                        }
+                        let [after, before, all] = triple;
+                        let gap = all.saturating_sub(before + after);
+                        // Nothing at all was there at the last count: then nothing is hidden.
+                        if last == Some(triple) || all == 0 {
+                            return Ok(gap);
+                        }
+                        last = Some(triple);
+                        largest = largest.max(gap);
+                    }
+                    Ok(largest)
+                }
+            })
+            .await?;
+        let found: BTreeMap<_, _> = gaps.into_iter().filter(|(_, gap)| *gap > 0).collect();
+        if found.iter().any(|(name, gap)| self.running.gaps.get(name) < Some(gap)) {
+            for (name, gap) in found {
+                let known = self.running.gaps.entry(name).or_default();
+                *known = gap.max(*known);
+            }
+            self.save().await?;
+        }
+        Ok(())
+    }
+
+    /// Counts the young windows once more: a late commit in one that was read before is read now.
+    pub(super) async fn recount(&mut self) -> Result<(), WorkerError> {
+        if self.plan.profile.counts.is_none() {
+            return Ok(());
+        }
+        self.progress.count();
+        let mut again = Vec::new();
+        for (slice, counted, received) in self.count_young(|_| true).await? {
+            if counted > received {
+                again.push(slice);
+            }
+        }
+        self.drain(again, Order::Any).await
+    }
+
+    /// The young windows that were read, with what they count now and what was received of them.
+    async fn count_young(&self, wanted: impl Fn(ResourceType) -> bool) -> Result<Vec<(Slice, u64, u64)>, WorkerError> {
+        let mut latest = HashMap::new();
+        for record in self.files.slices() {
+            let slice = &record.slice;
+            let is_window = matches!(&slice.scope, Scope::Window(window) if window.is_bounded());
+            if slice.phase == Phase::Young && is_window && wanted(slice.resource_type) {
+                latest.insert(slice.clone(), record.received);
+            }
+        }
+        let reader = self.reader.clone();
+        let slices: Vec<_> = latest.keys().cloned().collect();
+        let count = move |slice: Slice| {
+            let reader = reader.clone();
+            async move { Ok(reader.count(&slice).await?) }
+        };
+        let counted = self.each(&slices, count).await?;
+        let received = |slice: &Slice| latest.get(slice).copied().unwrap_or(0);
+        Ok(counted.into_iter().filter_map(|(slice, count)| Some((slice.clone(), count?, received(&slice)))).collect())
+    }
+
+    /// The types that need no sweep. Of those read by windows: nothing lies at or after W, and neither their count nor
+    /// that of any young window has changed since kick-off; asked in the order in which nothing can slip through. Of
+    /// those read by patients, which no change moves in time: nothing lies at or after where the sweep would begin.
+    pub(super) async fn quiet(&self, types: &BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
+        let windows: BTreeSet<_> = self
+            .types_by(|strategy| matches!(strategy, Strategy::Windows))
+            .into_iter()
+            .filter(|name| types.contains(name))
+            .collect();
+        if self.plan.profile.counts.is_none() {
+            return Ok(BTreeSet::new());
+        }
+        let mut quiet = self.unchanged(windows).await?;
+        for (slice, counted, received) in self.count_young(|name| quiet.contains(&name)).await? {
+            if counted != received {
+                quiet.remove(&slice.resource_type);
+            }
+        }
+        let quiet = self.unchanged(quiet).await?;
+        let reader = self.reader.clone();
+        let until = self.plan.horizon.windows_until;
+        let types: Vec<_> = quiet.into_iter().collect();
+        let sweep_from = Millis(until.0.saturating_sub(self.plan.horizon.lag_millis));
+        let by_patients = self.types_by(|strategy| matches!(strategy, Strategy::Patients { .. }));
+        let asked: Vec<_> =
+            types.iter().map(|name| (*name, until)).chain(by_patients.iter().map(|name| (*name, sweep_from))).collect();
+        let after = self
+            .each(&asked, move |(resource_type, from)| {
+                let reader = reader.clone();
+                async move { Ok(reader.count(&scopes(resource_type, from).0).await?) }
+            })
+            .await?;
+        let after = after.into_iter().map(|((name, _), count)| (name, count));
+        Ok(after.into_iter().filter(|(_, count)| *count == Some(0)).map(|(name, _)| name).collect())
+    }
+
+    async fn unchanged(&self, types: BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
+        let reader = self.reader.clone();
+        let until = self.plan.horizon.windows_until;
+        let types: Vec<_> = types.into_iter().collect();
+        let all = self
+            .each(&types, move |resource_type| {
+                let reader = reader.clone();
+                async move { Ok(reader.count(&scopes(resource_type, until).2).await?) }
+            })
+            .await?;
+        let baseline = |name: &ResourceType| self.plan.types.get(name).and_then(|plan| plan.baseline);
+        Ok(all
+            .into_iter()
+            .filter(|(name, count)| count.is_some() && *count == baseline(name))
+            .map(|(name, _)| name)
+            .collect())
+    }
+}
+
+/// What lies at or after `until`, what lies before it, and all of the type.
+fn scopes(resource_type: ResourceType, until: Millis) -> (Slice, Slice, Slice) {
+    let slice = |window| Slice { phase: Phase::Gap, resource_type, scope: Scope::Window(window) };
+    let after = slice(Window { from: Some(until), until: None });
+    let before = slice(Window { from: None, until: Some(until) });
+    (after, before, slice(Window::ALL))
+}

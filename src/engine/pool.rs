@@ -1,0 +1,341 @@
+//! Slices that wait for a reader. Windows are cut from what is left of a step one after another, as long as the
+//! density seen so far lets them fit one page: a good cut costs no search.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use crate::fhir::resource_type::ResourceType;
+use crate::plan::slice::{Grid, Scope, Slice};
+
+/// In which order slices are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Any,
+    /// Those of one type one after another, from early to late: what moves, moves ahead of the reader.
+    Ascending,
+}
+
+/// What the pool has to know of a type before it cuts a slice for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cutting {
+    /// Resources that one page holds.
+    pub(super) capacity: u32,
+    pub(super) grid: Grid,
+}
+
+/// A slice to be read, and what is expected of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Task {
+    pub(super) slice: Slice,
+    /// It was cut in the dark: to count it first is cheaper than to throw a page away.
+    pub(super) count_first: bool,
+    /// The other half of what it was cut from, and how many both hold: once this one is counted, both are.
+    sibling: Option<(Slice, u64)>,
+}
+
+/// Slices that wait, and what is left of those that did not fit a page.
+#[derive(Debug)]
+pub(super) struct Pool {
+    /// What is left of the steps, by type and in ascending order.
+    waiting: BTreeMap<ResourceType, VecDeque<Segment>>,
+    busy: HashMap<ResourceType, usize>,
+    densities: HashMap<ResourceType, Density>,
+    turn: Option<ResourceType>,
+    order: Order,
+}
+
+/// What is left of a step, and how many it holds if that was counted.
+#[derive(Debug)]
+struct Segment {
+    slice: Slice,
+    known: Option<u64>,
+}
+
+/// How close to one another resources lie in time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Density {
+    per_milli: f64,
+    /// How far windows were off what was expected of them, as a part of it.
+    error: f64,
+    /// Estimates are of no use here: windows are halved by counts.
+    irregular: bool,
+}
+
+/// How far off windows are taken to be before any was read.
+const FIRST_ERROR: f64 = 0.1;
+/// How much of an estimate comes from the latest window.
+const WEIGHT: f64 = 0.25;
+/// A window is aimed to hold so many errors less than a page.
+const MARGIN: f64 = 2.5;
+/// No page is aimed fuller or emptier than this.
+const FULLEST: f64 = 0.92;
+const EMPTIEST: f64 = 0.4;
+/// From this error on estimates are given up, and below the other one they are taken up again.
+const IRREGULAR: f64 = 0.35;
+const REGULAR: f64 = 0.12;
+
+impl Density {
+    fn of(count: u64, millis: i64) -> Self {
+        Self { per_milli: ratio(count.max(1), millis), error: FIRST_ERROR, irregular: false }
+    }
+
+    /// How long a window may be to fit a page of `capacity`.
+    fn length(self, capacity: u32) -> i64 {
+        let aim = f64::from(capacity) * (1.0 - MARGIN * self.error).clamp(EMPTIEST, FULLEST);
+        #[expect(clippy::cast_possible_truncation, reason = "out of range becomes the nearest that is in it")]
+        let length = (aim / self.per_milli).floor() as i64;
+        length.max(1)
+    }
+
+    /// After a window of `millis` that held `count`.
+    fn learn(&mut self, count: u64, millis: i64) {
+        let measured = ratio(count, millis);
+        let off = ((measured - self.per_milli) / self.per_milli).abs().min(2.0);
+        self.error += WEIGHT * (off - self.error);
+        self.irregular = self.error > if self.irregular { REGULAR } else { IRREGULAR };
+        // Where nothing can be expected the latest window tells most.
+        let weight = if self.irregular { 2.0 * WEIGHT } else { WEIGHT };
+        self.per_milli = (self.per_milli + weight * (measured - self.per_milli)).max(f64::MIN_POSITIVE);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn ratio(count: u64, millis: i64) -> f64 {
+    count as f64 / millis.max(1) as f64
+}
+
+impl Pool {
+    pub(super) fn new(slices: Vec<Slice>, order: Order) -> Self {
+        let mut waiting: BTreeMap<_, VecDeque<_>> = BTreeMap::new();
+        for slice in slices {
+            waiting.entry(slice.resource_type).or_default().push_back(Segment { slice, known: None });
+        }
+        Self { waiting, busy: HashMap::new(), densities: HashMap::new(), turn: None, order }
+    }
+
+    /// So many of a type are expected in so long a time.
+    pub(super) fn expect(&mut self, resource_type: ResourceType, count: u64, millis: i64) {
+        self.densities.insert(resource_type, Density::of(count, millis));
+    }
+
+    /// The next slice to be read: of the type that was last served, so that few files are open at a time.
+    pub(super) fn next(&mut self, cutting: impl Fn(ResourceType) -> Cutting) -> Option<Task> {
+        let is_free = |name: &ResourceType| match self.order {
+            Order::Any => true,
+            Order::Ascending => self.busy.get(name).is_none_or(|busy| *busy == 0),
+        };
+        let turn = self.turn.filter(|name| self.waiting.contains_key(name) && is_free(name));
+        let name = turn.or_else(|| self.waiting.keys().copied().find(is_free))?;
+        let queue = self.waiting.get_mut(&name)?;
+        let density = self.densities.get(&name).copied();
+        let task = queue.pop_front().map(|segment| {
+            let (task, rest) = cut(segment, density, cutting(name));
+            if let Some(slice) = rest {
+                queue.push_front(Segment { slice, known: None });
+            }
+            task
+        });
+        if queue.is_empty() {
+            self.waiting.remove(&name);
+        }
+        self.turn = Some(name);
+        *self.busy.entry(name).or_default() += 1;
+        task
+    }
+
+    /// A slice was read and held `count`.
+    pub(super) fn read(&mut self, task: Task, count: u64, grid: Grid) {
+        if let Scope::Window(window) = &task.slice.scope {
+            let millis = length(window.span(grid));
+            let density = self.densities.entry(task.slice.resource_type);
+            density.and_modify(|density| density.learn(count, millis)).or_insert_with(|| Density::of(count, millis));
+        }
+        self.done(task, Some(count));
+    }
+
+    /// A slice holds more than a page: `total` if that is known. It takes its place again, to be read in parts.
+    pub(super) fn put_back(&mut self, task: Task, total: Option<u64>, cutting: Cutting) {
+        let resource_type = task.slice.resource_type;
+        let slice = task.slice.clone();
+        // First what lies behind it, then itself.
+        self.done(task, total);
+        let queue = self.waiting.entry(resource_type).or_default();
+        if let Some([first, second]) = slice.halves() {
+            queue.push_front(Segment { slice: second, known: None });
+            queue.push_front(Segment { slice: first, known: None });
+            return;
+        }
+        let Scope::Window(window) = &slice.scope else { return };
+        let millis = length(window.span(cutting.grid));
+        let capacity = u64::from(cutting.capacity);
+        queue.push_front(Segment { slice, known: total.filter(|total| *total > capacity) });
+        let total = total.unwrap_or(4 * capacity).max(2 * capacity);
+        let density = self.densities.entry(resource_type).or_insert_with(|| Density::of(total, millis));
+        density.learn(total, millis);
+        density.per_milli = density.per_milli.max(ratio(total, millis));
+    }
+
+    /// A slice is neither read nor put back: somebody else takes care of it.
+    pub(super) fn set_aside(&mut self, task: Task) -> Slice {
+        let slice = task.slice.clone();
+        self.done(task, None);
+        // In ascending order nothing of its type may be read before it.
+        *self.busy.entry(slice.resource_type).or_default() += 1;
+        slice
+    }
+
+    /// What was set aside was read.
+    pub(super) fn release(&mut self, resource_type: ResourceType) {
+        if let Some(busy) = self.busy.get_mut(&resource_type) {
+            *busy = busy.saturating_sub(1);
+        }
+    }
+
+    fn done(&mut self, task: Task, count: Option<u64>) {
+        let resource_type = task.slice.resource_type;
+        self.release(resource_type);
+        if let Some((slice, both)) = task.sibling {
+            let known = count.and_then(|count| both.checked_sub(count));
+            self.waiting.entry(resource_type).or_default().push_front(Segment { slice, known });
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+}
+
+fn length(span: std::ops::Range<i64>) -> i64 {
+    span.end - span.start
+}
+
+/// As much of what is left of a step as fits one page by what is known of it, and the rest.
+fn cut(segment: Segment, density: Option<Density>, cutting: Cutting) -> (Task, Option<Slice>) {
+    let Segment { slice, known } = segment;
+    let whole = |slice, count_first| (Task { slice, count_first, sibling: None }, None);
+    let Scope::Window(window) = &slice.scope else { return whole(slice, false) };
+    let fits = known.is_some_and(|known| known <= u64::from(cutting.capacity));
+    let Some(density) = density.filter(|_| !fits && slice.can_be_cut(cutting.grid)) else {
+        return whole(slice, false);
+    };
+    let span = length(window.span(cutting.grid));
+    let with = |window| Slice { scope: Scope::Window(window), ..slice.clone() };
+    if density.irregular {
+        let Some(known) = known else { return whole(slice, true) };
+        return match window.carve(span / 2, cutting.grid) {
+            Some((first, rest)) => {
+                let sibling = Some((with(rest), known));
+                (Task { slice: with(first), count_first: true, sibling }, None)
+            }
+            None => whole(slice, false),
+        };
+    }
+    let length = density.length(cutting.capacity);
+    // A count that is too large for one page goes before an estimate that says otherwise.
+    let length = if known.is_some() { length.min(span / 2) } else { length };
+    match window.carve(length, cutting.grid).filter(|_| length < span) {
+        Some((first, rest)) => (Task { slice: with(first), count_first: false, sibling: None }, Some(with(rest))),
+        None => whole(slice, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::datatypes::Millis;
+    use crate::plan::slice::{Phase, Window};
+
+    const GRID: Grid = Grid { step: 1, oldest: Millis(0), now: Millis(10_000_000_000) };
+    const CUTTING: Cutting = Cutting { capacity: 1_000, grid: GRID };
+
+    fn whole(until: i64) -> Slice {
+        let window = Window { from: None, until: Some(Millis(until)) };
+        Slice { phase: Phase::Old, resource_type: ResourceType::PATIENT, scope: Scope::Window(window) }
+    }
+
+    /// What reading costs by a server that holds these stamps, sorted: searches, and resources thrown away.
+    fn cost(stamps: &[i64], in_flight: usize) -> (u64, u64) {
+        let until = stamps.last().expect("some") + 1;
+        let mut pool = Pool::new(vec![whole(until)], Order::Any);
+        pool.expect(ResourceType::PATIENT, stamps.len() as u64, until);
+        let (mut searches, mut thrown, mut read) = (0, 0, 0);
+        let mut reading = VecDeque::new();
+        loop {
+            while reading.len() < in_flight
+                && let Some(task) = pool.next(|_| CUTTING)
+            {
+                reading.push_back(task);
+            }
+            let Some(task) = reading.pop_front() else { break };
+            let (slice, count_first) = (task.slice.clone(), task.count_first);
+            let Scope::Window(window) = &slice.scope else { panic!("only windows were put in") };
+            let below =
+                |bound: Option<Millis>, open| bound.map_or(open, |bound| stamps.partition_point(|at| *at < bound.0));
+            let count = (below(window.until, stamps.len()) - below(window.from, 0)) as u64;
+            searches += u64::from(count_first);
+            if count <= 1_000 || !slice.can_be_cut(GRID) {
+                searches += 1;
+                read += count;
+                pool.read(task, count, GRID);
+            } else {
+                if !count_first {
+                    searches += 1;
+                    thrown += 1_000;
+                }
+                pool.put_back(task, Some(count), CUTTING);
+            }
+        }
+        assert_eq!(read, stamps.len() as u64, "every resource is read once");
+        (searches, thrown)
+    }
+
+    /// Numbers that look random, the same each time.
+    fn noise() -> impl FnMut(i64) -> i64 {
+        let mut state = 88_172_645_463_325_252_u64;
+        move |below| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            i64::try_from(state % u64::try_from(below).expect("positive")).expect("small")
+        }
+    }
+
+    fn assert_cheap(name: &str, mut stamps: Vec<i64>, most_searches: f64, most_thrown: f64) {
+        stamps.sort_unstable();
+        let (searches, thrown) = cost(&stamps, 8);
+        let all = stamps.len() as f64;
+        let (searches, thrown) = (searches as f64 / (all / 1_000.0), thrown as f64 / all);
+        println!("{name}: {searches:.3} searches for each full page, {thrown:.4} thrown away");
+        assert!(searches <= most_searches, "{name}: {searches} searches for each full page");
+        assert!(thrown <= most_thrown, "{name}: {thrown} of all resources thrown away");
+    }
+
+    #[test]
+    fn cuts_fit_pages_whatever_the_density() {
+        let year = 31_536_000_000_i64;
+        let mut random = noise();
+        assert_cheap("even", (0..1_000_000).map(|number| number * year / 1_000_000).collect(), 1.2, 0.03);
+        assert_cheap("random", (0..1_000_000).map(|_| random(year)).collect(), 1.2, 0.03);
+        let day = 86_400_000;
+        // Ten times as much by day as by night.
+        let by_day = (0..1_000_000).map(|_| {
+            let hour = if random(11) == 0 { random(day) } else { day / 3 + random(day / 3) };
+            random(365) * day + hour
+        });
+        assert_cheap("by day", by_day.collect(), 4.0, 0.05);
+        // A bulk load of an hour after a year of trickle.
+        let loaded = (0..200_000).map(|number| if number < 20_000 { random(year) } else { year + random(3_600_000) });
+        assert_cheap("bulk load", loaded.collect(), 2.0, 0.05);
+    }
+
+    #[test]
+    fn one_type_is_read_in_ascending_order_one_slice_at_a_time() {
+        let mut pool = Pool::new(vec![whole(1_000_000)], Order::Ascending);
+        pool.expect(ResourceType::PATIENT, 10_000, 1_000_000);
+        let first = pool.next(|_| CUTTING).expect("a slice");
+        assert_eq!(pool.next(|_| CUTTING), None, "the next one waits");
+        pool.put_back(first.clone(), Some(5_000), CUTTING);
+        let again = pool.next(|_| CUTTING).expect("a shorter slice");
+        assert_eq!(again.slice.window().from, first.slice.window().from);
+        assert!(again.slice.window().until < first.slice.window().until);
+    }
+}
