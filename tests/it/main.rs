@@ -7,4 +7,5 @@ mod expected;
 
 mod crash;
 mod exports;
+mod proof;
 mod support;
