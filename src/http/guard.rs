@@ -1,18 +1,10 @@
-//! Layers around the bulk routes that refuse a request by its headers, before anything looks at it.
+//! Refuses a request to our routes by its headers alone, before anything else looks at it. Pure.
 
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::task::{Context, Poll};
 
-use futures_util::future::{Either, Ready, ready};
 use http::header::{self, HeaderMap};
 use http::uri::Authority;
-use http::{Request, Response, Uri};
-use tower::util::{Oneshot, ServiceExt as _};
-use tower::{Layer, Service};
-
-use super::body::Body;
-use super::problem::Problem;
+use http::{Request, Uri};
 
 /// Why a request is refused by its headers alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,74 +19,11 @@ pub(crate) enum Refused {
     Authorizations,
 }
 
-/// What a [`Guard`] looks at.
-#[derive(Debug, Clone, Copy)]
-enum Rule {
-    LoopbackOnly,
-    OneAuthorization,
-}
-
-/// Puts a [`Guard`] around a service.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct GuardLayer(Rule);
-
-impl GuardLayer {
-    /// For `open` mode, where being on this machine is the only credential: a page in a local browser can
-    /// reach us by a name that it rebinds to loopback, and a proxy beside us speaks for strangers (SEC-10).
-    pub(crate) fn loopback_only() -> Self {
-        Self(Rule::LoopbackOnly)
-    }
-
-    /// Two credentials in one request: whoever looks at it next may look at the other one (SEC-11).
-    pub(crate) fn one_authorization() -> Self {
-        Self(Rule::OneAuthorization)
-    }
-}
-
-impl<S> Layer<S> for GuardLayer {
-    type Service = Guard<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Guard { rule: self.0, inner }
-    }
-}
-
-/// Answers what its rule refuses; all else goes to the inner service.
-#[derive(Debug, Clone)]
-pub(crate) struct Guard<S> {
-    rule: Rule,
-    inner: S,
-}
-
-impl<S, B> Service<Request<B>> for Guard<S>
-where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Clone,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<Oneshot<S, Request<B>>, Ready<Result<Response<Body>, Infallible>>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // `oneshot` awaits the inner service; a refusal waits for nobody.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let checked = match self.rule {
-            Rule::LoopbackOnly => loopback_only(request.uri(), request.headers()),
-            Rule::OneAuthorization => one_authorization(request.headers()),
-        };
-        match checked {
-            Ok(()) => Either::Left(self.inner.clone().oneshot(request)),
-            Err(refused) => {
-                tracing::info!(reason = %refused, "refused a bulk request by its headers");
-                Either::Right(ready(Ok(Problem::from(refused).into_response())))
-            }
-        }
-    }
-}
-
 /// What `open` mode asks of every bulk request (SEC-10), and every mode (SEC-11).
+///
+/// In `open` mode being on this machine is the only credential: a page in a local browser can reach us by a name that
+/// it rebinds to loopback, and a proxy beside us speaks for strangers. Of two credentials in one request whoever looks
+/// at it next may look at the other one.
 pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Refused> {
     loopback_only(request.uri(), request.headers())?;
     one_authorization(request.headers())
@@ -145,26 +74,22 @@ fn is_loopback(authority: &Authority) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
-    use tower::service_fn;
-
     use super::*;
-    use crate::http::body;
+    use crate::http::problem::Problem;
 
-    async fn status(layer: GuardLayer, uri: &str, headers: &[(&str, &str)]) -> StatusCode {
-        let inner = service_fn(|_: Request<Body>| ready(Ok(Response::new(body::empty()))));
+    /// The status of the answer; 200 stands for a request that may go on.
+    fn status(uri: &str, headers: &[(&str, &str)]) -> u16 {
         let mut request = Request::builder().uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(body::empty()).expect("the test's request is well formed");
-        let Ok(response) = layer.layer(inner).oneshot(request).await;
-        response.status()
+        let request = request.body(()).expect("the test's request is well formed");
+        check(&request).map_or_else(|refused| Problem::from(refused).into_response().status().as_u16(), |()| 200)
     }
 
     /// SEC-10.
-    #[tokio::test]
-    async fn open_mode_answers_only_this_machine_asking_for_itself() {
+    #[test]
+    fn open_mode_answers_only_this_machine_asking_for_itself() {
         for (uri, headers, expected) in [
             ("/fhir/$export", &[("host", "127.0.0.1:8080")][..], 200),
             ("/fhir/$export", &[("host", "localhost")], 200),
@@ -194,22 +119,21 @@ mod tests {
             ("/fhir/$export", &[("host", "localhost"), ("x-real-ip", "127.0.0.1")], 403),
             ("/fhir/$export", &[("host", "localhost"), ("via", "1.1 proxy")], 403),
         ] {
-            let status = status(GuardLayer::loopback_only(), uri, headers).await;
-            assert_eq!(status, expected, "{uri} {headers:?}");
+            assert_eq!(status(uri, headers), expected, "{uri} {headers:?}");
         }
     }
 
     /// SEC-11: refused are two `Authorization` headers.
-    #[tokio::test]
-    async fn a_request_with_two_credentials_is_refused() {
+    #[test]
+    fn a_request_with_two_credentials_is_refused() {
         for (headers, expected) in [
             (&[][..], 200),
             (&[("authorization", "Bearer a")], 200),
             (&[("authorization", "Bearer a"), ("Authorization", "Bearer a")], 400),
             (&[("authorization", "Bearer a"), ("authorization", "Basic b")], 400),
         ] {
-            let status = status(GuardLayer::one_authorization(), "/fhir/$export", headers).await;
-            assert_eq!(status, expected, "{headers:?}");
+            let headers = [&[("host", "localhost")], headers].concat();
+            assert_eq!(status("/fhir/$export", &headers), expected, "{headers:?}");
         }
     }
 }

@@ -95,7 +95,10 @@ where
                 Box::pin(async move {
                     Ok(match guard::check(&request) {
                         Ok(()) => edge.answer(route, request).await,
-                        Err(refused) => Problem::from(refused).into_response(),
+                        Err(refused) => {
+                            tracing::info!(reason = %refused, "a bulk request was refused by its headers");
+                            Problem::from(refused).into_response()
+                        }
                     })
                 })
             }
