@@ -90,15 +90,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         PagingStyle::Offset => Paging::Offset,
     };
     let upstream = SampleUpstream::new(Settings { paging, ..Settings::default() });
-    match &arguments.load {
-        Some(folder) => {
-            let loaded = upstream.load_dir(folder).with_context(|| format!("could not load {}", folder.display()))?;
-            println!("The sample FHIR server holds {loaded} resources from {}.", folder.display());
-        }
-        None => {
-            upstream.generate(arguments.patients);
-            println!("The sample FHIR server holds {} generated resources.", upstream.resources(None).len());
-        }
+    if let Some(folder) = &arguments.load {
+        let loaded = upstream.load_dir(folder).with_context(|| format!("could not load {}", folder.display()))?;
+        println!("The sample FHIR server holds {loaded} resources from {}.", folder.display());
+    } else {
+        upstream.generate(arguments.patients);
+        println!("The sample FHIR server holds {} generated resources.", upstream.resources(None).len());
     }
     let server = upstream.serve(TcpListener::bind("127.0.0.1:0").await?).await;
     println!("It answers at {}.", server.base_url);

@@ -30,10 +30,10 @@ use crate::upstream::client::{Patience, Upstream};
 use crate::upstream::connect::{PassThroughClient, SearchClient};
 
 /// How long a read capability statement is believed.
-const CAPABILITY_LIFETIME: Duration = Duration::from_secs(600);
+const CAPABILITY_LIFETIME: Duration = Duration::from_mins(10);
 /// Jobs whose first poll is remembered, and for how long.
 const POLLED_JOBS: u64 = 10_000;
-const POLLED_LIFETIME: Duration = Duration::from_secs(120);
+const POLLED_LIFETIME: Duration = Duration::from_mins(2);
 /// Pause between two tries to open the job store.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -138,7 +138,7 @@ impl Builder {
         let upstream =
             Upstream::new(search, base, searches, upstream_config.memory_budget.bytes(), Arc::clone(&clock), patience);
         let (keys, instance) = match &store {
-            Some(_) => (LinkKeys::new(new_key()?, None), hex(&clock::random::<8>()?)),
+            Some(_) => (LinkKeys::new(new_key()?, None), hex(clock::random()?)),
             None => (link_keys(&state)?, instance(&state)?),
         };
         let links = Links::new(config.server.public_base_url.clone(), keys, config.output.link_ttl);
@@ -348,8 +348,7 @@ fn bulk_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 /// The id of this instance: it begins every key in the output, and is made once.
 fn instance(state: &Path) -> anyhow::Result<String> {
-    let bytes: [u8; 8] = kept(&state.join("instance"))?;
-    Ok(hex(&bytes))
+    Ok(hex(kept(&state.join("instance"))?))
 }
 
 /// The key that links are signed with: a file of its own, readable by nobody else (SEC-16).
@@ -386,8 +385,8 @@ fn kept<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn hex(bytes: [u8; 8]) -> String {
+    format!("{:016x}", u64::from_be_bytes(bytes))
 }
 
 /// Serves a configuration until the process is told to stop.

@@ -112,7 +112,7 @@ struct Handle {
 /// Bytes of sidecars kept in memory.
 const SIDECAR_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// How long what the probes found is believed.
-const PROFILE_LIFETIME: Duration = Duration::from_secs(600);
+const PROFILE_LIFETIME: Duration = Duration::from_mins(10);
 /// First pause after store or output failed under a job; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

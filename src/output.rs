@@ -9,8 +9,8 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
@@ -122,17 +122,6 @@ impl Output {
                 tracing::warn!(error = %error.kind(), "the folder of a removed export is not empty");
             }
         }
-    }
-
-    /// Every key below `folder`, unfinished local uploads included. For tests and the demo.
-    pub(crate) async fn keys(&self, folder: &str) -> Result<Vec<String>, OutputError> {
-        let listed: Vec<_> = self
-            .store
-            .list(Some(&Path::from(folder)))
-            .try_collect()
-            .await
-            .map_err(|source| OutputError::Store { doing: "list objects", source })?;
-        Ok(listed.into_iter().map(|meta| meta.location.to_string()).collect())
     }
 }
 

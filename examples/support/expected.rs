@@ -78,7 +78,9 @@ pub(crate) fn of(upstream: &SampleUpstream, path: &str) -> Expected {
         let mut patients = BTreeSet::new();
         let links =
             LINKS.iter().find(|(name, _)| *name == resource_type).map_or(&[] as &[&str], |(_, elements)| elements);
-        links.iter().for_each(|element| references(&value[element], &mut patients));
+        for element in links {
+            references(&value[element], &mut patients);
+        }
         patients.retain(|reference| reference.starts_with("Patient/"));
         let belongs = !patients.is_empty() && patients.is_subset(&members);
         if members.contains(*name) || (resource_type != "Patient" && belongs) {

@@ -27,7 +27,7 @@ impl Default for ExportConfig {
     fn default() -> Self {
         let followed = ["Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Device"];
         Self {
-            output_ttl: Duration::from_secs(24 * 3_600),
+            output_ttl: Duration::from_hours(24),
             max_running_jobs: 4,
             group_max_members: 100_000,
             follow_references: followed.map(str::to_owned).to_vec(),

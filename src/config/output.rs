@@ -32,8 +32,8 @@ impl Default for OutputConfig {
             location: "file:///var/lib/offtake/output".to_owned(),
             file_max: Size::mebibytes(64),
             file_max_resources: 200_000,
-            file_max_age: Duration::from_secs(300),
-            link_ttl: Duration::from_secs(3_600),
+            file_max_age: Duration::from_mins(5),
+            link_ttl: Duration::from_hours(1),
         }
     }
 }
@@ -60,7 +60,7 @@ impl Section for OutputConfig {
         if self.file_max_age.is_zero() {
             problems.add("file_max_age_seconds", "is 0, so every resource would get a file of its own");
         }
-        if self.link_ttl.is_zero() || self.link_ttl > Duration::from_secs(86_400) {
+        if self.link_ttl.is_zero() || self.link_ttl > Duration::from_hours(24) {
             problems.add("link_ttl_seconds", "is not between 1 and 86400, a day");
         }
     }

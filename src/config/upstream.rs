@@ -40,7 +40,7 @@ fn max_concurrent_searches() -> usize {
     8
 }
 fn settling_lag() -> Duration {
-    Duration::from_secs(60)
+    Duration::from_mins(1)
 }
 fn page_max_resources() -> u32 {
     1_000
@@ -52,10 +52,10 @@ fn memory_budget() -> Size {
     Size::mebibytes(64)
 }
 fn search_timeout() -> Duration {
-    Duration::from_secs(60)
+    Duration::from_mins(1)
 }
 fn give_up_after() -> Duration {
-    Duration::from_secs(600)
+    Duration::from_mins(10)
 }
 
 impl Section for UpstreamConfig {
@@ -64,7 +64,7 @@ impl Section for UpstreamConfig {
         if !(1..=256).contains(&self.max_concurrent_searches) {
             problems.add("max_concurrent_searches", "is not between 1 and 256");
         }
-        if self.settling_lag > Duration::from_secs(900) {
+        if self.settling_lag > Duration::from_mins(15) {
             problems.add("settling_lag_seconds", "is more than 900, a quarter of an hour");
         }
         if !(1..=10_000).contains(&self.page_max_resources) {

@@ -112,10 +112,6 @@ impl Files {
         Self { services, lease, grant, plan, limits, complete, open: BTreeMap::new(), next }
     }
 
-    pub(super) fn complete(&self) -> &[FileRecord] {
-        &self.complete
-    }
-
     /// Every slice that an open or a complete file holds.
     pub(super) fn slices(&self) -> impl Iterator<Item = &SliceRecord> + Clone {
         let complete = self.complete.iter().flat_map(FileRecord::slices);
@@ -132,7 +128,7 @@ impl Files {
         for (resource, known) in resources.into_iter().zip(known) {
             self.weigh(&slice, resource, known, &mut tally, &mut notes, &mut lines);
         }
-        self.note(&mut notes, issues);
+        note(&mut notes, issues);
         let now = self.services.clock.unix_millis();
         if !self.open.contains_key(&slice.resource_type) {
             self.make_room().await?;
@@ -207,7 +203,7 @@ impl Files {
         for (resource, known) in resources.into_iter().zip(known) {
             self.weigh(slice, resource, known, &mut stage.tally, &mut notes, &mut lines);
         }
-        self.note(&mut notes, issues);
+        note(&mut notes, issues);
         let content = FileContent::Resources(stage.resource_type);
         for (id, line) in lines {
             stage.open.write(&self.services, self.lease, content, id, line).await?;
@@ -349,12 +345,6 @@ impl Files {
         }
     }
 
-    fn note(&self, notes: &mut Notes, issues: Vec<Issue>) {
-        for issue in issues {
-            *notes.outcomes.entry(issue).or_default() += 1;
-        }
-    }
-
     /// Closes the file that has been open for longest if there are as many as memory allows.
     async fn make_room(&mut self) -> Result<(), FilesError> {
         while self.open.values().filter(|file| file.upload.is_some()).count() >= MOST_OPEN {
@@ -475,6 +465,13 @@ async fn sidecar(services: &Services, key: &str) -> Result<Arc<Sidecar>, OutputE
     let sidecar = Arc::new(Sidecar::decode(&bytes).ok_or(OutputError::Damaged)?);
     services.sidecars.insert(key.to_owned(), Arc::clone(&sidecar)).await;
     Ok(sidecar)
+}
+
+/// Adds what the upstream said beside the resources.
+fn note(notes: &mut Notes, issues: Vec<Issue>) {
+    for issue in issues {
+        *notes.outcomes.entry(issue).or_default() += 1;
+    }
 }
 
 fn record(slice: Slice, summary: Summary, tally: Tally) -> SliceRecord {

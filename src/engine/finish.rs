@@ -16,7 +16,7 @@ impl Worker {
     pub(super) async fn finish(&mut self, job: &Job, ttl: Duration, clock: &dyn Clock) -> Result<(), WorkerError> {
         let proof = self.proof();
         let mut lines = vec![OutcomeLine::proof(&proof)];
-        lines.extend(job.kickoff.ignored.iter().map(|parameter| OutcomeLine::ignored(parameter)));
+        lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
         let said = self.files.outcomes_said().await?;
         lines.extend(said.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));

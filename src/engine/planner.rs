@@ -103,7 +103,6 @@ impl Planner {
     }
 
     /// How many there are of each type, the upstream's time, and the types that it refuses to be searched.
-    #[expect(clippy::type_complexity, reason = "three answers of one round of questions")]
     async fn count_all(
         &self,
         types: &[ResourceType],
@@ -112,12 +111,11 @@ impl Planner {
         let mut answers = futures_util::stream::iter(types.iter().copied())
             .map(|name| async move {
                 let query = SearchQuery::new(name);
-                let answer = match method {
-                    Some(method) => self.upstream.count(&query, method).await,
-                    None => {
-                        let page = self.upstream.page(&query.count(1), Scope::of(name), Room::Share).await;
-                        page.map(|answer| (None, answer.date))
-                    }
+                let answer = if let Some(method) = method {
+                    self.upstream.count(&query, method).await
+                } else {
+                    let page = self.upstream.page(&query.count(1), Scope::of(name), Room::Share).await;
+                    page.map(|answer| (None, answer.date))
                 };
                 (name, answer)
             })

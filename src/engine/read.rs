@@ -280,7 +280,7 @@ impl Reader {
         let mut resources = self.sort(slice, first.page, &mut seen, &mut reading);
         while let Some(link) = next {
             chain.step(&link, resources.len())?;
-            let answer = match self.next_page(slice, &link, Room::Share).await {
+            let mut answer = match self.next_page(slice, &link, Room::Share).await {
                 Ok(answer) => answer,
                 Err(SearchError::TooLarge { .. }) => return Ok(None),
                 Err(error) => return Err(error.into()),
@@ -291,7 +291,7 @@ impl Reader {
                 return Ok(None);
             }
             reading.pages += 1;
-            next = answer.page.next.clone();
+            next = answer.page.next.take();
             issues.extend(answer.page.outcomes.iter().cloned());
             resources.extend(self.sort(slice, answer.page, &mut seen, &mut reading));
         }

@@ -180,7 +180,10 @@ impl Page {
     }
 }
 
-fn read_bundle(buffer: &[u8]) -> Result<(Vec<Place>, Option<String>, Option<u64>), PageError> {
+/// The places of a bundle's resources, its `next` link and its total.
+type Parts = (Vec<Place>, Option<String>, Option<u64>);
+
+fn read_bundle(buffer: &[u8]) -> Result<Parts, PageError> {
     let text = std::str::from_utf8(buffer).map_err(|error| position(buffer, error.valid_up_to()))?;
     let bundle: Bundle<'_> =
         serde_json::from_str(text).map_err(|error| PageError::Json { line: error.line(), column: error.column() })?;
@@ -304,10 +307,10 @@ mod tests {
 
     #[test]
     fn references_are_noted_with_their_paths_and_contained_ones_are_not() {
-        let bundle = r##"{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Patient","id":"a",
+        let bundle = r#"{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Patient","id":"a",
             "participant":[{"actor":{"reference":"Patient\/1"}},{"actor":{"display":"x","reference":"Patient/2"}}],
             "contained":[{"resourceType":"Patient","link":[{"other":{"reference":"Patient/9"}}]}],
-            "subject":{"\u0072eference":"Patient/3"}, "managing":{"reference":5}}}]}"##;
+            "subject":{"\u0072eference":"Patient/3"}, "managing":{"reference":5}}}]}"#;
         let page = page(bundle).expect("a page");
         let found: Vec<_> = page.entries[0].references.iter().map(|found| (&*found.path, &*found.target)).collect();
         assert_eq!(

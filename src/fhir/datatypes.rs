@@ -58,7 +58,7 @@ impl From<Millis> for Instant {
 
 impl fmt::Display for Instant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_millis = self.0.timestamp_subsec_nanos() % 1_000_000 == 0;
+        let is_millis = self.0.timestamp_subsec_nanos().is_multiple_of(1_000_000);
         let format = if is_millis { SecondsFormat::Millis } else { SecondsFormat::AutoSi };
         f.write_str(&self.0.to_rfc3339_opts(format, true))
     }

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 /// Patients asked for by one search at first; a batch that does not fit a page is halved. Fifty ids of the
 /// longest common form, a UUID, stay below the 2 kB that every server and gateway takes as a URL.
-const BATCH: usize = 50;
+const BATCH: u32 = 50;
 
 /// `members` patients in batches.
 pub(crate) fn batches(members: usize) -> Vec<Range<u32>> {
     let members = u32::try_from(members).unwrap_or(u32::MAX);
-    let starts = (0..members).step_by(BATCH);
-    starts.map(|start| start..members.min(start.saturating_add(BATCH as u32))).collect()
+    let starts = (0..members).step_by(BATCH as usize);
+    starts.map(|start| start..members.min(start.saturating_add(BATCH))).collect()
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ impl Slice {
 
 fn halves(range: &Range<u32>) -> Option<[Range<u32>; 2]> {
     let middle = range.start + (range.end.checked_sub(range.start)?) / 2;
-    (range.start < middle).then(|| [range.start..middle, middle..range.end])
+    (range.start < middle).then_some([range.start..middle, middle..range.end])
 }
 
 impl Window {

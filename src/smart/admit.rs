@@ -16,10 +16,6 @@ impl Line {
     pub(crate) fn into_bytes(self) -> Bytes {
         self.0
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl std::fmt::Debug for Line {

@@ -207,7 +207,7 @@ mod tests {
     fn inactive_ended_and_future_members_are_left_out() {
         let now = Instant::parse("2026-06-15T12:00:00Z").expect("an instant").floor_millis();
         for (member, expected) in [
-            (r#"{}"#, true),
+            (r"{}", true),
             (r#"{"inactive":true}"#, false),
             (r#"{"inactive":false}"#, true),
             (r#"{"period":{"start":"2026-06-15"}}"#, true),

@@ -50,11 +50,8 @@ async fn small_pages_pretty_pages_and_foreign_links_make_no_difference() {
 async fn a_freshly_loaded_server_is_exported_in_full() {
     for stamp in [Stamp::Now, Stamp::Single] {
         for paging in [Paging::Snapshot, Paging::Cursor, Paging::Offset] {
-            let app = App::with_patients(
-                12,
-                Settings { stamp: stamp.clone(), paging, max_count: Some(20), ..Settings::default() },
-            )
-            .await;
+            let app =
+                App::with_patients(12, Settings { stamp, paging, max_count: Some(20), ..Settings::default() }).await;
             for level in LEVELS {
                 if let Err(error) = app.export_exactly(level).await {
                     panic!("{stamp:?}, {paging:?}: {error:#}");

@@ -22,7 +22,7 @@ impl Found {
     }
 }
 
-/// Deepest nesting; serde_json has refused what is deeper.
+/// Deepest nesting; `serde_json` has refused what is deeper.
 const DEEPEST: usize = 130;
 
 /// One open object or array.

@@ -68,7 +68,9 @@ pub(super) fn run(mut queue: Receiver<Write>, shared: &Arc<Shared>, mut sync: Sy
     let mut batch = Vec::new();
     while queue.blocking_recv_many(&mut batch, QUEUE) > 0 {
         let Ok(acknowledge) = shared.write(&mut batch, &mut sync) else { return };
-        acknowledge.into_iter().for_each(|acknowledge| acknowledge());
+        for acknowledge in acknowledge {
+            acknowledge();
+        }
     }
 }
 

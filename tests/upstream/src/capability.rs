@@ -8,7 +8,7 @@ use crate::params::{self, Kind};
 use crate::upstream::SampleUpstream;
 use crate::{instant, settings::Settings};
 
-/// The text of the CapabilityStatement. Lies (ignored parameters) are not admitted.
+/// The text of the `CapabilityStatement`. Lies (ignored parameters) are not admitted.
 pub(crate) fn statement(upstream: &SampleUpstream, base: &str) -> String {
     let settings = upstream.settings();
     let mut types: BTreeSet<String> = params::known_types().map(str::to_owned).collect();

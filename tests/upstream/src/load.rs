@@ -52,7 +52,7 @@ impl SampleUpstream {
         stored.expect("generated resources are resources: a unit test reads them all");
     }
 
-    /// Makes `count` resources of about `bytes` bytes each, of DocumentReference, Binary and Observation in
+    /// Makes `count` resources of about `bytes` bytes each, of `DocumentReference`, Binary and Observation in
     /// turn, with three patients in `Group/all`. They share one filler, so that they take no memory here.
     pub fn generate_big(&self, count: usize, bytes: usize) {
         let texts = generate::few_patients(3);

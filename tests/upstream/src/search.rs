@@ -26,8 +26,8 @@ impl<'s> Matcher<'s> {
     pub(crate) fn new(store: &'s Store, of_type: &'s TypeStore, filters: &'s Filters) -> Self {
         let postings = |group: &Vec<String>| group.iter().filter_map(|term| of_type.posting(term)).collect();
         let groups = filters.terms.iter().map(postings).collect();
-        let lower = filters.times.iter().map(|time| time.lower()).max().unwrap_or(i64::MIN);
-        let upper = filters.times.iter().map(|time| time.upper()).min().unwrap_or(i64::MAX);
+        let lower = filters.times.iter().map(super::instant::Comparison::lower).max().unwrap_or(i64::MIN);
+        let upper = filters.times.iter().map(super::instant::Comparison::upper).min().unwrap_or(i64::MAX);
         Self { store, of_type, filters, groups, window: (lower, upper.max(lower)) }
     }
 

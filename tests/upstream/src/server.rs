@@ -64,6 +64,7 @@ impl SampleUpstream {
     ///
     /// # Panics
     /// If the listener has no local address: then nobody could have connected to it either.
+    #[expect(clippy::unused_async, reason = "it spawns, and so may be called on a runtime only")]
     pub async fn serve(&self, listener: TcpListener) -> Running {
         let addr = listener.local_addr().expect("a bound listener has an address");
         let stop = CancellationToken::new();

@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 
 /// Everything that makes one sample upstream behave differently from another.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each habit is there or not, whatever the others are")]
 pub struct Settings {
     /// How later pages of a search are reached.
     pub paging: Paging,
@@ -113,7 +114,7 @@ pub enum Stamp {
 
 impl Default for Stamp {
     fn default() -> Self {
-        Self::Spread { over: Duration::from_secs(365 * 24 * 3600) }
+        Self::Spread { over: Duration::from_hours(8760) }
     }
 }
 

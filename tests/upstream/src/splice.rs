@@ -78,7 +78,7 @@ impl Shape {
         match &self.meta {
             None => {
                 let updated = updated.map(|member| format!(",{member}")).unwrap_or_default();
-                after_id.push_str(&format!(r#","meta":{{"versionId":"{version}"{updated}}}"#));
+                after_id = format!(r#"{after_id},"meta":{{"versionId":"{version}"{updated}}}"#);
             }
             Some(meta) => {
                 let mut missing = Vec::new();
@@ -250,7 +250,7 @@ mod tests {
             ),
             (
                 r#"{"contained":[{"id":"c","meta":{}}],"resourceType":"Basic","id":"a"}"#,
-                r##"{"contained":[{"id":"c","meta":{}}],"resourceType":"Basic","id":"a","meta":{"versionId":"3","lastUpdated":"T"}}"##,
+                r#"{"contained":[{"id":"c","meta":{}}],"resourceType":"Basic","id":"a","meta":{"versionId":"3","lastUpdated":"T"}}"#,
             ),
         ] {
             assert_eq!(stamped(given, Some("T")), expected);

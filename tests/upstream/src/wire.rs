@@ -113,7 +113,7 @@ impl Iterator for Outflow {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if self.cut == Some(0) {
-                return Some(self.gzip.take().and_then(rest).map_or(Err(Broken), Ok));
+                return Some(self.gzip.take().and_then(rest).ok_or(Broken));
             }
             let Some(mut frame) = self.payload.next() else {
                 return self.gzip.take().and_then(rest).map(Ok);
