@@ -207,7 +207,9 @@ impl Offtake {
         let public = &self.app.config.server.public_base_url;
         let bases = Bases::new(public, base).context("could not set up the proxy")?;
         let upstream = Metadata::new(PassThrough::new(client, bases.clone()), &bases);
-        tracing::info!(listen = ?listener.local_addr().ok(), "serving");
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(listen = %address, public_base_url = %public, "serving");
+        }
         stack::serve(listener, &self.layer(), upstream, shutdown).await;
         self.drain().await;
         Ok(())

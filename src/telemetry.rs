@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -24,6 +25,8 @@ pub(crate) fn init(config: &TelemetryConfig) {
     let libraries = level.min(LevelFilter::INFO);
     let filter = EnvFilter::builder().parse_lossy(format!("{libraries},offtake={level}"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // In a journal or a file the codes for colours are noise.
+    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
     // An embedding program may have set up its own already.
     let _already_set = match config.log_format {
         LogFormat::Text => subscriber.try_init(),
