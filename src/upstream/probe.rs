@@ -12,6 +12,8 @@ use crate::profile::{CountMethod, NextLinks, PageTotal, Profile};
 
 /// A type of which at most so many resources are read to see whether counts are exact.
 const READ_AT_MOST: u32 = 200;
+/// Pages that may disagree with a count because something was written in between.
+const PAGE_TRIES: u32 = 5;
 
 /// How the upstream counts, if it does: the first method that gives a number for `resource_type`.
 pub(crate) async fn count_method(
@@ -73,6 +75,7 @@ async fn filters_by_time(upstream: &Upstream, resource_type: ResourceType) -> Re
 /// A search whose whole result is known.
 struct Exact {
     query: SearchQuery,
+    method: CountMethod,
     count: u64,
 }
 
@@ -87,23 +90,31 @@ async fn exact_count(
     let (mut from, mut until) = (year_begin(1970), Millis(upstream.now().0 + 1));
     for _ in 0..48 {
         let Some((Some(count), _)) = allowed(upstream.count(&query, method).await)? else { return Ok(None) };
-        if count <= u64::from(READ_AT_MOST) {
+        let mut is_large = count > u64::from(READ_AT_MOST);
+        if !is_large {
             let Some(read) = allowed(page(upstream, query.clone().count(READ_AT_MOST).ids_only()).await)? else {
                 return Ok(None);
             };
-            let agrees = read.entries == count && read.next.is_none();
-            if agrees && count > 1 {
-                return Ok(Some(Exact { query, count }));
-            }
-            if !agrees || !by_time {
+            // The server's own pages may be smaller still.
+            is_large = read.next.is_some();
+            if !is_large && read.entries != count {
+                if has_changed(upstream, &query, method, count).await? {
+                    continue;
+                }
                 return Ok(None);
             }
+            if !is_large && count > 1 {
+                return Ok(Some(Exact { query, method, count }));
+            }
+        }
+        if !by_time {
+            return Ok(None);
+        }
+        if is_large {
+            until = Millis(from.0 + (until.0 - from.0) / 2);
+        } else {
             // Cut down to nothing or one: the other half holds the rest.
             (from, until) = (until, Millis(until.0 + (until.0 - from.0)));
-        } else if !by_time {
-            return Ok(None);
-        } else {
-            until = Millis(from.0 + (until.0 - from.0) / 2);
         }
         if until <= from {
             return Ok(None);
@@ -115,15 +126,33 @@ async fn exact_count(
     Ok(None)
 }
 
+/// Whether a number that does not agree with a page may be no lie: what was written between the two looks alike, but
+/// then the server no longer counts as many.
+async fn has_changed(
+    upstream: &Upstream,
+    query: &SearchQuery,
+    method: CountMethod,
+    count: u64,
+) -> Result<bool, SearchError> {
+    let again = allowed(upstream.count(query, method).await)?.and_then(|(count, _)| count);
+    Ok(again.is_some_and(|again| again != count))
+}
+
 /// Whether a page of one says how many there are, and what it takes to make it.
 async fn page_total(upstream: &Upstream, exact: &Exact) -> Result<Option<PageTotal>, SearchError> {
     let one = exact.query.clone().count(1);
     for (query, total) in [(one.clone(), PageTotal::Always), (one.total_accurate(), PageTotal::OnRequest)] {
-        if let Some(read) = allowed(page(upstream, query).await)?
-            && read.total == Some(exact.count)
-            && read.entries == 1
-        {
-            return Ok(Some(total));
+        let mut count = exact.count;
+        for _ in 0..PAGE_TRIES {
+            let Some(read) = allowed(page(upstream, query.clone()).await)? else { break };
+            if read.total == Some(count) && read.entries == 1 {
+                return Ok(Some(total));
+            }
+            let again = allowed(upstream.count(&exact.query, exact.method).await)?.and_then(|(count, _)| count);
+            match again {
+                Some(again) if again != count => count = again,
+                Some(_) | None => break,
+            }
         }
     }
     Ok(None)

@@ -1,5 +1,8 @@
 //! Whole exports: every level, every way of paging, byte for byte.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
 use sample_upstream::{Paging, SampleUpstream, Settings, Stamp, Total};
 
 use crate::support::App;
@@ -121,5 +124,38 @@ async fn only_present_members_of_a_group_are_exported() {
     assert_eq!(all, 6);
     assert!(patients("lapsed").await < all, "some have left");
     assert_eq!(patients("nested").await, patients("first-half").await, "the nested Group is the first half");
+    app.stop().await;
+}
+
+/// What is written while the server is being probed makes an honest count no lie.
+#[tokio::test]
+async fn changes_while_the_server_is_probed_do_not_spoil_the_proof() {
+    let app = App::with_patients(4, Settings { max_count: Some(20), ..Settings::default() }).await;
+    let (upstream, written) = (app.upstream.clone(), AtomicU32::new(0));
+    app.upstream.away_when(
+        move |seen| {
+            // Between a count and the page that it is compared with.
+            let is_compared = seen.query.contains("_count=200") || seen.query.contains("_count=1&_total=accurate");
+            if is_compared && written.fetch_add(1, Ordering::Relaxed) < 5 {
+                let resource_type = seen.path.rsplit('/').next().unwrap_or_default();
+                upstream.create(&format!(r#"{{"resourceType":"{resource_type}"}}"#)).expect("a resource");
+            }
+            false
+        },
+        Duration::ZERO,
+    );
+    let manifest = app.export_exactly("/$export").await.expect("an exact export");
+    let proof = manifest.whole["extension"]["https://offtake.dev/proof"].as_object().expect("a proof");
+    let others: Vec<_> = proof.iter().filter(|(_, proof)| proof["method"] != "counted").map(|(name, _)| name).collect();
+    assert!(others.is_empty(), "not counted: {others:?}");
+    app.stop().await;
+}
+
+/// Pages that are smaller than any type are compared with the count of a part of it.
+#[tokio::test]
+async fn small_pages_do_not_spoil_the_proof() {
+    let app = App::with_patients(40, Settings { max_count: Some(2), ..Settings::default() }).await;
+    let (manifest, _) = app.export("/$export?_type=Observation").await.expect("an export");
+    assert_eq!(manifest.whole["extension"]["https://offtake.dev/proof"]["Observation"]["method"], "counted");
     app.stop().await;
 }
