@@ -28,6 +28,16 @@ pub(crate) struct Manifest {
     pub(crate) whole: serde_json::Value,
 }
 
+/// How an export stands.
+#[derive(Debug)]
+pub(crate) enum Poll {
+    /// At work; with its progress in words.
+    Running(String),
+    Complete(Manifest),
+    /// Neither: with what the answer says.
+    Other(StatusCode, String),
+}
+
 #[derive(Debug, Deserialize)]
 pub(crate) struct File {
     #[serde(rename = "type")]
@@ -55,21 +65,32 @@ impl Client {
     /// Polls until the export has ended; each progress text goes to `show`.
     pub(crate) async fn wait(&self, status: &str, show: impl Fn(&str)) -> anyhow::Result<Manifest> {
         loop {
-            let (head, body) = self.send(Method::GET, status).await?.into_parts();
-            match head.status {
-                StatusCode::ACCEPTED => {
-                    let progress = head.headers.get("x-progress").and_then(|value| value.to_str().ok());
-                    show(progress.unwrap_or_default());
+            match self.poll(status).await? {
+                Poll::Running(progress) => {
+                    show(&progress);
                     tokio::time::sleep(PAUSE).await;
                 }
-                StatusCode::OK => {
-                    let whole: serde_json::Value = serde_json::from_str(&text(body).await?)?;
-                    let manifest = Manifest::deserialize(&whole)?;
-                    return Ok(Manifest { whole, ..manifest });
-                }
-                other => bail!("the export ended with {other}: {}", text(body).await?),
+                Poll::Complete(manifest) => return Ok(manifest),
+                Poll::Other(status, said) => bail!("the export ended with {status}: {said}"),
             }
         }
+    }
+
+    /// Asks once how an export stands.
+    pub(crate) async fn poll(&self, status: &str) -> anyhow::Result<Poll> {
+        let (head, body) = self.send(Method::GET, status).await?.into_parts();
+        Ok(match head.status {
+            StatusCode::ACCEPTED => {
+                let progress = head.headers.get("x-progress").and_then(|value| value.to_str().ok());
+                Poll::Running(progress.unwrap_or_default().to_owned())
+            }
+            StatusCode::OK => {
+                let whole: serde_json::Value = serde_json::from_str(&text(body).await?)?;
+                let manifest = Manifest::deserialize(&whole)?;
+                Poll::Complete(Manifest { whole, ..manifest })
+            }
+            other => Poll::Other(other, text(body).await?),
+        })
     }
 
     pub(crate) async fn download(&self, url: &str) -> anyhow::Result<Bytes> {

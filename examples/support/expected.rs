@@ -69,31 +69,44 @@ pub(crate) fn of(upstream: &SampleUpstream, path: &str) -> Expected {
             members.iter().filter_map(|member| member["entity"]["reference"].as_str().map(str::to_owned)).collect()
         }
     };
-    let mut wanted: BTreeSet<&String> = BTreeSet::new();
-    for (name, value) in &values {
-        let resource_type = name.split('/').next().unwrap_or_default();
-        if LEFT_OUT.contains(&resource_type) || !asked_for(name) {
-            continue;
-        }
-        let mut patients = BTreeSet::new();
-        let links =
-            LINKS.iter().find(|(name, _)| *name == resource_type).map_or(&[] as &[&str], |(_, elements)| elements);
-        for element in links {
-            references(&value[element], &mut patients);
-        }
-        patients.retain(|reference| reference.starts_with("Patient/"));
-        let belongs = !patients.is_empty() && patients.is_subset(&members);
-        if members.contains(*name) || (resource_type != "Patient" && belongs) {
-            wanted.insert(name);
-        }
-    }
-    let mut followed = BTreeSet::new();
-    for name in &wanted {
-        references(&values[*name], &mut followed);
-    }
-    let followed = followed.into_iter().filter(|name| FOLLOWED.contains(&name.split('/').next().unwrap_or_default()));
+    let is_member = |patient: &str| members.contains(patient);
+    let wanted: BTreeSet<&String> =
+        values.iter().filter(|(name, value)| asked_for(name) && belongs(name, value, is_member)).map(|(name, _)| *name).collect();
+    let followed = wanted.iter().flat_map(|name| followed(&values[*name]));
     let followed: Vec<String> = followed.filter(|name| all.contains_key(name) && asked_for(name)).collect();
     wanted.into_iter().cloned().chain(followed).map(|name| (name.clone(), all[&name].clone())).collect()
+}
+
+/// Whether a resource is a part of the export of those patients that are members: it is one of them, or belongs to
+/// some of them and to nobody else. `name` is its `Type/id`, as a member's is.
+pub(crate) fn belongs(name: &str, resource: &Value, is_member: impl Fn(&str) -> bool) -> bool {
+    let resource_type = type_of(name);
+    if LEFT_OUT.contains(&resource_type) {
+        return false;
+    }
+    if resource_type == "Patient" {
+        return is_member(name);
+    }
+    let mut patients = BTreeSet::new();
+    let links = LINKS.iter().find(|(name, _)| *name == resource_type).map_or(&[] as &[&str], |(_, elements)| elements);
+    for element in links {
+        references(&resource[element], &mut patients);
+    }
+    patients.retain(|reference| reference.starts_with("Patient/"));
+    !patients.is_empty() && patients.iter().all(|patient| is_member(patient))
+}
+
+/// What comes along with an exported resource because it refers to it.
+pub(crate) fn followed(resource: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    references(resource, &mut found);
+    found.retain(|name| FOLLOWED.contains(&type_of(name)));
+    found
+}
+
+/// The type in a `Type/id`.
+pub(crate) fn type_of(name: &str) -> &str {
+    name.split('/').next().unwrap_or_default()
 }
 
 /// Every literal reference outside of contained resources.
@@ -116,7 +129,7 @@ fn references(value: &Value, found: &mut BTreeSet<String>) {
 }
 
 /// JSON without the white space between its tokens; everything else stays as it is.
-fn compact(json: &str) -> String {
+pub(crate) fn compact(json: &str) -> String {
     let (mut text, mut in_string, mut escaped) = (String::with_capacity(json.len()), false, false);
     for character in json.chars() {
         if in_string {
@@ -178,9 +191,8 @@ impl fmt::Display for Difference {
 /// Holds the downloaded lines against what was expected.
 pub(crate) fn compare(expected: &Expected, received: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<Difference> {
     let mut types: BTreeMap<String, Row> = BTreeMap::new();
-    let type_of = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
     for name in expected.keys() {
-        types.entry(type_of(name)).or_default().expected += 1;
+        types.entry(type_of(name).to_owned()).or_default().expected += 1;
     }
     let mut seen = BTreeSet::new();
     for (resource_type, lines) in received {
@@ -201,7 +213,7 @@ pub(crate) fn compare(expected: &Expected, received: &BTreeMap<String, Vec<u8>>)
         }
     }
     for name in expected.keys().filter(|name| !seen.contains(*name)) {
-        types.entry(type_of(name)).or_default().missing += 1;
+        types.entry(type_of(name).to_owned()).or_default().missing += 1;
     }
     Ok(Difference { types })
 }

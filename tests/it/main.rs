@@ -6,6 +6,11 @@ mod client;
 mod expected;
 
 mod crash;
+mod exact;
 mod exports;
+mod kill;
+mod process;
 mod proof;
+mod random;
 mod support;
+mod writer;

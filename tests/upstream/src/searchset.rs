@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::answer::{Answer, Refusal};
-use crate::body::Payload;
+use crate::body::{Body, Payload};
 use crate::bundle::{Bundle, Head, subset};
 use crate::paging::{Position, ResultList};
 use crate::params;
@@ -12,6 +12,9 @@ use crate::search::Matcher;
 use crate::settings::{Paging, Settings, Total};
 use crate::store::{Record, Store};
 use crate::upstream::SampleUpstream;
+
+/// What a page says beside its resources where the settings want it.
+const WARNING: &str = r#"{"resourceType":"OperationOutcome","issue":[{"severity":"warning","code":"suppressed","details":{"coding":[{"system":"urn:oid:1.2.3","code":"4119"}]}}]}"#;
 
 /// A page before it is written.
 struct Page<'s> {
@@ -159,6 +162,9 @@ fn write(upstream: &SampleUpstream, base: &str, search: &Search, own: String, pa
     let now = upstream.now();
     let id = format!("{:016x}", now.timestamp_micros());
     let mut bundle = Bundle::open(&Head { kind: "searchset", id: &id, at: now, total: page.total, links: &links });
+    if upstream.settings().warnings && !page.records.is_empty() {
+        bundle.entry("urn:oid:1.2.3.4119", Some(&Body::Text(WARNING.into())), r#","search":{"mode":"outcome"}"#);
+    }
     for record in page.records {
         let full_url = format!("{base}/{}/{}", record.resource_type, record.id);
         let body = record.body.as_ref();

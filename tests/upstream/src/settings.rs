@@ -28,6 +28,8 @@ pub struct Settings {
     pub gzip: bool,
     /// Answers are indented: white space between tokens, the tokens themselves untouched.
     pub pretty: bool,
+    /// Pages with resources carry a warning beside them, as an `OperationOutcome` entry (Epic).
+    pub warnings: bool,
     /// A foreign base URL that all links and `fullUrl`s show, as behind an unaware reverse proxy.
     pub link_base: Option<String>,
     /// The server keeps no `meta.lastUpdated` and ignores the parameter `_lastUpdated` (Epic).
@@ -61,6 +63,7 @@ impl Default for Settings {
             bytes_per_second: None,
             gzip: true,
             pretty: false,
+            warnings: false,
             link_base: None,
             no_last_updated: false,
             ignored_params: Vec::new(),

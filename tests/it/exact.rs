@@ -1,0 +1,358 @@
+//! Is an export exact although the server changed under it?
+//!
+//! Every version that the server ever showed is known, and how many of them there were before the kick-off. So for each
+//! resource it can be said which versions an export may hold, and whether it has to hold one: left alone, exactly once and
+//! byte for byte; changed, exactly once in a version that was current at kick-off or later; created since, at most
+//! once; deleted before, not at all. What an export lacks of the last state must be newer than its transaction time:
+//! then the next one brings it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use sample_upstream::{SampleUpstream, Version};
+use serde_json::Value;
+
+use crate::client::{Client, Manifest};
+use crate::expected::{belongs, compact, followed, type_of};
+
+/// How far a server had come at some moment: so many versions had been seen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment(usize);
+
+impl Moment {
+    pub(crate) fn of(upstream: &SampleUpstream) -> Self {
+        Self(upstream.versions().len())
+    }
+}
+
+/// A finished export as a client has it.
+pub(crate) struct Exported {
+    pub(crate) manifest: Manifest,
+    /// The lines of each resource, by `Type/id`.
+    lines: BTreeMap<String, Vec<String>>,
+    /// The lines of the file of errors.
+    errors: Vec<String>,
+}
+
+/// How often each rule was put to use: a test of changes should know that there were some.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    pub(crate) untouched: usize,
+    pub(crate) modified: usize,
+    /// Modified ones that came in a version which was written after the kick-off.
+    pub(crate) modified_new: usize,
+    pub(crate) created: usize,
+    /// Created ones that came.
+    pub(crate) created_came: usize,
+    pub(crate) deleted_since: usize,
+    pub(crate) deleted_before: usize,
+    /// Resources that came because others refer to them.
+    pub(crate) context: usize,
+}
+
+impl Exported {
+    /// Fetches every file of `manifest`, and holds it against what the manifest says of it.
+    pub(crate) async fn fetch(client: &Client, manifest: Manifest) -> anyhow::Result<Self> {
+        let (mut lines, mut errors) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
+        for file in listed(&manifest, "output")? {
+            for line in file.fetch(client).await? {
+                let value: Value = serde_json::from_str(&line).context("a line is not JSON")?;
+                let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+                ensure!(text("resourceType") == file.resource_type, "a line of a wrong type in {}", file.name());
+                lines.entry(format!("{}/{}", file.resource_type, text("id"))).or_default().push(line);
+            }
+        }
+        for file in listed(&manifest, "error")? {
+            errors.extend(file.fetch(client).await?);
+        }
+        Ok(Self { manifest, lines, errors })
+    }
+
+    /// Everything that is wrong with the export that `path` kicked off at `began`, by the rules above. `versions` are
+    /// those seen when the export had ended.
+    pub(crate) fn judge(&self, path: &str, began: Moment, versions: &[Version]) -> anyhow::Result<Applied> {
+        let histories = histories(began, versions);
+        let mut judgement = Judgement { wrong: Vec::new(), applied: Applied::default() };
+        let level = Level::of(path, &histories)?;
+        let transaction_time = self.manifest.whole["transactionTime"].as_str().context("no transactionTime")?;
+        let transaction_time = transaction_time.parse::<chrono::DateTime<chrono::Utc>>()?;
+
+        let mut asked_for = BTreeSet::new();
+        let own = self.lines.iter().filter(|(name, _)| !level.is_context(name));
+        for line in own.flat_map(|(_, lines)| lines) {
+            asked_for.extend(followed(&serde_json::from_str(line)?));
+        }
+        for (name, history) in &histories {
+            let in_scope = |version: &&Version| {
+                level.holds(name, version) || (level.is_context(name) && asked_for.contains(name.as_str()))
+            };
+            let lines = self.lines.get(name).map_or(&[] as &[String], Vec::as_slice);
+            judgement.of(name, history, in_scope, lines);
+            if level.is_context(name) {
+                judgement.applied.context += lines.len();
+                continue; // what is referred to is a part of no later export by itself
+            }
+            // The next export brings what is stamped later than this one's transaction time.
+            let last = history.since.last().copied().or(history.before);
+            let is_news = |version: &&Version| match version.body.as_deref() {
+                Some(body) => in_scope(version) && !lines.contains(&compact(body)),
+                None => !lines.is_empty(),
+            };
+            let stamp = last.filter(is_news).and_then(|version| version.last_updated);
+            if let Some(stamp) = stamp.filter(|stamp| *stamp <= transaction_time) {
+                judgement.wrong.push(format!("{name}: what was written at {stamp} is lost to the next export as well"));
+            }
+        }
+        judgement.wrong.extend(
+            self.lines
+                .keys()
+                .filter(|name| !histories.contains_key(*name))
+                .map(|name| format!("{name}: never was there")),
+        );
+        judgement.wrong.extend(self.contradictions());
+        let Judgement { wrong, applied } = judgement;
+        ensure!(wrong.is_empty(), "{} things are wrong:\n{}", wrong.len(), wrong[..wrong.len().min(30)].join("\n"));
+        Ok(applied)
+    }
+
+    /// Each issue of the file of errors without its numbers and without the method of a proof, which depends on what
+    /// the server could be seen to do: what an undisturbed export says as well.
+    pub(crate) fn kinds_of_errors(&self) -> anyhow::Result<BTreeSet<String>> {
+        let mut kinds = BTreeSet::new();
+        for line in &self.errors {
+            let outcome: Value = serde_json::from_str(line).context("an error is not JSON")?;
+            ensure!(outcome["resourceType"] == "OperationOutcome", "an error is no OperationOutcome");
+            for issue in outcome["issue"].as_array().context("an error without an issue")? {
+                let text = issue["diagnostics"].as_str().unwrap_or_default();
+                let text: String = text.chars().filter(|character| !character.is_ascii_digit()).collect();
+                let text = text.replace(": reread,", ": counted,");
+                kinds.insert(format!("{} {} {} {text}", issue["severity"], issue["code"], issue["details"]));
+            }
+        }
+        Ok(kinds)
+    }
+
+    /// Where the proof does not say what the files hold.
+    fn contradictions(&self) -> Vec<String> {
+        let proof = &self.manifest.whole["extension"]["https://offtake.dev/proof"];
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        self.lines.iter().for_each(|(name, lines)| *counts.entry(type_of(name)).or_default() += lines.len());
+        let said =
+            proof.as_object().into_iter().flatten().map(|(name, proof)| (name.as_str(), proof["written"].as_u64()));
+        let said: BTreeMap<&str, u64> = said.map(|(name, written)| (name, written.unwrap_or(u64::MAX))).collect();
+        let names: BTreeSet<&str> = counts.keys().chain(said.keys()).copied().collect();
+        let count = |name: &str| counts.get(name).copied().unwrap_or(0) as u64;
+        let wrong = names.into_iter().filter(|name| said.get(name).copied().unwrap_or(0) != count(name));
+        let mut wrong: Vec<String> = wrong
+            .map(|name| format!("{name}: {} lines, and the proof says {:?}", count(name), said.get(name)))
+            .collect();
+        let short = proof.as_object().into_iter().flatten().filter(|(_, proof)| proof["short"] != 0);
+        wrong.extend(short.map(|(name, _)| format!("{name}: short")));
+        wrong
+    }
+}
+
+/// Fails if something is on disk that should not be, or the other way round: each listed file is there, once, and
+/// nothing else but sidecars. Some of these stand alone (slices that brought a warning and no line); that a record names
+/// each of them shows when the job is deleted: what no record names stays.
+pub(crate) fn check_folder(output: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+    let mut wanted = BTreeSet::new();
+    for kind in ["output", "error"] {
+        wanted.extend(listed(manifest, kind)?.iter().map(|file| file.name().to_owned()));
+    }
+    let mut wrong = Vec::new();
+    let mut found = BTreeSet::new();
+    for file in files_below(output)? {
+        let (stem, extension) = file.rsplit_once('.').unwrap_or((&file, ""));
+        // On disk the epoch stands between number and extension.
+        let name = stem.rsplit_once('.').map_or_else(String::new, |(name, _)| format!("{name}.ndjson"));
+        match extension {
+            "ndjson" if wanted.contains(&name) && found.insert(name.clone()) => {}
+            "ids" => {}
+            _ => wrong.push(format!("{file} is left")),
+        }
+    }
+    wrong.extend(wanted.difference(&found).map(|name| format!("{name} is not there")));
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// The names of all files below `folder`. What goes while it is looked at is not there.
+pub(crate) fn files_below(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        let entries = match std::fs::read_dir(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+    }
+    Ok(files)
+}
+
+struct Judgement {
+    wrong: Vec<String>,
+    applied: Applied,
+}
+
+impl Judgement {
+    fn of(&mut self, name: &str, history: &History<'_>, in_scope: impl Fn(&&Version) -> bool, lines: &[String]) {
+        if lines.len() > 1 {
+            self.wrong.push(format!("{name}: {} lines", lines.len()));
+        }
+        let allowed: Vec<&Version> = history.current().into_iter().chain(history.since.iter().copied()).collect();
+        let deleted = allowed.iter().any(|version| version.body.is_none());
+        let live: Vec<&Version> = allowed.iter().copied().filter(|version| version.body.is_some()).collect();
+        let came =
+            |line: &String| live.iter().find(|version| version.body.as_deref().map(compact).as_ref() == Some(line));
+        for line in lines {
+            match came(line) {
+                None if live.is_empty() => self.wrong.push(format!("{name}: had been deleted")),
+                None => self.wrong.push(format!("{name}: in no version that was current at kick-off or later")),
+                Some(version) if !in_scope(version) => self.wrong.push(format!("{name}: was not asked for")),
+                Some(_) => {}
+            }
+        }
+        let was_there = history.current().is_some();
+        let has_to_come = was_there && !deleted && live.iter().all(&in_scope);
+        if has_to_come && lines.is_empty() {
+            let versions: Vec<_> = live.iter().map(|version| (version.version, version.last_updated)).collect();
+            self.wrong.push(format!("{name}: missing; {versions:?}"));
+        }
+        let Applied { untouched, modified, modified_new, created, created_came, deleted_since, deleted_before, .. } =
+            &mut self.applied;
+        match (was_there, history.since.is_empty(), deleted) {
+            (true, true, _) => *untouched += 1,
+            (true, false, false) => {
+                *modified += 1;
+                let old = history.current().map(|version| version.version);
+                *modified_new += usize::from(lines.iter().filter_map(came).any(|version| Some(version.version) != old));
+            }
+            (true, false, true) => *deleted_since += 1,
+            (false, true, _) => *deleted_before += 1,
+            (false, false, _) => {
+                *created += 1;
+                *created_came += lines.len();
+            }
+        }
+    }
+}
+
+/// The versions of one resource, as seen before and after a kick-off.
+#[derive(Default)]
+struct History<'v> {
+    before: Option<&'v Version>,
+    since: Vec<&'v Version>,
+}
+
+impl<'v> History<'v> {
+    /// The version that was there at kick-off.
+    fn current(&self) -> Option<&'v Version> {
+        self.before.filter(|version| version.body.is_some())
+    }
+}
+
+fn histories(began: Moment, versions: &[Version]) -> BTreeMap<String, History<'_>> {
+    let mut histories: BTreeMap<String, History<'_>> = BTreeMap::new();
+    for (number, version) in versions.iter().enumerate() {
+        let history = histories.entry(format!("{}/{}", version.resource_type, version.id)).or_default();
+        if number < began.0 { history.before = Some(version) } else { history.since.push(version) }
+    }
+    histories
+}
+
+/// What an export asks for.
+enum Level {
+    System,
+    Patient,
+    Group(BTreeSet<String>),
+}
+
+impl Level {
+    /// By the path of its kick-off; a Group must stay as it was at that time.
+    fn of(path: &str, histories: &BTreeMap<String, History<'_>>) -> anyhow::Result<Self> {
+        let group = match path {
+            "/$export" => return Ok(Self::System),
+            "/Patient/$export" => return Ok(Self::Patient),
+            path => path.trim_start_matches('/').trim_end_matches("/$export"),
+        };
+        let version = histories.get(group).and_then(History::current).context("no such Group")?;
+        let group: Value = serde_json::from_str(version.body.as_deref().unwrap_or_default())?;
+        let members = group["member"].as_array().into_iter().flatten();
+        Ok(Self::Group(
+            members.filter_map(|member| member["entity"]["reference"].as_str().map(str::to_owned)).collect(),
+        ))
+    }
+
+    /// Whether the level itself asks for a resource in this version.
+    fn holds(&self, name: &str, version: &Version) -> bool {
+        let Some(body) = version.body.as_deref() else { return false };
+        let belongs = |is_member: &dyn Fn(&str) -> bool| {
+            serde_json::from_str(body).is_ok_and(|resource| belongs(name, &resource, is_member))
+        };
+        match self {
+            Self::System => true,
+            Self::Patient => belongs(&|_| true),
+            Self::Group(members) => belongs(&|patient| members.contains(patient)),
+        }
+    }
+
+    /// Whether a resource can only come because others refer to it.
+    fn is_context(&self, name: &str) -> bool {
+        // A resource of such a type refers to itself in the form that `followed` looks for.
+        !matches!(self, Self::System) && !followed(&serde_json::json!({ "reference": name })).is_empty()
+    }
+}
+
+/// A file as the manifest lists it.
+struct Listed {
+    resource_type: String,
+    url: String,
+    count: u64,
+    bytes: u64,
+    sha256: String,
+}
+
+impl Listed {
+    /// Its name: the last part of its path.
+    fn name(&self) -> &str {
+        let path = self.url.split('?').next().unwrap_or_default();
+        path.rsplit('/').next().unwrap_or_default()
+    }
+
+    async fn fetch(&self, client: &Client) -> anyhow::Result<Vec<String>> {
+        let bytes: Bytes = client.download(&self.url).await?;
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
+        let digest = digest.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        ensure!(bytes.len() as u64 == self.bytes && digest == self.sha256, "{} is not what was listed", self.name());
+        ensure!(bytes.last() == Some(&b'\n'), "{} does not end with a line", self.name());
+        let lines: Vec<String> = std::str::from_utf8(&bytes)?.lines().map(str::to_owned).collect();
+        ensure!(lines.len() as u64 == self.count, "{} has {} lines, not {}", self.name(), lines.len(), self.count);
+        Ok(lines)
+    }
+}
+
+fn listed(manifest: &Manifest, kind: &str) -> anyhow::Result<Vec<Listed>> {
+    let files = manifest.whole[kind].as_array().with_context(|| format!("the manifest has no `{kind}`"))?;
+    let listed = files.iter().map(|file| {
+        let details = &file["extension"]["https://offtake.dev/file"];
+        let text = |value: &Value| value.as_str().map(str::to_owned).context("a manifest's file lacks a member");
+        Ok(Listed {
+            resource_type: text(&file["type"])?,
+            url: text(&file["url"])?,
+            count: file["count"].as_u64().context("no count")?,
+            bytes: details["bytes"].as_u64().context("no size")?,
+            sha256: text(&details["sha256"])?,
+        })
+    });
+    listed.collect()
+}
