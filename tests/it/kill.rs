@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use sample_upstream::{Paging, SampleUpstream, Settings, Stamp, Total};
+use sample_upstream::{Paging, RequestSeen, SampleUpstream, Settings, Stamp, Total};
 
 use crate::client::{Client, Manifest, Poll};
 use crate::exact::{self, Applied, Exported, Moment};
@@ -42,6 +44,58 @@ async fn a_system_export_that_is_killed_again_and_again_is_exact() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_export_that_is_killed_again_and_again_is_exact() {
     survive_all("/Group/first-half/$export", 150_000).await;
+}
+
+/// What is referred to is read last. After a kill in the middle of it the sweep may bring lines that refer to more: none
+/// of it may fall through because the list has become another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn references_that_turn_up_after_a_kill_are_followed() {
+    let path = "/Group/all/$export";
+    let upstream = SampleUpstream::new(Settings::default());
+    upstream.generate(1);
+    let patient = upstream.resources(Some("Patient"))[0].id.clone();
+    let observed_by = |doctor: &str| {
+        let id = format!("by-{doctor}");
+        let (subject, performer) = (format!("Patient/{patient}"), format!("Practitioner/{doctor}"));
+        upstream.create(&format!(
+            r#"{{"resourceType":"Observation","id":"{id}","subject":{{"reference":"{subject}"}},"performer":[{{"reference":"{performer}"}}]}}"#
+        ))
+    };
+    let doctors: Vec<_> = (0..150).map(|number| format!("doctor-{number:03}")).collect();
+    for doctor in doctors.iter().map(String::as_str).chain(["another", "first"]) {
+        upstream.create(&format!(r#"{{"resourceType":"Practitioner","id":"{doctor}"}}"#)).expect("a resource");
+    }
+    doctors.iter().try_for_each(|doctor| observed_by(doctor).map(drop)).expect("resources");
+    let server = upstream.serve(listener().await).await;
+
+    // The second search for practitioners finds the server away: by then the file of the first one is complete.
+    let searches = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&searches);
+    let is_second = move |seen: &RequestSeen| {
+        let is_one = seen.path.ends_with("/Practitioner") && seen.query.starts_with("_id=");
+        is_one && counted.fetch_add(1, Ordering::SeqCst) == 1
+    };
+    upstream.away_when(is_second, Duration::from_hours(1));
+    let options = Options { upstream: "max_concurrent_searches: 1", output: "file_max_resources: 40" };
+    let mut process = Process::start(&server.base_url, options).await.expect("a process");
+    let client = Client::new();
+    let began = Moment::of(&upstream);
+    let status = process.kick_off(&client, path).await.expect("a kick-off");
+    until("the second search", async || Ok((searches.load(Ordering::SeqCst) > 1).then_some(())))
+        .await
+        .expect("it comes");
+    process.kill().expect("it was running");
+    // In the list of references these two come before all others.
+    for doctor in ["another", "first"] {
+        observed_by(doctor).expect("a resource");
+    }
+    upstream.set_available(true);
+    process.restart().expect("it starts");
+    let manifest = finished(&process, &client, &status).await.expect("it ends");
+    let exported = Exported::fetch(&client, manifest).await.expect("files");
+    let applied = exported.judge(path, began, &upstream.versions()).unwrap_or_else(|error| panic!("{error:#}"));
+    assert_eq!(applied.created_came, 2, "the sweep brought what turned up: {applied:?}");
+    assert!(applied.context >= doctors.len() + 2, "{applied:?}");
 }
 
 /// `bytes_per_second` makes the server so slow that there is time for twenty kills.
