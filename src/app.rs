@@ -67,7 +67,9 @@ pub struct Builder {
 }
 
 /// Something to put around the object store that the configuration names.
-struct Through(Box<dyn FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send>);
+struct Through(Box<WrapStore>);
+
+type WrapStore = dyn FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send;
 
 impl fmt::Debug for Through {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -70,8 +70,11 @@ pub(crate) fn of(upstream: &SampleUpstream, path: &str) -> Expected {
         }
     };
     let is_member = |patient: &str| members.contains(patient);
-    let wanted: BTreeSet<&String> =
-        values.iter().filter(|(name, value)| asked_for(name) && belongs(name, value, is_member)).map(|(name, _)| *name).collect();
+    let wanted: BTreeSet<&String> = values
+        .iter()
+        .filter(|(name, value)| asked_for(name) && belongs(name, value, is_member))
+        .map(|(name, _)| *name)
+        .collect();
     let followed = wanted.iter().flat_map(|name| followed(&values[*name]));
     let followed: Vec<String> = followed.filter(|name| all.contains_key(name) && asked_for(name)).collect();
     wanted.into_iter().cloned().chain(followed).map(|name| (name.clone(), all[&name].clone())).collect()

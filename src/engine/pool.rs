@@ -302,8 +302,8 @@ mod tests {
     fn assert_cheap(name: &str, mut stamps: Vec<i64>, most_searches: f64, most_thrown: f64) {
         stamps.sort_unstable();
         let (searches, thrown) = cost(&stamps, 8);
-        let all = stamps.len() as f64;
-        let (searches, thrown) = (searches as f64 / (all / 1_000.0), thrown as f64 / all);
+        let all = i64::try_from(stamps.len()).expect("small");
+        let (searches, thrown) = (ratio(searches * 1_000, all), ratio(thrown, all));
         println!("{name}: {searches:.3} searches for each full page, {thrown:.4} thrown away");
         assert!(searches <= most_searches, "{name}: {searches} searches for each full page");
         assert!(thrown <= most_thrown, "{name}: {thrown} of all resources thrown away");
