@@ -334,6 +334,7 @@ fn engine_settings(config: &Config) -> EngineSettings {
         output_ttl: config.export.output_ttl,
         most_members: config.export.group_max_members,
         context: config.export.follow_references.iter().filter_map(|name| ResourceType::parse(name)).collect(),
+        profile: upstream.profile.clone(),
         give_up_after: upstream.give_up_after,
     }
 }

@@ -15,6 +15,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::profile::{
+    CountMethod, NextLinks, NoneWord, OrNone, PageTotal, PatientForm, ProfileOverrides, TimeFilter,
+};
 pub use export::ExportConfig;
 pub use load::ConfigError;
 pub use output::OutputConfig;

@@ -29,6 +29,7 @@ use crate::job::index::Sidecar;
 use crate::job::store::{Change, Lease, Store, StoreError};
 use crate::job::{Failed, Job, JobId, JobState, Running};
 use crate::output::Output;
+use crate::profile::ProfileOverrides;
 use crate::smart::admit::Grant;
 use crate::telemetry::error_chain;
 use crate::upstream::client::Upstream;
@@ -63,6 +64,8 @@ pub(crate) struct EngineSettings {
     pub(crate) output_ttl: Duration,
     pub(crate) most_members: usize,
     pub(crate) context: Vec<ResourceType>,
+    /// What an operator knows better of the upstream than the probes.
+    pub(crate) profile: ProfileOverrides,
     /// How long a job keeps trying when store or output fail.
     pub(crate) give_up_after: Duration,
 }
@@ -130,6 +133,8 @@ impl Engine {
             lag_millis: settings.lag_millis,
             most_members: settings.most_members,
             context: settings.context.clone(),
+            page_resources: settings.page_resources,
+            overrides: settings.profile.clone(),
             profiles: Cache::builder().max_capacity(1).time_to_live(PROFILE_LIFETIME).build(),
         };
         let places = Arc::new(Semaphore::new(settings.most_running));
@@ -443,7 +448,7 @@ impl From<WorkerError> for RunError {
 impl From<PlanError> for RunError {
     fn from(error: PlanError) -> Self {
         let code = match &error {
-            PlanError::Search { .. } | PlanError::Group(_) => IssueType::Processing,
+            PlanError::Search { .. } | PlanError::Group(_) | PlanError::Patients(_) => IssueType::Processing,
             PlanError::NoTimeFilter => IssueType::NotSupported,
         };
         Self::GivenUp { code, text: error_chain(&error) }

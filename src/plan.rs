@@ -163,14 +163,14 @@ impl ExportPlan {
             (Strategy::Windows, Phase::Gap) => one(Scope::Window(Window::ALL)),
             (Strategy::Windows, _) => one(Scope::Window(window)),
             // Without a filter on time a second reading is a whole export.
-            (_, Phase::Sweep(_)) if !self.profile.last_updated => Vec::new(),
+            (_, Phase::Sweep(_)) if !self.profile.filters_by_time() => Vec::new(),
             // Batches and chains need no bound above: they are read once, and the sweep looks for what moved.
             (Strategy::Patients { .. } | Strategy::Chain, Phase::Old | Phase::Gap) => Vec::new(),
             (Strategy::Patients { links }, Phase::Young | Phase::Sweep(_)) => {
                 let Cohort::Members(members) = &self.cohort else { return Vec::new() };
                 let from =
                     if phase == Phase::Young { self.horizon.since.map(Instant::floor_millis) } else { window.from };
-                let batches = cohort::batches(members.len());
+                let batches = cohort::batches(members, self.profile.or_lists);
                 let scopes = links.iter().flat_map(|link| {
                     batches.iter().map(move |members| Scope::Patients {
                         link: link.clone(),

@@ -2,23 +2,44 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What was found out about the upstream, by asking it and not by its name. Everything unproven is `false`
-/// or absent, so that a server that could not be asked is read in the most careful way.
+/// What was found out about the upstream, by asking it and not by its name. Everything unproven is `false`, `None` or
+/// absent, so that a server that could not be asked is read in the most careful way.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Profile {
-    /// `_lastUpdated` filters: a window in the far future was empty and one in the far past was not.
-    pub(crate) last_updated: bool,
+    /// How finely `_lastUpdated` filters, if it does.
+    pub(crate) last_updated: TimeFilter,
+    /// `_sort=_lastUpdated` was obeyed in both directions.
+    pub(crate) sort: bool,
     /// How to have resources counted apart from a page.
     pub(crate) counts: Option<CountMethod>,
     /// A page's own `total` is exact whatever the page holds, at least where it is asked for in this way.
     pub(crate) page_total: Option<PageTotal>,
     pub(crate) links: NextLinks,
+    /// The most resources that a page was seen to hold when more were asked for.
+    pub(crate) page_most: Option<u32>,
+    /// How a patient is named in a search.
+    pub(crate) patients: PatientForm,
+    /// Several patients in one search find what each of them finds alone.
+    pub(crate) or_lists: bool,
+}
+
+/// How finely a server tells times apart. A window was found to hold what it should at both its edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeFilter {
+    /// Not at all, or in a way that cannot be relied on.
+    #[default]
+    None,
+    /// Whole seconds.
+    Second,
+    /// Milliseconds.
+    Millisecond,
 }
 
 /// What `next` links point into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum NextLinks {
+pub enum NextLinks {
     /// None was seen yet: taken for the worst.
     #[default]
     Unknown,
@@ -31,7 +52,7 @@ pub(crate) enum NextLinks {
 /// A way to have a server count that was seen to give the right number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum CountMethod {
+pub enum CountMethod {
     /// `_summary=count`
     Summary,
     /// `_total=accurate` on a page of one
@@ -41,11 +62,89 @@ pub(crate) enum CountMethod {
 /// How a page comes to carry an exact total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum PageTotal {
+pub enum PageTotal {
     /// Unasked.
     Always,
     /// With `_total=accurate`.
     OnRequest,
+}
+
+/// How a search has to name a patient to find anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PatientForm {
+    /// By the id alone, as most servers take it.
+    #[default]
+    Id,
+    /// As `Patient/id`.
+    Typed,
+}
+
+/// Lines of a profile that are known better than by asking: an operator's, or a preset's.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProfileOverrides {
+    /// How finely `_lastUpdated` filters: `none`, `second` or `millisecond`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_updated: Option<TimeFilter>,
+    /// Whether `_sort=_lastUpdated` is obeyed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sort: Option<bool>,
+    /// How to have resources counted: `none`, `summary` or `accurate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts: Option<OrNone<CountMethod>>,
+    /// When a page's own total is exact: `none`, `always` or `on_request`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_total: Option<OrNone<PageTotal>>,
+    /// What next links point into: `offsets` or `stable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub links: Option<NextLinks>,
+    /// The most resources on a page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_most: Option<u32>,
+    /// How a search names a patient: `id` or `typed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patients: Option<PatientForm>,
+    /// Whether one search may name several patients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub or_lists: Option<bool>,
+}
+
+/// A value, or the word `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OrNone<T> {
+    /// The word `none`.
+    None(NoneWord),
+    /// The value.
+    Some(T),
+}
+
+/// `none`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoneWord {
+    /// `none`
+    None,
+}
+
+impl<T> OrNone<T> {
+    fn into_option(self) -> Option<T> {
+        match self {
+            Self::None(NoneWord::None) => None,
+            Self::Some(value) => Some(value),
+        }
+    }
+}
+
+impl TimeFilter {
+    /// The finest step between two bounds, in milliseconds.
+    pub(crate) fn step_millis(self) -> i64 {
+        match self {
+            Self::None | Self::Millisecond => 1,
+            Self::Second => 1_000,
+        }
+    }
 }
 
 impl Profile {
@@ -61,5 +160,43 @@ impl Profile {
             NextLinks::Stable => true,
             NextLinks::Unknown | NextLinks::Offsets => false,
         }
+    }
+
+    pub(crate) fn filters_by_time(&self) -> bool {
+        match self.last_updated {
+            TimeFilter::Second | TimeFilter::Millisecond => true,
+            TimeFilter::None => false,
+        }
+    }
+
+    /// This profile with the lines that are known better.
+    pub(crate) fn overridden(mut self, known: &ProfileOverrides) -> Self {
+        let ProfileOverrides { last_updated, sort, counts, page_total, links, page_most, patients, or_lists } = known;
+        self.last_updated = last_updated.unwrap_or(self.last_updated);
+        self.sort = sort.unwrap_or(self.sort);
+        self.counts = counts.map_or(self.counts, OrNone::into_option);
+        self.page_total = page_total.map_or(self.page_total, OrNone::into_option);
+        self.links = links.unwrap_or(self.links);
+        self.page_most = page_most.or(self.page_most);
+        self.patients = patients.unwrap_or(self.patients);
+        self.or_lists = or_lists.unwrap_or(self.or_lists);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_can_take_away_and_add_what_was_found() {
+        let found = Profile { counts: Some(CountMethod::Summary), sort: true, ..Profile::default() };
+        let known = ProfileOverrides {
+            counts: Some(OrNone::None(NoneWord::None)),
+            links: Some(NextLinks::Stable),
+            ..ProfileOverrides::default()
+        };
+        let profile = found.overridden(&known);
+        assert_eq!((profile.counts, profile.sort, profile.links), (None, true, NextLinks::Stable));
     }
 }

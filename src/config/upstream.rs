@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{Problems, Section, Size, seconds, server};
+use crate::profile::ProfileOverrides;
 
 /// The FHIR server that is exported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub struct UpstreamConfig {
     /// How long a search, or the output or the store, may keep failing before the export is given up.
     #[serde(rename = "give_up_after_seconds", default = "give_up_after", with = "seconds")]
     pub give_up_after: Duration,
+    /// Lines of the server's profile that are known better than the probes find them; `offtake doctor` prints it.
+    #[serde(default)]
+    pub profile: ProfileOverrides,
 }
 
 fn max_concurrent_searches() -> usize {

@@ -139,10 +139,10 @@ mod tests {
 
     fn exact() -> Profile {
         Profile {
-            last_updated: true,
             counts: Some(CountMethod::Summary),
             page_total: Some(PageTotal::Always),
             links: NextLinks::Stable,
+            ..Profile::default()
         }
     }
 

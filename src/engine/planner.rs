@@ -8,16 +8,17 @@ use moka::future::Cache;
 
 use crate::bulk::kickoff::ExportLevel;
 use crate::fhir::bundle::Scope;
-use crate::fhir::datatypes::{Instant, Millis};
+use crate::fhir::datatypes::{Id, Instant, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, Prefix, SearchQuery};
 use crate::job::Job;
+use crate::plan::slice::Grid;
 use crate::plan::{Cohort, ExportPlan, Horizon, Strategy, TypePlan};
-use crate::profile::{CountMethod, Profile};
+use crate::profile::{CountMethod, Profile, ProfileOverrides};
 use crate::upstream::client::{Room, SearchError, Upstream};
 use crate::upstream::group::{self, GroupError};
-use crate::upstream::probe;
+use crate::upstream::probe::{self, PatientProbeError};
 
 /// What planning needs to know beside the job.
 #[derive(Debug, Clone)]
@@ -27,6 +28,9 @@ pub(super) struct Planner {
     pub(super) lag_millis: i64,
     pub(super) most_members: usize,
     pub(super) context: Vec<ResourceType>,
+    pub(super) page_resources: u32,
+    /// Lines of the profile that an operator knows better.
+    pub(super) overrides: ProfileOverrides,
     /// What was found out about the upstream, for a while.
     pub(super) profiles: Cache<(), Arc<Profile>>,
 }
@@ -49,6 +53,8 @@ pub(super) enum PlanError {
     },
     #[error("could not resolve the Group")]
     Group(#[from] GroupError),
+    #[error("searches by patient cannot be relied on")]
+    Patients(#[from] PatientProbeError),
     #[error("`_since` and `_until` need a server that filters by `_lastUpdated`, and this one does not")]
     NoTimeFilter,
 }
@@ -72,9 +78,14 @@ impl Planner {
                 Cohort::Members(members.patients)
             }
         };
-        let profile = self.profile(method, &held, types).await.map_err(failed(first))?;
+        let mut profile = self.profile(method, &held, types).await.map_err(failed(first))?;
+        if !matches!(cohort, Cohort::Everything) {
+            let found = self.patients(&cohort, &held, types, profile.counts).await?;
+            (profile.patients, profile.or_lists) = (found.form, found.or_lists);
+        }
+        let profile = profile.overridden(&self.overrides);
         let kickoff = &job.kickoff;
-        if !profile.last_updated && (kickoff.since.is_some() || kickoff.until.is_some()) {
+        if !profile.filters_by_time() && (kickoff.since.is_some() || kickoff.until.is_some()) {
             return Err(PlanError::NoTimeFilter);
         }
         let refused_types: Vec<_> = refused.iter().map(|(name, _)| *name).collect();
@@ -84,11 +95,18 @@ impl Planner {
             let baseline = profile.counts.and_then(|_| held.get(resource_type).copied());
             plans.insert(*resource_type, TypePlan { strategy, baseline, oldest: None });
         }
-        let newest = if profile.last_updated { self.edges(&mut plans, now).await? } else { None };
+        let newest = match (profile.filters_by_time(), profile.sort) {
+            (true, true) => self.edges(&mut plans, now).await?,
+            (true, false) => self.newest_by_halves(&plans, now).await?,
+            (false, _) => None,
+        };
+        let grid = Grid { step: profile.last_updated.step_millis(), oldest: Millis(0), now };
         let unseen = || kickoff.since.map_or(Millis(now.0 - UNSEEN_MILLIS), Instant::floor_millis);
         let horizon = Horizon {
             // The newest one that was seen lies in a window; whatever comes later in time does not.
-            windows_until: newest.map_or_else(unseen, |newest| Millis(newest.0 + 1)).min(now),
+            windows_until: Millis(
+                grid.floor(newest.map_or_else(unseen, |newest| Millis(newest.0 + grid.step)).min(now).0),
+            ),
             lag_millis: self.lag_millis,
             since: kickoff.since,
             until: kickoff.until,
@@ -147,13 +165,80 @@ impl Planner {
         if let Some(profile) = self.profiles.get(&()).await {
             return Ok((*profile).clone());
         }
-        let profile = probe::profile(&self.upstream, method, held, types).await?;
+        let profile = probe::profile(&self.upstream, method, held, types, self.page_resources).await?;
         // What was not proven for want of resources is tried again by the next export.
-        if profile.last_updated {
+        if profile.filters_by_time() {
             self.profiles.insert((), Arc::new(profile.clone())).await;
         }
         tracing::info!(?profile, "the upstream was probed");
         Ok(profile)
+    }
+
+    /// What searches by patient do: by the members of a Group, or by some of all patients.
+    async fn patients(
+        &self,
+        cohort: &Cohort,
+        held: &BTreeMap<ResourceType, u64>,
+        types: &[ResourceType],
+        counts: Option<CountMethod>,
+    ) -> Result<probe::Patients, PlanError> {
+        let some: Vec<Id>;
+        let members = match cohort {
+            Cohort::Members(members) => members,
+            Cohort::Everything | Cohort::AllPatients => {
+                let query = SearchQuery::new(ResourceType::PATIENT).count(20).ids_only();
+                let seen = self.upstream.page(&query, Scope::of(ResourceType::PATIENT), Room::Share).await;
+                // Without any to try them on, lists are not used.
+                some = seen
+                    .map(|answer| answer.page.entries.into_iter().map(|entry| entry.id).collect())
+                    .unwrap_or_default();
+                &some
+            }
+        };
+        let occupied = |name: &ResourceType| *name != ResourceType::PATIENT && held.get(name) != Some(&0);
+        let occupied: Vec<_> = types.iter().copied().filter(occupied).collect();
+        Ok(probe::patients(&self.upstream, &occupied, members, counts, self.searches).await?)
+    }
+
+    /// The newest stamp that is not after `now`, to the second before it, where the server does not sort: by whether
+    /// anything lies in the later half.
+    async fn newest_by_halves(
+        &self,
+        plans: &BTreeMap<ResourceType, TypePlan>,
+        now: Millis,
+    ) -> Result<Option<Millis>, PlanError> {
+        let occupied = plans.iter().filter(|(_, plan)| !plan.is_empty()).map(|(name, _)| *name);
+        let mut newest: Option<Millis> = None;
+        for name in occupied {
+            let failed = |source| PlanError::Search { resource_type: name, source };
+            // Only what is newer than the newest of all others matters.
+            let mut from = newest.map_or(0, |newest| newest.0 + 1);
+            if !self.is_occupied(name, from, now).await.map_err(failed)? {
+                continue;
+            }
+            let mut until = now.0;
+            while until - from > 1_000 {
+                let middle = from + (until - from) / 2;
+                if self.is_occupied(name, middle, now).await.map_err(failed)? { from = middle } else { until = middle }
+            }
+            newest = newest.max(Some(Millis(until)));
+        }
+        Ok(newest)
+    }
+
+    async fn is_occupied(&self, name: ResourceType, from: i64, now: Millis) -> Result<bool, SearchError> {
+        let query = SearchQuery::new(name)
+            .last_updated(Prefix::GreaterOrEqual, Millis(from))
+            .last_updated(Prefix::LessOrEqual, now)
+            .count(1)
+            .ids_only();
+        match self.upstream.page(&query, Scope::of(name), Room::Share).await {
+            Ok(answer) => Ok(!answer.page.entries.is_empty()),
+            // What is too large to be looked at is there.
+            Err(SearchError::TooLarge { .. }) => Ok(true),
+            Err(SearchError::Refused { .. }) => Ok(false),
+            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => Err(error),
+        }
     }
 
     /// Notes each type's oldest stamp and gives the newest one of all that is not after `now`.
@@ -162,8 +247,7 @@ impl Planner {
         plans: &mut BTreeMap<ResourceType, TypePlan>,
         now: Millis,
     ) -> Result<Option<Millis>, PlanError> {
-        let occupied: Vec<_> =
-            plans.iter().filter(|(_, plan)| plan.baseline != Some(0)).map(|(name, _)| *name).collect();
+        let occupied: Vec<_> = plans.iter().filter(|(_, plan)| !plan.is_empty()).map(|(name, _)| *name).collect();
         let asked = occupied.into_iter().flat_map(|name| [(name, Direction::Ascending), (name, Direction::Descending)]);
         let mut answers = futures_util::stream::iter(asked)
             .map(|(name, direction)| async move { (name, direction, self.edge(name, direction, now).await) })
@@ -215,7 +299,7 @@ fn strategy(resource_type: ResourceType, cohort: &Cohort, profile: &Profile) -> 
             let links = resource_type.compartment().map(|link| link.param.into());
             Strategy::Patients { links: links.collect() }
         }
-        Cohort::Everything | Cohort::AllPatients if profile.last_updated => Strategy::Windows,
+        Cohort::Everything | Cohort::AllPatients if profile.filters_by_time() => Strategy::Windows,
         Cohort::Everything | Cohort::AllPatients => Strategy::Chain,
     }
 }

@@ -15,10 +15,11 @@ use crate::fhir::search::{Prefix, SearchQuery};
 use crate::job::index::IdHash;
 use crate::plan::slice::{Grid, Scope, Slice, Window};
 use crate::plan::{Cohort, ExportPlan};
-use crate::profile::PageTotal;
+use crate::profile::{PageTotal, PatientForm};
 use crate::smart::admit::Grant;
 use crate::upstream::budget::Reservation;
 use crate::upstream::client::{Answer, Room, SearchError, Upstream};
+use crate::upstream::probe::list;
 
 /// Reads slices of one job. Cheap to clone: readers share what they learn of page sizes.
 #[derive(Debug, Clone)]
@@ -119,7 +120,8 @@ const MOST_EMPTY_PAGES: u32 = 100;
 impl Reader {
     pub(super) fn new(upstream: Upstream, plan: Arc<ExportPlan>, grant: Arc<Grant>, limits: PageLimits) -> Self {
         let types = plan.types.keys().chain(&plan.context).copied();
-        let pace = || Pace { count: AtomicU32::new(limits.most_resources), alone: AtomicBool::new(false) };
+        let most = plan.profile.page_most.map_or(limits.most_resources, |most| most.min(limits.most_resources));
+        let pace = || Pace { count: AtomicU32::new(most), alone: AtomicBool::new(false) };
         let paces = Arc::new(types.map(|resource_type| (resource_type, pace())).collect());
         Self { upstream, plan, grant, limits, references: Arc::default(), paces }
     }
@@ -301,7 +303,11 @@ impl Reader {
     /// How slices of a type are cut at this moment.
     pub(super) fn cutting(&self, resource_type: ResourceType) -> Cutting {
         let oldest = self.plan.types.get(&resource_type).and_then(|plan| plan.oldest);
-        let grid = Grid { step: 1, oldest: oldest.unwrap_or(Millis(0)), now: self.upstream.now() };
+        let grid = Grid {
+            step: self.plan.profile.last_updated.step_millis(),
+            oldest: oldest.unwrap_or(Millis(0)),
+            now: self.upstream.now(),
+        };
         Cutting { capacity: self.pace(resource_type).count(), grid }
     }
 
@@ -324,9 +330,14 @@ impl Reader {
                     // Batches are only ever planned for members; without any, this finds nothing.
                     return query.param("_id", String::new());
                 };
-                from(query.param(String::from(&**link), join(range(all, members))), *bound)
+                let form = if &**link == "_id" { PatientForm::Id } else { self.plan.profile.patients };
+                let members: Vec<_> = range(all, members).iter().collect();
+                from(query.param(String::from(&**link), list(&members, form)), *bound)
             }
-            Scope::Ids { list } => query.param("_id", join(self.ids(slice.resource_type, list))),
+            Scope::Ids { list } => {
+                let ids: Vec<_> = self.ids(slice.resource_type, list).iter().collect();
+                query.param("_id", self::list(&ids, PatientForm::Id))
+            }
         }
     }
 
@@ -426,8 +437,4 @@ impl Pace {
 
 fn range<'a>(ids: &'a [Id], range: &std::ops::Range<u32>) -> &'a [Id] {
     ids.get(range.start as usize..range.end as usize).unwrap_or_default()
-}
-
-fn join(ids: &[Id]) -> String {
-    ids.iter().map(Id::as_str).collect::<Vec<_>>().join(",")
 }

@@ -54,8 +54,8 @@ pub(super) enum WorkerError {
 
 /// Sweep passes at most; what still moves then comes with the next export.
 const MOST_PASSES: u32 = 3;
-/// Ids asked for by one search.
-const IDS_PER_SEARCH: u32 = 50;
+/// Ids asked for by one search, where lists of them are proven.
+const IDS_PER_SEARCH: u32 = 25;
 
 impl Worker {
     /// Reads all that is left of the plan. Afterwards every slice is held by a complete file.
@@ -247,7 +247,7 @@ impl Worker {
     /// Reads what moved or was committed late, in ascending order, until a pass brings nothing unknown. Each life
     /// of the process starts afresh: what an earlier one saw of a pass does not count.
     async fn sweep(&mut self) -> Result<(), WorkerError> {
-        if !self.plan.profile.last_updated {
+        if !self.plan.profile.filters_by_time() {
             return Ok(());
         }
         let mut types: BTreeSet<_> = self.plan.types.keys().copied().collect();
@@ -289,6 +289,7 @@ impl Worker {
         for reference in self.files.references().await? {
             wanted.entry(reference.resource_type).or_default().push(reference.id);
         }
+        let at_once = if self.plan.profile.or_lists { IDS_PER_SEARCH } else { 1 };
         let mut slices = Vec::new();
         for (resource_type, ids) in &wanted {
             let length = u32::try_from(ids.len()).unwrap_or(u32::MAX);
@@ -302,8 +303,8 @@ impl Worker {
                 read.filter(|slice| slice.phase == Phase::References && slice.resource_type == *resource_type),
             ) {
                 let Scope::Ids { list } = rest.scope else { continue };
-                let starts = list.clone().step_by(IDS_PER_SEARCH as usize);
-                let parts = starts.map(|start| start..list.end.min(start.saturating_add(IDS_PER_SEARCH)));
+                let starts = list.clone().step_by(at_once as usize);
+                let parts = starts.map(|start| start..list.end.min(start.saturating_add(at_once)));
                 slices.extend(parts.map(|list| Slice { scope: Scope::Ids { list }, ..whole.clone() }));
             }
         }

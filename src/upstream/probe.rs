@@ -1,19 +1,29 @@
 //! Asks the server the questions that a Profile needs. Whatever fails leaves the feature unproven.
 
-use std::collections::BTreeMap;
+mod patients;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::client::{Room, SearchError, Upstream};
 use super::link;
-use crate::fhir::bundle::Scope;
+use crate::fhir::bundle::{Entry, Scope};
 use crate::fhir::datatypes::{Instant, Millis};
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::{Prefix, SearchQuery};
-use crate::profile::{CountMethod, NextLinks, PageTotal, Profile};
+use crate::fhir::search::{Direction, Prefix, SearchQuery};
+use crate::profile::{CountMethod, NextLinks, PageTotal, Profile, TimeFilter};
+
+pub(crate) use patients::{PatientProbeError, Patients, list, patients};
 
 /// A type of which at most so many resources are read to see whether counts are exact.
 const READ_AT_MOST: u32 = 200;
 /// Pages that may disagree with a count because something was written in between.
 const PAGE_TRIES: u32 = 5;
+/// Types that are tried for what a single one may be too uniform to show.
+const TYPES_TRIED: usize = 3;
+/// Stamps that a time filter is tried on.
+const STAMPS_TRIED: usize = 4;
+/// Resources on the pages that orders are seen from.
+const A_FEW: u32 = 20;
 
 /// How the upstream counts, if it does: the first method that gives a number for `resource_type`.
 pub(crate) async fn count_method(
@@ -30,7 +40,8 @@ pub(crate) async fn count_method(
     Ok(None)
 }
 
-/// Tries the server on real resources: `held` says how many of each type there are, by `counts`.
+/// Tries the server on real resources: `held` says how many of each type there are, by `counts`; `most` is what a page
+/// will be asked for.
 ///
 /// # Errors
 /// If the server cannot be had. A refused probe is an answer: that feature is not to be used.
@@ -39,19 +50,21 @@ pub(crate) async fn profile(
     counts: Option<CountMethod>,
     held: &BTreeMap<ResourceType, u64>,
     fallback: &[ResourceType],
+    most: u32,
 ) -> Result<Profile, SearchError> {
     let mut profile = Profile::default();
     // The fewest resources that still make two pages of one: cheap to read in full.
-    let witness = held.iter().filter(|(_, count)| **count > 1).min_by_key(|(_, count)| **count);
-    let candidates: Vec<ResourceType> = match witness {
-        Some((resource_type, _)) => vec![*resource_type],
-        None => fallback.iter().copied().take(20).collect(),
-    };
-    for resource_type in candidates {
+    let mut several: Vec<_> = held.iter().filter(|(_, count)| **count > 1).collect();
+    several.sort_by_key(|(_, count)| **count);
+    let mut witnesses: Vec<ResourceType> = several.iter().map(|(name, _)| **name).collect();
+    if witnesses.is_empty() {
+        witnesses = fallback.iter().copied().take(20).collect();
+    }
+    for resource_type in witnesses.iter().copied() {
         let Some(first) = allowed(page(upstream, SearchQuery::new(resource_type).count(1)).await)? else { continue };
         let Some(next) = &first.next else { continue };
         profile.links = link::kind(next);
-        profile.last_updated = filters_by_time(upstream, resource_type).await?;
+        profile.last_updated = time_filter(upstream, resource_type).await?;
         let Some(method) = counts else { break };
         let Some(exact) = exact_count(upstream, resource_type, method, profile.last_updated).await? else { break };
         profile.counts = Some(method);
@@ -61,15 +74,99 @@ pub(crate) async fn profile(
     if profile.links == NextLinks::Unknown {
         profile.links = NextLinks::Offsets;
     }
+    if profile.last_updated != TimeFilter::None {
+        // The more there are, the more stamps.
+        for resource_type in witnesses.into_iter().rev().take(TYPES_TRIED) {
+            if sorts(upstream, resource_type).await? {
+                profile.sort = true;
+                break;
+            }
+        }
+    }
+    if let Some((resource_type, count)) = several.last() {
+        profile.page_most = page_most(upstream, **resource_type, **count, most).await?;
+    }
     Ok(profile)
 }
 
-/// P1: a window in the far future is empty and one in the far past is not.
-async fn filters_by_time(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
-    let since = |year| SearchQuery::new(resource_type).last_updated(Prefix::GreaterOrEqual, year_begin(year)).count(1);
-    let Some(future) = allowed(page(upstream, since(2900)).await)? else { return Ok(false) };
-    let Some(past) = allowed(page(upstream, since(1900)).await)? else { return Ok(false) };
-    Ok(future.entries == 0 && past.entries > 0)
+/// P1 and P7: windows in the far future are empty and those in the far past are not; and around one resource's own
+/// stamp each window holds what lies in it and nothing else.
+async fn time_filter(upstream: &Upstream, resource_type: ResourceType) -> Result<TimeFilter, SearchError> {
+    let since = |year| SearchQuery::new(resource_type).last_updated(Prefix::GreaterOrEqual, year_begin(year));
+    let Some(future) = allowed(page(upstream, since(2900).count(1)).await)? else { return Ok(TimeFilter::None) };
+    let Some(past) = allowed(page(upstream, since(1900).count(A_FEW).ids_only()).await)? else {
+        return Ok(TimeFilter::None);
+    };
+    if !future.entries.is_empty() {
+        return Ok(TimeFilter::None);
+    }
+    let stamps: BTreeSet<_> = past.entries.iter().filter_map(stamp).collect();
+    for filter in [TimeFilter::Millisecond, TimeFilter::Second] {
+        // One that was written since it was seen proves nothing; not all of them were.
+        for stamp in stamps.iter().take(STAMPS_TRIED) {
+            if separates(upstream, resource_type, *stamp, filter.step_millis()).await? {
+                return Ok(filter);
+            }
+        }
+    }
+    Ok(TimeFilter::None)
+}
+
+/// Whether a window of one step finds the resource stamped `stamp`, and its neighbours do not.
+async fn separates(
+    upstream: &Upstream,
+    resource_type: ResourceType,
+    stamp: Millis,
+    step: i64,
+) -> Result<bool, SearchError> {
+    let from = stamp.0 - stamp.0.rem_euclid(step);
+    for begin in [from, from + step, from - step] {
+        let end = begin + step;
+        let query = SearchQuery::new(resource_type)
+            .last_updated(Prefix::GreaterOrEqual, Millis(begin))
+            .last_updated(Prefix::LessThan, Millis(end))
+            .count(A_FEW)
+            .ids_only();
+        let Some(seen) = allowed(page(upstream, query).await)? else { return Ok(false) };
+        let inside = |entry: &Entry| self::stamp(entry).is_some_and(|at| (begin..end).contains(&at.0));
+        if !seen.entries.iter().all(inside) || (begin == from && seen.entries.is_empty()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// P3: both directions are obeyed, which resources of more than one stamp show.
+async fn sorts(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
+    let mut edges = Vec::new();
+    for direction in [Direction::Ascending, Direction::Descending] {
+        let query = SearchQuery::new(resource_type).sort_last_updated(direction).count(A_FEW).ids_only();
+        let Some(seen) = allowed(page(upstream, query).await)? else { return Ok(false) };
+        let stamps: Vec<_> = seen.entries.iter().filter_map(stamp).collect();
+        let in_order = |pair: &[Millis]| match direction {
+            Direction::Ascending => pair[0] <= pair[1],
+            Direction::Descending => pair[0] >= pair[1],
+        };
+        if !stamps.windows(2).all(in_order) {
+            return Ok(false);
+        }
+        edges.extend(stamps.first().copied());
+    }
+    Ok(edges.len() == 2 && edges[0] < edges[1])
+}
+
+/// P6: how many resources a page holds where more were asked for and are there.
+async fn page_most(
+    upstream: &Upstream,
+    resource_type: ResourceType,
+    held: u64,
+    asked: u32,
+) -> Result<Option<u32>, SearchError> {
+    let query = SearchQuery::new(resource_type).count(asked).ids_only();
+    let Some(seen) = allowed(page(upstream, query).await)? else { return Ok(None) };
+    let entries = u32::try_from(seen.entries.len()).unwrap_or(u32::MAX);
+    let capped = seen.next.is_some() && entries > 0 && entries < asked && u64::from(entries) < held;
+    Ok(capped.then_some(entries))
 }
 
 /// A search whose whole result is known.
@@ -84,10 +181,11 @@ async fn exact_count(
     upstream: &Upstream,
     resource_type: ResourceType,
     method: CountMethod,
-    by_time: bool,
+    filter: TimeFilter,
 ) -> Result<Option<Exact>, SearchError> {
+    let step = filter.step_millis();
     let mut query = SearchQuery::new(resource_type);
-    let (mut from, mut until) = (year_begin(1970), Millis(upstream.now().0 + 1));
+    let (mut from, mut until) = (year_begin(1970), Millis(upstream.now().0 + step));
     for _ in 0..48 {
         let Some((Some(count), _)) = allowed(upstream.count(&query, method).await)? else { return Ok(None) };
         let mut is_large = count > u64::from(READ_AT_MOST);
@@ -97,7 +195,7 @@ async fn exact_count(
             };
             // The server's own pages may be smaller still.
             is_large = read.next.is_some();
-            if !is_large && read.entries != count {
+            if !is_large && read.entries.len() as u64 != count {
                 if has_changed(upstream, &query, method, count).await? {
                     continue;
                 }
@@ -107,7 +205,7 @@ async fn exact_count(
                 return Ok(Some(Exact { query, method, count }));
             }
         }
-        if !by_time {
+        if filter == TimeFilter::None {
             return Ok(None);
         }
         if is_large {
@@ -116,6 +214,7 @@ async fn exact_count(
             // Cut down to nothing or one: the other half holds the rest.
             (from, until) = (until, Millis(until.0 + (until.0 - from.0)));
         }
+        until = Millis(until.0 - until.0.rem_euclid(step));
         if until <= from {
             return Ok(None);
         }
@@ -145,7 +244,7 @@ async fn page_total(upstream: &Upstream, exact: &Exact) -> Result<Option<PageTot
         let mut count = exact.count;
         for _ in 0..PAGE_TRIES {
             let Some(read) = allowed(page(upstream, query.clone()).await)? else { break };
-            if read.total == Some(count) && read.entries == 1 {
+            if read.total == Some(count) && read.entries.len() == 1 {
                 return Ok(Some(total));
             }
             let again = allowed(upstream.count(&exact.query, exact.method).await)?.and_then(|(count, _)| count);
@@ -160,7 +259,7 @@ async fn page_total(upstream: &Upstream, exact: &Exact) -> Result<Option<PageTot
 
 /// What a probe needs of a page.
 struct Seen {
-    entries: u64,
+    entries: Vec<Entry>,
     total: Option<u64>,
     next: Option<String>,
 }
@@ -172,7 +271,11 @@ async fn page(upstream: &Upstream, query: SearchQuery) -> Result<Seen, SearchErr
         other => other?,
     };
     let page = answer.page;
-    Ok(Seen { entries: page.entries.len() as u64, total: page.total, next: page.next })
+    Ok(Seen { entries: page.entries, total: page.total, next: page.next })
+}
+
+fn stamp(entry: &Entry) -> Option<Millis> {
+    entry.last_updated.map(Instant::floor_millis)
 }
 
 /// A refusal is an answer; only a server that cannot be had is an error.

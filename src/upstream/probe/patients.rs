@@ -1,0 +1,187 @@
+//! How patients are named in searches, and whether each type's search by patient finds what it should: a filter is
+//! proven only by a resource that it finds (P2 and P8).
+
+use futures_util::StreamExt;
+
+use super::{A_FEW, allowed, page};
+use crate::fhir::bundle::{Entry, Scope};
+use crate::fhir::datatypes::{Id, LocalReference};
+use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::SearchQuery;
+use crate::profile::{CountMethod, PatientForm};
+use crate::upstream::client::{Room, SearchError, Upstream};
+
+/// Members that are tried until two of them have something.
+const MEMBERS_TRIED: usize = 20;
+/// Types that an OR list is tried on.
+const LISTS_TRIED: usize = 6;
+
+/// Why searches by patient cannot be relied on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PatientProbeError {
+    /// A resource that names a patient is not found by that patient.
+    #[error("the server does not find {resource_type} by `{link}`, although there are some: none would be exported")]
+    FindsNothing { resource_type: ResourceType, link: &'static str },
+    #[error("could not ask the server about {resource_type}")]
+    Search {
+        resource_type: ResourceType,
+        #[source]
+        source: SearchError,
+    },
+}
+
+/// What searches by patient were found to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Patients {
+    pub(crate) form: PatientForm,
+    pub(crate) or_lists: bool,
+}
+
+/// Tries the searches by patient of `types`, which hold something, and lists of `members`.
+///
+/// # Errors
+/// [`PatientProbeError::FindsNothing`] if a type's search finds nothing where there is something.
+pub(crate) async fn patients(
+    upstream: &Upstream,
+    types: &[ResourceType],
+    members: &[Id],
+    counts: Option<CountMethod>,
+    at_once: usize,
+) -> Result<Patients, PatientProbeError> {
+    let mut tried = futures_util::stream::iter(types.iter().copied())
+        .map(|name| async move { (name, by_its_own_patients(upstream, name).await) })
+        .buffer_unordered(at_once);
+    let mut form = PatientForm::Id;
+    while let Some((resource_type, result)) = tried.next().await {
+        match result.map_err(|source| PatientProbeError::Search { resource_type, source })? {
+            Found::By(PatientForm::Typed) => form = PatientForm::Typed,
+            Found::By(PatientForm::Id) | Found::NoWitness => {}
+            Found::Nothing(link) => return Err(PatientProbeError::FindsNothing { resource_type, link }),
+        }
+    }
+    let or_lists = or_lists(upstream, types, members, form, counts).await?;
+    Ok(Patients { form, or_lists })
+}
+
+/// What became of searching for resources by the patients that they name.
+enum Found {
+    By(PatientForm),
+    /// There is nothing to try it on, or nothing that may be seen without a patient.
+    NoWitness,
+    Nothing(&'static str),
+}
+
+async fn by_its_own_patients(upstream: &Upstream, resource_type: ResourceType) -> Result<Found, SearchError> {
+    let query = SearchQuery::new(resource_type).count(A_FEW);
+    let scope = Scope::of(resource_type).with_references();
+    let Some(answer) = allowed(upstream.page(&query, scope, Room::Share).await)? else { return Ok(Found::NoWitness) };
+    let mut found = Found::NoWitness;
+    for link in resource_type.compartment() {
+        let named = answer.page.entries.iter().flat_map(|entry| patients_of(entry, link.paths, upstream.base()));
+        let Some(patient) = named.take(1).next() else { continue };
+        if finds(upstream, resource_type, link.param, patient.as_str().to_owned()).await? {
+            found = Found::By(PatientForm::Id);
+        } else if finds(upstream, resource_type, link.param, format!("Patient/{patient}")).await? {
+            found = Found::By(PatientForm::Typed);
+        } else if answer_is_stable(upstream, resource_type).await? {
+            return Ok(Found::Nothing(link.param));
+        }
+    }
+    Ok(found)
+}
+
+/// The witness may have gone while it was looked for: then others of its type are likely there still, but only a
+/// second look can tell.
+async fn answer_is_stable(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
+    let seen = allowed(page(upstream, SearchQuery::new(resource_type).count(1)).await)?;
+    Ok(seen.is_some_and(|seen| !seen.entries.is_empty()))
+}
+
+async fn finds(
+    upstream: &Upstream,
+    name: ResourceType,
+    link: &'static str,
+    value: String,
+) -> Result<bool, SearchError> {
+    let seen = allowed(page(upstream, SearchQuery::new(name).param(link, value).count(1)).await)?;
+    Ok(seen.is_some_and(|seen| !seen.entries.is_empty()))
+}
+
+fn patients_of<'a>(entry: &'a Entry, paths: &'a [&'a str], base: &'a str) -> impl Iterator<Item = Id> + 'a {
+    let named = entry.references.iter().filter(|reference| paths.contains(&&*reference.path));
+    let local = named.filter_map(move |reference| LocalReference::parse_on(&reference.target, &[base]));
+    local.filter(|target| target.resource_type == ResourceType::PATIENT).map(|target| target.id)
+}
+
+/// P8: two patients in one search find as many as each of them alone, both of them something.
+async fn or_lists(
+    upstream: &Upstream,
+    types: &[ResourceType],
+    members: &[Id],
+    form: PatientForm,
+    counts: Option<CountMethod>,
+) -> Result<bool, PatientProbeError> {
+    for resource_type in types.iter().copied().take(LISTS_TRIED) {
+        let Some(link) = resource_type.compartment().next() else { continue };
+        let failed = |source| PatientProbeError::Search { resource_type, source };
+        let how_many = async |patients: &[&Id]| {
+            let query = SearchQuery::new(resource_type).param(link.param, list(patients, form));
+            number(upstream, query, counts).await.map_err(failed)
+        };
+        let mut with_some = Vec::new();
+        for member in members.iter().take(MEMBERS_TRIED) {
+            match how_many(&[member]).await? {
+                Some(count) if count > 0 => with_some.push((member, count)),
+                Some(_) | None => {}
+            }
+            if let [(first, one), (second, other)] = with_some.as_slice() {
+                let both = how_many(&[first, second]).await?;
+                // A resource of both is counted once.
+                if both.is_some_and(|both| both <= one + other && both > *one.max(other)) {
+                    return lists_of_ids(upstream, first, second, counts).await;
+                }
+                break;
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether `_id` takes lists as well: what two searches find one search finds.
+async fn lists_of_ids(
+    upstream: &Upstream,
+    first: &Id,
+    second: &Id,
+    counts: Option<CountMethod>,
+) -> Result<bool, PatientProbeError> {
+    let resource_type = ResourceType::PATIENT;
+    let mut found = [None; 3];
+    for (found, ids) in found.iter_mut().zip([vec![first], vec![second], vec![first, second]]) {
+        let query = SearchQuery::new(resource_type).param("_id", list(&ids, PatientForm::Id));
+        let counted = number(upstream, query, counts).await;
+        *found = counted.map_err(|source| PatientProbeError::Search { resource_type, source })?;
+    }
+    Ok(found == [Some(1), Some(1), Some(2)])
+}
+
+/// As many patients as a search's value.
+pub(crate) fn list(patients: &[&Id], form: PatientForm) -> String {
+    let prefix = match form {
+        PatientForm::Id => "",
+        PatientForm::Typed => "Patient/",
+    };
+    let named: Vec<String> = patients.iter().map(|id| format!("{prefix}{id}")).collect();
+    named.join(",")
+}
+
+async fn number(
+    upstream: &Upstream,
+    query: SearchQuery,
+    counts: Option<CountMethod>,
+) -> Result<Option<u64>, SearchError> {
+    if let Some(method) = counts {
+        return Ok(allowed(upstream.count(&query, method).await)?.and_then(|(count, _)| count));
+    }
+    let seen = allowed(page(upstream, query.count(1_000).ids_only()).await)?;
+    Ok(seen.filter(|seen| seen.next.is_none()).map(|seen| seen.entries.len() as u64))
+}
