@@ -1,6 +1,5 @@
 //! The edge: our routes.
 
-pub(crate) mod body;
 mod delete;
 mod file;
 pub(crate) mod guard;
@@ -21,6 +20,7 @@ use http::{Request, Response};
 use moka::future::Cache;
 use tokio::sync::watch;
 
+use crate::body::{self, Body, BoxError};
 use crate::bulk::route::BulkRoute;
 use crate::clock::Clock;
 use crate::engine::Engine;
@@ -29,7 +29,6 @@ use crate::fhir::datatypes::Millis;
 use crate::job::JobId;
 use crate::output::Output;
 use crate::upstream::client::Upstream;
-use body::{Body, BoxError};
 use links::Links;
 use problem::Problem;
 

@@ -25,6 +25,7 @@
 //! * Ordinary traffic has connections and threads of its own and waits for no export.
 
 mod app;
+mod body;
 mod bulk;
 #[doc(hidden)]
 pub mod cli;

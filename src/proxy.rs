@@ -22,7 +22,7 @@ use tower::Service;
 
 pub(crate) use self::base::Bases;
 use self::tunnel::Tunnel;
-use crate::http::body::{self, Body, BoxError};
+use crate::body::{self, Body, BoxError};
 use crate::http::peer::PeerAddr;
 use crate::http::problem::Problem;
 use crate::upstream::connect::PassThroughClient;

@@ -21,7 +21,7 @@ use tower::Service;
 use tower::util::{Oneshot, ServiceExt as _};
 
 use super::{Bases, ProxyError};
-use crate::http::body::{self, Body, BoxError};
+use crate::body::{self, Body, BoxError};
 use crate::http::problem::Problem;
 
 /// The largest statement that is edited; HAPI's is under 2 MiB.

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
 use super::{ProxyError, headers};
-use crate::http::body::{self, Body};
+use crate::body::{self, Body};
 use crate::http::heads::TunnelSwitch;
 
 /// The client's side of a tunnel that is asked for but not yet granted.

@@ -11,13 +11,13 @@ use tokio::sync::Semaphore;
 use super::budget::{Budget, Reservation};
 use super::connect::SearchClient;
 use super::{link, retry};
+use crate::body;
 use crate::clock::{self, Clock};
 use crate::fhir::bundle::{Page, PageError, Scope};
 use crate::fhir::datatypes::{Id, Millis, parse_http_date};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::SearchQuery;
-use crate::http::body;
 use crate::profile::CountMethod;
 
 /// The upstream as exports see it. Cheap to clone.

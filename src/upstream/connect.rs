@@ -22,7 +22,7 @@ use tower::Layer as _;
 use tower::ServiceExt as _;
 use tower_http::decompression::{Decompression, DecompressionLayer};
 
-use crate::http::body::{self, Body, BoxError};
+use crate::body::{self, Body, BoxError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 

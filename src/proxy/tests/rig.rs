@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tower::Service as _;
 use url::Url;
 
-use crate::http::body;
+use crate::body;
 use crate::http::heads::Heads;
 use crate::http::peer::PeerAddr;
 use crate::proxy::{Bases, PassThrough};
