@@ -6,7 +6,6 @@ pub(crate) mod guard;
 pub(crate) mod heads;
 mod kickoff;
 pub(crate) mod links;
-pub(crate) mod peer;
 pub(crate) mod problem;
 mod range;
 pub(crate) mod stack;

@@ -7,6 +7,7 @@
 mod base;
 mod headers;
 pub(crate) mod metadata;
+mod peer;
 mod tunnel;
 
 use std::convert::Infallible;
@@ -21,9 +22,9 @@ use hyper_util::client::legacy;
 use tower::Service;
 
 pub(crate) use self::base::Bases;
+pub(crate) use self::peer::PeerAddr;
 use self::tunnel::Tunnel;
 use crate::body::{self, Body, BoxError};
-use crate::http::peer::PeerAddr;
 use crate::http::problem::Problem;
 use crate::upstream::connect::PassThroughClient;
 

@@ -22,11 +22,10 @@ use super::Edge;
 use super::body::{self, Body, BoxError};
 use super::guard;
 use super::heads::Heads;
-use super::peer::PeerAddr;
 use super::problem::Problem;
 use crate::bulk::route::{BulkRoute, Route};
-use crate::proxy::PassThrough;
 use crate::proxy::metadata::Metadata;
+use crate::proxy::{PassThrough, PeerAddr};
 
 /// How long requests under way may take to end once the process is told to stop.
 const GRACE: Duration = Duration::from_secs(20);

@@ -17,8 +17,7 @@ use url::Url;
 
 use crate::body;
 use crate::http::heads::Heads;
-use crate::http::peer::PeerAddr;
-use crate::proxy::{Bases, PassThrough};
+use crate::proxy::{Bases, PassThrough, PeerAddr};
 use crate::upstream::connect::PassThroughClient;
 
 /// One request as the upstream saw it, head and body.
