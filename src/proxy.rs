@@ -10,7 +10,6 @@ pub(crate) mod metadata;
 mod peer;
 mod tunnel;
 
-use std::convert::Infallible;
 use std::error::Error as _;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,8 +23,8 @@ use tower::Service;
 pub(crate) use self::base::Bases;
 pub(crate) use self::peer::PeerAddr;
 use self::tunnel::Tunnel;
+pub(crate) use self::tunnel::TunnelSwitch;
 use crate::body::{self, Body, BoxError};
-use crate::http::problem::Problem;
 use crate::upstream::connect::PassThroughClient;
 
 /// Why a request could not be passed through.
@@ -45,7 +44,7 @@ pub(crate) enum ProxyError {
     Switched,
 }
 
-/// The service that passes requests through. Cheap to clone.
+/// The service that passes requests through. Cheap to clone. What an error is answered with is the edge's to say.
 #[derive(Debug, Clone)]
 pub(crate) struct PassThrough {
     inner: Arc<Inner>,
@@ -65,20 +64,16 @@ impl PassThrough {
 
 impl Service<Request<Body>> for PassThrough {
     type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+    type Error = ProxyError;
+    type Future = BoxFuture<'static, Result<Response<Body>, ProxyError>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let inner = Arc::clone(&self.inner);
-        async move {
-            let answer = inner.exchange(request).await;
-            Ok(answer.unwrap_or_else(|error| Problem::from(error).into_response()))
-        }
-        .boxed()
+        async move { inner.exchange(request).await }.boxed()
     }
 }
 

@@ -10,13 +10,12 @@ mod scanner;
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::scanner::Scanner;
+use crate::proxy::TunnelSwitch;
 
 /// What ends a head that was spoilt in its middle.
 const SPOILT_END: &[u8] = b"\n\n";
@@ -29,17 +28,6 @@ pub(crate) struct Heads<T> {
     tunnel: TunnelSwitch,
     /// How much of [`SPOILT_END`] the server has got.
     ends_given: usize,
-}
-
-/// Says that a connection speaks HTTP no longer. Belongs into the extensions of its requests.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct TunnelSwitch(Arc<AtomicBool>);
-
-impl TunnelSwitch {
-    /// From now on nothing is looked at.
-    pub(crate) fn open(&self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 impl<T> Heads<T> {
@@ -65,7 +53,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Heads<T> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        if this.tunnel.0.load(Ordering::Acquire) {
+        if this.tunnel.is_open() {
             return Poll::Ready(Ok(()));
         }
         let read = &mut buf.filled_mut()[before..];

@@ -1,6 +1,5 @@
 //! The whole middleware order on one screen, a reason beside each layer.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,7 +24,7 @@ use super::heads::Heads;
 use super::problem::Problem;
 use crate::bulk::route::{BulkRoute, Route};
 use crate::proxy::metadata::Metadata;
-use crate::proxy::{PassThrough, PeerAddr};
+use crate::proxy::{PassThrough, PeerAddr, ProxyError};
 
 /// How long requests under way may take to end once the process is told to stop.
 const GRACE: Duration = Duration::from_secs(20);
@@ -111,6 +110,12 @@ fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
     Problem::internal().into_response()
 }
 
+/// Leaves no error: one would end the connection.
+#[expect(clippy::unnecessary_wraps, reason = "what maps a service's results has to keep the type of its errors")]
+fn answered(passed: Result<Response<Body>, ProxyError>) -> Result<Response<Body>, ProxyError> {
+    Ok(passed.unwrap_or_else(|error| Problem::from(error).into_response()))
+}
+
 /// Serves connections until `shutdown`, then lets the requests under way end.
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -144,6 +149,8 @@ pub(crate) async fn serve(
         let service = ServiceBuilder::new()
             // Outermost: a bug answers 500 and the connection lives on.
             .layer(CatchPanicLayer::custom(panicked))
+            // What could not be passed through is answered from the one table.
+            .map_result(answered)
             // The proxy writes the peer into forwarding headers.
             .map_request(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(PeerAddr(peer));
@@ -154,7 +161,7 @@ pub(crate) async fn serve(
             .layer(layer.clone())
             .service(upstream.clone());
         // Its whole type could not be told from the outside.
-        let service: BoxCloneService<Request<Incoming>, Response<_>, Infallible> = BoxCloneService::new(service);
+        let service: BoxCloneService<Request<Incoming>, Response<_>, ProxyError> = BoxCloneService::new(service);
         let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
         let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {

@@ -5,7 +5,6 @@
 
 mod patch;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -22,7 +21,6 @@ use tower::util::{Oneshot, ServiceExt as _};
 
 use super::{Bases, ProxyError};
 use crate::body::{self, Body, BoxError};
-use crate::http::problem::Problem;
 
 /// The largest statement that is edited; HAPI's is under 2 MiB.
 const LIMIT_BYTES: usize = 16 * 1024 * 1024;
@@ -68,15 +66,15 @@ impl<S> Metadata<S> {
 
 impl<S> Service<Request<Body>> for Metadata<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send,
+    S: Service<Request<Body>, Response = Response<Body>, Error = ProxyError> + Clone + Send,
     S::Future: Send,
     S: 'static,
 {
     type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<Oneshot<S, Request<Body>>, BoxFuture<'static, Result<Response<Body>, Infallible>>>;
+    type Error = ProxyError;
+    type Future = Either<Oneshot<S, Request<Body>>, BoxFuture<'static, Result<Response<Body>, ProxyError>>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
         Poll::Ready(Ok(()))
     }
 
@@ -91,8 +89,8 @@ where
         let answer = upstream.oneshot(request).boxed();
         Either::Right(
             async move {
-                let Ok(response) = answer.await;
-                Ok(if is_editable(&response) { edit(response, &places).await } else { response })
+                let response = answer.await?;
+                if is_editable(&response) { edit(response, &places).await } else { Ok(response) }
             }
             .boxed(),
         )
@@ -119,31 +117,31 @@ fn is_editable(response: &Response<Body>) -> bool {
     response.status() == StatusCode::OK && json && plain && length.is_none_or(|length| length <= LIMIT_BYTES)
 }
 
-async fn edit(response: Response<Body>, places: &Semaphore) -> Response<Body> {
+async fn edit(response: Response<Body>, places: &Semaphore) -> Result<Response<Body>, ProxyError> {
     let Ok(_place) = places.acquire().await else {
-        return response; // Closed: nobody closes it.
+        return Ok(response); // Closed: nobody closes it.
     };
     let (head, body) = response.into_parts();
     let text = match collect(body).await {
         Ok(Collected::All(text)) => text.freeze(),
         Ok(Collected::TooLarge { begin, rest }) => {
-            return Response::from_parts(head, rejoin(begin, rest));
+            return Ok(Response::from_parts(head, rejoin(begin, rest)));
         }
         Err(error) => {
             tracing::warn!(%error, "the upstream broke off its capability statement");
-            return Problem::from(ProxyError::CutShort(error)).into_response();
+            return Err(ProxyError::CutShort(error));
         }
     };
     let original = text.clone();
     // A large statement takes a while; other requests on this thread do not wait for it.
     let edited = tokio::task::spawn_blocking(move || patch::with_operations(&text)).await;
-    match edited.map_err(BoxError::from).and_then(|edited| edited.map_err(BoxError::from)) {
+    Ok(match edited.map_err(BoxError::from).and_then(|edited| edited.map_err(BoxError::from)) {
         Ok(edited) => replaced(head, edited),
         Err(error) => {
             tracing::warn!(%error, "passed the upstream's capability statement without our operations");
             Response::from_parts(head, body::full(original))
         }
-    }
+    })
 }
 
 fn replaced(mut head: response::Parts, text: Vec<u8>) -> Response<Body> {

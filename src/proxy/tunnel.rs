@@ -1,6 +1,9 @@
 //! Tunnels for the only protocol that a connection may be upgraded to (SEC-04): `websocket`, which FHIR
 //! subscriptions use.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -10,7 +13,22 @@ use tokio::io::copy_bidirectional;
 
 use super::{ProxyError, headers};
 use crate::body::{self, Body};
-use crate::http::heads::TunnelSwitch;
+
+/// Says that a connection speaks HTTP no longer. Belongs into the extensions of its requests.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TunnelSwitch(Arc<AtomicBool>);
+
+impl TunnelSwitch {
+    /// From now on nothing is looked at.
+    fn open(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection is a tunnel by now.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 /// The client's side of a tunnel that is asked for but not yet granted.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use tower::service_fn;
 use url::Url;
 
 use super::*;
+use crate::http::problem::Problem;
 
 const STATEMENT: &str = r#"{"resourceType":"CapabilityStatement","rest":[{"mode":"server","resource":[]}]}"#;
 
@@ -36,7 +37,8 @@ async fn outcome(request: Request<Body>, answer: Answer) -> Outcome {
     let url = |text: &str| Url::parse(text).expect("the URL is well formed");
     let bases = Bases::new(&url("http://ours/fhir"), &url("http://theirs/base"));
     let service = Metadata::new(upstream, &bases.expect("both are http"));
-    let Ok(response) = service.oneshot(request).await;
+    let passed = service.oneshot(request).await;
+    let response = passed.unwrap_or_else(|error| Problem::from(error).into_response());
     let (head, body) = response.into_parts();
     let text = body.collect().await.map(http_body_util::Collected::to_bytes).map_err(|error| error.to_string());
     let asked = asked.lock().expect("no test panics while it holds this").clone();

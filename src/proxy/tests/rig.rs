@@ -1,5 +1,6 @@
 //! An upstream that says what it is told to, our proxy before it, and a client that writes raw bytes.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -17,6 +18,7 @@ use url::Url;
 
 use crate::body;
 use crate::http::heads::Heads;
+use crate::http::problem::Problem;
 use crate::proxy::{Bases, PassThrough, PeerAddr};
 use crate::upstream::connect::PassThroughClient;
 
@@ -113,7 +115,10 @@ impl Rig {
                     let mut request = request.map(body::map);
                     request.extensions_mut().insert(PeerAddr(peer));
                     request.extensions_mut().insert(switch.clone());
-                    proxy.clone().call(request)
+                    let passed = proxy.clone().call(request);
+                    async move {
+                        Ok::<_, Infallible>(passed.await.unwrap_or_else(|error| Problem::from(error).into_response()))
+                    }
                 });
                 connections.spawn(async move {
                     let server = auto::Builder::new(TokioExecutor::new());
