@@ -2,9 +2,9 @@
 
 use http::Method;
 
+use super::job_id::JobId;
 use super::kickoff::ExportLevel;
 use crate::fhir::datatypes::Id;
-use crate::job::JobId;
 
 /// Whose a request is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -101,15 +101,4 @@ impl FileRecord {
             FileState::Open { .. } => &[],
         }
     }
-
-    /// Every object that this record may have left in the output.
-    pub(crate) fn keys(&self) -> Vec<String> {
-        match &self.state {
-            FileState::Open { key, .. } => vec![key.clone(), crate::output::layout::sidecar(key)],
-            FileState::Complete(file) => {
-                let object = file.object.iter().map(|object| object.key.clone());
-                object.chain(file.sidecar.clone()).collect()
-            }
-        }
-    }
 }

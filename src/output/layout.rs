@@ -1,7 +1,7 @@
 //! Object keys from instance, job, content, number and epoch. Letters, digits, `-`, `_`, `.` and `/` only: other
 //! characters break signed links on two clouds.
 
-use crate::job::checkpoint::{FileContent, FileNo};
+use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
 use crate::job::{Epoch, JobId};
 
 /// The folder of one job.
@@ -18,6 +18,19 @@ pub(crate) fn object(instance: &str, job: JobId, content: FileContent, no: FileN
 /// The key of the sidecar beside a data object.
 pub(crate) fn sidecar(object: &str) -> String {
     format!("{}.ids", object.strip_suffix(".ndjson").unwrap_or(object))
+}
+
+impl FileRecord {
+    /// Every object that this record may have left in the output.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        match &self.state {
+            FileState::Open { key, .. } => vec![key.clone(), sidecar(key)],
+            FileState::Complete(file) => {
+                let object = file.object.iter().map(|object| object.key.clone());
+                object.chain(file.sidecar.clone()).collect()
+            }
+        }
+    }
 }
 
 /// The name under which a file is fetched.
