@@ -5,6 +5,7 @@ mod client;
 #[path = "../../examples/support/expected.rs"]
 mod expected;
 
+mod architecture;
 mod crash;
 mod exact;
 mod exports;
