@@ -41,6 +41,8 @@ pub(crate) enum PathRefused {
     Segment,
     #[error("the path lies outside of the FHIR base")]
     OutsideBase,
+    #[error("the path is not written like one of the FHIR base, and could be taken for one")]
+    Disguise,
     /// The upstream's own export must not be a way round ours.
     #[error("only the export operations of this server may be called here")]
     ForeignOperation,
@@ -50,13 +52,17 @@ impl BulkRoute {
     /// Whose the request for `path` (as it was sent, without a query) is, below `base` (without a slash at its end).
     ///
     /// # Errors
-    /// Every path that two readers could take for different ones, and every export operation that is not ours.
+    /// Every path that two readers could take for different ones, and every export operation that is not ours;
+    /// [`PathRefused::OutsideBase`] for a path that nobody could take for one of ours, whatever it looks like.
     pub(crate) fn of(method: &Method, path: &str, base: &str) -> Result<Route, PathRefused> {
+        if !may_lie_below(base, path) {
+            return Err(PathRefused::OutsideBase);
+        }
         let decoded = decode(path)?;
         let below = match decoded.strip_prefix(base) {
             Some("") => return Ok(Route::Upstream),
-            Some(rest) => rest.strip_prefix('/').ok_or(PathRefused::OutsideBase)?,
-            None => return Err(PathRefused::OutsideBase),
+            Some(rest) => rest.strip_prefix('/').ok_or(PathRefused::Disguise)?,
+            None => return Err(PathRefused::Disguise),
         };
         let mut segments: Vec<&str> = below.split('/').collect();
         // One slash at the end is how some clients write a base.
@@ -107,6 +113,41 @@ fn ours(method: &Method, segments: &[&str]) -> Option<BulkRoute> {
 fn is_bulk_operation(segment: &str) -> bool {
     let begins = |name: &str| segment.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
     begins("$export") || begins("$bulk-")
+}
+
+/// Whether some reader could take `path` for one below `base`: one that decodes it again and again, takes a backslash
+/// for a slash, drops what follows a semicolon, merges slashes, follows dot segments and does not mind upper case.
+fn may_lie_below(base: &str, path: &str) -> bool {
+    if path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        return true;
+    }
+    let mut text = path.to_owned();
+    while let Some(again) = decoded_again(&text) {
+        text = again;
+    }
+    let base: Vec<&str> = base.split('/').filter(|segment| !segment.is_empty()).collect();
+    let mut seen: Vec<&str> = Vec::new();
+    text.split(['/', '\\']).any(|segment| {
+        match segment.split(';').next().unwrap_or_default() {
+            "" | "." => {}
+            ".." => drop(seen.pop()),
+            name => seen.push(name),
+        }
+        seen.len() == base.len() && seen.iter().zip(&base).all(|(seen, base)| seen.eq_ignore_ascii_case(base))
+    })
+}
+
+/// The text with its escapes decoded once more, whatever they stand for; none if there are none.
+fn decoded_again(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let escaped = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = escaped.filter(|_| *byte == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    (decoded.len() < text.len()).then(|| String::from_utf8_lossy(&decoded).into_owned())
 }
 
 /// The path with its escapes decoded once.
@@ -215,6 +256,28 @@ mod tests {
             ("/fhir/$Bulk-Status/1", ForeignOperation),
             ("/fhir/%24Export/x", ForeignOperation),
             ("/fhir/$bulk-status", ForeignOperation),
+        ] {
+            assert_eq!(of(&Method::GET, path), Err(expected), "{path}");
+        }
+    }
+
+    /// Whoever embeds us has paths of its own; those that no reader could take for ours are theirs to judge.
+    #[test]
+    fn a_strange_path_is_refused_only_where_it_could_lead_to_the_base() {
+        use PathRefused::{Disguise, OutsideBase, Separator};
+        for (path, expected) in [
+            ("/files/a%2Fb", OutsideBase),
+            ("/files//x\\y/%zz/%", OutsideBase),
+            ("/files/$export", OutsideBase),
+            ("/files/fhir/$export", OutsideBase),
+            ("/files/%2e%2e%2ffhir/$export", Separator),
+            ("/files\\..\\fhir\\$export", Separator),
+            ("/%2566hir/$export", Separator),
+            ("//fhir/$export", Disguise),
+            ("/x/../fhir/$export", Disguise),
+            ("/FHIR/$export", Disguise),
+            ("/./fhir/$export", Disguise),
+            ("/fhir;x=1/$export", Disguise),
         ] {
             assert_eq!(of(&Method::GET, path), Err(expected), "{path}");
         }

@@ -127,7 +127,9 @@ impl From<PathRefused> for Problem {
     fn from(refused: PathRefused) -> Self {
         use PathRefused as E;
         let (status, code) = match refused {
-            E::Escape | E::Separator | E::Segment | E::OutsideBase => (StatusCode::BAD_REQUEST, "invalid"),
+            E::Escape | E::Separator | E::Segment | E::OutsideBase | E::Disguise => {
+                (StatusCode::BAD_REQUEST, "invalid")
+            }
             E::ForeignOperation => (StatusCode::FORBIDDEN, "forbidden"),
         };
         Self::new(status, code, refused)

@@ -22,7 +22,7 @@ use super::body::{self, Body, BoxError};
 use super::guard;
 use super::heads::Heads;
 use super::problem::Problem;
-use crate::bulk::route::{BulkRoute, Route};
+use crate::bulk::route::{BulkRoute, PathRefused, Route};
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{PassThrough, PeerAddr, ProxyError};
 
@@ -33,7 +33,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after the listener could not accept: most often no file descriptor was free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Puts the bulk routes before any service. Requests that are not ours go to that service untouched.
+/// Puts the bulk routes before any service. Requests that are not ours go to that service untouched: also all whose
+/// path lies outside of the FHIR base. Refused are only paths that could be taken for one of ours and are not.
 #[derive(Debug, Clone)]
 pub struct OfftakeLayer {
     edge: Arc<Edge>,
@@ -84,7 +85,7 @@ where
         let base = self.edge.links.base_path();
         match BulkRoute::of(request.method(), request.uri().path(), base) {
             // Whoever embeds the layer may serve more than FHIR: a path outside of the base is the service's own.
-            Ok(Route::Upstream) => {
+            Ok(Route::Upstream) | Err(PathRefused::OutsideBase) => {
                 let answer = self.upstream.clone().oneshot(request);
                 Box::pin(async move { Ok(answer.await?.map(body::map)) })
             }

@@ -7,6 +7,7 @@ mod expected;
 
 mod architecture;
 mod crash;
+mod embedding;
 mod exact;
 mod exports;
 mod kill;
