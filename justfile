@@ -20,6 +20,10 @@ test *args:
 demo *args:
     cargo run --locked --release --example demo -- {{ args }}
 
+# The export before a service of somebody else.
+embed:
+    cargo run --locked --release --example embed
+
 # Serves the configuration in FILE.
 run file:
     cargo run --locked --release -- serve --config {{ file }}
