@@ -11,6 +11,34 @@
 //!  (HTTP)     (Grant)    (typed)  (pure)  (searches) (units of work)  (bytes) (durable)  (signed at each read)
 //! ```
 //!
+//! [`Offtake::builder`] makes it from a [`Config`]; [`Offtake::run`] serves it as a reverse proxy, and
+//! [`Offtake::layer`] puts it before a service of your own (`examples/embed.rs`).
+//!
+//! # The map
+//!
+//! From the core outward; a module uses only what stands above it, and `tests/it/architecture.rs` says so when one does
+//! not:
+//!
+//! ```text
+//! fhir       the little FHIR that is spoken: types, instants, searches, pages         pure
+//! clock      the only place that asks the system for time or chance
+//! body       the one body type of requests and answers
+//! profile    what the server was found to do                                          pure
+//! bulk       the operation as the guide writes it: routes, kick-offs, manifests       pure
+//! plan       what an export reads, and how it is cut into slices                      pure
+//! smart      what may leave: `Grant::admit`                                           pure
+//! job        the record of one export, its checkpoints, and what a store has to do    pure
+//! config     what an operator decides
+//! telemetry  what is logged, and what never is
+//! store      where jobs are kept
+//! upstream   the FHIR server: connections, retries, probes, searches
+//! output     where files are kept: keys, links, uploads
+//! engine     runs jobs: readers, workers, the reaper
+//! proxy      passes everything else through
+//! http       the edge: our routes and the order of the layers
+//! app        where all meet
+//! ```
+//!
 //! Read in this order: `fhir` and `bulk` (what is said on the wire), `plan` (what is read, and how it is cut),
 //! `engine::accept` (when a slice is accepted), `engine::worker` (one job), `engine::files` (one line per resource,
 //! one commit per file), `http::stack` (who answers which request), `app` (where all meet).
