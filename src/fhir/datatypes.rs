@@ -36,11 +36,14 @@ impl Instant {
             && digits(14..16)
             && is_at(16, b':')
             && digits(17..19);
-        if !shape || text.len() > 40 || text.starts_with("0000") {
+        if !shape || text.len() > 40 {
             return Err(ParseInstantError);
         }
         let plus = text.replacen(' ', "+", 1);
-        DateTime::parse_from_rfc3339(&plus).map(|time| Self(time.to_utc())).map_err(|_| ParseInstantError)
+        let time = DateTime::parse_from_rfc3339(&plus).map_err(|_| ParseInstantError)?.to_utc();
+        // An offset may lead out of the years that can be written: what is stored has to be read back.
+        let is_written = (Millis::EARLIEST..=Millis::LATEST).contains(&time.timestamp_millis());
+        if is_written { Ok(Self(time)) } else { Err(ParseInstantError) }
     }
 
     /// The millisecond that it lies in.
@@ -202,12 +205,20 @@ mod tests {
             ("2026-02-30T12:00:00Z", None),
             ("2026-01-31T25:00:00Z", None),
             ("0000-01-31T12:00:00Z", None),
+            ("0001-01-01T00:00:00Z", Some("0001-01-01T00:00:00.000Z")),
+            ("0001-01-01T00:00:00+00:01", None),
+            ("9999-12-31T23:59:59.999999999Z", Some("9999-12-31T23:59:59.999999999Z")),
+            ("9999-12-31T23:59:59-00:01", None),
+            ("2016-12-31T23:59:60Z", Some("2016-12-31T23:59:60.000Z")),
             ("+12026-01-31T12:00:00Z", None),
             ("", None),
             ("é026-01-31T12:00:00Z", None),
         ] {
             let parsed = Instant::parse(text).ok().map(|instant| instant.to_string());
             assert_eq!(parsed.as_deref(), expected, "{text}");
+            if let Some(written) = expected {
+                assert_eq!(Instant::parse(written), Instant::parse(text), "what is written is read back");
+            }
         }
     }
 
