@@ -69,7 +69,8 @@ impl BulkRoute {
         if segments.last() == Some(&"") {
             segments.pop();
         }
-        if segments.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+        // Java's servers drop what follows a semicolon, and read `..;` as `..`.
+        if segments.iter().any(|segment| matches!(segment.split(';').next(), Some("" | "." | ".."))) {
             return Err(PathRefused::Segment);
         }
         if !below.ends_with('/')
@@ -231,6 +232,10 @@ mod tests {
             ("/fhir/./Patient", Segment),
             ("/fhir//Patient", Segment),
             ("/fhir/Patient//", Segment),
+            ("/fhir/..;/admin", Segment),
+            ("/fhir/.;x=1/Patient", Segment),
+            ("/fhir/Patient/%2e%2e%3bx/1", Segment),
+            ("/fhir/;/Patient", Segment),
             ("/fhir/Patient%2f1", Separator),
             ("/fhir/Patient%2F$export", Separator),
             ("/fhir/Patient%5c1", Separator),
