@@ -42,7 +42,9 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
     if value(header::IF_NONE_MATCH).is_some_and(|tags| matches(tags, &etag)) {
         return Ok(answer.status(StatusCode::NOT_MODIFIED).body(body::empty()).expect("the headers are plain ASCII"));
     }
-    let (answer, selected) = match Selection::of(value(header::RANGE), value(header::IF_RANGE), &etag, object.bytes) {
+    // RFC 9110, 14.2: only a GET asks for a part.
+    let range = value(header::RANGE).filter(|_| head.method == Method::GET);
+    let (answer, selected) = match Selection::of(range, value(header::IF_RANGE), &etag, object.bytes) {
         Selection::Whole => (answer, 0..object.bytes),
         Selection::Slice(slice) => {
             let content_range = format!("bytes {}-{}/{}", slice.start, slice.end - 1, object.bytes);
