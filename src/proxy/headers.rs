@@ -33,7 +33,7 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, peer: Option<IpAddr>, bases: 
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
     // No peer is trusted to say for whom it speaks.
-    remove_where(headers, |name| name == "forwarded" || name.starts_with("x-forwarded-"));
+    remove_where(headers, |name| matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-"));
     if let Some(peer) = peer {
         let peer =
             HeaderValue::try_from(peer.to_canonical().to_string()).expect("an address is written in visible ASCII");
@@ -165,6 +165,7 @@ mod tests {
             ("x-forwarded-host", "evil.example"),
             ("x-forwarded-prefix", "/evil"),
             ("x-forwarded-user", "root"),
+            ("x-real-ip", "10.0.0.1"),
             ("host", "evil.example"),
         ]);
         let mut lines: Vec<(&str, &[u8])> =
