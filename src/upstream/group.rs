@@ -1,8 +1,11 @@
 //! Group members: who they are at the moment of kick-off (spec section 6.4).
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 
 use serde::Deserialize;
+use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::client::{SearchError, Upstream};
 use crate::fhir::datatypes::{Id, Instant, LocalReference, Millis};
@@ -70,31 +73,42 @@ pub(crate) async fn members(upstream: &Upstream, id: &Id, most: usize, now: Mill
             left_out += 1;
             continue;
         };
-        let group: Group = serde_json::from_slice(&body).map_err(|_| GroupError::Malformed)?;
+        let group: Group<'_> = serde_json::from_slice(&body).map_err(|_| GroupError::Malformed)?;
+        // SEC-23: whatever else comes under a Group's address says nothing of its members.
+        if group.resource_type != ResourceType::GROUP.as_str() || group.id != next.as_str() {
+            return Err(GroupError::Malformed);
+        }
+        let checked = group.check()?;
         if next == *id {
-            group.check()?;
-        } else if group.check().is_err() {
+            checked?;
+        } else if checked.is_err() {
             left_out += 1;
             continue;
         }
-        for member in group.member.iter().filter(|member| member.is_current(now)) {
+        group.each_member(|member| {
+            if !member.is_current(now) {
+                return;
+            }
             match member.target(upstream.base()) {
                 Some(target) if target.resource_type == ResourceType::PATIENT => {
-                    patients.insert(target.id);
-                    if patients.len() > most {
-                        return Err(GroupError::TooLarge(most));
+                    // One more than may be is enough to know that it is too many.
+                    if patients.len() <= most {
+                        patients.insert(target.id);
                     }
                 }
                 Some(target) if target.resource_type == ResourceType::GROUP => {
-                    if known.insert(target.id.clone()) {
+                    if known.len() <= MOST_GROUPS && known.insert(target.id.clone()) {
                         waiting.push_back(target.id);
-                    }
-                    if known.len() > MOST_GROUPS {
-                        return Err(GroupError::TooDeep);
                     }
                 }
                 Some(_) | None => left_out += 1,
             }
+        })?;
+        if patients.len() > most {
+            return Err(GroupError::TooLarge(most));
+        }
+        if known.len() > MOST_GROUPS {
+            return Err(GroupError::TooDeep);
         }
     }
     Ok(Members { patients: patients.into_iter().collect(), left_out })
@@ -102,16 +116,21 @@ pub(crate) async fn members(upstream: &Upstream, id: &Id, most: usize, now: Mill
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Group {
+struct Group<'a> {
+    #[serde(default, borrow)]
+    resource_type: Cow<'a, str>,
+    #[serde(default, borrow)]
+    id: Cow<'a, str>,
     active: Option<bool>,
     /// R4: without it there are no members but traits.
     actual: Option<bool>,
+    /// As it came: a list of a million is never held in parts.
+    #[serde(borrow)]
+    member: Option<&'a RawValue>,
     #[serde(default)]
-    member: Vec<Member>,
+    characteristic: Vec<IgnoredAny>,
     #[serde(default)]
-    characteristic: Vec<serde::de::IgnoredAny>,
-    #[serde(default)]
-    modifier_extension: Vec<serde::de::IgnoredAny>,
+    modifier_extension: Vec<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -121,7 +140,7 @@ struct Member {
     inactive: Option<bool>,
     period: Option<Period>,
     #[serde(default)]
-    modifier_extension: Vec<serde::de::IgnoredAny>,
+    modifier_extension: Vec<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -135,16 +154,42 @@ struct Period {
     end: Option<String>,
 }
 
-impl Group {
-    fn check(&self) -> Result<(), GroupError> {
-        if self.active == Some(false) {
-            return Err(GroupError::Inactive);
-        }
-        if !self.modifier_extension.is_empty() {
-            return Err(GroupError::ModifierExtension);
-        }
-        if self.member.is_empty() && (!self.characteristic.is_empty() || self.actual == Some(false)) {
-            return Err(GroupError::Characteristics);
+impl Group<'_> {
+    /// Whether it is one that can be exported: inside, why not; outside, that its list cannot be read.
+    fn check(&self) -> Result<Result<(), GroupError>, GroupError> {
+        let mut members = 0_u64;
+        self.each_member(|_| members += 1)?;
+        Ok(if self.active == Some(false) {
+            Err(GroupError::Inactive)
+        } else if !self.modifier_extension.is_empty() {
+            Err(GroupError::ModifierExtension)
+        } else if members == 0 && (!self.characteristic.is_empty() || self.actual == Some(false)) {
+            Err(GroupError::Characteristics)
+        } else {
+            Ok(())
+        })
+    }
+
+    /// Hands on one member after the other.
+    fn each_member(&self, take: impl FnMut(Member)) -> Result<(), GroupError> {
+        let Some(list) = self.member else { return Ok(()) };
+        let mut list = serde_json::Deserializer::from_str(list.get());
+        list.deserialize_seq(EachMember(take)).map_err(|_| GroupError::Malformed)
+    }
+}
+
+struct EachMember<F>(F);
+
+impl<'de, F: FnMut(Member)> Visitor<'de> for EachMember<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list of members")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
+        while let Some(member) = members.next_element()? {
+            (self.0)(member);
         }
         Ok(())
     }
@@ -198,8 +243,9 @@ fn bound(text: &str, last: bool) -> Option<Millis> {
 mod tests {
     use super::*;
 
-    fn group(json: &str) -> Group {
-        serde_json::from_str(json).expect("a Group")
+    fn check(json: &str) -> Result<(), GroupError> {
+        let group: Group<'_> = serde_json::from_str(json).expect("a Group");
+        group.check()?
     }
 
     /// DS-010
@@ -227,9 +273,12 @@ mod tests {
     /// DS-009, spec 6.4: whoever is not listed is not exported.
     #[test]
     fn a_group_without_a_list_is_refused_unless_it_is_simply_empty() {
-        assert!(group(r#"{"actual":true}"#).check().is_ok());
-        assert!(matches!(group(r#"{"actual":false,"characteristic":[{}]}"#).check(), Err(GroupError::Characteristics)));
-        assert!(matches!(group(r#"{"active":false,"member":[{}]}"#).check(), Err(GroupError::Inactive)));
-        assert!(matches!(group(r#"{"modifierExtension":[{}]}"#).check(), Err(GroupError::ModifierExtension)));
+        assert!(check(r#"{"actual":true}"#).is_ok());
+        assert!(check(r#"{"actual":false,"member":[{}]}"#).is_ok());
+        assert!(matches!(check(r#"{"actual":false,"characteristic":[{}]}"#), Err(GroupError::Characteristics)));
+        assert!(matches!(check(r#"{"actual":false,"member":[]}"#), Err(GroupError::Characteristics)));
+        assert!(matches!(check(r#"{"active":false,"member":[{}]}"#), Err(GroupError::Inactive)));
+        assert!(matches!(check(r#"{"modifierExtension":[{}]}"#), Err(GroupError::ModifierExtension)));
+        assert!(matches!(check(r#"{"member":5}"#), Err(GroupError::Malformed)));
     }
 }
