@@ -1,6 +1,7 @@
 //! The whole middleware order on one screen, a reason beside each layer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -147,6 +148,8 @@ pub(crate) async fn serve(
         // What two readers could read differently is spoilt before it is parsed.
         let stream = Heads::new(stream);
         let tunnel = stream.tunnel_switch();
+        let asked = Arc::new(AtomicBool::new(false));
+        let has_asked = Arc::clone(&asked);
         let service = ServiceBuilder::new()
             // Outermost: a bug answers 500 and the connection lives on.
             .layer(CatchPanicLayer::custom(panicked))
@@ -154,6 +157,7 @@ pub(crate) async fn serve(
             .map_result(answered)
             // The proxy writes the peer into forwarding headers.
             .map_request(move |mut request: Request<Incoming>| {
+                asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(PeerAddr(peer));
                 request.extensions_mut().insert(tunnel.clone());
                 request.map(body::map)
@@ -166,9 +170,19 @@ pub(crate) async fn serve(
         let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
         let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {
-            // A connection that breaks is the client's own affair.
-            if let Err(error) = connection.await {
-                tracing::debug!(error = %error, "a connection ended early");
+            // Before its first bytes have shown which protocol it speaks, nothing else watches a connection.
+            let silent = async {
+                tokio::time::sleep(HEAD_TIMEOUT).await;
+                if has_asked.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                // A connection that breaks is the client's own affair.
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(error = %error, "a connection ended early");
+                },
+                () = silent => tracing::debug!("a connection brought no request in time"),
             }
         });
     }
