@@ -45,13 +45,13 @@ pub(super) struct Planned {
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PlanError {
-    #[error("could not ask the server about {resource_type}")]
+    #[error("could not read {resource_type} by probes (slice 0, before there is a plan)")]
     Search {
         resource_type: ResourceType,
         #[source]
         source: SearchError,
     },
-    #[error("could not resolve the Group")]
+    #[error("could not read the Group by its id (slice 0, before there is a plan)")]
     Group(#[from] GroupError),
     #[error("searches by patient cannot be relied on")]
     Patients(#[from] PatientProbeError),
