@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use moka::future::Cache;
 use object_store::ObjectStore;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Clock, SystemClock};
@@ -34,6 +34,8 @@ const CAPABILITY_LIFETIME: Duration = Duration::from_mins(10);
 /// Jobs whose first poll is remembered, and for how long.
 const POLLED_JOBS: u64 = 10_000;
 const POLLED_LIFETIME: Duration = Duration::from_mins(2);
+/// Bodies of kick-off requests that are read at the same time; a body is 1 MiB at most.
+const KICKOFF_BODIES: usize = 16;
 /// Pause between two tries to open the job store.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -162,6 +164,7 @@ impl Builder {
             clock,
             links,
             most_members: config.export.group_max_members,
+            bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities: Cache::builder().max_capacity(1).time_to_live(CAPABILITY_LIFETIME).build(),
             polled: Cache::builder().max_capacity(POLLED_JOBS).time_to_live(POLLED_LIFETIME).build(),
         };

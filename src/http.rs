@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use moka::future::Cache;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::body::{self, Body, BoxError};
 use crate::bulk::route::BulkRoute;
@@ -45,6 +45,8 @@ pub(crate) struct Edge {
     pub(crate) links: Links,
     pub(crate) most_members: usize,
     pub(crate) capabilities: Cache<(), Arc<Capability>>,
+    /// Places for bodies of kick-off requests.
+    pub(crate) bodies: Semaphore,
     /// Jobs whose first poll was answered.
     pub(crate) polled: Cache<JobId, ()>,
 }

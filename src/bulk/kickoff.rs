@@ -1,8 +1,9 @@
 //! `Kickoff`: parameters and `Prefer` become a typed request, or a precise refusal.
 
 mod parameters;
+mod prefer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use http::{HeaderMap, Method, header};
 use serde::{Deserialize, Serialize};
@@ -28,8 +29,14 @@ pub(crate) struct Kickoff {
     pub(crate) types: Option<BTreeSet<ResourceType>>,
     pub(crate) since: Option<Instant>,
     pub(crate) until: Option<Instant>,
-    /// Parameters that `handling=lenient` left out.
+    /// Names of parameters that `handling=lenient` left out, each once.
     pub(crate) ignored: Vec<String>,
+}
+
+/// Where each parameter stood, for refusals that come later than parsing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Places {
+    types: BTreeMap<ResourceType, String>,
 }
 
 /// The headers that a kick-off depends on.
@@ -38,6 +45,8 @@ pub(crate) struct Headers {
     accept: Option<String>,
     prefer: Vec<String>,
     content_type: Option<String>,
+    /// The body is compressed, or whatever else `Content-Encoding` says.
+    is_encoded: bool,
 }
 
 /// Why a kick-off was refused. Knows nothing of HTTP.
@@ -49,38 +58,48 @@ pub(crate) enum KickoffError {
     NotAcceptable,
     #[error("the header `Prefer: respond-async` is missing: exports are asynchronous only")]
     NotAsync,
-    #[error("the body has to be sent as `application/fhir+json`")]
+    #[error("the body has to be sent as `application/fhir+json`, and not encoded")]
     ContentType,
-    #[error("the body is too large or was cut short")]
-    Body,
+    #[error("the body is larger than 1 MiB")]
+    TooLarge,
+    #[error("the body did not come to its end")]
+    CutShort,
+    #[error("the body did not come in time")]
+    Slow,
+    #[error("a GET request has its parameters in the URL and no body")]
+    BodyOfGet,
     #[error("the body is not JSON (line {line}, column {column})")]
     Json { line: usize, column: usize },
     #[error("the body is not a `Parameters` resource")]
     NotParameters,
-    #[error("the query holds an escape that is none")]
+    #[error("the query holds an escape that is none, or does not decode to text")]
     Query,
+    #[error("there are more parameters than one request may have")]
+    TooMany,
+    #[error("{location}: parameters stand in the body or in the query, not in both")]
+    BothPlaces { location: String },
     #[error("{location}: {name} has no value of the right kind")]
     Kind { location: String, name: &'static str },
-    #[error("{location}: a parameter without a name, or with parts")]
+    #[error("{location}: not a parameter with a name and a value, or one with parts or a modifier extension")]
     Shape { location: String },
     #[error("{location}: `{name}` stands there twice")]
     Twice { location: String, name: &'static str },
     #[error("{location}: not a FHIR instant such as 2026-01-31T12:00:00Z, with seconds and a zone")]
     Instant { location: String },
-    #[error("`_since` lies in the future")]
-    Future,
-    #[error("`_until` does not lie after `_since`")]
-    Order,
+    #[error("{location}: `_since` lies in the future")]
+    Future { location: String },
+    #[error("{location}: `_until` does not lie after `_since`")]
+    Order { location: String },
     #[error("{location}: `{name}` is not a resource type")]
     UnknownType { location: String, name: String },
     #[error("{location}: only `application/fhir+ndjson`, `application/ndjson` and `ndjson` can be had")]
     Format { location: String },
     #[error("{location}: the parameter `{name}` is not supported")]
     Unsupported { location: String, name: String },
-    #[error("there are no {0} resources to export here")]
-    NotExportable(ResourceType),
-    #[error("none of the types asked for belongs to patients; ask for them at system level")]
-    OutsideCompartment,
+    #[error("{location}: there are no {name} resources to export here")]
+    NotExportable { location: String, name: ResourceType },
+    #[error("{location}: none of the types asked for belongs to patients; ask for them at system level")]
+    OutsideCompartment { location: String },
 }
 
 /// SEC-22: what may be left out leniently, because it never narrows what is exported.
@@ -96,6 +115,7 @@ impl Headers {
             accept: (!accept.is_empty()).then(|| accept.join(",")),
             prefer: all(header::HeaderName::from_static("prefer")).collect(),
             content_type: all(header::CONTENT_TYPE).next(),
+            is_encoded: all(header::CONTENT_ENCODING).any(|coding| !coding.trim().eq_ignore_ascii_case("identity")),
         }
     }
 
@@ -112,14 +132,16 @@ impl Headers {
         if accept.split(',').any(allows) { Ok(()) } else { Err(KickoffError::NotAcceptable) }
     }
 
-    fn prefers(&self, name: &str) -> bool {
-        let mut preferences = self.prefer.iter().flat_map(|value| value.split(','));
-        preferences.any(|preference| {
-            let preference = preference.split(';').next().unwrap_or_default();
-            let plain: String =
-                preference.chars().filter(|character| !character.is_whitespace() && *character != '"').collect();
-            plain.eq_ignore_ascii_case(name)
-        })
+    fn check_content_type(&self) -> Result<(), KickoffError> {
+        let media = self.content_type.as_deref().unwrap_or_default();
+        let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let is_json = matches!(media.as_str(), "application/fhir+json" | "application/json");
+        if is_json && !self.is_encoded { Ok(()) } else { Err(KickoffError::ContentType) }
+    }
+
+    /// RFC 7240: a preference counts where it is named first, and an empty value is none.
+    fn prefers(&self, name: &str, value: &str) -> bool {
+        prefer::first(&self.prefer, name).is_some_and(|first| first.eq_ignore_ascii_case(value))
     }
 }
 
@@ -135,38 +157,56 @@ impl Kickoff {
         headers: &Headers,
         body: &[u8],
         now: Instant,
-    ) -> Result<Self, KickoffError> {
+    ) -> Result<(Self, Places), KickoffError> {
         headers.check_accept()?;
-        if !headers.prefers("respond-async") {
+        if !headers.prefers("respond-async", "") {
             return Err(KickoffError::NotAsync);
         }
-        let lenient = headers.prefers("handling=lenient");
+        let lenient = headers.prefers("handling", "lenient");
         let mut parameters = parameters::from_query(query.unwrap_or_default())?;
-        if *method == Method::POST && !body.is_empty() {
-            let media = headers.content_type.as_deref().unwrap_or_default();
-            let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            if !matches!(media.as_str(), "application/fhir+json" | "application/json") {
-                return Err(KickoffError::ContentType);
+        if !body.is_empty() {
+            // A filter in a body that nobody reads would be passed over.
+            if *method != Method::POST {
+                return Err(KickoffError::BodyOfGet);
             }
-            parameters.extend(parameters::from_body(body)?);
+            headers.check_content_type()?;
+            let sent = parameters::from_body(body)?;
+            if let (Some(first), false) = (parameters.first(), sent.is_empty()) {
+                return Err(KickoffError::BothPlaces { location: first.location.clone() });
+            }
+            parameters.extend(sent);
         }
         let mut kickoff = Self { level, types: None, since: None, until: None, ignored: Vec::new() };
+        let mut places = Places::default();
+        let (mut since_at, mut until_at) = (String::new(), String::new());
         let mut has_format = false;
         for parameter in parameters {
             match parameter.name.as_str() {
                 "_type" => {
-                    let types = kickoff.types.get_or_insert_default();
-                    types.extend(types_of(&parameter)?);
+                    let named = types_of(&parameter)?;
+                    let at = named.iter().map(|name| (*name, parameter.location.clone()));
+                    places.types.extend(at);
+                    kickoff.types.get_or_insert_default().extend(named);
                 }
-                "_since" => once(&mut kickoff.since, instant(&parameter, "_since")?, &parameter, "_since")?,
-                "_until" => once(&mut kickoff.until, instant(&parameter, "_until")?, &parameter, "_until")?,
+                "_since" => {
+                    once(&mut kickoff.since, instant(&parameter, "_since")?, &parameter, "_since")?;
+                    since_at = parameter.location;
+                }
+                "_until" => {
+                    once(&mut kickoff.until, instant(&parameter, "_until")?, &parameter, "_until")?;
+                    until_at = parameter.location;
+                }
                 "_outputFormat" => {
                     if std::mem::replace(&mut has_format, true) {
                         return Err(KickoffError::Twice { location: parameter.location, name: "_outputFormat" });
                     }
                     check_format(&parameter)?;
                 }
-                name if lenient && LENIENT.contains(&name) => kickoff.ignored.push(parameter.name),
+                name if lenient && LENIENT.contains(&name) => {
+                    if !kickoff.ignored.iter().any(|known| known == name) {
+                        kickoff.ignored.push(parameter.name);
+                    }
+                }
                 name => {
                     let name = echo(name);
                     return Err(KickoffError::Unsupported { location: parameter.location, name });
@@ -174,14 +214,14 @@ impl Kickoff {
             }
         }
         if kickoff.since.is_some_and(|since| since > now) {
-            return Err(KickoffError::Future);
+            return Err(KickoffError::Future { location: since_at });
         }
         if let (Some(since), Some(until)) = (kickoff.since, kickoff.until)
             && until <= since
         {
-            return Err(KickoffError::Order);
+            return Err(KickoffError::Order { location: until_at });
         }
-        Ok(kickoff)
+        Ok((kickoff, places))
     }
 
     /// The types to export, of those that the upstream can be searched for.
@@ -189,11 +229,17 @@ impl Kickoff {
     /// # Errors
     /// [`KickoffError::NotExportable`] for a type that was named and is not among them;
     /// [`KickoffError::OutsideCompartment`] if all that was named never belongs to a patient.
-    pub(crate) fn resolve(&self, searchable: &BTreeSet<ResourceType>) -> Result<Vec<ResourceType>, KickoffError> {
+    pub(crate) fn resolve(
+        &self,
+        places: &Places,
+        searchable: &BTreeSet<ResourceType>,
+    ) -> Result<Vec<ResourceType>, KickoffError> {
         let wanted = match &self.types {
             None => searchable,
             Some(types) => match types.iter().find(|name| !searchable.contains(name)) {
-                Some(missing) => return Err(KickoffError::NotExportable(*missing)),
+                Some(name) => {
+                    return Err(KickoffError::NotExportable { location: places.of(*name), name: *name });
+                }
                 None => types,
             },
         };
@@ -202,10 +248,18 @@ impl Kickoff {
             ExportLevel::System => wanted.iter().copied().collect(),
             ExportLevel::Patient | ExportLevel::Group(_) => wanted.iter().copied().filter(of_patients).collect(),
         };
-        if types.is_empty() && self.types.is_some() {
-            return Err(KickoffError::OutsideCompartment);
+        match wanted.first() {
+            Some(first) if types.is_empty() && self.types.is_some() => {
+                Err(KickoffError::OutsideCompartment { location: places.of(*first) })
+            }
+            Some(_) | None => Ok(types),
         }
-        Ok(types)
+    }
+}
+
+impl Places {
+    fn of(&self, name: ResourceType) -> String {
+        self.types.get(&name).cloned().unwrap_or_else(|| "http._type".to_owned())
     }
 }
 
@@ -219,15 +273,21 @@ impl KickoffError {
             | Self::Instant { location }
             | Self::UnknownType { location, .. }
             | Self::Format { location }
+            | Self::BothPlaces { location }
+            | Self::Future { location }
+            | Self::Order { location }
+            | Self::NotExportable { location, .. }
+            | Self::OutsideCompartment { location }
             | Self::Unsupported { location, .. } => Some(location),
-            Self::Future => Some("http._since"),
-            Self::Order => Some("http._until"),
-            Self::NotExportable(_) | Self::OutsideCompartment => Some("http._type"),
             Self::NoAccept
             | Self::NotAcceptable
             | Self::NotAsync
             | Self::ContentType
-            | Self::Body
+            | Self::TooLarge
+            | Self::CutShort
+            | Self::Slow
+            | Self::BodyOfGet
+            | Self::TooMany
             | Self::Json { .. }
             | Self::NotParameters
             | Self::Query => None,
@@ -239,7 +299,8 @@ impl From<ParametersError> for KickoffError {
     fn from(error: ParametersError) -> Self {
         match error {
             ParametersError::Json { line, column } => Self::Json { line, column },
-            ParametersError::NotParameters | ParametersError::TooMany => Self::NotParameters,
+            ParametersError::NotParameters => Self::NotParameters,
+            ParametersError::TooMany => Self::TooMany,
             ParametersError::Shape { location } => Self::Shape { location },
             ParametersError::Query => Self::Query,
         }
@@ -257,7 +318,9 @@ fn types_of(parameter: &Parameter) -> Result<Vec<ResourceType>, KickoffError> {
 
 fn instant(parameter: &Parameter, name: &'static str) -> Result<Instant, KickoffError> {
     let text = parameter.text(name)?;
-    Instant::parse(text).map_err(|_| KickoffError::Instant { location: parameter.location.clone() })
+    let is_plain = text.is_ascii() && (parameter.is_from_query() || !text.contains(' '));
+    let instant = Instant::parse(text).ok().filter(|_| is_plain);
+    instant.ok_or_else(|| KickoffError::Instant { location: parameter.location.clone() })
 }
 
 fn check_format(parameter: &Parameter) -> Result<(), KickoffError> {
@@ -291,19 +354,15 @@ mod tests {
             accept: (!accept.is_empty()).then(|| accept.to_owned()),
             prefer: vec![prefer.to_owned()],
             content_type: Some("application/fhir+json; charset=utf-8".to_owned()),
+            is_encoded: false,
         }
     }
 
     fn get_with(query: &str, prefer: &str) -> Result<Kickoff, KickoffError> {
         let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
-        Kickoff::parse(
-            ExportLevel::System,
-            &Method::GET,
-            Some(query),
-            &headers("application/fhir+json", prefer),
-            b"",
-            now,
-        )
+        let headers = headers("application/fhir+json", prefer);
+        let parsed = Kickoff::parse(ExportLevel::System, &Method::GET, Some(query), &headers, b"", now);
+        parsed.map(|(kickoff, _)| kickoff)
     }
 
     fn get(query: &str) -> Result<Kickoff, KickoffError> {
@@ -313,7 +372,8 @@ mod tests {
     fn post(body: &str) -> Result<Kickoff, KickoffError> {
         let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
         let headers = headers("*/*", "respond-async");
-        Kickoff::parse(ExportLevel::Patient, &Method::POST, None, &headers, body.as_bytes(), now)
+        let parsed = Kickoff::parse(ExportLevel::Patient, &Method::POST, None, &headers, body.as_bytes(), now);
+        parsed.map(|(kickoff, _)| kickoff)
     }
 
     fn types(names: &[&str]) -> BTreeSet<ResourceType> {
@@ -357,8 +417,8 @@ mod tests {
             ("_since=2026-01-01", KickoffError::Instant { location: at("_since") }),
             ("_since=2026-01-01T00:00:00", KickoffError::Instant { location: at("_since") }),
             ("_until=x", KickoffError::Instant { location: at("_until") }),
-            ("_since=2027-01-01T00:00:00Z", KickoffError::Future),
-            ("_since=2026-01-01T00:00:00Z&_until=2026-01-01T00:00:00Z", KickoffError::Order),
+            ("_since=2027-01-01T00:00:00Z", KickoffError::Future { location: at("_since") }),
+            ("_since=2026-01-01T00:00:00Z&_until=2026-01-01T00:00:00Z", KickoffError::Order { location: at("_until") }),
             (
                 "_since=2026-01-01T00:00:00Z&_since=2025-01-01T00:00:00Z",
                 KickoffError::Twice { location: at("_since"), name: "_since" },
@@ -415,7 +475,19 @@ mod tests {
             ),
             (
                 r#"{"resourceType":"Parameters","parameter":[{"valueString":"x"}]}"#,
-                "Parameters.parameter[0]: a parameter without a name",
+                "Parameters.parameter[0]: not a parameter with a name",
+            ),
+            (r#"["Parameters"]"#, "the body is not a `Parameters` resource"),
+            (r#"{"resourceType":"Parameters","resourceType":"Parameters"}"#, "the body is not a `Parameters`"),
+            (r#"{"resourceType":"Parameters","parameter":{}}"#, "Parameters.parameter: not a parameter"),
+            (r#"{"resourceType":"Parameters","parameter":[["_type"]]}"#, "Parameters.parameter[0]: not a parameter"),
+            (
+                r#"{"resourceType":"Parameters","parameter":[{"name":"_type","valueString":"Patient","modifierExtension":[{}]}]}"#,
+                "Parameters.parameter[0]: not a parameter",
+            ),
+            (
+                r#"{"resourceType":"Parameters","parameter":[{"name":"_since","valueInstant":"2026-01-01T00:00:00 02:00"}]}"#,
+                "Parameters.parameter[0]: not a FHIR instant",
             ),
             (
                 r#"{"resourceType":"Parameters","parameter":[{"name":"_type"}]}"#,
@@ -431,19 +503,52 @@ mod tests {
         }
     }
 
+    /// Spec 2.2: what stands in the query counts only if the body has nothing to say.
+    #[test]
+    fn a_body_and_a_query_do_not_mix() {
+        let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+        let headers = headers("*/*", "respond-async");
+        let parse = |method, body: &str| {
+            Kickoff::parse(ExportLevel::System, &method, Some("_type=Patient"), &headers, body.as_bytes(), now)
+        };
+        let full = r#"{"resourceType":"Parameters","parameter":[{"name":"_type","valueString":"Patient"}]}"#;
+        let location = "http._type".to_owned();
+        assert!(parse(Method::POST, r#"{"resourceType":"Parameters"}"#).is_ok());
+        assert_eq!(parse(Method::POST, full).err(), Some(KickoffError::BothPlaces { location }));
+        assert_eq!(parse(Method::GET, full).err(), Some(KickoffError::BodyOfGet));
+    }
+
+    #[test]
+    fn no_more_parameters_are_held_than_one_request_may_have() {
+        let body = |many| format!(r#"{{"resourceType":"Parameters","parameter":[{}0]}}"#, "{},".repeat(many));
+        assert_eq!(
+            post(&body(999)).err(),
+            Some(KickoffError::Shape { location: "Parameters.parameter[0]".to_owned() })
+        );
+        assert_eq!(post(&body(300_000)).err(), Some(KickoffError::TooMany));
+        assert_eq!(get(&"_type=Patient&".repeat(1_001)).err(), Some(KickoffError::TooMany));
+        let deep = "[".repeat(200_000) + &"]".repeat(200_000);
+        assert_eq!(post(&deep).err(), Some(KickoffError::NotParameters));
+    }
+
     #[test]
     fn types_are_held_against_the_level_and_the_server() {
         let searchable = types(&["Patient", "Observation", "Organization", "Group"]);
         let resolve = |level, names: Option<&[&str]>| {
             let types = names.map(types);
-            let names = Kickoff { level, types, since: None, until: None, ignored: vec![] }.resolve(&searchable);
+            let kickoff = Kickoff { level, types, since: None, until: None, ignored: vec![] };
+            let names = kickoff.resolve(&Places::default(), &searchable);
             names.map(|names| names.iter().map(|name| name.as_str()).collect::<Vec<_>>())
         };
         assert_eq!(resolve(ExportLevel::System, None), Ok(vec!["Group", "Observation", "Organization", "Patient"]));
         assert_eq!(resolve(ExportLevel::Patient, None), Ok(vec!["Observation", "Patient"]));
         assert_eq!(resolve(ExportLevel::Patient, Some(&["Observation", "Organization"])), Ok(vec!["Observation"]));
-        assert_eq!(resolve(ExportLevel::Patient, Some(&["Organization"])), Err(KickoffError::OutsideCompartment));
-        let device = ResourceType::parse("Device").expect("a type");
-        assert_eq!(resolve(ExportLevel::System, Some(&["Device"])), Err(KickoffError::NotExportable(device)));
+        assert_eq!(
+            resolve(ExportLevel::Patient, Some(&["Organization"])),
+            Err(KickoffError::OutsideCompartment { location: "http._type".to_owned() })
+        );
+        let name = ResourceType::parse("Device").expect("a type");
+        let refused = KickoffError::NotExportable { location: "http._type".to_owned(), name };
+        assert_eq!(resolve(ExportLevel::System, Some(&["Device"])), Err(refused));
     }
 }

@@ -1,20 +1,28 @@
 //! The kick-off request: parse, hold against what the upstream has, record, answer where to ask.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::sync::SemaphorePermit;
 
 use super::Edge;
 use super::body::{self, Body, BoxError};
 use super::problem::Problem;
-use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError};
+use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError, Places};
 use crate::clock;
+use crate::fhir::resource_type::ResourceType;
 use crate::job::{Job, JobId, JobState};
 use crate::upstream::group;
 
 /// A `Parameters` body of every type and of some thousand patients is smaller.
 const MOST_BODY_BYTES: usize = 1024 * 1024;
+/// How long a body may take to come.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a kick-off waits for what it has to ask of the upstream; clients wait for an answer.
+const UPSTREAM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// BD-047: 202 and where to ask.
 pub(super) async fn kick_off<B>(
@@ -28,16 +36,25 @@ where
     B::Error: Into<BoxError>,
 {
     let engine = edge.engine().await?;
-    let sent = Limited::new(sent, MOST_BODY_BYTES).collect().await.map_err(|_| KickoffError::Body)?.to_bytes();
+    let (kickoff, places) = {
+        if sent.size_hint().lower() > MOST_BODY_BYTES as u64 {
+            return Err(KickoffError::TooLarge.into());
+        }
+        let has_body = !sent.is_end_stream();
+        // Held while the body is in memory: together the places bound what bodies take.
+        let _place = if has_body { Some(place(edge).await?) } else { None };
+        let sent = read(edge, sent).await?;
+        let headers = Headers::of(&head.headers);
+        let now = clock::now(&*edge.clock);
+        Kickoff::parse(level, &head.method, head.uri.query(), &headers, &sent, now.into())?
+    };
+    let types = tokio::select! {
+        types = resolve(edge, &kickoff, &places) => types?,
+        () = edge.clock.sleep(UPSTREAM_PATIENCE) => {
+            return Err(Problem::unavailable("the FHIR server behind this one does not answer at the moment"));
+        }
+    };
     let now = clock::now(&*edge.clock);
-    let headers = Headers::of(&head.headers);
-    let kickoff = Kickoff::parse(level, &head.method, head.uri.query(), &headers, &sent, now.into())?;
-    let capability = edge.capability().await?;
-    let types = kickoff.resolve(&capability.searchable())?;
-    if let ExportLevel::Group(id) = &kickoff.level {
-        // Read again when the plan is made; here only so that a Group that is not there is refused at once.
-        group::members(&edge.upstream, id, edge.most_members, now).await?;
-    }
     let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let id = JobId::new(clock::random().map_err(|_| Problem::unavailable("the system has no randomness to give"))?);
     let request = edge.links.public_url(path);
@@ -49,4 +66,36 @@ where
         .header(header::CONTENT_LOCATION, edge.links.status(id))
         .header(header::CACHE_CONTROL, "no-store");
     Ok(answer.body(body::empty()).expect("the status URL is made of URL characters"))
+}
+
+/// What the upstream has to say of a request: the types that there are to export, and whether there is the Group.
+async fn resolve(edge: &Edge, kickoff: &Kickoff, places: &Places) -> Result<Vec<ResourceType>, Problem> {
+    let types = kickoff.resolve(places, &edge.capability().await?.searchable())?;
+    if let ExportLevel::Group(id) = &kickoff.level {
+        // Read again when the plan is made; here only so that a Group that is not there is refused at once.
+        group::members(&edge.upstream, id, edge.most_members, clock::now(&*edge.clock)).await?;
+    }
+    Ok(types)
+}
+
+async fn place(edge: &Edge) -> Result<SemaphorePermit<'_>, Problem> {
+    tokio::select! {
+        place = edge.bodies.acquire() => Ok(place.expect("the semaphore is never closed")),
+        () = edge.clock.sleep(BODY_PATIENCE) => Err(Problem::unavailable("too many requests are being sent at once")),
+    }
+}
+
+async fn read<B>(edge: &Edge, sent: B) -> Result<Bytes, KickoffError>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    tokio::select! {
+        read = Limited::new(sent, MOST_BODY_BYTES).collect() => match read {
+            Ok(read) => Ok(read.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(KickoffError::TooLarge),
+            Err(_) => Err(KickoffError::CutShort),
+        },
+        () = edge.clock.sleep(BODY_PATIENCE) => Err(KickoffError::Slow),
+    }
 }

@@ -108,11 +108,17 @@ impl From<KickoffError> for Problem {
             E::NoAccept | E::NotAsync => (StatusCode::BAD_REQUEST, "required"),
             E::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not-supported"),
             E::ContentType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-supported"),
-            E::Body => (StatusCode::PAYLOAD_TOO_LARGE, "too-long"),
-            E::Json { .. } | E::NotParameters | E::Query | E::Shape { .. } => (StatusCode::BAD_REQUEST, "structure"),
-            E::Kind { .. } | E::Twice { .. } | E::Order => (StatusCode::BAD_REQUEST, "invalid"),
-            E::Instant { .. } | E::Future | E::UnknownType { .. } => (StatusCode::BAD_REQUEST, "value"),
-            E::Format { .. } | E::Unsupported { .. } | E::NotExportable(_) | E::OutsideCompartment => {
+            E::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-long"),
+            E::Slow => (StatusCode::REQUEST_TIMEOUT, "timeout"),
+            E::TooMany => (StatusCode::BAD_REQUEST, "too-costly"),
+            E::CutShort | E::Json { .. } | E::NotParameters | E::Query | E::Shape { .. } => {
+                (StatusCode::BAD_REQUEST, "structure")
+            }
+            E::BodyOfGet | E::BothPlaces { .. } | E::Kind { .. } | E::Twice { .. } | E::Order { .. } => {
+                (StatusCode::BAD_REQUEST, "invalid")
+            }
+            E::Instant { .. } | E::Future { .. } | E::UnknownType { .. } => (StatusCode::BAD_REQUEST, "value"),
+            E::Format { .. } | E::Unsupported { .. } | E::NotExportable { .. } | E::OutsideCompartment { .. } => {
                 (StatusCode::BAD_REQUEST, "not-supported")
             }
         };

@@ -1,6 +1,11 @@
 //! The parameters of a kick-off, from a query string or a `Parameters` resource, with the place of each.
 
-use serde::Deserialize;
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::KickoffError;
 
@@ -37,6 +42,11 @@ pub(super) enum ParametersError {
 const MOST: usize = 1_000;
 
 impl Parameter {
+    /// Whether it was percent-decoded, so that a space may be a `+` that nobody escaped.
+    pub(super) fn is_from_query(&self) -> bool {
+        matches!(self.value, Value::Query(_))
+    }
+
     /// The value as text, if it is of the type that `name` has.
     pub(super) fn text(&self, name: &'static str) -> Result<&str, KickoffError> {
         match (&self.value, name) {
@@ -61,47 +71,103 @@ pub(super) fn from_query(query: &str) -> Result<Vec<Parameter>, ParametersError>
     if parameters.len() > MOST { Err(ParametersError::TooMany) } else { Ok(parameters) }
 }
 
+/// Reads a body without ever holding more of it than [`MOST`] parameters, whatever it is made of.
 pub(super) fn from_body(body: &[u8]) -> Result<Vec<Parameter>, ParametersError> {
+    let text = std::str::from_utf8(body).map_err(|error| not_text(&body[..error.valid_up_to()]))?;
     let located = |error: serde_json::Error| ParametersError::Json { line: error.line(), column: error.column() };
-    let value: serde_json::Value = serde_json::from_slice(body).map_err(located)?;
-    let resource = Resource::deserialize(value).map_err(|_| ParametersError::NotParameters)?;
+    let IgnoredAny = serde_json::from_str(text).map_err(located)?;
+    let resource: Resource<'_> = object(text).ok_or(ParametersError::NotParameters)?;
     if resource.resource_type != "Parameters" {
         return Err(ParametersError::NotParameters);
     }
-    if resource.parameter.len() > MOST {
+    let Some(list) = resource.parameter else { return Ok(Vec::new()) };
+    let list: List<'_> = serde_json::from_str(list.get())
+        .map_err(|_| ParametersError::Shape { location: "Parameters.parameter".to_owned() })?;
+    if list.has_more {
         return Err(ParametersError::TooMany);
     }
-    let parameter = |(index, sent): (usize, Sent)| {
-        let location = format!("Parameters.parameter[{index}]");
-        if sent.part.is_some() {
-            return Err(ParametersError::Shape { location });
-        }
-        let Some(name) = sent.name else { return Err(ParametersError::Shape { location }) };
-        let value = match (sent.value_string, sent.value_instant) {
-            (Some(text), None) => Value::String(text),
-            (None, Some(text)) => Value::Instant(text),
-            (None, None) | (Some(_), Some(_)) => Value::Other,
-        };
-        Ok(Parameter { name, location, value })
+    list.sent.into_iter().enumerate().map(|(index, sent)| one(index, sent)).collect()
+}
+
+fn one(index: usize, sent: &RawValue) -> Result<Parameter, ParametersError> {
+    let location = format!("Parameters.parameter[{index}]");
+    let Some(Sent { name: Some(name), part: None, modifier_extension: None, value_string, value_instant }) =
+        object(sent.get())
+    else {
+        return Err(ParametersError::Shape { location });
     };
-    resource.parameter.into_iter().enumerate().map(parameter).collect()
+    let value = match (value_string, value_instant) {
+        (Some(text), None) => serde_json::from_str(text.get()).map_or(Value::Other, Value::String),
+        (None, Some(text)) => serde_json::from_str(text.get()).map_or(Value::Other, Value::Instant),
+        (None, None) | (Some(_), Some(_)) => Value::Other,
+    };
+    Ok(Parameter { name, location, value })
+}
+
+/// A JSON object; an array of the same values in their order, which serde would take as well, is none.
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
+    text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
+}
+
+/// Where a text ends that goes on with bytes that are no UTF-8.
+fn not_text(good: &[u8]) -> ParametersError {
+    let line = good.split(|byte| *byte == b'\n');
+    let column = line.clone().next_back().map_or(0, <[u8]>::len) + 1;
+    ParametersError::Json { line: line.count(), column }
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Resource {
-    resource_type: String,
-    #[serde(default)]
-    parameter: Vec<Sent>,
+struct Resource<'a> {
+    #[serde(borrow)]
+    resource_type: Cow<'a, str>,
+    #[serde(borrow)]
+    parameter: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Sent {
+struct Sent<'a> {
     name: Option<String>,
-    value_string: Option<String>,
-    value_instant: Option<String>,
-    part: Option<serde::de::IgnoredAny>,
+    #[serde(borrow)]
+    value_string: Option<&'a RawValue>,
+    #[serde(borrow)]
+    value_instant: Option<&'a RawValue>,
+    part: Option<IgnoredAny>,
+    /// It may turn the parameter's meaning round.
+    modifier_extension: Option<IgnoredAny>,
+}
+
+/// The first of a body's parameters, and whether there are more than may be.
+struct List<'a> {
+    sent: Vec<&'a RawValue>,
+    has_more: bool,
+}
+
+impl<'de> Deserialize<'de> for List<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Elements;
+        impl<'de> Visitor<'de> for Elements {
+            type Value = List<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of parameters")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<List<'de>, A::Error> {
+                let mut list = List { sent: Vec::new(), has_more: false };
+                while list.sent.len() < MOST {
+                    let Some(sent) = elements.next_element()? else { return Ok(list) };
+                    list.sent.push(sent);
+                }
+                while elements.next_element::<IgnoredAny>()?.is_some() {
+                    list.has_more = true;
+                }
+                Ok(list)
+            }
+        }
+        deserializer.deserialize_seq(Elements)
+    }
 }
 
 /// Decodes a piece of a query once; a `+` is a space.
