@@ -325,6 +325,7 @@ fn engine_settings(config: &Config) -> EngineSettings {
     let output = &config.output;
     EngineSettings {
         most_running: config.export.max_running_jobs,
+        most_waiting: config.export.max_waiting_jobs,
         searches: upstream.max_concurrent_searches,
         page_resources: upstream.page_max_resources,
         page_bytes: usize::try_from(upstream.page_target.bytes()).unwrap_or(usize::MAX),

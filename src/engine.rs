@@ -56,6 +56,7 @@ pub(crate) struct EngineParts {
 #[derive(Debug, Clone)]
 pub(crate) struct EngineSettings {
     pub(crate) most_running: usize,
+    pub(crate) most_waiting: usize,
     pub(crate) searches: usize,
     pub(crate) page_resources: u32,
     pub(crate) page_bytes: usize,
@@ -177,7 +178,13 @@ impl Engine {
     }
 
     /// Records a new job; it runs when its turn comes.
-    pub(crate) async fn submit(&self, job: Job) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`SubmitError::Full`] if as many jobs wait already as may.
+    pub(crate) async fn submit(&self, job: Job) -> Result<(), SubmitError> {
+        if self.inner.jobs().waiting.len() >= self.inner.settings.most_waiting {
+            return Err(SubmitError::Full);
+        }
         let id = job.id;
         self.inner.services.store.create(job).await?;
         self.inner.jobs().waiting.push_back(id);
@@ -401,6 +408,15 @@ impl Inner {
             }
         }
     }
+}
+
+/// Why a job was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SubmitError {
+    #[error("too many exports wait for their turn")]
+    Full,
+    #[error("could not record the export")]
+    Store(#[from] StoreError),
 }
 
 /// How one run of a job ended before its end.

@@ -16,6 +16,8 @@ pub struct ExportConfig {
     pub output_ttl: Duration,
     /// Exports running at the same time; later kick-offs are accepted and wait for their turn.
     pub max_running_jobs: usize,
+    /// Exports waiting for their turn; a further kick-off is answered with 429.
+    pub max_waiting_jobs: usize,
     /// Members of a Group at most.
     pub group_max_members: usize,
     /// Types outside of the Patient compartment that come along at Patient and Group level if an exported resource
@@ -29,6 +31,7 @@ impl Default for ExportConfig {
         Self {
             output_ttl: Duration::from_hours(24),
             max_running_jobs: 4,
+            max_waiting_jobs: 1_000,
             group_max_members: 100_000,
             follow_references: followed.map(str::to_owned).to_vec(),
         }
@@ -42,6 +45,9 @@ impl Section for ExportConfig {
         }
         if !(1..=64).contains(&self.max_running_jobs) {
             problems.add("max_running_jobs", "is not between 1 and 64");
+        }
+        if self.max_waiting_jobs == 0 {
+            problems.add("max_waiting_jobs", "is 0, so no export could ever begin");
         }
         if self.group_max_members == 0 {
             problems.add("group_max_members", "is 0, so no Group could be exported");

@@ -9,6 +9,7 @@ use super::body::{self, Body};
 use super::guard::Refused;
 use crate::bulk::kickoff::KickoffError;
 use crate::bulk::route::PathRefused;
+use crate::engine::SubmitError;
 use crate::job::Failed;
 use crate::job::store::StoreError;
 use crate::output::OutputError;
@@ -165,6 +166,17 @@ impl From<StoreError> for Problem {
             StoreError::Unavailable(_) | StoreError::Damaged(_) => {
                 Self::unavailable("the job store cannot be used at the moment")
             }
+        }
+    }
+}
+
+impl From<SubmitError> for Problem {
+    /// BD-049
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Full => Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", error)
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static("60")),
+            SubmitError::Store(error) => error.into(),
         }
     }
 }
