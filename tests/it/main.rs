@@ -14,5 +14,7 @@ mod kill;
 mod process;
 mod proof;
 mod random;
+mod raw;
+mod refusals;
 mod support;
 mod writer;

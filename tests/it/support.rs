@@ -1,9 +1,12 @@
 //! An Offtake in front of a sample upstream, as tests use it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use offtake::{Config, Offtake};
+use offtake::{Clock, Config, Offtake, SystemClock};
 use sample_upstream::{Running, SampleUpstream, Settings};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -12,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Client, Manifest};
 use crate::expected;
+use crate::raw::{self, Answer};
 
 /// A running Offtake and the server behind it.
 pub(crate) struct App {
@@ -34,15 +38,17 @@ impl App {
 
     /// In front of this upstream, with some options changed.
     pub(crate) async fn before(upstream: SampleUpstream, change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_clock(upstream, change, Arc::new(SystemClock)).await
+    }
+
+    /// The same by another clock.
+    pub(crate) async fn with_clock(
+        upstream: SampleUpstream,
+        change: impl FnOnce(&mut Config),
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let server = upstream.serve(listener().await).await;
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let listener = listener().await;
-        let base = format!("http://{}/fhir", listener.local_addr().expect("it listens"));
-        let mut config = Config::local(&server.base_url, &base, folder.path()).expect("a good configuration");
-        change(&mut config);
-        let offtake = Offtake::builder(config).build().expect("everything can be opened");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(async move { offtake.run_on(listener, async { drop(stopped.await) }).await });
+        let Front { base, folder, stop, serving } = Front::before(&server.base_url, change, clock).await;
         Self { base, upstream, folder, server, stop, serving }
     }
 
@@ -61,23 +67,99 @@ impl App {
         Ok((manifest, received))
     }
 
-    /// Exports, and fails unless exactly what the upstream holds came, each resource once and byte for byte.
+    /// Exports, and fails unless exactly what the upstream holds came, each resource once and byte for byte. `path` is
+    /// a level, also with a list of types after it: `?_type=Patient,Observation`.
     pub(crate) async fn export_exactly(&self, path: &str) -> anyhow::Result<Manifest> {
         let (manifest, received) = self.export(path).await?;
-        let difference = expected::compare(&expected::of(&self.upstream, path), &received)?;
+        let (level, types) = path.split_once("?_type=").unwrap_or((path, ""));
+        let types: Vec<&str> = types.split(',').filter(|name| !name.is_empty()).collect();
+        let mut expected = expected::of(&self.upstream, level);
+        expected
+            .retain(|name, _| types.is_empty() || types.iter().any(|wanted| name.split('/').next() == Some(*wanted)));
+        let difference = expected::compare(&expected, &received)?;
         ensure!(difference.is_none(), "{path}:\n{difference}");
         Ok(manifest)
+    }
+
+    /// Sends one request whose target is below the base, as it stands here and with these headers only.
+    pub(crate) async fn ask(&self, method: &str, below: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        raw::ask(&self.host(), &raw::request(method, &format!("/fhir{below}"), &self.host(), headers, body)).await
+    }
+
+    /// Host and port that it listens on.
+    pub(crate) fn host(&self) -> String {
+        host_of(&self.base)
+    }
+
+    /// Every file in the output: data objects, sidecars, and uploads that are under way.
+    pub(crate) fn output_files(&self) -> Vec<PathBuf> {
+        files_below(&self.folder.path().join("output"))
+    }
+
+    /// Stops in good order, and gives what is left on disk.
+    pub(crate) async fn stop(self) -> TempDir {
+        let folder =
+            Front { base: self.base, folder: self.folder, stop: self.stop, serving: self.serving }.stop().await;
+        self.server.stop().await;
+        folder
+    }
+}
+
+/// An Offtake in front of any server at all.
+pub(crate) struct Front {
+    /// The public FHIR base.
+    pub(crate) base: String,
+    folder: TempDir,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Front {
+    pub(crate) async fn before(upstream: &str, change: impl FnOnce(&mut Config), clock: Arc<dyn Clock>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let listener = listener().await;
+        let base = format!("http://{}/fhir", listener.local_addr().expect("it listens"));
+        let mut config = Config::local(upstream, &base, folder.path()).expect("a good configuration");
+        change(&mut config);
+        let offtake = Offtake::builder(config).clock(clock).build().expect("everything can be opened");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(async move { offtake.run_on(listener, async { drop(stopped.await) }).await });
+        Self { base, folder, stop, serving }
+    }
+
+    /// Host and port that it listens on.
+    pub(crate) fn host(&self) -> String {
+        host_of(&self.base)
     }
 
     /// Stops in good order, and gives what is left on disk.
     pub(crate) async fn stop(self) -> TempDir {
         drop(self.stop);
         self.serving.await.expect("serving did not panic").expect("serving ended well");
-        self.server.stop().await;
         self.folder
     }
 }
 
+fn host_of(base: &str) -> String {
+    base.trim_start_matches("http://").trim_end_matches("/fhir").to_owned()
+}
+
 pub(crate) async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.expect("a free port")
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    // A folder may go while it is looked at.
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let entries = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+/// Waits until something is so; fails if that takes longer than `patience`.
+pub(crate) async fn until(what: &str, patience: Duration, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < patience, "not within {patience:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
