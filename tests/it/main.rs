@@ -12,6 +12,7 @@ mod exact;
 mod exports;
 mod heads;
 mod kill;
+mod links;
 mod paths;
 mod process;
 mod proof;
