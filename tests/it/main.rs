@@ -7,6 +7,7 @@ mod expected;
 
 mod architecture;
 mod crash;
+mod deletes;
 mod embedding;
 mod exact;
 mod exports;
@@ -19,5 +20,6 @@ mod proof;
 mod random;
 mod raw;
 mod refusals;
+mod status;
 mod support;
 mod writer;
