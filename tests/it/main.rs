@@ -13,6 +13,7 @@ mod exact;
 mod exports;
 mod faults;
 mod heads;
+mod hostile;
 mod kill;
 mod links;
 mod outage;
