@@ -120,6 +120,8 @@ const PROFILE_LIFETIME: Duration = Duration::from_mins(10);
 /// First pause after store or output failed under a job; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a drain waits before it ends all work as a crash would.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(25);
 /// How often expired exports are looked for.
 const REAP_EVERY: Duration = Duration::from_secs(30);
 
@@ -224,6 +226,12 @@ impl Engine {
     pub(crate) async fn drain(&self) {
         self.inner.drain.cancel();
         self.inner.tasks.close();
+        tokio::select! {
+            () = self.inner.tasks.wait() => return,
+            () = self.inner.services.clock.sleep(DRAIN_PATIENCE) => {}
+        }
+        tracing::warn!("exports did not come to rest in time and are cut off; they go on after the restart");
+        self.inner.stop.cancel();
         self.inner.tasks.wait().await;
     }
 
@@ -335,7 +343,8 @@ impl Inner {
         let (plan, running) = match (store.plan(id).await?, job.state.clone()) {
             (Some(plan), JobState::Running(running)) => (plan, running),
             (_, JobState::Accepted | JobState::Running(_)) => {
-                let planned = self.planner.plan(&job).await.map_err(RunError::from)?;
+                let planned =
+                    self.drain.run_until_cancelled(self.planner.plan(&job)).await.ok_or(RunError::Draining)??;
                 let running = Running { refused: planned.refused, ..Running::default() };
                 let state = Some(JobState::Running(running.clone()));
                 let change = Change { state, plan: Some(planned.plan.clone()), ..Change::default() };

@@ -170,13 +170,10 @@ impl ExportPlan {
                 let Cohort::Members(members) = &self.cohort else { return Vec::new() };
                 let from =
                     if phase == Phase::Young { self.horizon.since.map(Instant::floor_millis) } else { window.from };
-                let batches = cohort::batches(members, self.profile.or_lists);
                 let scopes = links.iter().flat_map(|link| {
-                    batches.iter().map(move |members| Scope::Patients {
-                        link: link.clone(),
-                        members: members.clone(),
-                        from,
-                    })
+                    let lists = if &**link == "_id" { self.profile.id_lists } else { self.profile.or_lists };
+                    let batches = cohort::batches(members, lists).into_iter();
+                    batches.map(move |members| Scope::Patients { link: link.clone(), members, from })
                 });
                 scopes.map(|scope| Slice { phase, resource_type, scope }).collect()
             }

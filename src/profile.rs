@@ -21,6 +21,8 @@ pub(crate) struct Profile {
     pub(crate) patients: PatientForm,
     /// Several patients in one search find what each of them finds alone.
     pub(crate) or_lists: bool,
+    /// Several ids in one search find all of them.
+    pub(crate) id_lists: bool,
 }
 
 /// How finely a server tells times apart. A window was found to hold what it should at both its edges.
@@ -108,6 +110,9 @@ pub struct ProfileOverrides {
     /// Whether one search may name several patients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub or_lists: Option<bool>,
+    /// Whether one search may name several ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id_lists: Option<bool>,
 }
 
 /// A value, or the word `none`.
@@ -171,7 +176,8 @@ impl Profile {
 
     /// This profile with the lines that are known better.
     pub(crate) fn overridden(mut self, known: &ProfileOverrides) -> Self {
-        let ProfileOverrides { last_updated, sort, counts, page_total, links, page_most, patients, or_lists } = known;
+        let ProfileOverrides { last_updated, sort, counts, page_total, links, page_most, patients, or_lists, id_lists } =
+            known;
         self.last_updated = last_updated.unwrap_or(self.last_updated);
         self.sort = sort.unwrap_or(self.sort);
         self.counts = counts.map_or(self.counts, OrNone::into_option);
@@ -180,6 +186,7 @@ impl Profile {
         self.page_most = page_most.or(self.page_most);
         self.patients = patients.unwrap_or(self.patients);
         self.or_lists = or_lists.unwrap_or(self.or_lists);
+        self.id_lists = id_lists.unwrap_or(self.id_lists);
         self
     }
 }

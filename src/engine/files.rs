@@ -112,6 +112,10 @@ impl Files {
         Self { services, lease, grant, plan, limits, complete, open: BTreeMap::new(), next }
     }
 
+    pub(super) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.services.clock)
+    }
+
     /// Every slice that an open or a complete file holds.
     pub(super) fn slices(&self) -> impl Iterator<Item = &SliceRecord> + Clone {
         let complete = self.complete.iter().flat_map(FileRecord::slices);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +53,8 @@ pub(super) enum WorkerError {
     Draining,
 }
 
+/// How long slices that are being read may take once the process is to stop.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// Sweep passes at most; what still moves then comes with the next export.
 const MOST_PASSES: u32 = 3;
 /// Ids asked for by one search, where lists of them are proven.
@@ -117,6 +120,11 @@ impl Worker {
         let mut pool = self.pool(slices, order);
         let mut reading = JoinSet::new();
         let mut large: VecDeque<Slice> = VecDeque::new();
+        let (stopping, clock) = (self.drain.clone(), self.files.clock());
+        let mut out_of_time = std::pin::pin!(async move {
+            stopping.cancelled().await;
+            clock.sleep(DRAIN_GRACE).await;
+        });
         loop {
             if self.drain.is_cancelled() {
                 pool.clear();
@@ -131,7 +139,15 @@ impl Worker {
                     (task, number, read)
                 });
             }
-            let Some(read) = reading.join_next().await else {
+            let read = tokio::select! {
+                read = reading.join_next() => read,
+                // The upstream does not answer: what it has not sent by now is read after the restart.
+                () = &mut out_of_time => {
+                    reading.shutdown().await;
+                    None
+                }
+            };
+            let Some(read) = read else {
                 if self.drain.is_cancelled() {
                     self.files.flush().await?;
                     return Err(WorkerError::Draining);
@@ -289,7 +305,7 @@ impl Worker {
         for reference in self.files.references().await? {
             wanted.entry(reference.resource_type).or_default().push(reference.id);
         }
-        let at_once = if self.plan.profile.or_lists { IDS_PER_SEARCH } else { 1 };
+        let at_once = if self.plan.profile.id_lists { IDS_PER_SEARCH } else { 1 };
         let mut slices = Vec::new();
         for (resource_type, ids) in &wanted {
             let length = u32::try_from(ids.len()).unwrap_or(u32::MAX);

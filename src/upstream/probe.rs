@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::client::{Room, SearchError, Upstream};
 use super::link;
 use crate::fhir::bundle::{Entry, Scope};
-use crate::fhir::datatypes::{Instant, Millis};
+use crate::fhir::datatypes::{Id, Instant, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, Prefix, SearchQuery};
-use crate::profile::{CountMethod, NextLinks, PageTotal, Profile, TimeFilter};
+use crate::profile::{CountMethod, NextLinks, PageTotal, PatientForm, Profile, TimeFilter};
 
 pub(crate) use patients::{PatientProbeError, Patients, list, patients};
 
@@ -65,6 +65,7 @@ pub(crate) async fn profile(
         let Some(next) = &first.next else { continue };
         profile.links = link::kind(next);
         profile.last_updated = time_filter(upstream, resource_type).await?;
+        profile.id_lists = lists_of_ids(upstream, resource_type).await?;
         let Some(method) = counts else { break };
         let Some(exact) = exact_count(upstream, resource_type, method, profile.last_updated).await? else { break };
         profile.counts = Some(method);
@@ -153,6 +154,22 @@ async fn sorts(upstream: &Upstream, resource_type: ResourceType) -> Result<bool,
         edges.extend(stamps.first().copied());
     }
     Ok(edges.len() == 2 && edges[0] < edges[1])
+}
+
+/// P8: two ids in one search find two resources, and one finds one.
+async fn lists_of_ids(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
+    let of = |ids: &[&Id]| SearchQuery::new(resource_type).param("_id", list(ids, PatientForm::Id)).count(A_FEW);
+    let two = SearchQuery::new(resource_type).count(2).ids_only();
+    let Some(two) = allowed(page(upstream, two).await)? else { return Ok(false) };
+    let [first, second] = two.entries.as_slice() else { return Ok(false) };
+    for asked in [vec![&first.id], vec![&first.id, &second.id]] {
+        let Some(seen) = allowed(page(upstream, of(&asked).ids_only()).await)? else { return Ok(false) };
+        let found: BTreeSet<_> = seen.entries.iter().map(|entry| &entry.id).collect();
+        if found != asked.into_iter().collect() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// P6: how many resources a page holds where more were asked for and are there.

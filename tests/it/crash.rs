@@ -123,7 +123,7 @@ async fn references_that_appear_between_two_lives_are_fetched_too() {
             .filter(|seen| seen.path.ends_with("/Practitioner") && seen.query.contains("_id=m"))
             .count()
     };
-    wait_until(|| by_ids() >= 2).await.expect("a first batch was committed and a second one is asked for");
+    wait_until(|| by_ids() >= 4).await.expect("a first batch was committed and a second one is asked for");
     point.stop();
     life.abort().await;
 

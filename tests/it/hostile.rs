@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use offtake::testing::ManualClock;
+use offtake::{Clock, SystemClock};
 use sample_upstream::{SampleUpstream, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -47,8 +48,7 @@ async fn a_connection_that_says_nothing_does_not_stay() {
 /// bring none are answered meanwhile.
 #[tokio::test]
 async fn bodies_that_never_come_hold_nobody_up_for_long() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("later than 1970").as_millis();
-    let clock = Arc::new(ManualClock::new(i64::try_from(now).expect("not yet")));
+    let clock = Arc::new(ManualClock::new(SystemClock.unix_millis()));
     let upstream = SampleUpstream::new(Settings::default());
     upstream.generate(1);
     let app = App::with_clock(upstream, |_| {}, clock.clone()).await;

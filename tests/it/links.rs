@@ -1,9 +1,10 @@
 //! Links to files: which open one, what they answer with, and that nothing else opens anything (section 4, SEC-30).
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use offtake::testing::ManualClock;
+use offtake::{Clock, SystemClock};
 use sample_upstream::{SampleUpstream, Settings};
 
 use crate::client::Client;
@@ -22,8 +23,7 @@ struct Finished {
 
 impl Finished {
     async fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("later than 1970").as_millis();
-        let clock = Arc::new(ManualClock::new(i64::try_from(now).expect("not yet")));
+        let clock = Arc::new(ManualClock::new(SystemClock.unix_millis()));
         let upstream = SampleUpstream::new(Settings::default());
         upstream.generate(30);
         let app = App::with_clock(upstream, |_| {}, clock.clone()).await;

@@ -1,11 +1,11 @@
 //! The upstream goes away: for half a minute, and for good.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use offtake::Clock;
 use offtake::testing::ManualClock;
+use offtake::{Clock, SystemClock};
 use sample_upstream::{RequestSeen, SampleUpstream, Settings, Total};
 
 use crate::client::Client;
@@ -223,8 +223,7 @@ async fn requests_on_the_way_through_are_told_that_the_upstream_is_away() {
 /// taken, and done when it is back. Time passes a hundred times as fast here.
 #[tokio::test]
 async fn a_kickoff_while_the_upstream_is_away_is_answered_soon() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("later than 1970").as_millis();
-    let clock = Arc::new(ManualClock::new(i64::try_from(now).expect("not yet")));
+    let clock = Arc::new(ManualClock::new(SystemClock.unix_millis()));
     let ticking = Arc::clone(&clock);
     let ticks = tokio::spawn(async move {
         loop {

@@ -75,10 +75,18 @@ async fn by_its_own_patients(upstream: &Upstream, resource_type: ResourceType) -
     let query = SearchQuery::new(resource_type).count(A_FEW);
     let scope = Scope::of(resource_type).with_references();
     let Some(answer) = allowed(upstream.page(&query, scope, Room::Share).await)? else { return Ok(Found::NoWitness) };
+    let witnesses: Vec<_> = resource_type
+        .compartment()
+        .filter_map(|link| {
+            let entries = answer.page.entries.iter();
+            let patient = entries.flat_map(|entry| patients_of(entry, link.paths, upstream.base())).next();
+            Some((link, patient?))
+        })
+        .collect();
+    // Nobody waits for memory while holding some.
+    drop(answer);
     let mut found = Found::NoWitness;
-    for link in resource_type.compartment() {
-        let named = answer.page.entries.iter().flat_map(|entry| patients_of(entry, link.paths, upstream.base()));
-        let Some(patient) = named.take(1).next() else { continue };
+    for (link, patient) in witnesses {
         if finds(upstream, resource_type, link.param, patient.as_str().to_owned()).await? {
             found = Found::By(PatientForm::Id);
         } else if finds(upstream, resource_type, link.param, format!("Patient/{patient}")).await? {
@@ -138,30 +146,13 @@ async fn or_lists(
                 let both = how_many(&[first, second]).await?;
                 // A resource of both is counted once.
                 if both.is_some_and(|both| both <= one + other && both > *one.max(other)) {
-                    return lists_of_ids(upstream, first, second, counts).await;
+                    return Ok(true);
                 }
                 break;
             }
         }
     }
     Ok(false)
-}
-
-/// Whether `_id` takes lists as well: what two searches find one search finds.
-async fn lists_of_ids(
-    upstream: &Upstream,
-    first: &Id,
-    second: &Id,
-    counts: Option<CountMethod>,
-) -> Result<bool, PatientProbeError> {
-    let resource_type = ResourceType::PATIENT;
-    let mut found = [None; 3];
-    for (found, ids) in found.iter_mut().zip([vec![first], vec![second], vec![first, second]]) {
-        let query = SearchQuery::new(resource_type).param("_id", list(&ids, PatientForm::Id));
-        let counted = number(upstream, query, counts).await;
-        *found = counted.map_err(|source| PatientProbeError::Search { resource_type, source })?;
-    }
-    Ok(found == [Some(1), Some(1), Some(2)])
 }
 
 /// As many patients as a search's value.
