@@ -339,6 +339,7 @@ fn engine_settings(config: &Config) -> EngineSettings {
         most_members: config.export.group_max_members,
         context: config.export.follow_references.iter().filter_map(|name| ResourceType::parse(name)).collect(),
         profile: upstream.profile.clone(),
+        on_short: config.export.on_short,
         give_up_after: upstream.give_up_after,
     }
 }

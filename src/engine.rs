@@ -29,6 +29,7 @@ use crate::job::index::Sidecar;
 use crate::job::store::{Change, Lease, Store, StoreError};
 use crate::job::{Failed, Job, JobId, JobState, Running};
 use crate::output::Output;
+use crate::plan::OnShort;
 use crate::profile::ProfileOverrides;
 use crate::smart::admit::Grant;
 use crate::telemetry::error_chain;
@@ -67,6 +68,7 @@ pub(crate) struct EngineSettings {
     pub(crate) context: Vec<ResourceType>,
     /// What an operator knows better of the upstream than the probes.
     pub(crate) profile: ProfileOverrides,
+    pub(crate) on_short: OnShort,
     /// How long a job keeps trying when store or output fail.
     pub(crate) give_up_after: Duration,
 }
@@ -138,6 +140,7 @@ impl Engine {
             context: settings.context.clone(),
             page_resources: settings.page_resources,
             overrides: settings.profile.clone(),
+            on_short: settings.on_short,
             profiles: Cache::builder().max_capacity(1).time_to_live(PROFILE_LIFETIME).build(),
         };
         let places = Arc::new(Semaphore::new(settings.most_running));

@@ -23,6 +23,18 @@ pub(crate) struct ExportPlan {
     pub(crate) cohort: Cohort,
     /// Types that are read by reference only: what exported resources refer to.
     pub(crate) context: Vec<ResourceType>,
+    pub(crate) on_short: OnShort,
+}
+
+/// What becomes of an export of which something that the server counts does not come, and nobody knows why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnShort {
+    /// It fails: nobody takes a part for the whole.
+    #[default]
+    Fail,
+    /// It ends, and the proof and the error file say what is missing.
+    Report,
 }
 
 /// How one resource type is read.
@@ -99,6 +111,8 @@ pub(crate) struct Horizon {
     pub(crate) since: Option<Instant>,
     /// `_until`: only what changed before it.
     pub(crate) until: Option<Instant>,
+    /// The finest step between two bounds that the server tells apart, in milliseconds. Every bound lies on one.
+    pub(crate) step_millis: i64,
 }
 
 /// Windows younger than this may still change under the reader.
@@ -119,8 +133,8 @@ impl Horizon {
     /// The windows of `phase`, if it has one.
     fn window(&self, phase: Phase) -> Window {
         let whole = Window {
-            from: self.since.map(Instant::floor_millis),
-            until: self.until.map(|until| Millis(until.floor_millis().0 + 1)),
+            from: self.since.map(|since| self.floor(since)),
+            until: self.until.map(|until| Millis(self.floor(until).0 + self.step_millis)),
         };
         match phase {
             Phase::Old => whole.before(self.young_from()),
@@ -128,6 +142,12 @@ impl Horizon {
             Phase::Sweep(_) => whole.after(Millis(self.windows_until.0 - self.lag_millis)),
             Phase::Gap | Phase::References => whole,
         }
+    }
+
+    /// The last bound at or before an instant that a client named: the finer filter is ours.
+    fn floor(&self, instant: Instant) -> Millis {
+        let millis = instant.floor_millis().0;
+        Millis(millis - millis.rem_euclid(self.step_millis.max(1)))
     }
 
     /// Whether a resource stamped `last_updated` was asked for. One without a stamp was: `_since` and `_until`
@@ -168,8 +188,11 @@ impl ExportPlan {
             (Strategy::Patients { .. } | Strategy::Chain, Phase::Old | Phase::Gap) => Vec::new(),
             (Strategy::Patients { links }, Phase::Young | Phase::Sweep(_)) => {
                 let Cohort::Members(members) = &self.cohort else { return Vec::new() };
-                let from =
-                    if phase == Phase::Young { self.horizon.since.map(Instant::floor_millis) } else { window.from };
+                let from = if phase == Phase::Young {
+                    self.horizon.since.map(|since| self.horizon.floor(since))
+                } else {
+                    window.from
+                };
                 let scopes = links.iter().flat_map(|link| {
                     let lists = if &**link == "_id" { self.profile.id_lists } else { self.profile.or_lists };
                     let batches = cohort::batches(members, lists).into_iter();
@@ -215,6 +238,7 @@ mod tests {
             lag_millis: 60_000,
             since: since.map(instant),
             until: until.map(instant),
+            step_millis: 1,
         }
     }
 
@@ -262,5 +286,7 @@ mod tests {
             horizon.window(Phase::Old).contains(at("2025-06-01T00:00:00.123Z")),
             "the filter is ours, not the server's"
         );
+        let seconds = Horizon { step_millis: 1_000, ..horizon };
+        assert_eq!(seconds.window(Phase::Old).from, Some(at("2025-06-01T00:00:00Z")));
     }
 }

@@ -17,6 +17,8 @@ pub(crate) enum Method {
     Counted,
     /// Two readings in succession brought the same resources in the same versions.
     Reread,
+    /// What came had no sign of trouble, and nothing shows that it is all.
+    Unproven,
 }
 
 /// What an export can show for one type: sums over all slices that were accepted.
@@ -101,6 +103,7 @@ impl OutcomeLine {
             let method = match proof.method {
                 Method::Counted => "counted",
                 Method::Reread => "reread",
+                Method::Unproven => "unproven",
             };
             issue(
                 IssueSeverity::Information,
@@ -122,6 +125,12 @@ impl OutcomeLine {
     pub(crate) fn ignored(parameter: &String) -> Self {
         let text = format!("the parameter `{parameter}` is not supported and was left out");
         Self::of(&[issue(IssueSeverity::Warning, IssueType::NotSupported, &text)])
+    }
+
+    /// Resources that the server counts and did not give.
+    pub(crate) fn short(name: ResourceType, count: u64) -> Self {
+        let text = format!("{name}: {count} resources that the server counts did not come, and are not in this export");
+        Self::of(&[issue(IssueSeverity::Error, IssueType::Incomplete, &text)])
     }
 
     /// A type that the server refuses to be searched.
@@ -236,6 +245,7 @@ mod tests {
             OutcomeLine::ignored(&"a\nb".to_owned()),
             OutcomeLine::refused(ResourceType::PATIENT, std::slice::from_ref(&said)),
             OutcomeLine::upstream(&said, 2),
+            OutcomeLine::short(ResourceType::PATIENT, 3),
         ] {
             let text = line.into_text();
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");

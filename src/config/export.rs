@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Problems, Section, seconds};
 use crate::fhir::resource_type::ResourceType;
+use crate::plan::OnShort;
 
 /// What exports may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub struct ExportConfig {
     /// Types outside of the Patient compartment that come along at Patient and Group level if an exported resource
     /// refers to them.
     pub follow_references: Vec<String>,
+    /// What becomes of an export of which something that the server counts does not come.
+    pub on_short: OnShort,
 }
 
 impl Default for ExportConfig {
@@ -34,6 +37,7 @@ impl Default for ExportConfig {
             max_waiting_jobs: 1_000,
             group_max_members: 100_000,
             follow_references: followed.map(str::to_owned).to_vec(),
+            on_short: OnShort::Fail,
         }
     }
 }

@@ -479,7 +479,7 @@ fn note(notes: &mut Notes, issues: Vec<Issue>) {
 }
 
 fn record(slice: Slice, summary: Summary, tally: Tally) -> SliceRecord {
-    let Summary { expected, received, reread, method } = summary;
+    let Summary { expected, received, short, reread, method } = summary;
     let Tally { written, repeated, withheld } = tally;
-    SliceRecord { slice, expected, received, written, repeated, withheld, reread, method }
+    SliceRecord { slice, expected, received, written, repeated, withheld, reread, short, method }
 }

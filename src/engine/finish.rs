@@ -18,6 +18,12 @@ impl Worker {
         let mut lines = vec![OutcomeLine::proof(&proof)];
         lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
+        lines.extend(
+            proof
+                .iter()
+                .filter(|(_, proof)| proof.short > 0)
+                .map(|(name, proof)| OutcomeLine::short(*name, proof.short)),
+        );
         let said = self.files.outcomes_said().await?;
         lines.extend(said.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
         let lines = lines.into_iter().map(Grant::admit_outcome).collect();
@@ -53,6 +59,7 @@ impl Worker {
             sum.repeated += record.repeated;
             sum.withheld += record.withheld;
             sum.reread += u64::from(record.reread);
+            sum.short += record.short;
         }
         proof
     }

@@ -14,7 +14,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, Prefix, SearchQuery};
 use crate::job::Job;
 use crate::plan::slice::Grid;
-use crate::plan::{Cohort, ExportPlan, Horizon, Strategy, TypePlan};
+use crate::plan::{Cohort, ExportPlan, Horizon, OnShort, Strategy, TypePlan};
 use crate::profile::{CountMethod, Profile, ProfileOverrides};
 use crate::upstream::client::{Room, SearchError, Upstream};
 use crate::upstream::group::{self, GroupError};
@@ -31,6 +31,7 @@ pub(super) struct Planner {
     pub(super) page_resources: u32,
     /// Lines of the profile that an operator knows better.
     pub(super) overrides: ProfileOverrides,
+    pub(super) on_short: OnShort,
     /// What was found out about the upstream, for a while.
     pub(super) profiles: Cache<(), Arc<Profile>>,
 }
@@ -110,13 +111,14 @@ impl Planner {
             lag_millis: self.lag_millis,
             since: kickoff.since,
             until: kickoff.until,
+            step_millis: grid.step,
         };
         let asked_for = |name: &ResourceType| kickoff.types.as_ref().is_none_or(|types| types.contains(name));
         let context = match cohort {
             Cohort::Everything => Vec::new(),
             Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(asked_for).collect(),
         };
-        let plan = ExportPlan { horizon, profile, types: plans, cohort, context };
+        let plan = ExportPlan { horizon, profile, types: plans, cohort, context, on_short: self.on_short };
         Ok(Planned { plan, refused })
     }
 

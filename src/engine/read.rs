@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::pool::{Cutting, Task};
+use http::StatusCode;
+
 use crate::bulk::manifest::Method;
 use crate::fhir::bundle::{Entry, Page, Scope as PageScope};
 use crate::fhir::datatypes::{Id, Millis};
@@ -14,7 +16,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Prefix, SearchQuery};
 use crate::job::index::IdHash;
 use crate::plan::slice::{Grid, Scope, Slice, Window};
-use crate::plan::{Cohort, ExportPlan};
+use crate::plan::{Cohort, ExportPlan, OnShort};
 use crate::profile::{PageTotal, PatientForm};
 use crate::smart::admit::Grant;
 use crate::upstream::budget::Reservation;
@@ -82,8 +84,16 @@ pub(super) struct Accepted {
 pub(super) struct Summary {
     pub(super) expected: u64,
     pub(super) received: u64,
+    pub(super) short: u64,
     pub(super) reread: u32,
     pub(super) method: Method,
+}
+
+impl Summary {
+    pub(super) fn accepted(reading: &Reading, expected: u64, attempt: u32, method: Method) -> Self {
+        let received = reading.set.distinct().saturating_sub(reading.moved);
+        Self { expected, received, short: 0, reread: attempt, method }
+    }
 }
 
 /// A resource as it came.
@@ -110,6 +120,19 @@ pub(super) enum ReadError {
     IgnoredFilter,
     #[error("the server's pages lead round in a circle")]
     Loop,
+    #[error("the server forgets its lists of pages sooner than they can be read")]
+    Expired,
+}
+
+impl ReadError {
+    /// What it means that the page behind a link cannot be had: a list that the server no longer knows can be asked for
+    /// anew from its beginning.
+    pub(super) fn of_next(error: SearchError) -> Self {
+        match error {
+            SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. } => Self::Expired,
+            other => Self::Search(other),
+        }
+    }
 }
 
 /// Pages that one slice may have before it counts as endless.
@@ -161,21 +184,40 @@ impl Reader {
             if can_be_cut && (more || matches!(attempt, 4 | 8)) {
                 return Ok(Read::TooMany { total: answer.page.total.or(before) });
             }
-            let Some(walked) = self.follow(slice, answer).await? else { return Ok(Read::Large) };
+            let walked = match self.follow(slice, answer).await {
+                Ok(Some(walked)) => walked,
+                Ok(None) => return Ok(Read::Large),
+                Err(ReadError::Expired) if attempt + 1 < ATTEMPTS => continue,
+                Err(error) => return Err(error),
+            };
             let reading = Reading { counted_before: before, ..walked.reading };
+            let Walked { resources, issues, reservation, .. } = walked;
+            let accepted = |summary| Ok(Read::Accepted(Accepted { resources, summary, issues, reservation }));
             match judge.judge(&reading, &self.plan.profile) {
                 Verdict::Accept { method, expected } => {
-                    let received = reading.set.distinct().saturating_sub(reading.moved);
-                    let summary = Summary { expected, received, reread: attempt, method };
-                    let Walked { resources, issues, reservation, .. } = walked;
-                    return Ok(Read::Accepted(Accepted { resources, summary, issues, reservation }));
+                    return accepted(Summary::accepted(&reading, expected, attempt, method));
                 }
-                Verdict::Again { by } => missing = by,
+                Verdict::Again { by } => {
+                    missing = by;
+                    if let Some(summary) = self.in_spite(&reading, by, attempt) {
+                        return accepted(summary);
+                    }
+                }
                 Verdict::OverExport => return Err(ReadError::OverExport),
                 Verdict::IgnoredFilter => return Err(ReadError::IgnoredFilter),
             }
         }
         Err(if missing > 0 { ReadError::Short { by: missing } } else { ReadError::Unsteady })
+    }
+
+    /// The numbers of a last reading that is taken although it was not accepted, where that is wanted.
+    pub(super) fn in_spite(&self, reading: &Reading, by: u64, attempt: u32) -> Option<Summary> {
+        if attempt + 1 < ATTEMPTS || self.plan.on_short == OnShort::Fail {
+            return None;
+        }
+        let method = if by > 0 { Method::Counted } else { Method::Unproven };
+        let received = Summary::accepted(reading, 0, attempt, method);
+        Some(Summary { expected: received.received + by, short: by, ..received })
     }
 
     /// A count of the slice, where the next reading is to be held against one.
@@ -285,7 +327,7 @@ impl Reader {
             let mut answer = match self.next_page(slice, &link, Room::Share).await {
                 Ok(answer) => answer,
                 Err(SearchError::TooLarge { .. }) => return Ok(None),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(ReadError::of_next(error)),
             };
             bytes += answer.page.bytes;
             drop(answer.reservation); // what is held grows in its place, without waiting

@@ -12,7 +12,7 @@ use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::files::{Files, FilesError};
 use super::pool::{Order, Pool};
 use super::progress::Progress;
-use super::read::{Chain, Read, ReadError, Reader};
+use super::read::{Chain, Read, ReadError, Reader, Summary};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::store::Change;
@@ -195,6 +195,10 @@ impl Worker {
                     self.files.reject(stage).await?;
                     continue;
                 }
+                Err(StreamError::Read(ReadError::Expired)) if attempt + 1 < ATTEMPTS => {
+                    self.files.reject(stage).await?;
+                    continue;
+                }
                 Err(StreamError::Read(source)) => {
                     self.files.reject(stage).await?;
                     return Err(self.failed(resource_type, number, source));
@@ -203,12 +207,14 @@ impl Worker {
             };
             match verdict {
                 (Verdict::Accept { method, expected }, reading) => {
-                    let received = reading.set.distinct().saturating_sub(reading.moved);
-                    let summary = super::read::Summary { expected, received, reread: attempt, method };
+                    let summary = Summary::accepted(&reading, expected, attempt, method);
                     return Ok(self.files.accept(stage, slice, summary).await?);
                 }
-                (Verdict::Again { by }, _) => {
+                (Verdict::Again { by }, reading) => {
                     missing = by;
+                    if let Some(summary) = self.reader.in_spite(&reading, by, attempt) {
+                        return Ok(self.files.accept(stage, slice, summary).await?);
+                    }
                     self.files.reject(stage).await?;
                 }
                 (Verdict::OverExport, _) => return Err(self.failed(resource_type, number, ReadError::OverExport)),
@@ -242,6 +248,7 @@ impl Worker {
             let mut answer = match answer {
                 Ok(answer) => answer,
                 Err(SearchError::TooLarge { .. }) if self.reader.shrink(slice.resource_type, size) => return Ok(None),
+                Err(error) if link.is_some() => return Err(StreamError::Read(ReadError::of_next(error))),
                 Err(error) => return Err(StreamError::Read(error.into())),
             };
             if link.is_none() {

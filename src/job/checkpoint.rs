@@ -74,6 +74,8 @@ pub(crate) struct SliceRecord {
     pub(crate) withheld: u64,
     /// How often it was read again before it was accepted.
     pub(crate) reread: u32,
+    /// Resources that the upstream counts and did not give.
+    pub(crate) short: u64,
     pub(crate) method: Method,
 }
 

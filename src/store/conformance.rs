@@ -9,7 +9,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
 use crate::job::store::{Change, Lease, Store, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState, Running};
-use crate::plan::{Cohort, ExportPlan, Horizon};
+use crate::plan::{Cohort, ExportPlan, Horizon, OnShort};
 use crate::profile::Profile;
 
 /// Runs the suite, each part of it on an empty store that `make` gives.
@@ -200,11 +200,18 @@ pub(super) fn running(sweep: u32) -> Change {
 pub(super) fn plan(members: u32) -> ExportPlan {
     let member = |number| Id::parse(&format!("patient-{number:028}")).expect("an id of the length of a UUID");
     ExportPlan {
-        horizon: Horizon { windows_until: Millis(1_764_000_000_000), lag_millis: 60_000, since: None, until: None },
+        horizon: Horizon {
+            windows_until: Millis(1_764_000_000_000),
+            lag_millis: 60_000,
+            since: None,
+            until: None,
+            step_millis: 1,
+        },
         profile: Profile::default(),
         types: BTreeMap::new(),
         cohort: Cohort::Members((0..members).map(member).collect()),
         context: Vec::new(),
+        on_short: OnShort::Fail,
     }
 }
 
