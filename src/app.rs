@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::Config;
+use crate::doctor::{self, Examination};
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings};
 use crate::fhir::resource_type::ResourceType;
@@ -132,15 +133,7 @@ impl Builder {
         if store.is_none() {
             crate::store::private_folder(&state).context("could not make the state folder")?;
         }
-        let base = config.upstream.base_url.clone();
-        let scheme = base.scheme().parse().context("could not read the scheme of upstream.base_url")?;
-        let search = SearchClient::new(&scheme).context("could not set up connections to the upstream")?;
-        let upstream_config = &config.upstream;
-        let patience =
-            Patience { timeout: upstream_config.search_timeout, give_up_after: upstream_config.give_up_after };
-        let searches = upstream_config.max_concurrent_searches;
-        let upstream =
-            Upstream::new(search, base, searches, upstream_config.memory_budget.bytes(), Arc::clone(&clock), patience);
+        let upstream = search_upstream(&config, &clock, config.upstream.give_up_after)?;
         let (keys, instance) = match &store {
             Some(_) => (LinkKeys::new(new_key()?, None), hex(clock::random()?)),
             None => (link_keys(&state)?, instance(&state)?),
@@ -397,6 +390,29 @@ fn kept<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
 
 fn hex(bytes: [u8; 8]) -> String {
     format!("{:016x}", u64::from_be_bytes(bytes))
+}
+
+/// The upstream as exports ask it.
+fn search_upstream(config: &Config, clock: &Arc<dyn Clock>, give_up_after: Duration) -> anyhow::Result<Upstream> {
+    let upstream = &config.upstream;
+    let base = upstream.base_url.clone();
+    let scheme = base.scheme().parse().context("could not read the scheme of upstream.base_url")?;
+    let client = SearchClient::new(&scheme).context("could not set up connections to the upstream")?;
+    let patience = Patience { timeout: upstream.search_timeout, give_up_after };
+    let (searches, budget) = (upstream.max_concurrent_searches, upstream.memory_budget.bytes());
+    Ok(Upstream::new(client, base, searches, budget, Arc::clone(clock), patience))
+}
+
+/// How long one question may fail while somebody waits for what doctor finds.
+const DOCTOR_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What doctor finds out about the upstream of a configuration.
+pub(crate) async fn examine(config: &Config) -> anyhow::Result<Examination> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let upstream = search_upstream(config, &clock, DOCTOR_PATIENCE)?;
+    let options = &config.upstream;
+    let searches = options.max_concurrent_searches;
+    Ok(doctor::examine(&upstream, &options.profile, options.page_max_resources, searches).await?)
 }
 
 /// Serves a configuration until the process is told to stop.

@@ -25,6 +25,12 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Asks the FHIR server what exports would rely on, and says what that means for them.
+    Doctor {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Looks at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -52,6 +58,10 @@ impl Cli {
         match self.command {
             Command::Serve { config } => match Config::from_file(&config) {
                 Ok(config) => serve(config),
+                Err(error) => refuse(&error),
+            },
+            Command::Doctor { config } => match Config::from_file(&config) {
+                Ok(config) => doctor(&config),
                 Err(error) => refuse(&error),
             },
             Command::Config(ConfigCommand::Check { config }) => match Config::from_file(&config) {
@@ -84,6 +94,22 @@ fn serve(config: Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("could not serve: {}", telemetry::error_chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn doctor(config: &Config) -> ExitCode {
+    let examined = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(app::examine(config)));
+    match examined {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{}", telemetry::error_chain(&*error));
             ExitCode::FAILURE
         }
     }

@@ -59,6 +59,7 @@ mod bulk;
 pub mod cli;
 mod clock;
 pub mod config;
+mod doctor;
 mod engine;
 mod fhir;
 mod http;

@@ -100,6 +100,10 @@ pub(crate) enum KickoffError {
     NotExportable { location: String, name: ResourceType },
     #[error("{location}: none of the types asked for belongs to patients; ask for them at system level")]
     OutsideCompartment { location: String },
+    #[error(
+        "patients can be exported of servers that speak FHIR R4 or R4B, and this one speaks another version; System level is offered"
+    )]
+    FhirVersion,
 }
 
 /// SEC-22: what may be left out leniently, because it never narrows what is exported.
@@ -290,7 +294,8 @@ impl KickoffError {
             | Self::TooMany
             | Self::Json { .. }
             | Self::NotParameters
-            | Self::Query => None,
+            | Self::Query
+            | Self::FhirVersion => None,
         }
     }
 }

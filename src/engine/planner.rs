@@ -69,7 +69,9 @@ impl Planner {
         let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
         let failed = |resource_type| move |source| PlanError::Search { resource_type, source };
         let method = probe::count_method(&self.upstream, first).await.map_err(failed(first))?;
-        let (held, date, refused) = self.count_all(types, method).await?;
+        let held = probe::held(&self.upstream, types, method, self.searches).await;
+        let probe::Held { counts: held, date, refused } =
+            held.map_err(|(resource_type, source)| PlanError::Search { resource_type, source })?;
         let now = date.unwrap_or_else(|| self.upstream.now());
         let cohort = match &job.kickoff.level {
             ExportLevel::System => Cohort::Everything,
@@ -120,42 +122,6 @@ impl Planner {
         };
         let plan = ExportPlan { horizon, profile, types: plans, cohort, context, on_short: self.on_short };
         Ok(Planned { plan, refused })
-    }
-
-    /// How many there are of each type, the upstream's time, and the types that it refuses to be searched.
-    async fn count_all(
-        &self,
-        types: &[ResourceType],
-        method: Option<CountMethod>,
-    ) -> Result<(BTreeMap<ResourceType, u64>, Option<Millis>, Vec<(ResourceType, Vec<Issue>)>), PlanError> {
-        let mut answers = futures_util::stream::iter(types.iter().copied())
-            .map(|name| async move {
-                let query = SearchQuery::new(name);
-                let answer = if let Some(method) = method {
-                    self.upstream.count(&query, method).await
-                } else {
-                    let page = self.upstream.page(&query.count(1), Scope::of(name), Room::Share).await;
-                    page.map(|answer| (None, answer.date))
-                };
-                (name, answer)
-            })
-            .buffer_unordered(self.searches);
-        let (mut held, mut date, mut refused) = (BTreeMap::new(), None, Vec::new());
-        while let Some((name, answer)) = answers.next().await {
-            match answer {
-                Ok((count, answered)) => {
-                    held.extend(count.map(|count| (name, count)));
-                    // The earliest answer is nearest to the kick-off.
-                    date = date.into_iter().chain(answered).min();
-                }
-                Err(SearchError::Refused { issues, .. }) => refused.push((name, issues)),
-                Err(SearchError::TooLarge { .. }) => {}
-                Err(source @ (SearchError::GaveUp { .. } | SearchError::Link)) => {
-                    return Err(PlanError::Search { resource_type: name, source });
-                }
-            }
-        }
-        Ok((held, date, refused))
     }
 
     async fn profile(

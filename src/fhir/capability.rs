@@ -10,6 +10,8 @@ use super::resource_type::ResourceType;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Capability {
     pub(crate) fhir_version: String,
+    /// Name and version of the server's software, as it calls itself.
+    pub(crate) software: String,
     types: BTreeMap<ResourceType, Interactions>,
 }
 
@@ -41,7 +43,15 @@ impl Capability {
             let search = resource.interaction.iter().any(|interaction| interaction.code == "search-type");
             types.entry(resource_type).or_default().search |= search;
         }
-        Ok(Self { fhir_version: statement.fhir_version.unwrap_or_default(), types })
+        let Software { name, version } = statement.software.unwrap_or_default();
+        let software = format!("{} {}", name.unwrap_or_default(), version.unwrap_or_default()).trim().to_owned();
+        Ok(Self { fhir_version: statement.fhir_version.unwrap_or_default(), software, types })
+    }
+
+    /// Whether the server speaks a version of FHIR whose Patient compartment is ours: R4 or R4B. One that does not say
+    /// is taken at its word when it is searched.
+    pub(crate) fn has_our_compartments(&self) -> bool {
+        self.fhir_version.is_empty() || self.fhir_version.starts_with("4.0") || self.fhir_version.starts_with("4.3")
     }
 
     /// The types that can be searched.
@@ -55,8 +65,15 @@ impl Capability {
 struct Statement {
     resource_type: String,
     fhir_version: Option<String>,
+    software: Option<Software>,
     #[serde(default)]
     rest: Vec<Rest>,
+}
+
+#[derive(Deserialize, Default)]
+struct Software {
+    name: Option<String>,
+    version: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +107,9 @@ mod tests {
         let capability = Capability::parse(json).expect("a capability statement");
         assert_eq!(capability.searchable(), BTreeSet::from([ResourceType::PATIENT]));
         assert_eq!(capability.fhir_version, "4.0.1");
+        assert!(capability.has_our_compartments());
+        let later = Capability { fhir_version: "5.0.0".to_owned(), ..capability };
+        assert!(!later.has_our_compartments());
         assert!(matches!(Capability::parse(br#"{"resourceType":"Bundle"}"#), Err(CapabilityError::Other(_))));
         assert!(matches!(Capability::parse(b"<html>"), Err(CapabilityError::Json { .. })));
     }

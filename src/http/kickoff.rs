@@ -70,7 +70,11 @@ where
 
 /// What the upstream has to say of a request: the types that there are to export, and whether there is the Group.
 async fn resolve(edge: &Edge, kickoff: &Kickoff, places: &Places) -> Result<Vec<ResourceType>, Problem> {
-    let types = kickoff.resolve(places, &edge.capability().await?.searchable())?;
+    let capability = edge.capability().await?;
+    if kickoff.level != ExportLevel::System && !capability.has_our_compartments() {
+        return Err(KickoffError::FhirVersion.into());
+    }
+    let types = kickoff.resolve(places, &capability.searchable())?;
     if let ExportLevel::Group(id) = &kickoff.level {
         // Read again when the plan is made; here only so that a Group that is not there is refused at once.
         group::members(&edge.upstream, id, edge.most_members, clock::now(&*edge.clock)).await?;

@@ -119,9 +119,11 @@ impl From<KickoffError> for Problem {
                 (StatusCode::BAD_REQUEST, "invalid")
             }
             E::Instant { .. } | E::Future { .. } | E::UnknownType { .. } => (StatusCode::BAD_REQUEST, "value"),
-            E::Format { .. } | E::Unsupported { .. } | E::NotExportable { .. } | E::OutsideCompartment { .. } => {
-                (StatusCode::BAD_REQUEST, "not-supported")
-            }
+            E::Format { .. }
+            | E::Unsupported { .. }
+            | E::NotExportable { .. }
+            | E::OutsideCompartment { .. }
+            | E::FhirVersion => (StatusCode::BAD_REQUEST, "not-supported"),
         };
         let location = error.location().map(|location| [location.to_owned()]);
         let mut problem = Self::new(status, code, error);

@@ -4,10 +4,13 @@ mod patients;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::StreamExt;
+
 use super::client::{Room, SearchError, Upstream};
 use super::link;
 use crate::fhir::bundle::{Entry, Scope};
 use crate::fhir::datatypes::{Id, Instant, Millis};
+use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, Prefix, SearchQuery};
 use crate::profile::{CountMethod, NextLinks, PageTotal, PatientForm, Profile, TimeFilter};
@@ -38,6 +41,55 @@ pub(crate) async fn count_method(
         }
     }
     Ok(None)
+}
+
+/// What the upstream holds.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// How many there are of each type, where the upstream counts.
+    pub(crate) counts: BTreeMap<ResourceType, u64>,
+    /// The upstream's time when it was asked first.
+    pub(crate) date: Option<Millis>,
+    /// Types that it refuses to be searched, and what it said.
+    pub(crate) refused: Vec<(ResourceType, Vec<Issue>)>,
+}
+
+/// How many there are of each of `types`, `at_once` of them asked for at a time.
+///
+/// # Errors
+/// The type at which the server could no longer be had.
+pub(crate) async fn held(
+    upstream: &Upstream,
+    types: &[ResourceType],
+    method: Option<CountMethod>,
+    at_once: usize,
+) -> Result<Held, (ResourceType, SearchError)> {
+    let mut answers = futures_util::stream::iter(types.iter().copied())
+        .map(|name| async move {
+            let query = SearchQuery::new(name);
+            let answer = if let Some(method) = method {
+                upstream.count(&query, method).await
+            } else {
+                let page = upstream.page(&query.count(1), Scope::of(name), Room::Share).await;
+                page.map(|answer| (None, answer.date))
+            };
+            (name, answer)
+        })
+        .buffer_unordered(at_once);
+    let mut held = Held::default();
+    while let Some((name, answer)) = answers.next().await {
+        match answer {
+            Ok((count, answered)) => {
+                held.counts.extend(count.map(|count| (name, count)));
+                // The earliest answer is nearest to the kick-off.
+                held.date = held.date.into_iter().chain(answered).min();
+            }
+            Err(SearchError::Refused { issues, .. }) => held.refused.push((name, issues)),
+            Err(SearchError::TooLarge { .. }) => {}
+            Err(source @ (SearchError::GaveUp { .. } | SearchError::Link)) => return Err((name, source)),
+        }
+    }
+    Ok(held)
 }
 
 /// Tries the server on real resources: `held` says how many of each type there are, by `counts`; `most` is what a page

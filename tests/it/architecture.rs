@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the core outward: a module uses itself and what stands above it. A part of a module may have a place of its own.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "fhir",
     "clock", // gives instants as FHIR writes them
     "body",
@@ -22,6 +22,7 @@ const ORDER: [&str; 20] = [
     "upstream",
     "output",
     "engine",
+    "doctor",
     "proxy",
     "http",
     "app",
