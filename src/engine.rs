@@ -2,6 +2,7 @@
 
 mod accept;
 mod coverage;
+mod deletions;
 pub(crate) mod files;
 mod finish;
 mod planner;

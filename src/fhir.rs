@@ -3,6 +3,7 @@
 pub(crate) mod bundle;
 pub(crate) mod capability;
 pub(crate) mod datatypes;
+pub(crate) mod history;
 pub(crate) mod outcome;
 pub(crate) mod resource_type;
 pub(crate) mod search;

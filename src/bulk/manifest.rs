@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::fhir::datatypes::Instant;
+use crate::fhir::datatypes::{Id, Instant};
 use crate::fhir::outcome::{Issue, IssueSeverity, IssueType};
 use crate::fhir::resource_type::ResourceType;
 
@@ -49,6 +49,8 @@ pub(crate) struct Manifest {
     pub(crate) request: String,
     pub(crate) requires_access_token: bool,
     pub(crate) output: Vec<ManifestFile>,
+    /// Present only where `_since` was given (BD-078).
+    pub(crate) deleted: Option<Vec<ManifestFile>>,
     pub(crate) error: Vec<ManifestFile>,
     pub(crate) proof: BTreeMap<ResourceType, TypeProof>,
 }
@@ -79,7 +81,7 @@ impl Manifest {
                 "extension": { FILE: { "bytes": file.bytes, "sha256": file.sha256 } },
             })
         };
-        let manifest = json!({
+        let mut manifest = json!({
             "transactionTime": self.transaction_time.to_string(),
             "request": self.request,
             "requiresAccessToken": self.requires_access_token,
@@ -87,8 +89,23 @@ impl Manifest {
             "error": self.error.iter().map(file).collect::<Vec<_>>(),
             "extension": { PROOF: self.proof },
         });
+        if let Some(deleted) = &self.deleted {
+            let deleted = deleted.iter().map(|deleted| {
+                let mut item = file(deleted);
+                item["type"] = "Bundle".into();
+                item
+            });
+            manifest["deleted"] = deleted.collect();
+        }
         manifest.to_string().into_bytes()
     }
+}
+
+/// BD-079: one line of a file of deletions, a transaction that deletes one resource.
+pub(crate) fn deletion_line(resource_type: ResourceType, id: &Id) -> String {
+    let request = json!({ "method": "DELETE", "url": format!("{resource_type}/{id}") });
+    let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [{ "request": request }] });
+    format!("{bundle}\n")
 }
 
 /// One line of the file of outcomes: an `OperationOutcome` and a newline.
@@ -119,6 +136,20 @@ impl OutcomeLine {
             issues.push(issue(IssueSeverity::Information, IssueType::Informational, "nothing was to be exported"));
         }
         Self::of(&issues)
+    }
+
+    /// Types of which the server does not tell what was deleted.
+    pub(crate) fn untold_deletions(names: &[ResourceType]) -> Self {
+        let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+        let text =
+            format!("what was deleted is not listed, as the server keeps no history to tell it: {}", names.join(", "));
+        Self::of(&[issue(IssueSeverity::Warning, IssueType::NotSupported, &text)])
+    }
+
+    /// Deletions that the export may not tell of: one statement, without counts (SEC-26, SEC-27).
+    pub(crate) fn withheld_deletions() -> Self {
+        let text = "deletions of which nothing shows that they concern this export are left out";
+        Self::of(&[issue(IssueSeverity::Information, IssueType::Suppressed, text)])
     }
 
     /// A parameter that was left out by `handling=lenient`.
@@ -202,6 +233,7 @@ mod tests {
             request: "http://h/$export".to_owned(),
             requires_access_token: false,
             output: vec![file],
+            deleted: None,
             error: vec![],
             proof: BTreeMap::from([(ResourceType::PATIENT, proof())]),
         };
@@ -219,6 +251,16 @@ mod tests {
                     "written": 2, "repeated": 1, "withheld": 0, "reread": 0, "short": 0}}},
             })
         );
+    }
+
+    /// BD-079
+    #[test]
+    fn a_deletion_is_a_transaction_of_one_entry() {
+        let line = deletion_line(ResourceType::PATIENT, &Id::parse("a").expect("an id"));
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert!(line.ends_with('\n') && line.lines().count() == 1);
+        assert_eq!((&value["resourceType"], &value["type"]), (&"Bundle".into(), &"transaction".into()));
+        assert_eq!(value["entry"], json!([{ "request": { "method": "DELETE", "url": "Patient/a" } }]));
     }
 
     #[test]
@@ -246,6 +288,8 @@ mod tests {
             OutcomeLine::refused(ResourceType::PATIENT, std::slice::from_ref(&said)),
             OutcomeLine::upstream(&said, 2),
             OutcomeLine::short(ResourceType::PATIENT, 3),
+            OutcomeLine::untold_deletions(&[ResourceType::PATIENT]),
+            OutcomeLine::withheld_deletions(),
         ] {
             let text = line.into_text();
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");

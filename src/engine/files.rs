@@ -248,13 +248,13 @@ impl Files {
         self.commit(Change { forgotten, ..Change::default() }).await
     }
 
-    /// Writes the one file of outcomes; it is recorded with the job's end.
-    pub(super) async fn outcomes(&mut self, lines: Vec<Line>) -> Result<FileRecord, FilesError> {
+    /// Writes a file of what we say ourselves; it is recorded with the job's end.
+    pub(super) async fn closing(&mut self, content: FileContent, lines: Vec<Line>) -> Result<FileRecord, FilesError> {
         let mut file = OpenFile::new(self.number(), self.services.clock.unix_millis());
         for line in lines {
-            file.put(&self.services, self.lease, FileContent::Outcomes, line).await?;
+            file.put(&self.services, self.lease, content, line).await?;
         }
-        file.finish(&self.services, self.lease, FileContent::Outcomes).await
+        file.finish(&self.services, self.lease, content).await
     }
 
     /// What the lines of complete files refer to, each once, in the order of the files' numbers. Files that come later
@@ -433,7 +433,7 @@ impl OpenFile {
                 services.sidecars.insert(name.clone(), Arc::new(sidecar)).await;
                 Some(name)
             }
-            FileContent::Resources(_) | FileContent::Outcomes => None,
+            FileContent::Resources(_) | FileContent::Deletions | FileContent::Outcomes => None,
         };
         let object = match self.upload {
             None => None,

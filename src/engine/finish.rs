@@ -7,6 +7,7 @@ use super::worker::{Worker, WorkerError};
 use crate::bulk::manifest::{Method, OutcomeLine, TypeProof};
 use crate::clock::{self, Clock};
 use crate::fhir::resource_type::ResourceType;
+use crate::job::checkpoint::FileContent;
 use crate::job::store::Change;
 use crate::job::{Complete, Job, JobState};
 use crate::smart::admit::Grant;
@@ -15,6 +16,7 @@ impl Worker {
     /// Writes the outcomes and completes the job.
     pub(super) async fn finish(&mut self, job: &Job, ttl: Duration, clock: &dyn Clock) -> Result<(), WorkerError> {
         let proof = self.proof();
+        let deletions = self.deletions().await?;
         let mut lines = vec![OutcomeLine::proof(&proof)];
         lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
@@ -26,15 +28,24 @@ impl Worker {
         );
         let said = self.files.outcomes_said().await?;
         lines.extend(said.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
+        if !deletions.untold.is_empty() {
+            lines.push(OutcomeLine::untold_deletions(&deletions.untold));
+        }
+        if deletions.left_out {
+            lines.push(OutcomeLine::withheld_deletions());
+        }
         let lines = lines.into_iter().map(Grant::admit_outcome).collect();
-        let outcomes = self.files.outcomes(lines).await?;
+        let mut files = vec![self.files.closing(FileContent::Outcomes, lines).await?];
+        if !deletions.lines.is_empty() {
+            files.push(self.files.closing(FileContent::Deletions, deletions.lines).await?);
+        }
         let complete = Complete {
             transaction_time: self.plan.horizon.transaction_time(),
             proof,
             expires: clock::now(clock).saturating_add(ttl),
         };
         let state = Some(JobState::Complete(complete));
-        Ok(self.files.commit(Change { state, files: vec![outcomes], ..Change::default() }).await?)
+        Ok(self.files.commit(Change { state, files, ..Change::default() }).await?)
     }
 
     /// Per type, the sums over all slices that were accepted; the weakest method that any of them needed.

@@ -400,6 +400,12 @@ impl HasType for ResourceType {
     }
 }
 
+impl HasType for (ResourceType, Id) {
+    fn resource_type(&self) -> ResourceType {
+        self.0
+    }
+}
+
 impl HasType for (ResourceType, Millis) {
     fn resource_type(&self) -> ResourceType {
         self.0

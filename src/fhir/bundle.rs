@@ -239,6 +239,14 @@ impl Found {
     }
 }
 
+impl Entry {
+    /// Reads a single resource as if it had come on a page; `None` if it could not have.
+    pub(crate) fn parse(resource: &[u8], scope: Scope) -> Option<Self> {
+        let bundle = [br#"{"resourceType":"Bundle","entry":[{"resource":"#, resource, b"}]}"].concat();
+        Page::parse(bundle, scope).ok()?.entries.pop()
+    }
+}
+
 impl fmt::Debug for Entry {
     /// Neither content nor id (SEC-41).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -101,7 +101,7 @@ impl fmt::Debug for SearchQuery {
 }
 
 /// Unreserved characters and those that search values are made of stay readable; all others are escaped.
-fn escape(text: &str, query: &mut String) {
+pub(crate) fn escape(text: &str, query: &mut String) {
     use fmt::Write;
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~,:/|".contains(&byte) {

@@ -45,7 +45,7 @@ where
         let _place = if has_body { Some(place(edge).await?) } else { None };
         let sent = read(edge, sent).await?;
         let headers = Headers::of(&head.headers);
-        let now = clock::now(&*edge.clock);
+        let now = edge.upstream.now();
         Kickoff::parse(level, &head.method, head.uri.query(), &headers, &sent, now.into())?
     };
     let types = tokio::select! {

@@ -8,6 +8,7 @@ use super::problem::Problem;
 use crate::bulk::manifest::{Manifest, ManifestFile};
 use crate::clock;
 use crate::fhir::datatypes::Millis;
+use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileRecord};
 use crate::job::{Complete, Job, JobId, JobState};
 use crate::output::layout;
@@ -61,7 +62,7 @@ fn manifest(edge: &Edge, job: &Job, complete: &Complete, files: &[FileRecord], n
             let object = file.object()?;
             let resource_type = match file.content {
                 FileContent::Resources(resource_type) => resource_type,
-                FileContent::Outcomes => crate::fhir::resource_type::ResourceType::OPERATION_OUTCOME,
+                FileContent::Outcomes | FileContent::Deletions => ResourceType::OPERATION_OUTCOME,
             };
             Some(ManifestFile {
                 resource_type,
@@ -77,6 +78,7 @@ fn manifest(edge: &Edge, job: &Job, complete: &Complete, files: &[FileRecord], n
         request: job.request.clone(),
         requires_access_token: false,
         output: listed(|content| matches!(content, FileContent::Resources(_))).collect(),
+        deleted: job.kickoff.since.map(|_| listed(|content| matches!(content, FileContent::Deletions)).collect()),
         error: listed(|content| matches!(content, FileContent::Outcomes)).collect(),
         proof: complete.proof.clone(),
     };

@@ -26,6 +26,7 @@ pub(crate) struct FileRecord {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FileContent {
     Resources(ResourceType),
+    Deletions,
     Outcomes,
 }
 

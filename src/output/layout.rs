@@ -47,6 +47,7 @@ pub(crate) fn parse_file_name(name: &str) -> Option<FileNo> {
 fn content_name(content: FileContent) -> &'static str {
     match content {
         FileContent::Resources(resource_type) => resource_type.as_str(),
+        FileContent::Deletions => "deleted",
         FileContent::Outcomes => "OperationOutcome",
     }
 }

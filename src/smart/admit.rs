@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::bulk::manifest::OutcomeLine;
+use crate::bulk::manifest::{OutcomeLine, deletion_line};
 use crate::fhir::bundle::Entry;
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::resource_type::ResourceType;
@@ -128,6 +128,17 @@ impl Grant {
     /// What we say ourselves about an export: it holds nothing of a resource.
     pub(crate) fn admit_outcome(outcome: OutcomeLine) -> Line {
         Line(Bytes::from(outcome.into_text()))
+    }
+
+    /// That a resource is no more, as a line; `None` if this export may not tell. SEC-27: at Patient and Group level
+    /// its `last` living version must have been one that may leave.
+    pub(crate) fn admit_deletion(&self, resource_type: ResourceType, id: &Id, last: Option<&Entry>) -> Option<Line> {
+        let may_be_told = match &self.cohort {
+            Cohort::Everything => self.types.contains(&resource_type),
+            Cohort::AllPatients | Cohort::Members(_) => last
+                .is_some_and(|last| last.resource_type == resource_type && last.id == *id && self.admit(last).is_ok()),
+        };
+        may_be_told.then(|| Line(Bytes::from(deletion_line(resource_type, id))))
     }
 
     /// Whether a search for the cohort's patients cannot have found this resource: it names patients, and none of

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
@@ -14,10 +15,11 @@ use super::{link, retry};
 use crate::body;
 use crate::clock::{self, Clock};
 use crate::fhir::bundle::{Page, PageError, Scope};
-use crate::fhir::datatypes::{Id, Millis, parse_http_date};
+use crate::fhir::datatypes::{Id, Instant, Millis, parse_http_date};
+use crate::fhir::history::{HistoryPage, NotAHistory};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::SearchQuery;
+use crate::fhir::search::{SearchQuery, escape};
 use crate::profile::CountMethod;
 
 /// The upstream as exports see it. Cheap to clone.
@@ -33,7 +35,14 @@ struct Inner {
     budget: Budget,
     clock: Arc<dyn Clock>,
     patience: Patience,
+    /// How far the upstream's clock is ahead of ours, in milliseconds, as its last `Date` told.
+    ahead: AtomicI64,
 }
+
+/// An upstream's clock is not believed further ahead of ours than a day.
+const MOST_AHEAD_MILLIS: i64 = 24 * 3_600_000;
+/// Versions asked for on one page of a history.
+const HISTORY_PAGE: u32 = 500;
 
 /// How long a question is asked again.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +101,8 @@ pub(crate) enum Failure {
     Cached,
     #[error("the answer is not a page")]
     Page(#[source] PageError),
+    #[error("the answer is not a history")]
+    History,
 }
 
 /// One try's result, where it was not good.
@@ -124,7 +135,7 @@ impl Upstream {
     ) -> Self {
         let budget = Budget::new(budget_bytes, searches);
         let searches = Semaphore::new(searches);
-        Self { inner: Arc::new(Inner { client, base, searches, budget, clock, patience }) }
+        Self { inner: Arc::new(Inner { client, base, searches, budget, clock, patience, ahead: AtomicI64::new(0) }) }
     }
 
     /// The base without a slash at its end, as absolute references write it.
@@ -132,8 +143,9 @@ impl Upstream {
         self.inner.base.as_str().trim_end_matches('/')
     }
 
+    /// The upstream's time, or ours where that is later: what it stamps now is not after it.
     pub(crate) fn now(&self) -> Millis {
-        clock::now(&*self.inner.clock)
+        Millis(clock::now(&*self.inner.clock).0.saturating_add(self.inner.ahead.load(Ordering::Relaxed)))
     }
 
     /// The first page of a search.
@@ -171,6 +183,42 @@ impl Upstream {
             Err(SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. }) => Ok(None),
             other => other.map(Some),
         }
+    }
+
+    /// The first page of what was changed of a type since an instant.
+    pub(crate) async fn history(
+        &self,
+        resource_type: ResourceType,
+        since: Instant,
+    ) -> Result<HistoryPage, SearchError> {
+        let mut query = String::new();
+        escape(&since.to_string(), &mut query);
+        let target = format!("{}/{resource_type}/_history?_since={query}&_count={HISTORY_PAGE}", self.base_path());
+        self.history_at(&target, resource_type).await
+    }
+
+    /// The page of a history that a `next` link leads to.
+    pub(crate) async fn next_of_history(
+        &self,
+        next: &str,
+        resource_type: ResourceType,
+    ) -> Result<HistoryPage, SearchError> {
+        let target = link::anchor(self.base_path(), next).ok_or(SearchError::Link)?;
+        self.history_at(&target, resource_type).await
+    }
+
+    /// The newest versions of one resource.
+    pub(crate) async fn versions(&self, resource_type: ResourceType, id: &Id) -> Result<HistoryPage, SearchError> {
+        let target = format!("{}/{resource_type}/{id}/_history?_count=5", self.base_path());
+        self.history_at(&target, resource_type).await
+    }
+
+    async fn history_at(&self, target: &str, resource_type: ResourceType) -> Result<HistoryPage, SearchError> {
+        self.patiently(target, &Room::Share, |Raw { bytes, .. }| {
+            let unusable = |NotAHistory| Miss::Again { failure: Failure::History, asked: None };
+            HistoryPage::parse(&bytes, resource_type).map_err(unusable)
+        })
+        .await
     }
 
     /// The capability statement.
@@ -238,6 +286,10 @@ impl Upstream {
         let sent = tokio::time::timeout(timeout, self.inner.client.send(request)).await.map_err(silence)?;
         let (head, mut stream) = sent.map_err(|error| again(Failure::Connection(error)))?.into_parts();
         let date = header(&head.headers, &header::DATE).and_then(parse_http_date);
+        if let Some(date) = date {
+            let ahead = date.0.saturating_sub(self.inner.clock.unix_millis());
+            self.inner.ahead.store(ahead.clamp(0, MOST_AHEAD_MILLIS), Ordering::Relaxed);
+        }
         if head.headers.get("x-cache").is_some_and(|value| value.as_bytes().starts_with(b"HIT")) {
             return Err(again(Failure::Cached));
         }

@@ -8,6 +8,7 @@ mod expected;
 mod architecture;
 mod crash;
 mod deletes;
+mod deletions;
 mod doctor;
 mod embedding;
 mod exact;

@@ -40,6 +40,8 @@ pub struct Settings {
     pub ignore_sort: bool,
     /// Clinical searches must name a patient or an id, else 400 (Epic, Oracle Health).
     pub require_patient: bool,
+    /// `_history` of types and of the server is answered; otherwise it is 501 (Epic, IRIS).
+    pub history: bool,
     /// What goes wrong, and how often.
     pub faults: Faults,
     /// Added to the clock: shifts the `Date` header and the stamps alike.
@@ -69,6 +71,7 @@ impl Default for Settings {
             ignored_params: Vec::new(),
             ignore_sort: false,
             require_patient: false,
+            history: true,
             faults: Faults::default(),
             clock_skew: TimeDelta::zero(),
             stamp: Stamp::default(),

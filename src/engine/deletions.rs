@@ -1,0 +1,141 @@
+//! What was deleted since the client's last export, from the server's own history (BD-078 to BD-080, SEC-27).
+
+use std::collections::BTreeSet;
+
+use super::read::{Chain, ReadError};
+use super::worker::{Worker, WorkerError};
+use crate::fhir::bundle::{Entry, Scope};
+use crate::fhir::datatypes::{Id, Instant};
+use crate::fhir::resource_type::ResourceType;
+use crate::job::index::IdHash;
+use crate::plan::Cohort;
+use crate::smart::admit::Line;
+use crate::upstream::client::SearchError;
+
+/// What is to be said of deletions.
+#[derive(Debug, Default)]
+pub(super) struct Deletions {
+    pub(super) lines: Vec<Line>,
+    /// Types whose deletions nobody can tell.
+    pub(super) untold: Vec<ResourceType>,
+    /// Whether some deletions are left out because the export may not tell of them.
+    pub(super) left_out: bool,
+}
+
+/// Deletions of one type that one export lists.
+const MOST_OF_A_TYPE: usize = 200_000;
+
+impl Worker {
+    /// The deletions between `_since` and the transaction time; none if no `_since` was given.
+    pub(super) async fn deletions(&self) -> Result<Deletions, WorkerError> {
+        let mut found = Deletions::default();
+        let Some(since) = self.plan.horizon.since else { return Ok(found) };
+        let types: Vec<_> = self.plan.types.keys().copied().collect();
+        let reader = self.reader.clone();
+        let until = self.plan.horizon.transaction_time();
+        let told = self
+            .each(&types, move |name| {
+                let reader = reader.clone();
+                async move {
+                    let Some(since) = reader.deleted_since(name, since).await? else { return Ok(None) };
+                    // Histories have been seen that do not say when something was deleted.
+                    let later = reader.deleted_since(name, until).await?.unwrap_or_default();
+                    Ok(Some(since.difference(&later).cloned().collect::<Vec<_>>()))
+                }
+            })
+            .await?;
+        for (resource_type, deleted) in told {
+            match deleted {
+                Some(deleted) => self.list(resource_type, deleted, &mut found).await?,
+                None => found.untold.push(resource_type),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Lists those of `deleted` that are gone still, that no file holds, and that this export may tell of.
+    async fn list(
+        &self,
+        resource_type: ResourceType,
+        deleted: Vec<Id>,
+        found: &mut Deletions,
+    ) -> Result<(), WorkerError> {
+        let hashes: Vec<_> = deleted.iter().map(|id| IdHash::of(resource_type, id)).collect();
+        let exported = self.files.are_complete(resource_type, &hashes).await?;
+        let gone: Vec<_> =
+            deleted.into_iter().zip(exported).filter(|(_, exported)| !exported).map(|(id, _)| id).collect();
+        let subjects: Vec<_> = gone.into_iter().map(|id| (resource_type, id)).collect();
+        let reader = self.reader.clone();
+        let by_patient = !matches!(self.plan.cohort, Cohort::Everything);
+        let lines = self
+            .each(&subjects, move |(name, id)| {
+                let reader = reader.clone();
+                async move {
+                    if reader.upstream.read(name, &id).await?.is_some() {
+                        return Ok(Fate::Lives);
+                    }
+                    let last = if by_patient { reader.last_living(name, &id).await? } else { None };
+                    Ok(reader.grant.admit_deletion(name, &id, last.as_ref()).map_or(Fate::Withheld, Fate::Listed))
+                }
+            })
+            .await?;
+        for (_, fate) in lines {
+            match fate {
+                Fate::Listed(line) => found.lines.push(line),
+                Fate::Withheld => found.left_out = true,
+                Fate::Lives => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What became of a resource that was deleted once.
+enum Fate {
+    /// It was made anew since.
+    Lives,
+    Listed(Line),
+    /// Nothing shows that it would have been a part of this export.
+    Withheld,
+}
+
+impl super::read::Reader {
+    /// Every id of a type that was deleted at or after an instant; `None` if the server does not tell.
+    async fn deleted_since(&self, name: ResourceType, since: Instant) -> Result<Option<BTreeSet<Id>>, ReadError> {
+        let mut page = match self.upstream.history(name, since).await {
+            Ok(page) => page,
+            Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut deleted = BTreeSet::new();
+        let mut chain = Chain::default();
+        let mut pages = 0;
+        loop {
+            deleted.extend(page.deleted);
+            pages += 1;
+            if deleted.len() > MOST_OF_A_TYPE {
+                return Ok(None);
+            }
+            let Some(next) = page.next else { return Ok(Some(deleted)) };
+            // Pages without any deletion are no sign of a circle: what counts is that each link is new.
+            chain.step(&next, pages)?;
+            page = match self.upstream.next_of_history(&next, name).await {
+                Ok(page) => page,
+                Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+        }
+    }
+
+    /// A deleted resource in its last version, if the server still gives it.
+    async fn last_living(&self, name: ResourceType, id: &Id) -> Result<Option<Entry>, ReadError> {
+        match self.upstream.versions(name, id).await {
+            Ok(page) => {
+                let entry = page.living.and_then(|json| Entry::parse(&json, Scope::of(name).with_references()));
+                Ok(entry.filter(|entry| entry.id == *id))
+            }
+            Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What was deleted since the last export (BD-078 to BD-080, SEC-27).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::DateTime;
+use offtake::{Clock, SystemClock};
+use sample_upstream::{SampleUpstream, Settings};
+
+use crate::client::{Client, Manifest};
+use crate::support::App;
+
+/// `Type/id` of all deletions that a manifest lists; `None` if it has no such list.
+async fn deleted(manifest: &Manifest) -> Option<BTreeSet<String>> {
+    let client = Client::new();
+    let mut names = BTreeSet::new();
+    for file in manifest.whole.get("deleted")?.as_array().expect("a list") {
+        assert_eq!(file["type"], "Bundle");
+        let lines = client.download(file["url"].as_str().expect("a link")).await.expect("a file");
+        let lines = std::str::from_utf8(&lines).expect("text");
+        assert_eq!(lines.lines().count() as u64, file["count"].as_u64().expect("a number"));
+        for line in lines.lines() {
+            let bundle: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!((&bundle["resourceType"], &bundle["type"]), (&"Bundle".into(), &"transaction".into()));
+            let request = &bundle["entry"][0]["request"];
+            assert_eq!(request["method"], "DELETE");
+            assert!(names.insert(request["url"].as_str().expect("a URL").to_owned()), "twice: {line}");
+        }
+    }
+    Some(names)
+}
+
+fn observation(id: &str, subject: &str) -> String {
+    format!(r#"{{"resourceType":"Observation","id":"{id}","status":"final","subject":{{"reference":"{subject}"}}}}"#)
+}
+
+fn organization(id: &str) -> String {
+    format!(r#"{{"resourceType":"Organization","id":"{id}"}}"#)
+}
+
+/// Lets ten seconds pass at the server, whose `Date` has whole ones.
+struct Leap(Arc<AtomicI64>);
+
+impl Leap {
+    fn on(&self) {
+        self.0.fetch_add(10_000, Ordering::SeqCst);
+    }
+}
+
+/// A server with two patients, of whom one is in the Group, and its transaction time before anything was deleted.
+async fn prepared() -> (App, String, Leap) {
+    let upstream = SampleUpstream::new(Settings::default());
+    let leap = Arc::new(AtomicI64::new(0));
+    let leapt = Arc::clone(&leap);
+    let now = move || SystemClock.unix_millis() + leapt.load(Ordering::SeqCst);
+    upstream.set_clock(Arc::new(move || DateTime::from_timestamp_millis(now()).expect("in range")));
+    let insert = |json: &str| upstream.insert_raw(json).expect("a resource");
+    insert(r#"{"resourceType":"Patient","id":"in"}"#);
+    insert(r#"{"resourceType":"Patient","id":"out"}"#);
+    insert(
+        r#"{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/in"}}]}"#,
+    );
+    for id in ["stays", "goes", "returns"] {
+        insert(&observation(id, "Patient/in"));
+    }
+    insert(&observation("of-another", "Patient/out"));
+    insert(&observation("of-a-device", "Device/d"));
+    insert(&organization("closed"));
+    let app = App::before(upstream, |config| config.upstream.settling_lag = Duration::ZERO).await;
+    let (manifest, _) = app.export("/$export").await.expect("an export");
+    assert_eq!(deleted(&manifest).await, None, "without `_since` there is no list");
+    let since = manifest.whole["transactionTime"].as_str().expect("an instant").to_owned();
+    leap.fetch_add(10_000, Ordering::SeqCst);
+    (app, since, Leap(leap))
+}
+
+/// Deletes, makes one anew, and writes something that is newer than all deletions.
+fn delete(app: &App, leap: &Leap) {
+    for id in ["goes", "returns", "of-another", "of-a-device"] {
+        app.upstream.delete("Observation", id).expect("it is there");
+    }
+    app.upstream.delete("Organization", "closed").expect("it is there");
+    app.upstream.create(&observation("returns", "Patient/in")).expect("a resource");
+    leap.on();
+    app.upstream.create(&organization("later")).expect("a resource");
+    app.upstream.create(&observation("later", "Patient/in")).expect("a resource");
+    leap.on();
+}
+
+fn names(expected: &[&str]) -> Option<BTreeSet<String>> {
+    Some(expected.iter().map(|name| (*name).to_owned()).collect())
+}
+
+#[tokio::test]
+async fn each_level_tells_the_deletions_of_what_it_exports() {
+    let (app, since, leap) = prepared().await;
+    delete(&app, &leap);
+    for (path, expected) in [
+        (
+            "/$export",
+            &["Observation/goes", "Observation/of-another", "Observation/of-a-device", "Organization/closed"] as &[_],
+        ),
+        ("/Patient/$export", &["Observation/goes", "Observation/of-another"]),
+        ("/Group/g/$export", &["Observation/goes"]),
+        ("/$export?_type=Organization", &["Organization/closed"]),
+    ] {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let (manifest, received) = app.export(&format!("{path}{separator}_since={since}")).await.expect("an export");
+        let told = deleted(&manifest).await;
+        assert_eq!(told, names(expected), "{path}");
+        // BD-080: nothing is both deleted and there.
+        let lines: Vec<u8> = received.values().flatten().copied().collect();
+        let lines = String::from_utf8(lines).expect("text");
+        for name in told.iter().flatten() {
+            let id = name.split('/').nth(1).expect("an id");
+            assert!(!lines.contains(&format!(r#""id":"{id}""#)), "{path}: {name} is in the output too");
+        }
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_after_the_transaction_time_is_told_by_the_next_export() {
+    let (app, since, leap) = prepared().await;
+    delete(&app, &leap);
+    app.upstream.delete("Observation", "stays").expect("it is there");
+    let (manifest, _) = app.export(&format!("/$export?_since={since}")).await.expect("an export");
+    let told = deleted(&manifest).await.expect("a list");
+    assert!(told.contains("Observation/goes") && !told.contains("Observation/stays"), "{told:?}");
+    leap.on();
+    app.upstream.create(&organization("still-later")).expect("a resource");
+    leap.on();
+    let since = manifest.whole["transactionTime"].as_str().expect("an instant").to_owned();
+    let (manifest, _) = app.export(&format!("/$export?_since={since}")).await.expect("an export");
+    assert!(deleted(&manifest).await.expect("a list").contains("Observation/stays"));
+    app.stop().await;
+}
+
+/// Interop: what nobody can tell is said, and the list is there and empty.
+#[tokio::test]
+async fn a_server_without_a_history_leaves_the_list_empty_and_says_so() {
+    let (app, since, leap) = prepared().await;
+    delete(&app, &leap);
+    app.upstream.update_settings(|settings| settings.history = false);
+    let (manifest, _) = app.export(&format!("/$export?_since={since}")).await.expect("an export");
+    assert_eq!(deleted(&manifest).await, names(&[]));
+    let error = manifest.whole["error"][0]["url"].as_str().expect("a link");
+    let lines = Client::new().download(error).await.expect("a file");
+    let lines = String::from_utf8(lines.to_vec()).expect("text");
+    assert!(lines.contains("keeps no history") && lines.contains("Observation"), "{lines}");
+    app.stop().await;
+}
