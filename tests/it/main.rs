@@ -6,6 +6,7 @@ mod client;
 mod expected;
 
 mod architecture;
+mod churn;
 mod crash;
 mod deletes;
 mod deletions;
