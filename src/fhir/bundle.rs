@@ -103,8 +103,9 @@ struct Bundle<'a> {
     issue: Option<serde::de::IgnoredAny>,
 }
 
+/// A link of any bundle.
 #[derive(Deserialize)]
-struct Link<'a> {
+pub(super) struct Link<'a> {
     #[serde(borrow)]
     relation: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -198,8 +199,7 @@ fn read_bundle(buffer: &[u8]) -> Result<Parts, PageError> {
     if bundle.entry.len() > MOST_ENTRIES {
         return Err(PageError::TooManyEntries);
     }
-    let next = bundle.link.into_iter().find(|link| link.relation.as_deref() == Some("next"));
-    let next = next.and_then(|link| link.url).map(Cow::into_owned);
+    let next = next_of(bundle.link);
     let total = bundle.total.and_then(|total| total.as_u64());
     let mut places = Vec::with_capacity(bundle.entry.len());
     for (index, entry) in bundle.entry.iter().enumerate() {
@@ -214,6 +214,12 @@ fn read_bundle(buffer: &[u8]) -> Result<Parts, PageError> {
         places.push(Place { start, end: start + resource.get().len(), mode });
     }
     Ok((places, next, total))
+}
+
+/// Where the next page of a bundle is.
+pub(super) fn next_of(links: Vec<Link<'_>>) -> Option<String> {
+    let next = links.into_iter().find(|link| link.relation.as_deref() == Some("next"));
+    next.and_then(|link| link.url).map(Cow::into_owned)
 }
 
 fn read_outcome(json: &[u8]) -> Vec<Issue> {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::bundle::{Link, next_of};
 use super::datatypes::Id;
 use super::resource_type::ResourceType;
 
@@ -33,14 +34,6 @@ struct Bundle<'a> {
     link: Vec<Link<'a>>,
     #[serde(borrow, default)]
     entry: Vec<Entry<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Link<'a> {
-    #[serde(borrow)]
-    relation: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    url: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -87,8 +80,7 @@ impl HistoryPage {
             let full_url = || entry.full_url.as_deref().and_then(|url| self::named(url, resource_type));
             page.deleted.extend(named.or_else(full_url));
         }
-        let next = bundle.link.into_iter().find(|link| link.relation.as_deref() == Some("next"));
-        page.next = next.and_then(|link| link.url).map(Cow::into_owned);
+        page.next = next_of(bundle.link);
         Ok(page)
     }
 }
