@@ -5,5 +5,6 @@ pub(crate) mod client;
 pub(crate) mod connect;
 pub(crate) mod group;
 pub(crate) mod link;
+pub(crate) mod media;
 pub(crate) mod probe;
 pub(crate) mod retry;

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::budget::{Budget, Reservation};
 use super::connect::SearchClient;
+use super::media::{Media, MediaInUse};
 use super::{link, retry};
 use crate::body;
 use crate::clock::{self, Clock};
@@ -37,6 +38,7 @@ struct Inner {
     patience: Patience,
     /// How far the upstream's clock is ahead of ours, in milliseconds, as its last `Date` told.
     ahead: AtomicI64,
+    media: MediaInUse,
 }
 
 /// An upstream's clock is not believed further ahead of ours than a day.
@@ -135,7 +137,8 @@ impl Upstream {
     ) -> Self {
         let budget = Budget::new(budget_bytes, searches);
         let searches = Semaphore::new(searches);
-        Self { inner: Arc::new(Inner { client, base, searches, budget, clock, patience, ahead: AtomicI64::new(0) }) }
+        let (ahead, media) = (AtomicI64::new(0), MediaInUse::default());
+        Self { inner: Arc::new(Inner { client, base, searches, budget, clock, patience, ahead, media }) }
     }
 
     /// The base without a slash at its end, as absolute references write it.
@@ -282,7 +285,8 @@ impl Upstream {
         let again = |failure| Miss::Again { failure, asked: None };
         let timeout = self.inner.patience.timeout;
         let silence = |_| again(Failure::Silence(timeout));
-        let request = self.request(target).map_err(|_| Miss::Final(SearchError::Link))?;
+        let media = self.inner.media.now();
+        let request = self.request(target, media).map_err(|_| Miss::Final(SearchError::Link))?;
         let sent = tokio::time::timeout(timeout, self.inner.client.send(request)).await.map_err(silence)?;
         let (head, mut stream) = sent.map_err(|error| again(Failure::Connection(error)))?.into_parts();
         let date = header(&head.headers, &header::DATE).and_then(parse_http_date);
@@ -313,6 +317,9 @@ impl Upstream {
                 let asked = asked.and_then(|value| retry::retry_after(value, date));
                 Err(Miss::Again { failure: Failure::Status(head.status), asked })
             }
+            retry::Verdict::Final if head.status == StatusCode::NOT_ACCEPTABLE && self.inner.media.refused(media) => {
+                Err(again(Failure::Status(head.status)))
+            }
             retry::Verdict::Final => {
                 let issues = match Page::parse(bytes, Scope::of(ResourceType::OPERATION_OUTCOME)) {
                     Err(PageError::Outcome(issues)) => issues,
@@ -324,11 +331,11 @@ impl Upstream {
     }
 
     /// SEC-01: these headers and no others; nothing is taken from a client's request.
-    fn request(&self, target: &str) -> Result<http::Request<body::Body>, http::Error> {
+    fn request(&self, target: &str, media: Media) -> Result<http::Request<body::Body>, http::Error> {
         let base = &self.inner.base;
         let authority = &base[url::Position::BeforeHost..url::Position::AfterPort];
-        http::Request::get(format!("{}://{authority}{target}", base.scheme()))
-            .header(header::ACCEPT, "application/fhir+json")
+        http::Request::get(format!("{}://{authority}{}", base.scheme(), media.target(target)))
+            .header(header::ACCEPT, media.accept())
             // A server's cache has been seen to mix up `lt` with `le`; `no-store` has been seen to cut lists short.
             .header(header::CACHE_CONTROL, "no-cache")
             .header("prefer", "handling=strict")
