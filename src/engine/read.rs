@@ -1,8 +1,8 @@
 //! Reading one slice: the questions it asks, the pages that answer, and what comes of them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::pool::{Cutting, Task};
@@ -53,6 +53,8 @@ pub(super) struct PageSize {
 #[derive(Debug)]
 struct Pace {
     count: AtomicU32,
+    /// What pages held, one after another, that had fewer resources than were asked for although there are more.
+    short: Mutex<Vec<u32>>,
     /// One resource alone is more than a reader's share of memory.
     alone: AtomicBool,
 }
@@ -135,6 +137,8 @@ impl ReadError {
     }
 }
 
+/// Pages running that hold less than was asked for, until that is taken for the most that the server sends.
+const SHORT_PAGES: usize = 4;
 /// Pages that one slice may have before it counts as endless.
 const MOST_PAGES: u32 = 1_000_000;
 /// Pages in a row that may be empty before their chain counts as endless.
@@ -144,7 +148,7 @@ impl Reader {
     pub(super) fn new(upstream: Upstream, plan: Arc<ExportPlan>, grant: Arc<Grant>, limits: PageLimits) -> Self {
         let types = plan.types.keys().chain(&plan.context).copied();
         let most = plan.profile.page_most.map_or(limits.most_resources, |most| most.min(limits.most_resources));
-        let pace = || Pace { count: AtomicU32::new(most), alone: AtomicBool::new(false) };
+        let pace = || Pace { count: AtomicU32::new(most), short: Mutex::default(), alone: AtomicBool::new(false) };
         let paces = Arc::new(types.map(|resource_type| (resource_type, pace())).collect());
         Self { upstream, plan, grant, limits, references: Arc::default(), paces }
     }
@@ -178,7 +182,7 @@ impl Reader {
             self.learn(pace, &answer.page);
             let more = answer.page.next.is_some();
             if more {
-                pace.cap(answer.page.entries.len());
+                pace.cap(asked, answer.page.entries.len());
             }
             // Every few attempts a slice that does not come out is cut although it fits.
             if can_be_cut && (more || matches!(attempt, 4 | 8)) {
@@ -459,10 +463,21 @@ impl Pace {
         self.count() <= 4
     }
 
-    /// The server sent no more than `entries` on a page although there are more.
-    fn cap(&self, entries: usize) {
-        if entries > 0 {
-            self.count.fetch_min(u32::try_from(entries).unwrap_or(u32::MAX), Ordering::Relaxed);
+    /// The server sent no more than `entries` on a page although there are more. One page may be short by chance, as
+    /// where a server filters after it has made the page: only several running show what it is willing to send.
+    fn cap(&self, asked: PageSize, entries: usize) {
+        let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries >= asked.count {
+            short.clear();
+            return;
+        }
+        short.push(entries);
+        if short.len() >= SHORT_PAGES {
+            let most = short.drain(..).max().unwrap_or(0);
+            if most > 0 {
+                self.count.fetch_min(most, Ordering::Relaxed);
+            }
         }
     }
 
