@@ -87,6 +87,14 @@ impl Judge {
                 return Verdict::Again { by: 0 };
             }
             let same = self.previous.replace(reading.set) == Some(reading.set);
+            // A number that agrees proves nothing here, but one that is larger says that something is missing.
+            let by = reading
+                .counted_before
+                .filter(|_| profile.counts.is_some())
+                .map_or(0, |counted| counted.saturating_sub(distinct));
+            if by > 0 {
+                return Verdict::Again { by };
+            }
             return if same {
                 Verdict::Accept { method: Method::Reread, expected: distinct }
             } else {
@@ -178,6 +186,10 @@ mod tests {
             "a new version is another set"
         );
         assert_eq!(judge.judge(&pages(&["b/2", "a"]), &profile), REREAD(2), "the order does not matter");
+        let mut judge = Judge::default();
+        for _ in 0..3 {
+            assert_eq!(judge.judge(&pages(&["a"]), &profile), Verdict::Again { by: 1 }, "one is missing each time");
+        }
     }
 
     #[test]
