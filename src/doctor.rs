@@ -43,7 +43,7 @@ pub(crate) async fn examine(
     let types: Vec<_> = capability.searchable().into_iter().collect();
     let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
     let failed = |source| DoctorError::Search(first, source);
-    let method = probe::count_method(upstream, first).await.map_err(failed)?;
+    let method = probe::count_method(upstream, &types).await.map_err(failed)?;
     let asked = upstream.now();
     let held = probe::held(upstream, &types, method, searches).await;
     let held = held.map_err(|(name, source)| DoctorError::Search(name, source))?;

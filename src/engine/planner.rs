@@ -68,7 +68,7 @@ impl Planner {
         let types = &job.types;
         let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
         let failed = |resource_type| move |source| PlanError::Search { resource_type, source };
-        let method = probe::count_method(&self.upstream, first).await.map_err(failed(first))?;
+        let method = probe::count_method(&self.upstream, types).await.map_err(failed(first))?;
         let held = probe::held(&self.upstream, types, method, self.searches).await;
         let probe::Held { counts: held, date, refused } =
             held.map_err(|(resource_type, source)| PlanError::Search { resource_type, source })?;

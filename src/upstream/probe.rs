@@ -23,24 +23,42 @@ const READ_AT_MOST: u32 = 200;
 const PAGE_TRIES: u32 = 5;
 /// Types that are tried for what a single one may be too uniform to show.
 const TYPES_TRIED: usize = 3;
+/// Types that are asked for until one shows how the server counts.
+const TYPES_COUNTED: usize = 20;
 /// Stamps that a time filter is tried on.
 const STAMPS_TRIED: usize = 4;
 /// Resources on the pages that orders are seen from.
 const A_FEW: u32 = 20;
 
-/// How the upstream counts, if it does: the first method that gives a number for `resource_type`.
+/// How the upstream counts, if it does: the first method that gives a number for one of `types` that holds something.
+/// Of one that holds nothing an ordinary page says so as well.
 pub(crate) async fn count_method(
     upstream: &Upstream,
-    resource_type: ResourceType,
+    types: &[ResourceType],
 ) -> Result<Option<CountMethod>, SearchError> {
-    for method in [CountMethod::Summary, CountMethod::Accurate] {
-        match upstream.count(&SearchQuery::new(resource_type), method).await {
-            Ok((Some(_), _)) => return Ok(Some(method)),
-            Ok((None, _)) | Err(SearchError::Refused { .. }) => {}
-            Err(error) => return Err(error),
+    let is_patient = |name: &&ResourceType| **name == ResourceType::PATIENT;
+    let patients_first = types.iter().filter(is_patient).chain(types.iter().filter(|name| !is_patient(name)));
+    let mut of_nothing = None;
+    for name in patients_first.take(TYPES_COUNTED) {
+        let mut says_nothing = false;
+        for method in [CountMethod::Summary, CountMethod::Accurate] {
+            match upstream.count(&SearchQuery::new(*name), method).await {
+                Ok((Some(0), _)) => {
+                    of_nothing = of_nothing.or(Some(method));
+                    says_nothing = true;
+                    break;
+                }
+                Ok((Some(_), _)) => return Ok(Some(method)),
+                Ok((None, _)) => {}
+                Err(SearchError::Refused { .. }) => says_nothing = true,
+                Err(error) => return Err(error),
+            }
+        }
+        if !says_nothing {
+            return Ok(None);
         }
     }
-    Ok(None)
+    Ok(of_nothing)
 }
 
 /// What the upstream holds.
