@@ -48,6 +48,12 @@ impl SearchQuery {
             Prefix::LessThan => "lt",
             Prefix::LessOrEqual => "le",
         };
+        let value = value.to_string();
+        // Some servers take whole seconds only. As either of these bounds a second is the same as its beginning.
+        let value = match value.strip_suffix(".000Z") {
+            Some(whole) if prefix != "le" => format!("{whole}Z"),
+            Some(_) | None => value,
+        };
         self.param("_lastUpdated", format!("{prefix}{value}"))
     }
 
@@ -126,7 +132,7 @@ mod tests {
             .count(7);
         assert_eq!(
             query.to_query(),
-            "_lastUpdated=lt1970-01-01T00:00:00.000Z&identifier=http://x%7Ca%26b%3Dc%2Bd%20%C3%A9&_count=7"
+            "_lastUpdated=lt1970-01-01T00:00:00Z&identifier=http://x%7Ca%26b%3Dc%2Bd%20%C3%A9&_count=7"
         );
         assert_eq!(format!("{query:?}"), "SearchQuery(Patient by _lastUpdated, identifier, _count)");
     }
