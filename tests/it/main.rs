@@ -18,6 +18,7 @@ mod faults;
 mod heads;
 mod hostile;
 mod kill;
+mod lies;
 mod links;
 mod outage;
 mod paths;

@@ -18,6 +18,7 @@ mod generate;
 mod history;
 mod instance;
 mod instant;
+mod lies;
 mod load;
 mod paging;
 mod params;
@@ -35,6 +36,7 @@ mod store;
 mod upstream;
 mod wire;
 
+pub use lies::{Accepts, Bounds, Lies, Links};
 pub use requests::RequestSeen;
 pub use server::Running;
 pub use settings::{Faults, Paging, Rate, Settings, Stamp, Total};

@@ -83,7 +83,12 @@ impl SampleUpstream {
             }
             last = Some(at);
             let id = incoming.id().context("a loaded resource has an id")?.into();
-            changes.push(Change::Put { id, incoming });
+            let change = Change::Put { id, incoming };
+            if (number + 1).checked_rem(settings.lies.unstamped_every) == Some(0) {
+                self.apply_unstamped(change, at);
+            } else {
+                changes.push(change);
+            }
         }
         self.apply_loaded(changes, last, settings.stamp);
         Ok(())

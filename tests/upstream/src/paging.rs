@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::base64;
 use crate::query::Search;
@@ -53,6 +54,8 @@ pub(crate) struct ResultLists {
 pub(crate) struct ResultList {
     pub(crate) search: Search,
     pub(crate) pids: Vec<u64>,
+    /// Later pages that were asked for.
+    pub(crate) served: AtomicUsize,
 }
 
 impl ResultLists {
@@ -74,6 +77,13 @@ impl ResultLists {
 
     pub(crate) fn get(&self, id: &str) -> Option<Arc<ResultList>> {
         self.lists.get(id).cloned()
+    }
+
+    /// The list of a later page, unless so many were asked for already.
+    pub(crate) fn serve(&self, id: &str, most: Option<usize>) -> Option<Arc<ResultList>> {
+        let list = self.get(id)?;
+        let served = list.served.fetch_add(1, Ordering::Relaxed);
+        most.is_none_or(|most| served < most).then_some(list)
     }
 
     /// Forgets all lists: their links answer 410.

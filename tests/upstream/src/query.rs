@@ -112,6 +112,11 @@ impl Search {
         Ok(search)
     }
 
+    /// Whether it asks for a later page.
+    pub(crate) fn is_later(&self) -> bool {
+        self.offset > 0 || self.cursor.is_some()
+    }
+
     fn names_a_patient(&self) -> bool {
         let is_patient = |term: &String| term.starts_with("patient=") || term.starts_with("subject=");
         self.filters.ids.is_some() || self.filters.terms.iter().any(|group| group.iter().any(is_patient))
@@ -119,6 +124,10 @@ impl Search {
 
     fn read(&mut self, name: &str, value: &str, settings: &Settings, types: &[String]) -> Result<(), Refusal> {
         let bad = || Refusal::invalid(format!("invalid value of parameter {name}"));
+        if settings.lies.finds_nothing.contains(name) {
+            self.filters.ids = Some(Vec::new());
+            return Ok(());
+        }
         match name {
             "_count" => {
                 let asked: usize = value.parse().map_err(|_| bad())?;
@@ -146,12 +155,12 @@ impl Search {
             "_cursor" if settings.paging == Paging::Cursor => {
                 self.cursor = Some(Position::decode(value).ok_or_else(|| Refusal::gone("unknown cursor"))?);
             }
-            _ => self.read_filter(name, value, types)?,
+            _ => self.read_filter(name, value, types, settings.lies.typed_references)?,
         }
         Ok(())
     }
 
-    fn read_filter(&mut self, name: &str, value: &str, types: &[String]) -> Result<(), Refusal> {
+    fn read_filter(&mut self, name: &str, value: &str, types: &[String], typed: bool) -> Result<(), Refusal> {
         let (bare, modifier) = name.split_once(':').map_or((name, None), |(bare, modifier)| (bare, Some(modifier)));
         let Some(param) = params::of(&self.resource_type).find(|param| param.name == bare) else {
             if name.starts_with('_') {
@@ -166,6 +175,7 @@ impl Search {
             match (param.kind, modifier) {
                 (Kind::Token, None) => group.push(format!("{bare}={value}")),
                 (Kind::Reference, None) if value.contains('/') => group.push(format!("{bare}={value}")),
+                (Kind::Reference, None) if typed => group.push(format!("{bare}={value}")),
                 (Kind::Reference, None) if bare == "patient" => group.push(format!("patient=Patient/{value}")),
                 (Kind::Reference, None) => group.extend(types.iter().map(|target| format!("{bare}={target}/{value}"))),
                 (Kind::Reference, Some("missing")) => match value {

@@ -5,6 +5,7 @@ use http::{Method, StatusCode};
 
 use crate::answer::{Answer, Refusal};
 use crate::body::Payload;
+use crate::searchset::Manner;
 use crate::upstream::SampleUpstream;
 use crate::{capability, history, instance, searchset};
 
@@ -60,9 +61,9 @@ fn dispatch(upstream: &SampleUpstream, asked: Asked) -> Result<(Answer, bool), R
         }
         [name] | [name, _] if name.starts_with(['$', '_']) => return Err(unknown(&path)),
         [_, operation] if operation.starts_with('$') => return Err(unknown(&path)),
-        [resource_type] if get => searchset::search(upstream, &base, resource_type, pairs, false)?,
+        [resource_type] if get => searchset::search(upstream, &base, resource_type, pairs, Manner::get(&headers))?,
         [resource_type, "_search"] if method == Method::POST => {
-            searchset::search(upstream, &base, resource_type, pairs, true)?
+            searchset::search(upstream, &base, resource_type, pairs, Manner::post(&headers))?
         }
         [resource_type] if method == Method::POST => instance::write(upstream, &base, resource_type, None, &body)?,
         [resource_type, id] if get => unchanged(&headers, instance::read(upstream, resource_type, id, None)?),

@@ -107,7 +107,10 @@ impl<'s> Matcher<'s> {
             return false;
         };
         let without = |term: &String| !self.of_type.posting(term).is_some_and(|posting| posting.contains(&pid));
-        self.filters.times.iter().all(|time| time.holds(record.millis()))
+        // What has no stamp is found by no comparison.
+        let is_placed = self.filters.times.is_empty() || record.last_updated.is_some();
+        is_placed
+            && self.filters.times.iter().all(|time| time.holds(record.millis()))
             && self.filters.ids.as_ref().is_none_or(|ids| ids.iter().any(|id| **id == *record.id))
             && self.groups.iter().all(|group| group.iter().any(|posting| posting.contains(&pid)))
             && self.filters.without.iter().all(without)

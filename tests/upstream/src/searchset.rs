@@ -1,6 +1,9 @@
 //! Answers searches: the first page, and the pages behind its links.
 
-use http::StatusCode;
+use std::sync::atomic::AtomicUsize;
+
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, StatusCode};
 
 use crate::answer::{Answer, Refusal};
 use crate::body::{Body, Payload};
@@ -15,6 +18,31 @@ use crate::upstream::SampleUpstream;
 
 /// What a page says beside its resources where the settings want it.
 const WARNING: &str = r#"{"resourceType":"OperationOutcome","issue":[{"severity":"warning","code":"suppressed","details":{"coding":[{"system":"urn:oid:1.2.3","code":"4119"}]}}]}"#;
+
+/// The parameter of a search whose first page was empty.
+const BEGUN: &str = "_begun";
+
+/// How a search is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    by_post: bool,
+    /// The answer may come from a cache.
+    cached: bool,
+    /// The answer may not be kept.
+    no_store: bool,
+}
+
+impl Manner {
+    pub(crate) fn get(headers: &HeaderMap) -> Self {
+        let values = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
+        let directives: Vec<_> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
+        Self { by_post: false, cached: !directives.contains(&"no-cache"), no_store: directives.contains(&"no-store") }
+    }
+
+    pub(crate) fn post(headers: &HeaderMap) -> Self {
+        Self { by_post: true, ..Self::get(headers) }
+    }
+}
 
 /// A page before it is written.
 struct Page<'s> {
@@ -32,18 +60,31 @@ pub(crate) fn search(
     upstream: &SampleUpstream,
     base: &str,
     resource_type: &str,
-    pairs: Vec<(String, String)>,
-    by_post: bool,
+    mut pairs: Vec<(String, String)>,
+    manner: Manner,
 ) -> Result<Answer, Refusal> {
     let settings = upstream.settings();
     let held: Vec<String> = upstream.read(|store| store.types().map(|(name, _)| name.as_ref().to_owned()).collect());
     if !held.iter().any(|name| name == resource_type) && !params::known_types().any(|name| name == resource_type) {
         return Err(Refusal::not_found(format!("unknown resource type '{resource_type}'")));
     }
-    let search = Search::parse(resource_type, pairs, &settings, &held)?;
-    let own = if by_post { format!("{base}/{resource_type}/_search") } else { link(base, &search, &[]) };
+    if settings.lies.refuses(&pairs) {
+        return Err(Refusal::invalid("times are given in whole seconds"));
+    }
+    let asked = pairs.clone();
+    settings.lies.bend(&mut pairs, manner.cached);
+    let mut search = Search::parse(resource_type, pairs, &settings, &held)?;
+    search.pairs = asked;
+    let own = if manner.by_post { format!("{base}/{resource_type}/_search") } else { link(base, &search, &[]) };
     Ok(upstream.read(|store| {
-        let page = first_page(upstream, store, &settings, base, &search);
+        let mut page = first_page(upstream, store, &settings, base, &search);
+        if manner.no_store && settings.lies.no_store_truncates {
+            page.records.truncate(1);
+            page.next = None;
+        }
+        if settings.lies.loops && search.is_later() && page.next.is_some() {
+            page.next = Some(own.clone());
+        }
         Answer::fhir(StatusCode::OK, write(upstream, base, &search, own, page))
     }))
 }
@@ -61,24 +102,28 @@ pub(crate) fn later_page(
     let Some(id) = value("_getpages") else {
         return Err(Refusal::invalid("this server does not know how to search all types at once"));
     };
-    let Some(list) = upstream.lists().get(id) else {
+    let settings = upstream.settings();
+    let Some(list) = upstream.lists().serve(id, settings.lies.list_pages) else {
         return Err(Refusal::gone(format!("Search ID \"{id}\" does not exist and may have expired")));
     };
     let number = |name: &str, default: usize| match value(name) {
         Some(text) => text.parse().map_err(|_| Refusal::invalid(format!("invalid value of parameter {name}"))),
         None => Ok(default),
     };
-    let settings = upstream.settings();
     let offset: usize = number("_getpagesoffset", 0)?;
     let count = number("_count", list.search.count)?.clamp(1, settings.max_count.unwrap_or(usize::MAX).max(1));
     let answer = upstream.read(|store| {
         let end = offset.saturating_add(count).min(list.pids.len());
-        let pids = list.pids.get(offset..end).unwrap_or_default();
+        let start = if settings.lies.repeats { offset.saturating_sub(1) } else { offset };
+        let pids = list.pids.get(start..end).unwrap_or_default();
         let of_type = store.of_type(&list.search.resource_type);
         // What was deleted since is simply absent; what was updated shows its present version.
         let records: Vec<_> =
             pids.iter().filter_map(|pid| of_type.and_then(|of_type| store.current(of_type, *pid))).collect();
-        let next = (end < list.pids.len()).then(|| list_link(base, id, end, count));
+        let next = (end < list.pids.len()).then(|| match settings.lies.loops && offset > 0 {
+            true => list_link(base, id, offset, count),
+            false => list_link(base, id, end, count),
+        });
         let total = total(&settings, &list.search, next.is_none(), records.len(), || list.pids.len());
         let own = list_link(base, id, offset, count);
         let page = Page { records, total, next };
@@ -99,41 +144,63 @@ fn first_page<'s>(
     };
     let matcher = Matcher::new(store, of_type, &search.filters);
     if search.count_only {
-        return Page { records: Vec::new(), total: Some(matcher.count()), next: None };
+        return Page { records: Vec::new(), total: total(settings, search, true, 0, || matcher.count()), next: None };
     }
     let current = |pid: &u64| store.current(of_type, *pid);
-    let (records, next, known): (Vec<_>, _, _) = match settings.paging {
+    let lies = &settings.lies;
+    if lies.empty_pages && !search.is_later() && !search.pairs.iter().any(|(name, _)| name == BEGUN) {
+        let next = (matcher.count() > 0).then(|| link(base, search, &[(BEGUN, "true".to_owned())]));
+        return Page {
+            records: Vec::new(),
+            total: total(settings, search, next.is_none(), 0, || matcher.count()),
+            next,
+        };
+    }
+    let mut shortened = search.clone();
+    if lies.is_short(&search.pairs) && !search.is_later() {
+        shortened.count = 1;
+    }
+    let page_count = shortened.count;
+    let (mut records, mut next, mut known): (Vec<_>, _, _) = match settings.paging {
         Paging::Snapshot => {
             let pids: Vec<u64> = matcher.select(&search.order, None).collect();
-            let records = pids.iter().take(search.count).filter_map(current).collect();
+            let records = pids.iter().take(page_count).filter_map(current).collect();
             let all = pids.len();
-            let next = (all > search.count).then(|| {
-                let list = ResultList { search: search.clone(), pids };
+            let next = (all > page_count).then(|| {
+                let list = ResultList { search: search.clone(), pids, served: AtomicUsize::default() };
                 let id = upstream.lists().keep(list, settings.seed);
-                list_link(base, &id, search.count, search.count)
+                list_link(base, &id, page_count, search.count)
             });
             (records, next, Some(all))
         }
         Paging::Cursor => {
             let after = search.cursor.as_ref();
-            let mut pids: Vec<u64> = matcher.select(&search.order, after).take(search.count + 1).collect();
-            let more = pids.len() > search.count;
-            pids.truncate(search.count);
+            let mut pids: Vec<u64> = matcher.select(&search.order, after).take(page_count + 1).collect();
+            let more = pids.len() > page_count;
+            pids.truncate(page_count);
             let last = pids.last().and_then(|pid| Some(Position::of(current(pid)?, *pid)));
             let cursor = last.filter(|_| more).map(|last| last.encode());
             let next = cursor.map(|cursor| link(base, search, &[("_cursor", cursor)]));
-            (pids.iter().filter_map(current).collect(), next, None)
+            let repeated = after.filter(|_| lies.repeats).and_then(|after| current(&after.pid));
+            (repeated.into_iter().chain(pids.iter().filter_map(current)).collect(), next, None)
         }
         Paging::Offset => {
-            let selected = matcher.select(&search.order, None).skip(search.offset);
-            let mut pids: Vec<u64> = selected.take(search.count + 1).collect();
-            let more = pids.len() > search.count;
-            pids.truncate(search.count);
-            let offset = (search.offset + search.count).to_string();
+            let repeated = usize::from(lies.repeats && search.offset > 0);
+            let selected = matcher.select(&search.order, None).skip(search.offset - repeated);
+            let mut pids: Vec<u64> = selected.take(page_count + repeated + 1).collect();
+            let more = pids.len() > page_count + repeated;
+            pids.truncate(page_count + repeated);
+            let offset = (search.offset + page_count).to_string();
             let next = more.then(|| link(base, search, &[("_offset", offset)]));
             (pids.iter().filter_map(current).collect(), next, None)
         }
     };
+    let ends_early = settings.paging == Paging::Offset && lies.early_end_every > 0 && records.len() > 1;
+    if ends_early && upstream.next_page_number().is_multiple_of(lies.early_end_every) {
+        records.pop();
+        next = None;
+        known = Some(search.offset + records.len());
+    }
     let total = total(settings, search, next.is_none(), records.len(), || known.unwrap_or_else(|| matcher.count()));
     Page { records, total, next }
 }
@@ -145,7 +212,7 @@ fn total(
     on_page: usize,
     all: impl FnOnce() -> usize,
 ) -> Option<usize> {
-    if search.accurate || search.count_only {
+    if (search.accurate || search.count_only) && settings.total != Total::Estimated {
         return Some(all());
     }
     match settings.total {
@@ -153,19 +220,27 @@ fn total(
         Total::WhenComplete => complete.then(all),
         Total::Absent => None,
         Total::PageSized => Some(on_page),
+        Total::Estimated if complete && !search.count_only => Some(all()),
+        Total::Estimated => Some(all()).map(|all| all + all / 10 + 1),
     }
 }
 
 fn write(upstream: &SampleUpstream, base: &str, search: &Search, own: String, page: Page<'_>) -> Payload {
-    let mut links = vec![("self", own)];
-    links.extend(page.next.map(|next| ("next", next)));
+    let settings = upstream.settings();
+    let lies = &settings.lies;
+    let mut links = vec![("self", lies.links.write(base, &own))];
+    links.extend(page.next.map(|next| ("next", lies.links.write(base, &next))));
     let now = upstream.now();
     let id = format!("{:016x}", now.timestamp_micros());
     let mut bundle = Bundle::open(&Head { kind: "searchset", id: &id, at: now, total: page.total, links: &links });
-    if upstream.settings().warnings && !page.records.is_empty() {
-        bundle.entry("urn:oid:1.2.3.4119", Some(&Body::Text(WARNING.into())), r#","search":{"mode":"outcome"}"#);
+    if settings.warnings && !page.records.is_empty() {
+        let mode = if lies.no_mode { "" } else { r#","search":{"mode":"outcome"}"# };
+        bundle.entry("urn:oid:1.2.3.4119", Some(&Body::Text(WARNING.into())), mode);
     }
     for record in page.records {
+        if !lies.dropped.is_empty() && lies.dropped.contains(&format!("{}/{}", record.resource_type, record.id)) {
+            continue;
+        }
         let full_url = format!("{base}/{}/{}", record.resource_type, record.id);
         let body = record.body.as_ref();
         let reduced = search.elements.as_ref().and_then(|elements| body.map(|body| subset(body, elements)));
@@ -186,6 +261,16 @@ fn link(base: &str, search: &Search, changed: &[(&str, String)]) -> String {
     let query = query.finish();
     let question_mark = if query.is_empty() { "" } else { "?" };
     format!("{base}/{}{question_mark}{query}", search.resource_type)
+}
+
+/// Whether a later page of a kept list, by its link's parameters, crosses a multiple of `step` entries.
+pub(crate) fn crosses(query: &str, step: usize) -> bool {
+    let number = |name: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(own, _)| *own == name).and_then(|(_, value)| value.parse::<usize>().ok())
+    };
+    let (Some(offset), Some(count)) = (number("_getpagesoffset"), number("_count")) else { return false };
+    offset.checked_div(step) != offset.saturating_add(count).checked_div(step)
 }
 
 fn list_link(base: &str, id: &str, offset: usize, count: usize) -> String {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -18,6 +18,7 @@ use crate::answer::{Answer, Refusal};
 use crate::faults::Fault;
 use crate::requests::RequestSeen;
 use crate::route::{self, Asked, BASE_PATH};
+use crate::searchset;
 use crate::settings::Settings;
 use crate::upstream::SampleUpstream;
 use crate::wire::{self, Broken, Manner, WireBody};
@@ -148,13 +149,24 @@ async fn answer(upstream: SampleUpstream, request: Request<Incoming>) -> Result<
         tokio::time::sleep(settings.latency).await;
     }
 
+    if let Some((step, stall)) = settings.lies.step_stall
+        && searchset::crosses(&query, step)
+    {
+        tokio::time::sleep(stall).await;
+    }
+
     let gzip = settings.gzip && wire::takes_gzip(&parts.headers);
     let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
+    let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok().map(str::to_owned)).or(authority);
     let base = settings.link_base.clone().unwrap_or_else(|| format!("http://{}{BASE_PATH}", host.unwrap_or_default()));
     let (answer, pretty) = match (below, failure(fault, &settings), body, echoed) {
         (_, Some(refusal), _, _) | (_, None, Err(refusal), _) => (refusal.into(), settings.pretty),
         (_, None, Ok(_), Some(size)) => (Answer::plain("text/plain", size.to_string()), false),
+        _ if !settings.lies.accepts.takes(&accept, &query) => {
+            let refusal = Refusal::new(StatusCode::NOT_ACCEPTABLE, "not-supported", "this server sends JSON only");
+            (refusal.into(), settings.pretty)
+        }
         (None, None, Ok(_), None) => (Refusal::not_found(format!("all is below {BASE_PATH}")).into(), false),
         _ if url_query.len() > MOST_URL_BYTES => {
             let answer = Answer::plain("text/html", "<h1>414 URI Too Long</h1>".to_owned());

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
+use crate::lies::Lies;
+
 /// Everything that makes one sample upstream behave differently from another.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each habit is there or not, whatever the others are")]
@@ -44,6 +46,8 @@ pub struct Settings {
     pub history: bool,
     /// What goes wrong, and how often.
     pub faults: Faults,
+    /// What it says that is not so, and other oddities.
+    pub lies: Lies,
     /// Added to the clock: shifts the `Date` header and the stamps alike.
     pub clock_skew: TimeDelta,
     /// How loaded and generated resources are stamped.
@@ -73,6 +77,7 @@ impl Default for Settings {
             require_patient: false,
             history: true,
             faults: Faults::default(),
+            lies: Lies::default(),
             clock_skew: TimeDelta::zero(),
             stamp: Stamp::default(),
             seed: 1,
@@ -91,7 +96,8 @@ pub enum Paging {
     Offset,
 }
 
-/// What `Bundle.total` says on ordinary pages; `_total=accurate` goes before it where it is honoured.
+/// What `Bundle.total` says on ordinary pages; `_total=accurate` goes before it where it is honoured, but for
+/// [`Self::Estimated`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Total {
     /// Always the number of matches.
@@ -102,6 +108,9 @@ pub enum Total {
     Absent,
     /// The number of entries on this page (Epic, MEDITECH).
     PageSized,
+    /// A tenth more than there are, and one, unless the page completes the answer; counts that are asked for, too (Google;
+    /// Medplum above a million).
+    Estimated,
 }
 
 /// How `generate` and `load_dir` stamp `meta.lastUpdated`.

@@ -33,6 +33,8 @@ struct Inner {
     available: watch::Sender<bool>,
     throttle: Throttle,
     next_id: std::sync::atomic::AtomicU64,
+    /// Pages by offsets that were made.
+    pages: std::sync::atomic::AtomicU64,
 }
 
 /// The current version of a resource.
@@ -127,6 +129,7 @@ impl SampleUpstream {
                 available: watch::Sender::new(true),
                 throttle: Throttle::default(),
                 next_id: std::sync::atomic::AtomicU64::new(1),
+                pages: std::sync::atomic::AtomicU64::new(0),
             }),
         }
     }
@@ -330,6 +333,17 @@ impl SampleUpstream {
         for change in changes {
             store.apply(change, moment);
         }
+    }
+
+    /// Makes a change without a stamp visible.
+    pub(crate) fn apply_unstamped(&self, change: Change, visible_at: DateTime<Utc>) {
+        let mut store = self.inner.store.write().unwrap_or_else(PoisonError::into_inner);
+        store.apply(change, Moment { last_updated: None, visible_at });
+    }
+
+    /// The number of one more page by offsets, from 1.
+    pub(crate) fn next_page_number(&self) -> u64 {
+        self.inner.pages.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1
     }
 
     /// An id that no resource has.

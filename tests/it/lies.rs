@@ -1,0 +1,153 @@
+//! Every way of paging and every lie of the sample upstream: the export is complete by the strongest method that the
+//! server allows, or it stops and says which filter, probe or type failed.
+
+mod rows;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use offtake::config::OnShort;
+use sample_upstream::{Lies, SampleUpstream, Settings, Total};
+
+use crate::client::{Client, Manifest};
+use crate::support::App;
+
+const PROOF: &str = "https://offtake.dev/proof";
+/// Scenarios at a time.
+const AT_ONCE: usize = 4;
+/// One scenario may take this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One server, and what is expected of an export from it.
+struct Row {
+    name: String,
+    settings: Settings,
+    patients: usize,
+    /// Done to the data before the export.
+    prepare: fn(&SampleUpstream),
+    level: &'static str,
+    expected: Expected,
+    /// What is to be seen afterwards.
+    check: fn(&SampleUpstream, &str) -> Result<(), String>,
+}
+
+/// What is expected.
+#[derive(Debug, Clone, Copy)]
+enum Expected {
+    /// Exactly what the server holds, the weakest of all types by this method.
+    Complete(&'static str),
+    /// A failure whose text holds all of these.
+    Stops(&'static [&'static str]),
+}
+
+impl Row {
+    async fn run(self) -> Option<String> {
+        let Self { name, settings, patients, prepare, level, expected, check } = self;
+        let upstream = SampleUpstream::new(settings);
+        upstream.generate(patients);
+        prepare(&upstream);
+        let app = App::before(upstream, |_| {}).await;
+        let exported = tokio::time::timeout(PATIENCE, app.export_exactly(level)).await;
+        let problem = match (exported, expected) {
+            (Err(_), _) => Some(format!("no end within {PATIENCE:?}")),
+            (Ok(Ok(manifest)), Expected::Complete(method)) => {
+                let weakest = weakest(&manifest);
+                let said = outcomes(&manifest).await;
+                check(&app.upstream, &said)
+                    .err()
+                    .or_else(|| (weakest != method).then(|| format!("by {weakest}, not by {method}")))
+            }
+            (Ok(Err(error)), Expected::Stops(parts)) => {
+                let text = format!("{error:#}");
+                parts.iter().any(|part| !text.contains(part)).then(|| format!("it stopped with: {text}"))
+            }
+            (Ok(Ok(_)), Expected::Stops(_)) => Some("it ended as if all were well".to_owned()),
+            (Ok(Err(error)), Expected::Complete(_)) => Some(format!("{error:#}")),
+        };
+        let no_store = app.upstream.requests().iter().any(|request| {
+            let values = request.headers.get_all("cache-control").into_iter();
+            values.filter_map(|value| value.to_str().ok()).any(|value| value.contains("no-store"))
+        });
+        app.stop().await;
+        let problem = problem.or_else(|| no_store.then(|| "a request said `no-store`".to_owned()));
+        problem.map(|problem| format!("{name}, {level}, expected {expected:?}: {problem}"))
+    }
+}
+
+/// The weakest method of all types' proofs.
+fn weakest(manifest: &Manifest) -> String {
+    const METHODS: [&str; 3] = ["counted", "reread", "unproven"];
+    let proofs = manifest.whole["extension"][PROOF].as_object().into_iter().flat_map(|proof| proof.values());
+    let place = |method: &str| METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len());
+    let methods = proofs.map(|proof| proof["method"].as_str().unwrap_or("none").to_owned());
+    methods.max_by_key(|method| place(method)).unwrap_or_default()
+}
+
+/// All lines of the files of outcomes.
+async fn outcomes(manifest: &Manifest) -> String {
+    let mut said = String::new();
+    for file in manifest.whole["error"].as_array().into_iter().flatten() {
+        let url = file["url"].as_str().expect("a file has a URL");
+        let bytes = Client::new().download(url).await.expect("a file of outcomes");
+        said.push_str(&String::from_utf8_lossy(&bytes));
+    }
+    said
+}
+
+#[tokio::test]
+async fn each_server_is_exported_in_full_or_the_reason_why_not_is_named() {
+    let rows = rows::all();
+    let names: BTreeSet<_> = rows.iter().map(|row| (row.name.clone(), row.level)).collect();
+    assert_eq!(names.len(), rows.len(), "each scenario has a name of its own");
+    let count = rows.len();
+    let wrong: Vec<String> = futures_util::stream::iter(rows)
+        .map(Row::run)
+        .buffer_unordered(AT_ONCE)
+        .filter_map(async |wrong| wrong)
+        .collect()
+        .await;
+    assert!(wrong.is_empty(), "{} of {count} scenarios went wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// One resource is counted and never sent.
+async fn before_a_server_that_drops_one(on_short: OnShort) -> (App, String) {
+    let upstream = SampleUpstream::new(Settings { total: Total::Exact, ..Settings::default() });
+    upstream.generate(4);
+    let dropped = &upstream.resources(Some("Observation"))[3];
+    let name = format!("Observation/{}", dropped.id);
+    let lies = Lies { dropped: BTreeSet::from([name.clone()]), ..Lies::default() };
+    upstream.update_settings(|settings| settings.lies = lies);
+    (App::before(upstream, |config| config.export.on_short = on_short).await, name)
+}
+
+#[tokio::test]
+async fn a_resource_that_is_counted_and_never_sent_fails_the_export() {
+    let (app, _) = before_a_server_that_drops_one(OnShort::Fail).await;
+    let error = app.export("/$export").await.expect_err("one is missing").to_string();
+    assert!(error.contains("500"), "{error}");
+    assert!(error.contains("could not read Observation by time windows"), "{error}");
+    assert!(error.contains("1 resources that the server counts did not come"), "{error}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_resource_that_is_counted_and_never_sent_is_reported_where_that_is_wanted() {
+    let (app, dropped) = before_a_server_that_drops_one(OnShort::Report).await;
+    let (manifest, received) = app.export("/$export").await.expect("an export");
+    let proof = &manifest.whole["extension"][PROOF];
+    let held = app.upstream.resources(Some("Observation")).len();
+    assert_eq!(proof["Observation"]["short"], 1);
+    assert_eq!(proof["Observation"]["expected"], held);
+    assert_eq!(proof["Observation"]["written"], held - 1);
+    for (name, proof) in proof.as_object().expect("an object").iter().filter(|(name, _)| *name != "Observation") {
+        assert_eq!(proof["short"], 0, "{name}");
+    }
+    let lines = String::from_utf8_lossy(&received["Observation"]).into_owned();
+    let (_, id) = dropped.split_once('/').expect("a type and an id");
+    assert!(!lines.contains(&format!("\"id\":\"{id}\"")), "it came after all");
+    let said = outcomes(&manifest).await;
+    let about: Vec<_> = said.lines().skip(1).filter(|line| line.contains("Observation")).collect();
+    assert!(matches!(about.as_slice(), [line] if line.contains("1 ") && line.contains("\"incomplete\"")), "{about:?}");
+    app.stop().await;
+}

@@ -1,0 +1,193 @@
+//! The lies and oddities of real servers, each by itself; without any the sample upstream is honest.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Every lie that can be switched on; each is off by default.
+#[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each lie is told or not, whatever the others are")]
+pub struct Lies {
+    /// Search parameters by which nothing is ever found (an index that was never built: helios-hfs, `HealthLake`).
+    pub finds_nothing: BTreeSet<String>,
+    /// References are found as `Patient/id` only, not by the id alone (Medplum's in-memory matcher).
+    pub typed_references: bool,
+    /// Of a comma list only the first value counts (Oracle Health takes single values).
+    pub first_of_list: bool,
+    /// How links are written.
+    pub links: Links,
+    /// A kept list of results is gone after so many later pages (Firely, Epic, HAPI).
+    pub list_pages: Option<usize>,
+    /// Every third search with more than one match has one entry on its first page, and a next link (Epic filters
+    /// after it has made the page).
+    pub short_pages: bool,
+    /// The first page of each search with any match is empty, and leads to the others by its next link (Azure).
+    pub empty_pages: bool,
+    /// A second page's next link leads to that page again (`OpenELIS`).
+    pub loops: bool,
+    /// `OperationOutcome` entries lack `search.mode` (Smile CDR, facades).
+    pub no_mode: bool,
+    /// Each later page begins with the last entry of the one before it (`OpenELIS`, HAPI's `_offset`).
+    pub repeats: bool,
+    /// Every so-many-th page of a search by offsets is one entry short and taken for the last one, and its total agrees: a
+    /// row was deleted between the query for ids and their load (HAPI's `_offset`). 0 is never.
+    pub early_end_every: u64,
+    /// Without `Cache-Control: no-cache` a search for `lt` is answered with the list of `le` (HAPI's search cache).
+    pub cache_mixes_lt_and_le: bool,
+    /// With `Cache-Control: no-store` a list ends after its first entry (HAPI).
+    pub no_store_truncates: bool,
+    /// What bounds of `_lastUpdated` mean.
+    pub bounds: Bounds,
+    /// Every so-many-th loaded resource has no `meta.lastUpdated`, and no `_lastUpdated` finds it. 0 is none.
+    pub unstamped_every: usize,
+    /// A later page of a kept list that crosses a multiple of so many entries takes so long (HAPI fills its lists in
+    /// steps).
+    pub step_stall: Option<(usize, Duration)>,
+    /// Which requests are answered with JSON.
+    pub accepts: Accepts,
+    /// `Type/id` of resources that are found and counted, but on no page.
+    pub dropped: BTreeSet<String>,
+}
+
+/// How links are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Links {
+    /// As URLs.
+    #[default]
+    Absolute,
+    /// `Observation?…`, relative to the base.
+    Relative,
+    /// `/Observation?…`, without the base's path (Canvas, Aidbox).
+    WithoutBase,
+    /// `host/fhir/Observation?…` (Zus).
+    WithoutScheme,
+}
+
+/// What bounds of `_lastUpdated` mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bounds {
+    /// What they say.
+    #[default]
+    Exact,
+    /// The whole second that they lie in (`HealthLake`).
+    Floored,
+    /// Those with a fraction of a second are refused with 400.
+    WholeSeconds,
+}
+
+/// Which requests are answered with JSON; others get 406.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accepts {
+    /// All.
+    #[default]
+    Anything,
+    /// Those with `Accept: application/json`, or `_format=json`.
+    Json,
+    /// Those with `_format=json`.
+    Format,
+}
+
+impl Links {
+    /// `link`, which begins with `base`, written so.
+    pub(crate) fn write(self, base: &str, link: &str) -> String {
+        let below = link.strip_prefix(base).unwrap_or(link);
+        match self {
+            Self::Absolute => link.to_owned(),
+            Self::Relative => below.trim_start_matches('/').to_owned(),
+            Self::WithoutBase if below.starts_with('/') => below.to_owned(),
+            Self::WithoutBase => format!("/{below}"),
+            Self::WithoutScheme => link.split_once("://").map_or(link, |(_, rest)| rest).to_owned(),
+        }
+    }
+}
+
+impl Lies {
+    /// Whether a search of these parameters is one whose first page is too short.
+    pub(crate) fn is_short(&self, pairs: &[(String, String)]) -> bool {
+        use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+        // The same search gets the same answer.
+        self.short_pages && BuildHasherDefault::<DefaultHasher>::default().hash_one(pairs).is_multiple_of(3)
+    }
+
+    /// What is asked for, as the server takes it. `cached` is whether an answer may come from its cache.
+    pub(crate) fn bend(&self, pairs: &mut [(String, String)], cached: bool) {
+        for (name, value) in pairs {
+            if self.first_of_list
+                && !name.starts_with("_sort")
+                && let Some((first, _)) = value.split_once(',')
+            {
+                *value = first.to_owned();
+            }
+            if name == "_lastUpdated" {
+                if cached && self.cache_mixes_lt_and_le && value.starts_with("lt") {
+                    value.replace_range(..2, "le");
+                }
+                if self.bounds == Bounds::Floored
+                    && let Some((whole, rest)) = value.split_once('.')
+                {
+                    let zone = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+                    *value = format!("{whole}.000{zone}");
+                }
+            }
+        }
+    }
+
+    /// Whether one of these parameters is written in a way that the server refuses.
+    pub(crate) fn refuses(&self, pairs: &[(String, String)]) -> bool {
+        self.bounds == Bounds::WholeSeconds
+            && pairs.iter().any(|(name, value)| name == "_lastUpdated" && value.contains('.'))
+    }
+}
+
+impl Accepts {
+    /// Whether a request with this `Accept` and these parameters is answered.
+    pub(crate) fn takes(self, accept: &str, query: &str) -> bool {
+        let by_format = query.split('&').any(|pair| pair == "_format=json");
+        match self {
+            Self::Anything => true,
+            Self::Json => by_format || accept.split(',').any(|media| media.trim() == "application/json"),
+            Self::Format => by_format,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_written_in_every_odd_way() {
+        let base = "http://h:1/fhir";
+        for (form, page, list) in [
+            (Links::Absolute, "http://h:1/fhir/Patient?a=b", "http://h:1/fhir?_getpages=x"),
+            (Links::Relative, "Patient?a=b", "?_getpages=x"),
+            (Links::WithoutBase, "/Patient?a=b", "/?_getpages=x"),
+            (Links::WithoutScheme, "h:1/fhir/Patient?a=b", "h:1/fhir?_getpages=x"),
+        ] {
+            assert_eq!(form.write(base, &format!("{base}/Patient?a=b")), page);
+            assert_eq!(form.write(base, &format!("{base}?_getpages=x")), list);
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_bent() {
+        let lies =
+            Lies { first_of_list: true, cache_mixes_lt_and_le: true, bounds: Bounds::Floored, ..Lies::default() };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut pairs = [pair("patient", "a,b"), pair("_lastUpdated", "lt2026-01-01T00:00:00.500Z")];
+        lies.bend(&mut pairs, true);
+        assert_eq!(pairs, [pair("patient", "a"), pair("_lastUpdated", "le2026-01-01T00:00:00.000Z")]);
+    }
+
+    #[test]
+    fn json_is_sent_to_those_who_ask_for_it_in_the_right_way() {
+        for (accepts, accept, query, taken) in [
+            (Accepts::Anything, "application/fhir+json", "", true),
+            (Accepts::Json, "application/fhir+json", "", false),
+            (Accepts::Json, "application/json", "", true),
+            (Accepts::Format, "application/json", "a=b", false),
+            (Accepts::Format, "application/json", "a=b&_format=json", true),
+        ] {
+            assert_eq!(accepts.takes(accept, query), taken, "{accepts:?}, {accept}, {query}");
+        }
+    }
+}
