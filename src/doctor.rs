@@ -60,7 +60,9 @@ impl fmt::Display for Examination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, value: &str, means: &str| writeln!(f, "{name:<14}{value:<16}{means}");
         let Capability { fhir_version, software, .. } = &self.capability;
-        line("software", if software.is_empty() { "unknown" } else { software }, "")?;
+        // It comes from outside, and a terminal may obey it.
+        let software: String = software.chars().filter(|character| !character.is_control()).take(60).collect();
+        line("software", if software.is_empty() { "unknown" } else { &software }, "")?;
         let means = if self.capability.has_our_compartments() {
             "all levels can be exported"
         } else {
@@ -68,7 +70,7 @@ impl fmt::Display for Examination {
         };
         line("FHIR", if fhir_version.is_empty() { "unknown" } else { fhir_version }, means)?;
         let occupied = self.held.counts.values().filter(|count| **count > 0).count();
-        let all: u64 = self.held.counts.values().sum();
+        let all = self.held.counts.values().copied().fold(0, u64::saturating_add);
         let searchable = self.held.counts.len() + self.held.refused.len();
         line("types", &searchable.to_string(), &format!("can be searched; {occupied} hold {all} resources together"))?;
         for (name, _) in &self.held.refused {

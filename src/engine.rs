@@ -36,7 +36,7 @@ use crate::smart::admit::Grant;
 use crate::telemetry::error_chain;
 use crate::upstream::client::Upstream;
 use files::{FileLimits, Files, FilesError, Services};
-use planner::{PlanError, Planner};
+use planner::{PlanError, Planned, Planner};
 use progress::Progress;
 use read::{PageLimits, Reader};
 use worker::{Worker, WorkerError};
@@ -349,11 +349,12 @@ impl Inner {
             (_, JobState::Accepted | JobState::Running(_)) => {
                 let planned =
                     self.drain.run_until_cancelled(self.planner.plan(&job)).await.ok_or(RunError::Draining)??;
-                let running = Running { refused: planned.refused, ..Running::default() };
+                let Planned { plan, refused, left_out } = planned;
+                let running = Running { refused, members_left_out: left_out, ..Running::default() };
                 let state = Some(JobState::Running(running.clone()));
-                let change = Change { state, plan: Some(planned.plan.clone()), ..Change::default() };
+                let change = Change { state, plan: Some(plan.clone()), ..Change::default() };
                 store.commit(lease, change).await?;
-                (planned.plan, running)
+                (plan, running)
             }
             (_, JobState::Complete(_) | JobState::Failed(_) | JobState::Deleted) => return Ok(()),
         };
@@ -365,7 +366,8 @@ impl Inner {
             PageLimits { most_resources: self.settings.page_resources, target_bytes: self.settings.page_bytes };
         let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
         let files = Files::resume(self.services.clone(), lease, grant, Arc::clone(&plan), self.settings.files, records);
-        let expected = plan.types.values().filter_map(|plan| plan.baseline).sum();
+        let baselines = plan.types.values().filter_map(|plan| plan.baseline);
+        let expected = baselines.fold(0, u64::saturating_add);
         progress.plan(expected, files.slices().map(|record| record.written).sum());
         let mut worker = Worker {
             reader,

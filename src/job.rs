@@ -58,6 +58,8 @@ pub(crate) struct Running {
     pub(crate) sweep: u32,
     /// Types that the upstream refuses to be searched, and what it said.
     pub(crate) refused: Vec<(ResourceType, Vec<Issue>)>,
+    /// Some members of the Group are no patients that a reference leads to.
+    pub(crate) members_left_out: bool,
 }
 
 /// What a finished job's manifest says beside its files.

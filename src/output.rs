@@ -101,10 +101,16 @@ impl Output {
 
     /// Removes an object and what an unfinished upload may have left of it. Removing what is not there is done.
     pub(crate) async fn remove(&self, key: &str) -> Result<(), OutputError> {
+        // An upload that is completed at this moment becomes the object: it is looked for first and last.
+        self.remove_staged(key).await?;
         match self.store.delete(&Path::from(key)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(source) => return Err(OutputError::Store { doing: "remove an object", source }),
         }
+        self.remove_staged(key).await
+    }
+
+    async fn remove_staged(&self, key: &str) -> Result<(), OutputError> {
         let Some(root) = self.local.clone() else { return Ok(()) };
         let path = root.join(key);
         let removed = tokio::task::spawn_blocking(move || remove_staged(&path)).await;

@@ -138,6 +138,12 @@ impl OutcomeLine {
         Self::of(&issues)
     }
 
+    /// Members of a Group that lead to no patient.
+    pub(crate) fn members_left_out() -> Self {
+        let text = "some members of the Group are no patients of this server, or cannot be resolved; they are left out";
+        Self::of(&[issue(IssueSeverity::Warning, IssueType::NotFound, text)])
+    }
+
     /// Types of which the server does not tell what was deleted.
     pub(crate) fn untold_deletions(names: &[ResourceType]) -> Self {
         let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
@@ -290,6 +296,7 @@ mod tests {
             OutcomeLine::short(ResourceType::PATIENT, 3),
             OutcomeLine::untold_deletions(&[ResourceType::PATIENT]),
             OutcomeLine::withheld_deletions(),
+            OutcomeLine::members_left_out(),
         ] {
             let text = line.into_text();
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");

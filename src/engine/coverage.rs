@@ -40,7 +40,7 @@ impl Worker {
                             *count = counted;
                         }
                         let [after, before, all] = triple;
-                        let gap = all.saturating_sub(before + after);
+                        let gap = all.saturating_sub(before.saturating_add(after));
                         // Nothing at all was there at the last count: then nothing is hidden.
                         if last == Some(triple) || all == 0 {
                             return Ok(gap);

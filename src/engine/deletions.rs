@@ -1,8 +1,9 @@
 //! What was deleted since the client's last export, from the server's own history (BD-078 to BD-080, SEC-27).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use super::read::{Chain, ReadError};
+use super::read::Chain;
 use super::worker::{Worker, WorkerError};
 use crate::fhir::bundle::{Entry, Scope};
 use crate::fhir::datatypes::{Id, Instant};
@@ -10,7 +11,6 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::index::IdHash;
 use crate::plan::Cohort;
 use crate::smart::admit::Line;
-use crate::upstream::client::SearchError;
 
 /// What is to be said of deletions.
 #[derive(Debug, Default)]
@@ -22,30 +22,23 @@ pub(super) struct Deletions {
     pub(super) left_out: bool,
 }
 
+/// How long a question about deletions may fail.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Deletions of one type that one export lists.
-const MOST_OF_A_TYPE: usize = 200_000;
+const MOST_OF_A_TYPE: usize = 100_000;
 
 impl Worker {
     /// The deletions between `_since` and the transaction time; none if no `_since` was given.
     pub(super) async fn deletions(&self) -> Result<Deletions, WorkerError> {
         let mut found = Deletions::default();
         let Some(since) = self.plan.horizon.since else { return Ok(found) };
-        let types: Vec<_> = self.plan.types.keys().copied().collect();
-        let reader = self.reader.clone();
+        // One type after another: what a history holds is not bounded by what is exported.
         let until = self.plan.horizon.transaction_time();
-        let told = self
-            .each(&types, move |name| {
-                let reader = reader.clone();
-                async move {
-                    let Some(since) = reader.deleted_since(name, since).await? else { return Ok(None) };
-                    // Histories have been seen that do not say when something was deleted.
-                    let later = reader.deleted_since(name, until).await?.unwrap_or_default();
-                    Ok(Some(since.difference(&later).cloned().collect::<Vec<_>>()))
-                }
-            })
-            .await?;
-        for (resource_type, deleted) in told {
-            match deleted {
+        for resource_type in self.plan.types.keys().copied() {
+            if self.drain.is_cancelled() {
+                return Err(WorkerError::Draining);
+            }
+            match self.reader.deleted_between(resource_type, since, until).await {
                 Some(deleted) => self.list(resource_type, deleted, &mut found).await?,
                 None => found.untold.push(resource_type),
             }
@@ -71,10 +64,12 @@ impl Worker {
             .each(&subjects, move |(name, id)| {
                 let reader = reader.clone();
                 async move {
-                    if reader.upstream.read(name, &id).await?.is_some() {
-                        return Ok(Fate::Lives);
+                    match reader.upstream.within(PATIENCE).read(name, &id).await {
+                        Ok(None) => {}
+                        Ok(Some(_)) => return Ok(Fate::Lives),
+                        Err(_) => return Ok(Fate::Withheld),
                     }
-                    let last = if by_patient { reader.last_living(name, &id).await? } else { None };
+                    let last = if by_patient { reader.last_living(name, &id).await } else { None };
                     Ok(reader.grant.admit_deletion(name, &id, last.as_ref()).map_or(Fate::Withheld, Fate::Listed))
                 }
             })
@@ -100,13 +95,21 @@ enum Fate {
 }
 
 impl super::read::Reader {
-    /// Every id of a type that was deleted at or after an instant; `None` if the server does not tell.
-    async fn deleted_since(&self, name: ResourceType, since: Instant) -> Result<Option<BTreeSet<Id>>, ReadError> {
-        let mut page = match self.upstream.history(name, since).await {
-            Ok(page) => page,
-            Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+    /// Every id of a type that was deleted from one instant up to another; `None` if the server does not tell. An export
+    /// can do without it: whatever goes wrong, it is only said.
+    async fn deleted_between(&self, name: ResourceType, since: Instant, until: Instant) -> Option<Vec<Id>> {
+        let deleted = self.deleted_since(name, since).await?;
+        if deleted.is_empty() {
+            return Some(Vec::new());
+        }
+        // Histories have been seen that do not say when something was deleted.
+        let later = self.deleted_since(name, until).await?;
+        Some(deleted.into_iter().filter(|id| !later.contains(id)).collect())
+    }
+
+    async fn deleted_since(&self, name: ResourceType, since: Instant) -> Option<BTreeSet<Id>> {
+        let upstream = self.upstream.within(PATIENCE);
+        let mut page = upstream.history(name, since).await.ok()?;
         let mut deleted = BTreeSet::new();
         let mut chain = Chain::default();
         let mut pages = 0;
@@ -114,28 +117,19 @@ impl super::read::Reader {
             deleted.extend(page.deleted);
             pages += 1;
             if deleted.len() > MOST_OF_A_TYPE {
-                return Ok(None);
+                return None;
             }
-            let Some(next) = page.next else { return Ok(Some(deleted)) };
+            let Some(next) = page.next else { return Some(deleted) };
             // Pages without any deletion are no sign of a circle: what counts is that each link is new.
-            chain.step(&next, pages)?;
-            page = match self.upstream.next_of_history(&next, name).await {
-                Ok(page) => page,
-                Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
+            chain.step(&next, pages).ok()?;
+            page = upstream.next_of_history(&next, name).await.ok()?;
         }
     }
 
     /// A deleted resource in its last version, if the server still gives it.
-    async fn last_living(&self, name: ResourceType, id: &Id) -> Result<Option<Entry>, ReadError> {
-        match self.upstream.versions(name, id).await {
-            Ok(page) => {
-                let entry = page.living.and_then(|json| Entry::parse(&json, Scope::of(name).with_references()));
-                Ok(entry.filter(|entry| entry.id == *id))
-            }
-            Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    async fn last_living(&self, name: ResourceType, id: &Id) -> Option<Entry> {
+        let page = self.upstream.within(PATIENCE).versions(name, id).await.ok()?;
+        let entry = Entry::parse(&page.living?, Scope::of(name).with_references());
+        entry.filter(|entry| entry.id == *id)
     }
 }

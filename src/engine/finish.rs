@@ -28,6 +28,9 @@ impl Worker {
         );
         let said = self.files.outcomes_said().await?;
         lines.extend(said.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
+        if self.running.members_left_out {
+            lines.push(OutcomeLine::members_left_out());
+        }
         if !deletions.untold.is_empty() {
             lines.push(OutcomeLine::untold_deletions(&deletions.untold));
         }
@@ -64,13 +67,13 @@ impl Worker {
         for record in self.files.slices() {
             let sum = proof.entry(record.slice.resource_type).or_insert_with(empty);
             sum.method = sum.method.max(record.method);
-            sum.expected += record.expected;
-            sum.received += record.received;
-            sum.written += record.written;
-            sum.repeated += record.repeated;
-            sum.withheld += record.withheld;
+            sum.expected = sum.expected.saturating_add(record.expected);
+            sum.received = sum.received.saturating_add(record.received);
+            sum.written = sum.written.saturating_add(record.written);
+            sum.repeated = sum.repeated.saturating_add(record.repeated);
+            sum.withheld = sum.withheld.saturating_add(record.withheld);
             sum.reread += u64::from(record.reread);
-            sum.short += record.short;
+            sum.short = sum.short.saturating_add(record.short);
         }
         proof
     }

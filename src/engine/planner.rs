@@ -41,6 +41,8 @@ pub(super) struct Planner {
 pub(super) struct Planned {
     pub(super) plan: ExportPlan,
     pub(super) refused: Vec<(ResourceType, Vec<Issue>)>,
+    /// Some members of the Group are no patients that a reference leads to.
+    pub(super) left_out: bool,
 }
 
 /// Why there is no plan.
@@ -73,17 +75,19 @@ impl Planner {
         let probe::Held { counts: held, date, refused } =
             held.map_err(|(resource_type, source)| PlanError::Search { resource_type, source })?;
         let now = date.unwrap_or_else(|| self.upstream.now());
+        let mut left_out = false;
         let cohort = match &job.kickoff.level {
             ExportLevel::System => Cohort::Everything,
             ExportLevel::Patient => Cohort::AllPatients,
             ExportLevel::Group(id) => {
                 let members = group::members(&self.upstream, id, self.most_members, now).await?;
+                left_out = members.left_out > 0;
                 Cohort::Members(members.patients)
             }
         };
         let mut profile = self.profile(method, &held, types).await.map_err(failed(first))?;
-        if !matches!(cohort, Cohort::Everything) {
-            let found = self.patients(&cohort, &held, types, profile.counts).await?;
+        if let Cohort::Members(members) = &cohort {
+            let found = self.patients(members, &held, types, profile.counts).await?;
             (profile.patients, profile.or_lists) = (found.form, found.or_lists);
         }
         let profile = profile.overridden(&self.overrides);
@@ -121,7 +125,7 @@ impl Planner {
             Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(asked_for).collect(),
         };
         let plan = ExportPlan { horizon, profile, types: plans, cohort, context, on_short: self.on_short };
-        Ok(Planned { plan, refused })
+        Ok(Planned { plan, refused, left_out })
     }
 
     async fn profile(
@@ -142,27 +146,14 @@ impl Planner {
         Ok(profile)
     }
 
-    /// What searches by patient do: by the members of a Group, or by some of all patients.
+    /// What searches by patient do, by the members of a Group.
     async fn patients(
         &self,
-        cohort: &Cohort,
+        members: &[Id],
         held: &BTreeMap<ResourceType, u64>,
         types: &[ResourceType],
         counts: Option<CountMethod>,
     ) -> Result<probe::Patients, PlanError> {
-        let some: Vec<Id>;
-        let members = match cohort {
-            Cohort::Members(members) => members,
-            Cohort::Everything | Cohort::AllPatients => {
-                let query = SearchQuery::new(ResourceType::PATIENT).count(20).ids_only();
-                let seen = self.upstream.page(&query, Scope::of(ResourceType::PATIENT), Room::Share).await;
-                // Without any to try them on, lists are not used.
-                some = seen
-                    .map(|answer| answer.page.entries.into_iter().map(|entry| entry.id).collect())
-                    .unwrap_or_default();
-                &some
-            }
-        };
         let occupied = |name: &ResourceType| *name != ResourceType::PATIENT && held.get(name) != Some(&0);
         let occupied: Vec<_> = types.iter().copied().filter(occupied).collect();
         Ok(probe::patients(&self.upstream, &occupied, members, counts, self.searches).await?)

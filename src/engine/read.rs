@@ -184,9 +184,13 @@ impl Reader {
             if more {
                 pace.cap(asked, answer.page.entries.len());
             }
+            let total = answer.page.total.filter(|_| self.plan.profile.page_total.is_some()).or(before);
+            let entries = answer.page.entries.len() as u64;
+            // A link alone is no sign of more: servers end their lists by an empty page. What it leads to is looked at.
+            let has_more = more && total.map_or(entries >= u64::from(asked.count), |total| total > entries);
             // Every few attempts a slice that does not come out is cut although it fits.
-            if can_be_cut && (more || matches!(attempt, 4 | 8)) {
-                return Ok(Read::TooMany { total: answer.page.total.or(before) });
+            if can_be_cut && (has_more || (entries > 0 && matches!(attempt, 4 | 8))) {
+                return Ok(Read::TooMany { total });
             }
             let walked = match self.follow(slice, answer).await {
                 Ok(Some(walked)) => walked,
@@ -328,7 +332,7 @@ impl Reader {
         let mut resources = self.sort(slice, first.page, &mut seen, &mut reading);
         while let Some(link) = next {
             chain.step(&link, resources.len())?;
-            let mut answer = match self.next_page(slice, &link, Room::Share).await {
+            let mut answer = match self.next_page(slice, &link, Room::Free).await {
                 Ok(answer) => answer,
                 Err(SearchError::TooLarge { .. }) => return Ok(None),
                 Err(error) => return Err(ReadError::of_next(error)),

@@ -36,6 +36,12 @@ impl Budget {
         self.reserve(self.share).await
     }
 
+    /// One reader's share if it is free at this moment: for who holds some already.
+    pub(crate) fn try_share(&self) -> Option<Reservation> {
+        let permit = Arc::clone(&self.permits).try_acquire_many_owned(self.share).ok()?;
+        Some(Reservation { budget: self.clone(), permit })
+    }
+
     /// Waits for the whole budget: a page that needs it runs alone.
     pub(crate) async fn all(&self) -> Reservation {
         self.reserve(self.grains).await
@@ -93,8 +99,11 @@ mod tests {
         assert!(!first.grow(7 * GRAIN));
         first.shrink(GRAIN);
         assert_eq!(first.bytes(), GRAIN);
-        drop(second);
-        drop(first);
+        let third = budget.try_share().expect("a share is free");
+        first.grow(2 * GRAIN);
+        let fourth = budget.try_share().expect("and another one");
+        assert!(budget.try_share().is_none(), "nobody waits");
+        drop((first, second, third, fourth));
         assert!(budget.all().await.is_all());
     }
 }

@@ -27,6 +27,8 @@ use crate::profile::CountMethod;
 #[derive(Clone)]
 pub(crate) struct Upstream {
     inner: Arc<Inner>,
+    /// Another patience than that of most questions.
+    patience: Option<Duration>,
 }
 
 struct Inner {
@@ -60,6 +62,8 @@ pub(crate) struct Patience {
 pub(crate) enum Room {
     /// A reader's share, and more if more is free.
     Share,
+    /// The same if it is free at this moment, else the answer counts as too large: for who holds some already.
+    Free,
     /// All of it: a page that fits nowhere else.
     Alone,
 }
@@ -103,8 +107,6 @@ pub(crate) enum Failure {
     Cached,
     #[error("the answer is not a page")]
     Page(#[source] PageError),
-    #[error("the answer is not a history")]
-    History,
 }
 
 /// One try's result, where it was not good.
@@ -138,7 +140,15 @@ impl Upstream {
         let budget = Budget::new(budget_bytes, searches);
         let searches = Semaphore::new(searches);
         let (ahead, media) = (AtomicI64::new(0), MediaInUse::default());
-        Self { inner: Arc::new(Inner { client, base, searches, budget, clock, patience, ahead, media }) }
+        Self {
+            inner: Arc::new(Inner { client, base, searches, budget, clock, patience, ahead, media }),
+            patience: None,
+        }
+    }
+
+    /// The same upstream, asked with this patience: for what an export can do without.
+    pub(crate) fn within(&self, give_up_after: Duration) -> Self {
+        Self { patience: Some(give_up_after), ..self.clone() }
     }
 
     /// The base without a slash at its end, as absolute references write it.
@@ -217,11 +227,14 @@ impl Upstream {
     }
 
     async fn history_at(&self, target: &str, resource_type: ResourceType) -> Result<HistoryPage, SearchError> {
-        self.patiently(target, &Room::Share, |Raw { bytes, .. }| {
-            let unusable = |NotAHistory| Miss::Again { failure: Failure::History, asked: None };
+        let read = |Raw { bytes, .. }: Raw| {
+            let unusable = |NotAHistory| Miss::Final(SearchError::Refused { status: StatusCode::OK, issues: vec![] });
             HistoryPage::parse(&bytes, resource_type).map_err(unusable)
-        })
-        .await
+        };
+        match self.patiently(target, &Room::Share, read).await {
+            Err(SearchError::TooLarge { alone: false, .. }) => self.patiently(target, &Room::Alone, read).await,
+            other => other,
+        }
     }
 
     /// The capability statement.
@@ -268,8 +281,9 @@ impl Upstream {
             let pause = retry::pause(failures, asked, jitter);
             let waited = self.inner.clock.unix_millis().saturating_sub(began);
             let waited = Duration::from_millis(u64::try_from(waited).unwrap_or(0));
-            if waited + pause > self.inner.patience.give_up_after {
-                return Err(SearchError::GaveUp { after: self.inner.patience.give_up_after, source: failure });
+            let after = self.patience.unwrap_or(self.inner.patience.give_up_after);
+            if waited + pause > after {
+                return Err(SearchError::GaveUp { after, source: failure });
             }
             tracing::debug!(failures, pause_ms = pause.as_millis(), %failure, "a search failed and is tried again");
             self.inner.clock.sleep(pause).await;
@@ -279,6 +293,10 @@ impl Upstream {
     async fn once(&self, target: &str, room: &Room) -> Result<Raw, Miss> {
         let mut reservation = match room {
             Room::Share => self.inner.budget.share().await,
+            Room::Free => match self.inner.budget.try_share() {
+                Some(reservation) => reservation,
+                None => return Err(Miss::Final(SearchError::TooLarge { bytes: 0, alone: false })),
+            },
             Room::Alone => self.inner.budget.all().await,
         };
         let place = self.inner.searches.acquire().await.expect("the semaphore is never closed");

@@ -96,6 +96,32 @@ async fn servers_that_neither_count_nor_filter_by_time_are_read_by_chains() {
     }
 }
 
+/// Nobody waits for memory while holding some: many readers of several pages each get by with little.
+#[tokio::test]
+async fn readers_of_several_pages_share_little_memory() {
+    for no_last_updated in [true, false] {
+        let settings = Settings {
+            no_last_updated,
+            counts: false,
+            accurate_total: false,
+            total: Total::Absent,
+            stamp: Stamp::Single,
+            max_count: Some(40),
+            ..Settings::default()
+        };
+        let upstream = SampleUpstream::new(settings);
+        upstream.generate(40);
+        let app = App::before(upstream, |config| {
+            config.upstream.memory_budget = offtake::config::Size::kibibytes(1024);
+            config.upstream.page_target = offtake::config::Size::kibibytes(64);
+        })
+        .await;
+        let exported = tokio::time::timeout(std::time::Duration::from_mins(1), app.export_exactly("/$export"));
+        exported.await.expect("nobody waits for ever").expect("an exact export");
+        app.stop().await;
+    }
+}
+
 /// DS-009
 #[tokio::test]
 async fn an_empty_group_and_an_empty_server_export_nothing() {

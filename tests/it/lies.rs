@@ -17,7 +17,7 @@ const PROOF: &str = "https://offtake.dev/proof";
 /// Scenarios at a time.
 const AT_ONCE: usize = 4;
 /// One scenario may take this long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One server, and what is expected of an export from it.
 struct Row {

@@ -16,9 +16,7 @@ const GROUP: &str = "/Group/all/$export";
 const SOME: &str = "/Group/first-half/$export";
 
 fn row(name: impl Into<String>, settings: Settings, level: &'static str, expected: Expected) -> Row {
-    let (prepare, check): (fn(&SampleUpstream), fn(&SampleUpstream, &str) -> Result<(), String>) =
-        (|_| {}, |_, _| Ok(()));
-    Row { name: name.into(), settings, patients: 4, prepare, level, expected, check }
+    Row { name: name.into(), settings, patients: 4, prepare: |_| {}, level, expected, check: |_, _| Ok(()) }
 }
 
 fn lying(lies: Lies) -> Settings {
@@ -101,6 +99,23 @@ fn totals_and_pages() -> Vec<Row> {
         row(
             "estimated totals by offsets",
             Settings { paging: Paging::Offset, ..estimated },
+            SYSTEM,
+            Complete("reread"),
+        ),
+        row(
+            "a next link on every page",
+            lying(Lies { always_next: true, ..Lies::default() }),
+            SYSTEM,
+            Complete("counted"),
+        ),
+        row(
+            "a next link on every page and no totals",
+            Settings {
+                counts: false,
+                accurate_total: false,
+                total: Total::Absent,
+                ..lying(Lies { always_next: true, ..Lies::default() })
+            },
             SYSTEM,
             Complete("reread"),
         ),

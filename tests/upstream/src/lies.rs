@@ -22,6 +22,8 @@ pub struct Lies {
     pub short_pages: bool,
     /// The first page of each search with any match is empty, and leads to the others by its next link (Azure).
     pub empty_pages: bool,
+    /// Every page that holds something has a next link, and a list ends with an empty page.
+    pub always_next: bool,
     /// A second page's next link leads to that page again (`OpenELIS`).
     pub loops: bool,
     /// `OperationOutcome` entries lack `search.mode` (Smile CDR, facades).

@@ -160,7 +160,7 @@ impl Search {
         Ok(())
     }
 
-    fn read_filter(&mut self, name: &str, value: &str, types: &[String], typed: bool) -> Result<(), Refusal> {
+    fn read_filter(&mut self, name: &str, value: &str, types: &[String], only_typed: bool) -> Result<(), Refusal> {
         let (bare, modifier) = name.split_once(':').map_or((name, None), |(bare, modifier)| (bare, Some(modifier)));
         let Some(param) = params::of(&self.resource_type).find(|param| param.name == bare) else {
             if name.starts_with('_') {
@@ -175,7 +175,7 @@ impl Search {
             match (param.kind, modifier) {
                 (Kind::Token, None) => group.push(format!("{bare}={value}")),
                 (Kind::Reference, None) if value.contains('/') => group.push(format!("{bare}={value}")),
-                (Kind::Reference, None) if typed => group.push(format!("{bare}={value}")),
+                (Kind::Reference, None) if only_typed => group.push(format!("{bare}={value}")),
                 (Kind::Reference, None) if bare == "patient" => group.push(format!("patient=Patient/{value}")),
                 (Kind::Reference, None) => group.extend(types.iter().map(|target| format!("{bare}={target}/{value}"))),
                 (Kind::Reference, Some("missing")) => match value {

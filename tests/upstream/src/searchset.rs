@@ -85,7 +85,7 @@ pub(crate) fn search(
         if settings.lies.loops && search.is_later() && page.next.is_some() {
             page.next = Some(own.clone());
         }
-        Answer::fhir(StatusCode::OK, write(upstream, base, &search, own, page))
+        Answer::fhir(StatusCode::OK, write(upstream, base, &search, &own, page))
     }))
 }
 
@@ -120,14 +120,13 @@ pub(crate) fn later_page(
         // What was deleted since is simply absent; what was updated shows its present version.
         let records: Vec<_> =
             pids.iter().filter_map(|pid| of_type.and_then(|of_type| store.current(of_type, *pid))).collect();
-        let next = (end < list.pids.len()).then(|| match settings.lies.loops && offset > 0 {
-            true => list_link(base, id, offset, count),
-            false => list_link(base, id, end, count),
-        });
+        let turns_back = settings.lies.loops && offset > 0;
+        let has_next = end < list.pids.len() || (settings.lies.always_next && !records.is_empty());
+        let next = has_next.then(|| list_link(base, id, if turns_back { offset } else { end }, count));
         let total = total(&settings, &list.search, next.is_none(), records.len(), || list.pids.len());
         let own = list_link(base, id, offset, count);
         let page = Page { records, total, next };
-        Answer::fhir(StatusCode::OK, write(upstream, base, &list.search, own, page))
+        Answer::fhir(StatusCode::OK, write(upstream, base, &list.search, &own, page))
     });
     Ok((answer, list.search.pretty))
 }
@@ -166,7 +165,7 @@ fn first_page<'s>(
             let pids: Vec<u64> = matcher.select(&search.order, None).collect();
             let records = pids.iter().take(page_count).filter_map(current).collect();
             let all = pids.len();
-            let next = (all > page_count).then(|| {
+            let next = (all > page_count || (lies.always_next && all > 0)).then(|| {
                 let list = ResultList { search: search.clone(), pids, served: AtomicUsize::default() };
                 let id = upstream.lists().keep(list, settings.seed);
                 list_link(base, &id, page_count, search.count)
@@ -225,10 +224,10 @@ fn total(
     }
 }
 
-fn write(upstream: &SampleUpstream, base: &str, search: &Search, own: String, page: Page<'_>) -> Payload {
+fn write(upstream: &SampleUpstream, base: &str, search: &Search, own: &str, page: Page<'_>) -> Payload {
     let settings = upstream.settings();
     let lies = &settings.lies;
-    let mut links = vec![("self", lies.links.write(base, &own))];
+    let mut links = vec![("self", lies.links.write(base, own))];
     links.extend(page.next.map(|next| ("next", lies.links.write(base, &next))));
     let now = upstream.now();
     let id = format!("{:016x}", now.timestamp_micros());
