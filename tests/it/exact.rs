@@ -6,14 +6,17 @@
 //! once; deleted before, not at all. What an export lacks of the last state must be newer than its transaction time:
 //! then the next one brings it.
 
+mod files;
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use anyhow::{Context, ensure};
-use bytes::Bytes;
 use sample_upstream::{SampleUpstream, Version};
 use serde_json::Value;
 
+use self::files::listed;
+pub(crate) use self::files::{check_folder, files_below};
 use crate::client::{Client, Manifest};
 use crate::expected::{belongs, compact, followed, type_of};
 
@@ -154,51 +157,6 @@ impl Exported {
     }
 }
 
-/// Fails if something is on disk that should not be, or the other way round: each listed file is there, once, and
-/// nothing else but sidecars. Some of these stand alone (slices that brought a warning and no line); that a record names
-/// each of them shows when the job is deleted: what no record names stays.
-pub(crate) fn check_folder(output: &Path, manifest: &Manifest) -> anyhow::Result<()> {
-    let mut wanted = BTreeSet::new();
-    for kind in ["output", "error"] {
-        wanted.extend(listed(manifest, kind)?.iter().map(|file| file.name().to_owned()));
-    }
-    let mut wrong = Vec::new();
-    let mut found = BTreeSet::new();
-    for file in files_below(output)? {
-        let (stem, extension) = file.rsplit_once('.').unwrap_or((&file, ""));
-        // On disk the epoch stands between number and extension.
-        let name = stem.rsplit_once('.').map_or_else(String::new, |(name, _)| format!("{name}.ndjson"));
-        match extension {
-            "ndjson" if wanted.contains(&name) && found.insert(name.clone()) => {}
-            "ids" => {}
-            _ => wrong.push(format!("{file} is left")),
-        }
-    }
-    wrong.extend(wanted.difference(&found).map(|name| format!("{name} is not there")));
-    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    Ok(())
-}
-
-/// The names of all files below `folder`. What goes while it is looked at is not there.
-pub(crate) fn files_below(folder: &Path) -> anyhow::Result<Vec<String>> {
-    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        let entries = match std::fs::read_dir(folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
-            } else {
-                files.push(entry.file_name().to_string_lossy().into_owned());
-            }
-        }
-    }
-    Ok(files)
-}
-
 struct Judgement {
     wrong: Vec<String>,
     applied: Applied,
@@ -311,48 +269,4 @@ impl Level {
         // A resource of such a type refers to itself in the form that `followed` looks for.
         !matches!(self, Self::System) && !followed(&serde_json::json!({ "reference": name })).is_empty()
     }
-}
-
-/// A file as the manifest lists it.
-struct Listed {
-    resource_type: String,
-    url: String,
-    count: u64,
-    bytes: u64,
-    sha256: String,
-}
-
-impl Listed {
-    /// Its name: the last part of its path.
-    fn name(&self) -> &str {
-        let path = self.url.split('?').next().unwrap_or_default();
-        path.rsplit('/').next().unwrap_or_default()
-    }
-
-    async fn fetch(&self, client: &Client) -> anyhow::Result<Vec<String>> {
-        let bytes: Bytes = client.download(&self.url).await?;
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
-        let digest = digest.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        ensure!(bytes.len() as u64 == self.bytes && digest == self.sha256, "{} is not what was listed", self.name());
-        ensure!(bytes.last() == Some(&b'\n'), "{} does not end with a line", self.name());
-        let lines: Vec<String> = std::str::from_utf8(&bytes)?.lines().map(str::to_owned).collect();
-        ensure!(lines.len() as u64 == self.count, "{} has {} lines, not {}", self.name(), lines.len(), self.count);
-        Ok(lines)
-    }
-}
-
-fn listed(manifest: &Manifest, kind: &str) -> anyhow::Result<Vec<Listed>> {
-    let files = manifest.whole[kind].as_array().with_context(|| format!("the manifest has no `{kind}`"))?;
-    let listed = files.iter().map(|file| {
-        let details = &file["extension"]["https://offtake.dev/file"];
-        let text = |value: &Value| value.as_str().map(str::to_owned).context("a manifest's file lacks a member");
-        Ok(Listed {
-            resource_type: text(&file["type"])?,
-            url: text(&file["url"])?,
-            count: file["count"].as_u64().context("no count")?,
-            bytes: details["bytes"].as_u64().context("no size")?,
-            sha256: text(&details["sha256"])?,
-        })
-    });
-    listed.collect()
 }

@@ -1,7 +1,7 @@
 //! Changes a sample upstream while it is exported: updates, creations, deletions, and now and then a transaction that
 //! is seen seconds after its stamp.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ use crate::random::Random;
 
 /// Practitioners that nobody refers to at first.
 const SPARE: usize = 40;
+/// Resources of a type that are never deleted, so that no type runs out.
+const KEPT: usize = 10;
 /// How long after its stamp a late transaction is seen.
 const LATE: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(4)];
 
@@ -64,8 +66,8 @@ impl Writer {
 struct Work {
     upstream: SampleUpstream,
     random: Random,
-    /// What can be changed: `Type/id` and the text.
-    live: Vec<(String, Arc<str>)>,
+    /// What can be changed, by its type: `Type/id` and the text.
+    live: BTreeMap<String, Vec<(String, Arc<str>)>>,
     /// What a transaction that cannot be seen yet has changed: no other may before it ends.
     locked: BTreeSet<String>,
     late: Vec<Late>,
@@ -84,12 +86,15 @@ type Changed = (String, Option<Arc<str>>);
 
 impl Work {
     fn new(upstream: &SampleUpstream, seed: u64) -> Self {
-        let resources = upstream.resources(None).into_iter();
-        let live = resources.map(|stored| (format!("{}/{}", stored.resource_type, stored.id), stored.body));
+        let mut live: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for stored in upstream.resources(None).into_iter().filter(|stored| stored.resource_type != "Group") {
+            let name = format!("{}/{}", stored.resource_type, stored.id);
+            live.entry(stored.resource_type).or_default().push((name, stored.body));
+        }
         Self {
             upstream: upstream.clone(),
             random: Random::new(seed),
-            live: live.filter(|(name, _)| type_of(name) != "Group").collect(),
+            live,
             locked: BTreeSet::new(),
             late: Vec::new(),
             made: 0,
@@ -134,29 +139,33 @@ impl Work {
             }
             25..40 => {
                 self.writes.deleted += 1;
-                let (name, _) = self.pick(|_| true)?;
+                let (name, _) = self.pick(|_, held| held > KEPT)?;
                 let (resource_type, id) = name.split_once('/').context("a name")?;
                 let op = Op::Delete { resource_type: resource_type.to_owned(), id: id.to_owned() };
                 Ok((op, (name, None)))
             }
             _ => {
                 self.writes.updated += 1;
-                let (name, text) = self.pick(|_| true)?;
+                let (name, text) = self.pick(|_, _| true)?;
                 let text = if type_of(&name) == "Observation" { self.amended(&text)? } else { text };
                 Ok((Op::Update(text.to_string()), (name, Some(text))))
             }
         }
     }
 
-    /// Any resource that no open transaction has changed.
-    fn pick(&mut self, wanted: impl Fn(&str) -> bool) -> anyhow::Result<(String, Arc<str>)> {
+    /// A resource that no open transaction has changed, of one of the wanted types, each as likely as the others: by
+    /// its name and by how many there are.
+    fn pick(&mut self, wanted: impl Fn(&str, usize) -> bool) -> anyhow::Result<(String, Arc<str>)> {
+        let types: Vec<_> = self.live.iter().filter(|(name, held)| wanted(name, held.len())).collect();
         for _ in 0..10_000 {
-            let (name, text) = &self.live[self.random.below(self.live.len())];
-            if wanted(name) && !self.locked.contains(name) {
-                return Ok((name.clone(), Arc::clone(text)));
+            let (_, held) =
+                types.get(self.random.below(types.len())).context("nothing is left that could be changed")?;
+            match held.get(self.random.below(held.len())) {
+                Some((name, text)) if !self.locked.contains(name) => return Ok((name.clone(), Arc::clone(text))),
+                Some(_) | None => {}
             }
         }
-        anyhow::bail!("nothing is left that could be changed")
+        anyhow::bail!("all is locked")
     }
 
     /// An observation as somebody else reports it: mostly somebody whom nobody has referred to before.
@@ -176,7 +185,7 @@ impl Work {
         self.made += 1;
         let id = format!("made-{}", self.made);
         let patient =
-            self.pick(|name| type_of(name) == "Patient").map_or_else(|_| "Patient/none".into(), |found| found.0);
+            self.pick(|name, _| name == "Patient").map_or_else(|_| "Patient/none".to_owned(), |found| found.0);
         let (resource_type, rest) = match self.random.below(10) {
             0 => ("Patient", json!({ "active": true })),
             1 => ("Practitioner", json!({ "active": true })),
@@ -196,11 +205,12 @@ impl Work {
     /// Remembers what can be seen now.
     fn note(&mut self, changed: Vec<Changed>) {
         for (name, text) in changed {
-            let known = self.live.iter().position(|(own, _)| *own == name);
+            let held = self.live.entry(type_of(&name).to_owned()).or_default();
+            let known = held.iter().position(|(own, _)| *own == name);
             match (known, text) {
-                (Some(known), Some(text)) => self.live[known].1 = text,
-                (Some(known), None) => drop(self.live.swap_remove(known)),
-                (None, Some(text)) => self.live.push((name, text)),
+                (Some(known), Some(text)) => held[known].1 = text,
+                (Some(known), None) => drop(held.swap_remove(known)),
+                (None, Some(text)) => held.push((name, text)),
                 (None, None) => {}
             }
         }
