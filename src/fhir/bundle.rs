@@ -31,7 +31,7 @@ pub(crate) struct Page {
     pub(crate) outcomes: Vec<Issue>,
     pub(crate) next: Option<String>,
     pub(crate) total: Option<u64>,
-    /// Bytes that the page takes in memory.
+    /// Bytes of the page as it came.
     pub(crate) bytes: usize,
 }
 
@@ -171,7 +171,7 @@ impl Page {
             *buffer.get_mut(end).ok_or(PageError::Entry { index })? = b'\n';
             found.push((place.start..end + 1, resource));
         }
-        let bytes = buffer.capacity();
+        let bytes = buffer.len();
         let buffer = Bytes::from(buffer);
         let entry = |(index, (range, resource)): (usize, (std::ops::Range<usize>, Found))| {
             resource.into_entry(buffer.slice(range), scope.resource_type).ok_or(PageError::Entry { index })

@@ -19,6 +19,7 @@ mod heads;
 mod hostile;
 mod kill;
 mod lies;
+mod limits;
 mod links;
 mod outage;
 mod paths;
