@@ -24,6 +24,8 @@ pub(crate) struct ExportPlan {
     /// Types that are read by reference only: what exported resources refer to.
     pub(crate) context: Vec<ResourceType>,
     pub(crate) on_short: OnShort,
+    /// What absolute references to the upstream begin with.
+    pub(crate) bases: Vec<String>,
 }
 
 /// What becomes of an export of which something that the server counts does not come, and nobody knows why.

@@ -12,6 +12,8 @@ pub(crate) struct Capability {
     pub(crate) fhir_version: String,
     /// Name and version of the server's software, as it calls itself.
     pub(crate) software: String,
+    /// `implementation.url`: the base that the server writes into links and references.
+    pub(crate) base: Option<String>,
     types: BTreeMap<ResourceType, Interactions>,
 }
 
@@ -43,9 +45,10 @@ impl Capability {
             let search = resource.interaction.iter().any(|interaction| interaction.code == "search-type");
             types.entry(resource_type).or_default().search |= search;
         }
+        let base = statement.implementation.and_then(|own| own.url).filter(|url| url.starts_with("http"));
         let Software { name, version } = statement.software.unwrap_or_default();
         let software = format!("{} {}", name.unwrap_or_default(), version.unwrap_or_default()).trim().to_owned();
-        Ok(Self { fhir_version: statement.fhir_version.unwrap_or_default(), software, types })
+        Ok(Self { fhir_version: statement.fhir_version.unwrap_or_default(), software, base, types })
     }
 
     /// Whether the server speaks a version of FHIR whose Patient compartment is ours: R4 or R4B. One that does not say
@@ -66,8 +69,14 @@ struct Statement {
     resource_type: String,
     fhir_version: Option<String>,
     software: Option<Software>,
+    implementation: Option<Implementation>,
     #[serde(default)]
     rest: Vec<Rest>,
+}
+
+#[derive(Deserialize)]
+struct Implementation {
+    url: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

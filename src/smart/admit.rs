@@ -30,7 +30,7 @@ pub(crate) struct Grant {
     cohort: Cohort,
     types: Vec<ResourceType>,
     context: Vec<ResourceType>,
-    /// The upstream's base, as absolute references write it.
+    /// The upstream's bases, as absolute references write them.
     bases: Vec<String>,
 }
 
@@ -47,8 +47,13 @@ pub(crate) enum Withheld {
 
 impl Grant {
     /// `types` and, by reference only, `context`; both of `cohort`.
-    pub(crate) fn new(cohort: Cohort, types: Vec<ResourceType>, context: Vec<ResourceType>, base: &str) -> Self {
-        Self { cohort, types, context, bases: vec![base.to_owned()] }
+    pub(crate) fn new(
+        cohort: Cohort,
+        types: Vec<ResourceType>,
+        context: Vec<ResourceType>,
+        bases: Vec<String>,
+    ) -> Self {
+        Self { cohort, types, context, bases }
     }
 
     /// The resource as a line, if it may leave. SEC-20: at Patient and Group level it must lie in the

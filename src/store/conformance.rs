@@ -212,6 +212,7 @@ pub(super) fn plan(members: u32) -> ExportPlan {
         cohort: Cohort::Members((0..members).map(member).collect()),
         context: Vec::new(),
         on_short: OnShort::Fail,
+        bases: Vec::new(),
     }
 }
 

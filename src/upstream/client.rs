@@ -1,8 +1,8 @@
 //! Searches: one question in, one validated page out, with patience where it may help.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
@@ -41,6 +41,8 @@ struct Inner {
     /// How far the upstream's clock is ahead of ours, in milliseconds, as its last `Date` told.
     ahead: AtomicI64,
     media: MediaInUse,
+    /// The base that the server itself writes into links and references, where it says so.
+    advertised: OnceLock<Box<str>>,
 }
 
 /// An upstream's clock is not believed further ahead of ours than a day.
@@ -144,9 +146,9 @@ impl Upstream {
     ) -> Self {
         let budget = Budget::new(budget_bytes, searches);
         let searches = Semaphore::new(searches);
-        let (ahead, media) = (AtomicI64::new(0), MediaInUse::default());
+        let (ahead, media, advertised) = (AtomicI64::new(0), MediaInUse::default(), OnceLock::new());
         Self {
-            inner: Arc::new(Inner { client, base, searches, budget, clock, patience, ahead, media }),
+            inner: Arc::new(Inner { client, base, searches, budget, clock, patience, ahead, media, advertised }),
             patience: None,
         }
     }
@@ -156,9 +158,16 @@ impl Upstream {
         Self { patience: Some(give_up_after), ..self.clone() }
     }
 
-    /// The base without a slash at its end, as absolute references write it.
-    pub(crate) fn base(&self) -> &str {
-        self.inner.base.as_str().trim_end_matches('/')
+    /// Notes the base that the server says is its own. The first one is kept.
+    pub(crate) fn advertise(&self, base: &str) {
+        let _kept = self.inner.advertised.set(base.trim_end_matches('/').into());
+    }
+
+    /// The bases that absolute references to this server begin with, without a slash at their end: the one that it is
+    /// asked at, and the one that it advertises.
+    pub(crate) fn bases(&self) -> Vec<&str> {
+        let own = self.inner.base.as_str().trim_end_matches('/');
+        std::iter::once(own).chain(self.inner.advertised.get().map(|base| &**base)).collect()
     }
 
     /// The upstream's time, or ours where that is later: what it stamps now is not after it.

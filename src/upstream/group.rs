@@ -55,6 +55,7 @@ pub(crate) enum GroupError {
 
 /// Resolves the members of a Group and of the groups in it, at the time `now`.
 pub(crate) async fn members(upstream: &Upstream, id: &Id, most: usize, now: Millis) -> Result<Members, GroupError> {
+    let bases = upstream.bases();
     let mut patients = BTreeSet::new();
     let mut left_out = 0;
     let mut known = BTreeSet::from([id.clone()]);
@@ -89,7 +90,7 @@ pub(crate) async fn members(upstream: &Upstream, id: &Id, most: usize, now: Mill
             if !member.is_current(now) {
                 return;
             }
-            match member.target(upstream.base()) {
+            match member.target(&bases) {
                 Some(target) if target.resource_type == ResourceType::PATIENT => {
                     // One more than may be is enough to know that it is too many.
                     if patients.len() <= most {
@@ -208,8 +209,8 @@ impl Member {
         begun && open
     }
 
-    fn target(&self, base: &str) -> Option<LocalReference> {
-        LocalReference::parse_on(self.entity.as_ref()?.reference.as_deref()?, &[base])
+    fn target(&self, bases: &[&str]) -> Option<LocalReference> {
+        LocalReference::parse_on(self.entity.as_ref()?.reference.as_deref()?, bases)
     }
 }
 

@@ -122,6 +122,28 @@ async fn readers_of_several_pages_share_little_memory() {
     }
 }
 
+/// A server that writes its public base into references is known by it.
+#[tokio::test]
+async fn references_with_the_servers_own_base_are_its_own() {
+    let public = "https://public.example/r4";
+    let upstream = SampleUpstream::new(Settings { link_base: Some(public.to_owned()), ..Settings::default() });
+    let insert = |json: String| upstream.insert_raw(&json).expect("a resource");
+    insert(r#"{"resourceType":"Patient","id":"p"}"#.to_owned());
+    let member = format!(r#"{{"entity":{{"reference":"{public}/Patient/p"}}}}"#);
+    insert(format!(r#"{{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{member}]}}"#));
+    for (id, base) in [("ours", public), ("theirs", "https://elsewhere.example/r4")] {
+        insert(format!(r#"{{"resourceType":"Condition","id":"{id}","subject":{{"reference":"{base}/Patient/p"}}}}"#));
+    }
+    let app = App::before(upstream, |_| {}).await;
+    let (_, received) = app.export("/Patient/$export?_type=Patient,Condition").await.expect("an export");
+    let conditions = received.get("Condition").map(Vec::as_slice).unwrap_or_default();
+    let conditions = std::str::from_utf8(conditions).expect("text");
+    assert!(conditions.contains(r#""id":"ours""#) && !conditions.contains("theirs"), "{conditions}");
+    let (_, received) = app.export("/Group/g/$export?_type=Patient").await.expect("an export");
+    assert_eq!(received.len(), 1, "the member is found");
+    app.stop().await;
+}
+
 /// DS-009
 #[tokio::test]
 async fn an_empty_group_and_an_empty_server_export_nothing() {

@@ -75,11 +75,12 @@ async fn by_its_own_patients(upstream: &Upstream, resource_type: ResourceType) -
     let query = SearchQuery::new(resource_type).count(A_FEW);
     let scope = Scope::of(resource_type).with_references();
     let Some(answer) = allowed(upstream.page(&query, scope, Room::Share).await)? else { return Ok(Found::NoWitness) };
+    let bases = upstream.bases();
     let witnesses: Vec<_> = resource_type
         .compartment()
         .filter_map(|link| {
             let entries = answer.page.entries.iter();
-            let patient = entries.flat_map(|entry| patients_of(entry, link.paths, upstream.base())).next();
+            let patient = entries.flat_map(|entry| patients_of(entry, link.paths, &bases)).next();
             Some((link, patient?))
         })
         .collect();
@@ -115,9 +116,9 @@ async fn finds(
     Ok(seen.is_some_and(|seen| !seen.entries.is_empty()))
 }
 
-fn patients_of<'a>(entry: &'a Entry, paths: &'a [&'a str], base: &'a str) -> impl Iterator<Item = Id> + 'a {
+fn patients_of<'a>(entry: &'a Entry, paths: &'a [&'a str], bases: &'a [&'a str]) -> impl Iterator<Item = Id> + 'a {
     let named = entry.references.iter().filter(|reference| paths.contains(&&*reference.path));
-    let local = named.filter_map(move |reference| LocalReference::parse_on(&reference.target, &[base]));
+    let local = named.filter_map(move |reference| LocalReference::parse_on(&reference.target, bases));
     local.filter(|target| target.resource_type == ResourceType::PATIENT).map(|target| target.id)
 }
 
