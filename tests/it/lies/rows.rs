@@ -106,7 +106,7 @@ fn totals_and_pages() -> Vec<Row> {
             "a next link on every page",
             lying(Lies { always_next: true, ..Lies::default() }),
             SYSTEM,
-            Complete("counted"),
+            Complete("reread"),
         ),
         row(
             "a next link on every page and no totals",
