@@ -234,6 +234,10 @@ async fn a_kickoff_while_the_upstream_is_away_is_answered_soon() {
     let upstream = SampleUpstream::new(Settings::default());
     upstream.generate(2);
     let app = App::with_clock(upstream, |_| {}, clock.clone()).await;
+    // The job store is open once an unknown job is not found.
+    let unknown = format!("/$bulk-status/{}", "0".repeat(32));
+    let opened = async { while app.ask("GET", &unknown, &KICKOFF, b"").await.status != 404 {} };
+    tokio::time::timeout(Duration::from_mins(1), opened).await.expect("it is opened");
     app.upstream.set_available(false);
     let began = clock.unix_millis();
     let [system, group] = ["/$export", "/Group/all/$export"].map(|level| app.ask("GET", level, &KICKOFF, b""));
