@@ -83,7 +83,11 @@ impl Edge {
     async fn capability(&self) -> Result<Arc<Capability>, Problem> {
         let fetched = self.capabilities.try_get_with((), async {
             let statement = self.upstream.metadata().await.map_err(|_| ())?;
-            Capability::parse(&statement).map(Arc::new).map_err(|_| ())
+            let capability = Capability::parse(&statement).map_err(|_| ())?;
+            if let Some(base) = &capability.base {
+                self.upstream.advertise(base);
+            }
+            Ok(Arc::new(capability))
         });
         fetched.await.map_err(|_: Arc<()>| {
             Problem::unavailable("the FHIR server's capability statement cannot be had at the moment")

@@ -8,7 +8,6 @@ use moka::future::Cache;
 
 use crate::bulk::kickoff::ExportLevel;
 use crate::fhir::bundle::Scope;
-use crate::fhir::capability::Capability;
 use crate::fhir::datatypes::{Id, Instant, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
@@ -71,16 +70,6 @@ impl Planner {
         let types = &job.types;
         let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
         let failed = |resource_type| move |source| PlanError::Search { resource_type, source };
-        match self.upstream.metadata().await {
-            Ok(statement) => {
-                if let Ok(Capability { base: Some(base), .. }) = Capability::parse(&statement) {
-                    self.upstream.advertise(&base);
-                }
-            }
-            // Then references are known by the address that the server is asked at.
-            Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => {}
-            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => return Err(failed(first)(error)),
-        }
         let method = probe::count_method(&self.upstream, types).await.map_err(failed(first))?;
         let held = probe::held(&self.upstream, types, method, self.searches).await;
         let probe::Held { counts: held, date, refused } =
