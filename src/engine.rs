@@ -347,6 +347,9 @@ impl Inner {
         let (plan, running) = match (store.plan(id).await?, job.state.clone()) {
             (Some(plan), JobState::Running(running)) => (plan, running),
             (_, JobState::Accepted | JobState::Running(_)) => {
+                if let Some(base) = &job.advertised_base {
+                    self.upstream.advertise(base);
+                }
                 let planned =
                     self.drain.run_until_cancelled(self.planner.plan(&job)).await.ok_or(RunError::Draining)??;
                 let Planned { plan, refused, left_out } = planned;

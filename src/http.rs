@@ -84,9 +84,6 @@ impl Edge {
         let fetched = self.capabilities.try_get_with((), async {
             let statement = self.upstream.metadata().await.map_err(|_| ())?;
             let capability = Capability::parse(&statement).map_err(|_| ())?;
-            if let Some(base) = &capability.base {
-                self.upstream.advertise(base);
-            }
             Ok(Arc::new(capability))
         });
         fetched.await.map_err(|_: Arc<()>| {

@@ -29,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) types: Vec<ResourceType>,
     /// The whole kick-off URL, as the manifest repeats it.
     pub(crate) request: String,
+    /// The base that the upstream said is its own, where it says so.
+    pub(crate) advertised_base: Option<String>,
     pub(crate) created: Millis,
     pub(crate) state: JobState,
 }

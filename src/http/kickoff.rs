@@ -48,8 +48,8 @@ where
         let now = edge.upstream.now();
         Kickoff::parse(level, &head.method, head.uri.query(), &headers, &sent, now.into())?
     };
-    let types = tokio::select! {
-        types = resolve(edge, &kickoff, &places) => types?,
+    let (types, advertised_base) = tokio::select! {
+        resolved = resolve(edge, &kickoff, &places) => resolved?,
         () = edge.clock.sleep(UPSTREAM_PATIENCE) => {
             return Err(Problem::unavailable("the FHIR server behind this one does not answer at the moment"));
         }
@@ -58,7 +58,7 @@ where
     let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let id = JobId::new(clock::random().map_err(|_| Problem::unavailable("the system has no randomness to give"))?);
     let request = edge.links.public_url(path);
-    let job = Job { id, kickoff, types, request, created: now, state: JobState::Accepted };
+    let job = Job { id, kickoff, types, request, advertised_base, created: now, state: JobState::Accepted };
     engine.submit(job).await?;
     tracing::info!(export.job_id = %id, "an export was accepted");
     let answer = Response::builder()
@@ -68,9 +68,17 @@ where
     Ok(answer.body(body::empty()).expect("the status URL is made of URL characters"))
 }
 
-/// What the upstream has to say of a request: the types that there are to export, and whether there is the Group.
-async fn resolve(edge: &Edge, kickoff: &Kickoff, places: &Places) -> Result<Vec<ResourceType>, Problem> {
+/// What the upstream has to say of a request: the types that there are to export, whether there is the Group, and under
+/// which base it knows itself.
+async fn resolve(
+    edge: &Edge,
+    kickoff: &Kickoff,
+    places: &Places,
+) -> Result<(Vec<ResourceType>, Option<String>), Problem> {
     let capability = edge.capability().await?;
+    if let Some(base) = &capability.base {
+        edge.upstream.advertise(base);
+    }
     if kickoff.level != ExportLevel::System && !capability.has_our_compartments() {
         return Err(KickoffError::FhirVersion.into());
     }
@@ -79,7 +87,7 @@ async fn resolve(edge: &Edge, kickoff: &Kickoff, places: &Places) -> Result<Vec<
         // Read again when the plan is made; here only so that a Group that is not there is refused at once.
         group::members(&edge.upstream, id, edge.most_members, clock::now(&*edge.clock)).await?;
     }
-    Ok(types)
+    Ok((types, capability.base.clone()))
 }
 
 async fn place(edge: &Edge) -> Result<SemaphorePermit<'_>, Problem> {

@@ -185,6 +185,7 @@ pub(super) fn job(number: u8) -> Job {
         kickoff: Kickoff { level: ExportLevel::System, types: None, since: None, until: None, ignored: Vec::new() },
         types: vec![ResourceType::PATIENT],
         request: format!("https://fhir.example/$export?number={number}"),
+        advertised_base: None,
         created: Millis(1_764_000_000_000),
         state: JobState::Accepted,
     }
