@@ -31,6 +31,7 @@ mod search;
 mod searchset;
 mod server;
 mod settings;
+mod slots;
 mod splice;
 mod store;
 mod upstream;

@@ -145,6 +145,10 @@ async fn answer(upstream: SampleUpstream, request: Request<Incoming>) -> Result<
     if fault == Some(Fault::Reset) {
         return Err(Broken);
     }
+    let slot = match settings.slots {
+        Some(slots) => Some(upstream.slots().take(slots).await),
+        None => None,
+    };
     if !settings.latency.is_zero() {
         tokio::time::sleep(settings.latency).await;
     }
@@ -178,6 +182,7 @@ async fn answer(upstream: SampleUpstream, request: Request<Incoming>) -> Result<
             route::answer(&upstream, asked)
         }
     };
+    drop(slot);
     let manner = Manner { pretty, gzip, truncate: fault == Some(Fault::Truncate) };
     Ok(wire::response(&upstream, answer, manner))
 }

@@ -24,6 +24,8 @@ pub struct Settings {
     pub max_count: Option<usize>,
     /// Waited before each answer.
     pub latency: Duration,
+    /// Requests that are worked on at the same time: latency and answer. The others wait, first come first served.
+    pub slots: Option<usize>,
     /// Bytes on the wire per second, shared by all answers of the server; compressed ones where gzip is used.
     pub bytes_per_second: Option<u64>,
     /// `Accept-Encoding: gzip` is honoured.
@@ -66,6 +68,7 @@ impl Default for Settings {
             default_count: 20,
             max_count: None,
             latency: Duration::ZERO,
+            slots: None,
             bytes_per_second: None,
             gzip: true,
             pretty: false,

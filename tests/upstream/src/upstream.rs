@@ -12,6 +12,7 @@ use crate::instant;
 use crate::paging::ResultLists;
 use crate::requests::{RequestLog, RequestSeen};
 use crate::settings::Settings;
+use crate::slots::Slots;
 use crate::store::{Change, Incoming, Moment, Record, Store};
 use crate::wire::Throttle;
 
@@ -32,6 +33,7 @@ struct Inner {
     dice: Mutex<FaultDice>,
     available: watch::Sender<bool>,
     throttle: Throttle,
+    slots: Slots,
     next_id: std::sync::atomic::AtomicU64,
     /// Pages by offsets that were made.
     pages: std::sync::atomic::AtomicU64,
@@ -128,6 +130,7 @@ impl SampleUpstream {
                 dice: Mutex::new(dice),
                 available: watch::Sender::new(true),
                 throttle: Throttle::default(),
+                slots: Slots::default(),
                 next_id: std::sync::atomic::AtomicU64::new(1),
                 pages: std::sync::atomic::AtomicU64::new(0),
             }),
@@ -285,6 +288,10 @@ impl SampleUpstream {
 
     pub(crate) fn throttle(&self) -> &Throttle {
         &self.inner.throttle
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.inner.slots
     }
 
     /// Goes away and comes back by itself; needs a tokio runtime.
