@@ -1,5 +1,7 @@
 //! Composition root: configuration, adapters and core meet here only; start, drain, stop.
 
+mod care;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,8 +29,10 @@ use crate::proxy::metadata::Metadata;
 use crate::proxy::{Bases, PassThrough};
 use crate::store::sled::SledStore;
 use crate::telemetry::error_chain;
+use crate::upstream::budget::Budget;
 use crate::upstream::client::{Patience, Upstream};
 use crate::upstream::connect::{PassThroughClient, SearchClient};
+use crate::upstream::live::LiveTraffic;
 
 /// How long a read capability statement is believed.
 const CAPABILITY_LIFETIME: Duration = Duration::from_mins(10);
@@ -52,6 +56,7 @@ pub struct Offtake {
 struct App {
     config: Config,
     edge: Arc<Edge>,
+    live: Arc<LiveTraffic>,
     engine: watch::Receiver<Option<Engine>>,
     stop: CancellationToken,
     /// Jobs have threads of their own, so that ordinary requests never wait behind a page. Dropped off the
@@ -133,7 +138,8 @@ impl Builder {
         if store.is_none() {
             crate::store::private_folder(&state).context("could not make the state folder")?;
         }
-        let upstream = search_upstream(&config, &clock, config.upstream.give_up_after)?;
+        let live = Arc::new(live_traffic(&config, &clock));
+        let upstream = search_upstream(&config, &clock, config.upstream.give_up_after, Arc::clone(&live))?;
         let (keys, instance) = match &store {
             Some(_) => (LinkKeys::new(new_key()?, None), hex(clock::random()?)),
             None => (link_keys(&state)?, instance(&state)?),
@@ -152,7 +158,7 @@ impl Builder {
         let engine = parts.open(store, state, stop.clone());
         let edge = Edge {
             engine: engine.clone(),
-            upstream,
+            upstream: upstream.urgent(),
             output,
             clock,
             links,
@@ -161,7 +167,7 @@ impl Builder {
             capabilities: Cache::builder().max_capacity(1).time_to_live(CAPABILITY_LIFETIME).build(),
             polled: Cache::builder().max_capacity(POLLED_JOBS).time_to_live(POLLED_LIFETIME).build(),
         };
-        Ok(Offtake { app: Arc::new(App { config, edge: Arc::new(edge), engine, stop, bulk: Some(bulk) }) })
+        Ok(Offtake { app: Arc::new(App { config, edge: Arc::new(edge), live, engine, stop, bulk: Some(bulk) }) })
     }
 }
 
@@ -204,7 +210,7 @@ impl Offtake {
         let client = PassThroughClient::new(&scheme).context("could not set up connections to the upstream")?;
         let public = &self.app.config.server.public_base_url;
         let bases = Bases::new(public, base).context("could not set up the proxy")?;
-        let upstream = Metadata::new(PassThrough::new(client, bases.clone()), &bases);
+        let upstream = Metadata::new(PassThrough::new(client, bases.clone(), Arc::clone(&self.app.live)), &bases);
         if let Ok(address) = listener.local_addr() {
             tracing::info!(listen = %address, public_base_url = %public, "serving");
         }
@@ -392,15 +398,27 @@ fn hex(bytes: [u8; 8]) -> String {
     format!("{:016x}", u64::from_be_bytes(bytes))
 }
 
+/// What passes through, as exports make way for it.
+fn live_traffic(config: &Config, clock: &Arc<dyn Clock>) -> LiveTraffic {
+    let rise = config.upstream.yield_to_live_traffic.latency_rise_percent;
+    LiveTraffic::new(Arc::clone(clock), f32::from(rise) / 100.0)
+}
+
 /// The upstream as exports ask it.
-fn search_upstream(config: &Config, clock: &Arc<dyn Clock>, give_up_after: Duration) -> anyhow::Result<Upstream> {
+fn search_upstream(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    give_up_after: Duration,
+    live: Arc<LiveTraffic>,
+) -> anyhow::Result<Upstream> {
     let upstream = &config.upstream;
     let base = upstream.base_url.clone();
     let scheme = base.scheme().parse().context("could not read the scheme of upstream.base_url")?;
     let client = SearchClient::new(&scheme).context("could not set up connections to the upstream")?;
     let patience = Patience { timeout: upstream.search_timeout, give_up_after };
-    let (searches, budget) = (upstream.max_concurrent_searches, upstream.memory_budget.bytes());
-    Ok(Upstream::new(client, base, searches, budget, Arc::clone(clock), patience))
+    let gate = care::gate(upstream, live, Arc::clone(clock));
+    let budget = Budget::new(upstream.memory_budget.bytes(), upstream.max_concurrent_searches);
+    Ok(Upstream::new(client, base, gate, budget, Arc::clone(clock), patience))
 }
 
 /// How long one question may fail while somebody waits for what doctor finds.
@@ -409,7 +427,8 @@ const DOCTOR_PATIENCE: Duration = Duration::from_secs(10);
 /// What doctor finds out about the upstream of a configuration.
 pub(crate) async fn examine(config: &Config) -> anyhow::Result<Examination> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let upstream = search_upstream(config, &clock, DOCTOR_PATIENCE)?;
+    let live = Arc::new(live_traffic(config, &clock));
+    let upstream = search_upstream(config, &clock, DOCTOR_PATIENCE, live)?;
     let options = &config.upstream;
     let searches = options.max_concurrent_searches;
     Ok(doctor::examine(&upstream, &options.profile, options.page_max_resources, searches).await?)

@@ -1,8 +1,8 @@
 //! The only place that asks the system for the time or for randomness.
 
 use std::fmt;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -14,6 +14,11 @@ use crate::fhir::datatypes::Millis;
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Milliseconds since 1970-01-01T00:00:00Z, by the wall clock.
     fn unix_millis(&self) -> i64;
+
+    /// Time since some fixed moment, by which durations are measured: setting the wall clock does not change it.
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.unix_millis()).unwrap_or(0))
+    }
 
     /// Completes once `duration` has passed.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
@@ -32,6 +37,11 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
     fn unix_millis(&self) -> i64 {
         chrono::Utc::now().timestamp_millis()
+    }
+
+    fn monotonic(&self) -> Duration {
+        static FIRST_ASKED: OnceLock<Instant> = OnceLock::new();
+        FIRST_ASKED.get_or_init(Instant::now).elapsed()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -77,6 +87,13 @@ impl Clock for ManualClock {
             let _gone = time.wait_for(|now| *now >= until).await;
         })
     }
+}
+
+/// Seconds by which this machine's zone is ahead of UTC at `time`, its daylight saving included.
+pub(crate) fn local_offset_seconds(time: Millis) -> i32 {
+    use chrono::{Local, Offset, TimeZone};
+    let time = chrono::DateTime::from_timestamp_millis(time.0).unwrap_or_default();
+    Local.offset_from_utc_datetime(&time.naive_utc()).fix().local_minus_utc()
 }
 
 /// `N` bytes from the operating system's random source.

@@ -1,5 +1,6 @@
 //! Configuration: the sections in reading order, and what is wrong with them, all at once.
 
+mod care;
 mod export;
 mod load;
 mod output;
@@ -18,6 +19,9 @@ use serde::{Deserialize, Serialize};
 pub use crate::plan::OnShort;
 pub use crate::profile::{
     CountMethod, NextLinks, NoneWord, OrNone, PageTotal, PatientForm, ProfileOverrides, TimeFilter,
+};
+pub use care::{
+    BreakerConfig, NotATime, QuietHoursConfig, QuietWindowConfig, TimeOfDay, UtcOffset, Weekday, YieldConfig,
 };
 pub use export::ExportConfig;
 pub use load::ConfigError;
@@ -162,10 +166,51 @@ mod tests {
         assert_eq!(reference, Config::from_yaml(LEAST).expect("two URLs are enough"));
         let value = serde_json::to_value(&reference).expect("plain values");
         for (section, options) in value.as_object().expect("sections") {
-            for option in options.as_object().expect("options").keys() {
-                let line = format!("\n  {option}:");
-                assert!(REFERENCE.contains(&line), "{section}.{option} is not in the reference");
-            }
+            assert_all_named(section, "  ", options);
+        }
+    }
+
+    fn assert_all_named(section: &str, indent: &str, options: &serde_json::Value) {
+        for (option, value) in options.as_object().into_iter().flatten() {
+            let line = format!("\n{indent}{option}:");
+            assert!(REFERENCE.contains(&line), "{section}.{option} is not in the reference");
+            assert_all_named(&format!("{section}.{option}"), &format!("{indent}  "), value);
+        }
+    }
+
+    #[test]
+    fn how_the_upstream_is_spared_is_read_and_checked() {
+        let with = |more: &str| {
+            let yaml = format!(
+                "server: {{ public_base_url: http://127.0.0.1:8080/fhir }}\n\
+                 upstream: {{ base_url: http://127.0.0.1:9000/fhir, {more} }}\n"
+            );
+            Config::from_yaml(&yaml)
+        };
+        let config = with(
+            "max_searches_per_second: 0.5, quiet_hours: { utc_offset: +01:00, windows: [\
+             { days: [mon, fri], from: 07:30, until: 18:00 }, { from: 22:00, until: 06:00, max_concurrent_searches: 2 }] }",
+        );
+        let upstream = config.expect("good values").upstream;
+        assert_eq!(upstream.max_searches_per_second, Some(0.5));
+        assert_eq!(upstream.quiet_hours.utc_offset, UtcOffset::Fixed(3_600));
+        let [office, night] = &upstream.quiet_hours.windows[..] else { panic!("two windows") };
+        assert_eq!((office.days.len(), office.from.minutes, office.max_concurrent_searches), (2, 450, 0));
+        assert_eq!((night.days.len(), night.until.minutes, night.max_concurrent_searches), (7, 360, 2));
+        for (more, expected) in [
+            ("max_searches_per_second: 0", "upstream.max_searches_per_second"),
+            ("yield_to_live_traffic: { headroom_percent: 95 }", "upstream.yield_to_live_traffic.headroom_percent"),
+            ("yield_to_live_traffic: { min_concurrent_searches: 9 }", "min_concurrent_searches"),
+            ("circuit_breaker: { failures: 0 }", "upstream.circuit_breaker.failures"),
+            ("circuit_breaker: { pause_seconds: 60 }", "upstream.circuit_breaker.max_pause_seconds"),
+            ("quiet_hours: { windows: [{ from: '00:00', until: '24:00' }] }", "upstream.quiet_hours.windows"),
+            ("quiet_hours: { windows: [{ from: '06:00', until: '06:00' }] }", "upstream.quiet_hours.windows"),
+            ("quiet_hours: { windows: [{ days: [], from: '06:00', until: '07:00' }] }", "without days"),
+            ("quiet_hours: { windows: [{ from: '6:00', until: '07:00' }] }", "6:00"),
+            ("quiet_hours: { utc_offset: Europe/Berlin }", "Europe/Berlin"),
+        ] {
+            let error = with(more).expect_err(more).to_string();
+            assert!(error.contains(expected), "{more}: {error}");
         }
     }
 

@@ -221,14 +221,17 @@ impl Engine {
 
     /// How far a job has come.
     pub(crate) fn progress(&self, id: JobId) -> String {
+        let waiting = self.inner.upstream.waiting();
         let jobs = self.inner.jobs();
-        jobs.running.get(&id).map_or_else(|| "waiting for its turn".to_owned(), |handle| handle.progress.text())
+        let progress = jobs.running.get(&id).map(|handle| &handle.progress);
+        progress.map_or_else(|| "waiting for its turn".to_owned(), |progress| progress.text_while(waiting))
     }
 
     /// Ends all work: slices that are being read are finished and their files completed, so that a restart reads
     /// nothing twice.
     pub(crate) async fn drain(&self) {
         self.inner.drain.cancel();
+        self.inner.upstream.stop_waiting();
         self.inner.tasks.close();
         tokio::select! {
             () = self.inner.tasks.wait() => return,
@@ -481,6 +484,9 @@ impl From<WorkerError> for RunError {
 
 impl From<PlanError> for RunError {
     fn from(error: PlanError) -> Self {
+        if error.is_stopping() {
+            return Self::Draining;
+        }
         let code = match &error {
             PlanError::Search { .. } | PlanError::Group(_) | PlanError::Patients(_) => IssueType::Processing,
             PlanError::NoTimeFilter => IssueType::NotSupported,

@@ -26,6 +26,8 @@ use self::tunnel::Tunnel;
 pub(crate) use self::tunnel::TunnelSwitch;
 use crate::body::{self, Body, BoxError};
 use crate::upstream::connect::PassThroughClient;
+use crate::upstream::live::LiveTraffic;
+use crate::upstream::live::baseline::Kind;
 
 /// Why a request could not be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +56,12 @@ pub(crate) struct PassThrough {
 struct Inner {
     client: PassThroughClient,
     bases: Bases,
+    live: Arc<LiveTraffic>,
 }
 
 impl PassThrough {
-    pub(crate) fn new(client: PassThroughClient, bases: Bases) -> Self {
-        Self { inner: Arc::new(Inner { client, bases }) }
+    pub(crate) fn new(client: PassThroughClient, bases: Bases, live: Arc<LiveTraffic>) -> Self {
+        Self { inner: Arc::new(Inner { client, bases, live }) }
     }
 }
 
@@ -96,7 +99,10 @@ impl Inner {
 
         match tunnel {
             None => {
+                let kind = Kind::of(outgoing.method(), outgoing.uri().path(), outgoing.uri().query().is_some());
+                let live = self.live.begin(kind);
                 let response = self.client.send(outgoing).await.map_err(failed)?;
+                live.answered();
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return Err(ProxyError::Switched);
                 }

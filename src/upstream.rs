@@ -3,8 +3,11 @@
 pub(crate) mod budget;
 pub(crate) mod client;
 pub(crate) mod connect;
+pub(crate) mod gate;
 pub(crate) mod group;
+pub(crate) mod limit;
 pub(crate) mod link;
+pub(crate) mod live;
 pub(crate) mod media;
 pub(crate) mod probe;
 pub(crate) mod retry;

@@ -5,18 +5,30 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{Problems, Section, Size, seconds, server};
+use super::{BreakerConfig, Problems, QuietHoursConfig, Section, Size, YieldConfig, seconds, server};
 use crate::profile::ProfileOverrides;
 
 /// The FHIR server that is exported.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
     /// Its FHIR base.
     pub base_url: Url,
-    /// Searches of all exports together that it has to answer at the same time.
+    /// Searches of all exports together that it has to answer at the same time, at most.
     #[serde(default = "max_concurrent_searches")]
     pub max_concurrent_searches: usize,
+    /// Searches of all exports together that begin in a second, at most; without it there is no such limit.
+    #[serde(default)]
+    pub max_searches_per_second: Option<f64>,
+    /// How exports make way for the requests that pass through.
+    #[serde(default)]
+    pub yield_to_live_traffic: YieldConfig,
+    /// When it is left alone because it does not answer.
+    #[serde(default)]
+    pub circuit_breaker: BreakerConfig,
+    /// Hours in which exports do not search, or less than usual.
+    #[serde(default)]
+    pub quiet_hours: QuietHoursConfig,
     /// How long after its stamp a change may come to be seen there.
     #[serde(rename = "settling_lag_seconds", default = "settling_lag", with = "seconds")]
     pub settling_lag: Duration,
@@ -68,6 +80,12 @@ impl Section for UpstreamConfig {
         if !(1..=256).contains(&self.max_concurrent_searches) {
             problems.add("max_concurrent_searches", "is not between 1 and 256");
         }
+        if self.max_searches_per_second.is_some_and(|most| !(0.1..=10_000.0).contains(&most)) {
+            problems.add("max_searches_per_second", "is not between 0.1 and 10000");
+        }
+        self.yield_to_live_traffic.check(self.max_concurrent_searches, problems);
+        self.circuit_breaker.check(problems);
+        self.quiet_hours.check(problems);
         if self.settling_lag > Duration::from_mins(15) {
             problems.add("settling_lag_seconds", "is more than 900, a quarter of an hour");
         }

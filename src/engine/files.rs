@@ -176,6 +176,15 @@ impl Files {
         Ok(())
     }
 
+    /// Completes once a file has been open for long, however long slices are waited for; never if none is open.
+    pub(super) async fn aged(&self) {
+        let now = self.services.clock.unix_millis();
+        match self.open.values().map(|file| self.limits.age.saturating_sub(file.age(now))).min() {
+            Some(left) => self.services.clock.sleep(left).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Records a change of the job itself.
     pub(super) async fn commit(&self, change: Change) -> Result<(), FilesError> {
         Ok(self.services.store.commit(self.lease, change).await?)

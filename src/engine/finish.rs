@@ -17,6 +17,10 @@ impl Worker {
     pub(super) async fn finish(&mut self, job: &Job, ttl: Duration, clock: &dyn Clock) -> Result<(), WorkerError> {
         let proof = self.proof();
         let deletions = self.deletions().await?;
+        if self.drain.is_cancelled() && (!deletions.untold.is_empty() || deletions.left_out) {
+            // It may be the stop that kept the server from telling.
+            return Err(WorkerError::Draining);
+        }
         let mut lines = vec![OutcomeLine::proof(&proof)];
         lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));

@@ -62,6 +62,17 @@ pub(super) enum PlanError {
     NoTimeFilter,
 }
 
+impl PlanError {
+    /// Whether it says nothing about the server: planning was left for the next start.
+    pub(super) fn is_stopping(&self) -> bool {
+        match self {
+            Self::Search { source, .. } | Self::Group(GroupError::Upstream(source)) => source.is_stopping(),
+            Self::Patients(PatientProbeError::Search { source, .. }) => source.is_stopping(),
+            Self::Group(_) | Self::Patients(PatientProbeError::FindsNothing { .. }) | Self::NoTimeFilter => false,
+        }
+    }
+}
+
 /// How long before the upstream's time W lies where nothing was ever changed.
 const UNSEEN_MILLIS: i64 = 15 * 60 * 1000;
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::plan::slice::Phase;
+use crate::upstream::limit::Reason;
 
 /// Counters of one running job.
 #[derive(Debug, Default)]
@@ -55,6 +56,19 @@ impl Progress {
         self.received.fetch_add(resources as u64, Ordering::Relaxed);
     }
 
+    /// BD-058: the same while searches wait for something that may last.
+    pub(crate) fn text_while(&self, waiting: Option<Reason>) -> String {
+        let reason = match waiting {
+            None | Some(Reason::Busy | Reason::Rate) => return self.text(),
+            Some(Reason::LiveTraffic) => "other requests go first".to_owned(),
+            Some(Reason::QuietHours { until }) => format!("quiet hours until {:02}:{:02}", until / 60, until % 60),
+            Some(Reason::Away) => "the server does not answer".to_owned(),
+            Some(Reason::Asked) => "the server has asked for a pause".to_owned(),
+        };
+        let received = self.received.load(Ordering::Relaxed);
+        format!("waiting: {reason}; so far {received} resources")
+    }
+
     /// BD-058: a text below 100 characters. It names no parameter's value.
     pub(crate) fn text(&self) -> String {
         let received = self.received.load(Ordering::Relaxed);
@@ -88,5 +102,10 @@ mod tests {
             progress.enter(phase);
             assert!(progress.text().len() < 100, "{}", progress.text());
         }
+        for reason in [Reason::LiveTraffic, Reason::QuietHours { until: 1_440 }, Reason::Away, Reason::Asked] {
+            let text = progress.text_while(Some(reason));
+            assert!(text.starts_with("waiting: ") && text.len() < 100, "{text}");
+        }
+        assert_eq!(progress.text_while(Some(Reason::Busy)), progress.text());
     }
 }

@@ -135,6 +135,11 @@ impl ReadError {
             other => Self::Search(other),
         }
     }
+
+    /// Whether it says nothing about the server: the slice was left for the next start.
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self, Self::Search(error) if error.is_stopping())
+    }
 }
 
 /// Pages running that hold less than was asked for, until that is taken for the most that the server sends.
@@ -332,6 +337,7 @@ impl Reader {
         let mut resources = self.sort(slice, first.page, &mut seen, &mut reading);
         while let Some(link) = next {
             chain.step(&link, resources.len())?;
+            // What is held already may not be held while others are waited for.
             let mut answer = match self.next_page(slice, &link, Room::Free).await {
                 Ok(answer) => answer,
                 Err(SearchError::TooLarge { .. }) => return Ok(None),

@@ -61,8 +61,17 @@ const MOST_PASSES: u32 = 3;
 const IDS_PER_SEARCH: u32 = 25;
 
 impl Worker {
-    /// Reads all that is left of the plan. Afterwards every slice is held by a complete file.
+    /// Reads all that is left of the plan. Afterwards every slice is held by a complete file; if the process is
+    /// stopping, every slice that was read.
     pub(super) async fn read_all(&mut self) -> Result<(), WorkerError> {
+        let read = self.read_phases().await;
+        if matches!(read, Err(WorkerError::Draining)) {
+            self.files.flush().await?;
+        }
+        read
+    }
+
+    async fn read_phases(&mut self) -> Result<(), WorkerError> {
         let windows = self.types_by(|strategy| matches!(strategy, Strategy::Windows));
         let covers = self.plan.horizon.covers_all() && self.plan.profile.counts.is_some();
         let empty = |name: &ResourceType| self.plan.types.get(name).is_some_and(TypePlan::is_empty);
@@ -146,10 +155,13 @@ impl Worker {
                     reading.shutdown().await;
                     None
                 }
+                () = self.files.aged() => {
+                    self.files.close_aged().await?;
+                    continue;
+                }
             };
             let Some(read) = read else {
                 if self.drain.is_cancelled() {
-                    self.files.flush().await?;
                     return Err(WorkerError::Draining);
                 }
                 let Some(slice) = large.pop_front() else { return Ok(()) };
@@ -174,6 +186,8 @@ impl Worker {
                 }
                 Ok(Read::TooMany { total }) => pool.put_back(task, total, self.reader.cutting(resource_type)),
                 Ok(Read::Large) => large.push_back(pool.set_aside(task)),
+                // Others that are being read may still come to their end.
+                Err(source) if source.is_stopping() => pool.clear(),
                 Err(source) => return Err(self.failed(resource_type, number, source)),
             }
         }
@@ -365,6 +379,9 @@ impl Worker {
     }
 
     fn failed(&self, resource_type: ResourceType, slice: u64, source: ReadError) -> WorkerError {
+        if source.is_stopping() {
+            return WorkerError::Draining;
+        }
         let strategy = self.plan.types.get(&resource_type).map_or("references", |plan| plan.strategy.name());
         WorkerError::Slice { resource_type, strategy, slice, source }
     }

@@ -50,6 +50,19 @@ async fn a_request_and_its_answer_pass_as_they_are() {
 }
 
 #[tokio::test]
+async fn what_passes_is_noted_as_live_traffic_until_it_is_answered() {
+    let request = "GET /fhir/Patient/1 HTTP/1.1\r\nHost: ours\r\nConnection: close\r\n\r\n";
+    let rig = Rig::start(|_| Reply::keep("HTTP/1.1 204 No Content\r\n\r\n")).await;
+    rig.talk(request).await;
+    let noted = rig.live.read(&mut Vec::new());
+    assert_eq!((noted.requests, noted.idle_answers, noted.latest.is_some()), (0, 1, true));
+    let gone = Rig::without_upstream().await;
+    gone.talk(request).await;
+    let noted = gone.live.read(&mut Vec::new());
+    assert_eq!((noted.requests, noted.idle_answers), (0, 0), "a failure is no answer");
+}
+
+#[tokio::test]
 async fn any_method_passes_but_connect() {
     let rig = Rig::start(|_| Reply::keep("HTTP/1.1 204 No Content\r\n\r\n")).await;
     for (method, expected) in [

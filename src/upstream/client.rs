@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use http::response::Parts;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
-use tokio::sync::Semaphore;
 
 use super::budget::{Budget, Reservation};
 use super::connect::SearchClient;
+use super::gate::{Gate, Patient, Place, Refusal};
+use super::limit::{Outcome, Reason};
 use super::media::{Media, MediaInUse};
 use super::{link, retry};
 use crate::body;
@@ -29,12 +31,13 @@ pub(crate) struct Upstream {
     inner: Arc<Inner>,
     /// Another patience than that of most questions.
     patience: Option<Duration>,
+    is_urgent: bool,
 }
 
 struct Inner {
     client: SearchClient,
     base: url::Url,
-    searches: Semaphore,
+    gate: Gate,
     budget: Budget,
     clock: Arc<dyn Clock>,
     patience: Patience,
@@ -101,6 +104,8 @@ pub(crate) enum SearchError {
 pub(crate) enum Failure {
     #[error("the connection failed")]
     Connection(#[source] body::BoxError),
+    #[error("the answer broke off")]
+    CutShort(#[source] body::BoxError),
     #[error("nothing came for {} s", .0.as_secs())]
     Silence(Duration),
     #[error("the server answered with status {0}")]
@@ -109,6 +114,16 @@ pub(crate) enum Failure {
     Cached,
     #[error("the answer is not a page")]
     Page(#[source] PageError),
+    /// It was not tried again: the process is stopping.
+    #[error("the process is stopping")]
+    Stopping,
+}
+
+impl SearchError {
+    /// Whether it says nothing about the server: the search was left for the next start.
+    pub(crate) fn is_stopping(&self) -> bool {
+        matches!(self, Self::GaveUp { source: Failure::Stopping, .. })
+    }
 }
 
 /// Bytes that the buffer of an answer is made for, whatever comes. Only what is used of them is taken from the system,
@@ -139,18 +154,29 @@ impl Upstream {
     pub(crate) fn new(
         client: SearchClient,
         base: url::Url,
-        searches: usize,
-        budget_bytes: u64,
+        gate: Gate,
+        budget: Budget,
         clock: Arc<dyn Clock>,
         patience: Patience,
     ) -> Self {
-        let budget = Budget::new(budget_bytes, searches);
-        let searches = Semaphore::new(searches);
         let (ahead, media, advertised) = (AtomicI64::new(0), MediaInUse::default(), OnceLock::new());
-        Self {
-            inner: Arc::new(Inner { client, base, searches, budget, clock, patience, ahead, media, advertised }),
-            patience: None,
-        }
+        let inner = Inner { client, base, gate, budget, clock, patience, ahead, media, advertised };
+        Self { inner: Arc::new(inner), patience: None, is_urgent: false }
+    }
+
+    /// The same for single questions that a client of ours waits for: they are asked at once, whatever exports wait for.
+    pub(crate) fn urgent(&self) -> Self {
+        Self { is_urgent: true, ..self.clone() }
+    }
+
+    /// From now on no search waits for what may last, and none that fails is tried again: the process is stopping.
+    pub(crate) fn stop_waiting(&self) {
+        self.inner.gate.close();
+    }
+
+    /// What searches wait for at this moment, if it is something that may last.
+    pub(crate) fn waiting(&self) -> Option<Reason> {
+        self.inner.gate.waiting()
     }
 
     /// The same upstream, asked with this patience: for what an export can do without.
@@ -274,18 +300,24 @@ impl Upstream {
         .await
     }
 
-    /// Asks until there is an answer that `read` can use, or patience ends. Neither memory nor one of the search
-    /// places is held in the pauses.
+    /// Asks until there is an answer that `read` can use, or patience ends. Neither memory nor a place is held in the
+    /// pauses, and only tries, pauses after them and pauses because the server is away count against patience: not
+    /// quiet hours, nor room made for others.
     async fn patiently<T>(
         &self,
         target: &str,
         room: &Room,
         read: impl Fn(Raw) -> Result<T, Miss>,
     ) -> Result<T, SearchError> {
-        let began = self.inner.clock.unix_millis();
-        let mut failures = 0;
+        let Inner { clock, gate, .. } = &*self.inner;
+        let after = self.give_up_after();
+        let gave_up = |source| SearchError::GaveUp { after, source };
+        let (mut failures, mut spent) = (0, Duration::ZERO);
+        let mut paused_before = None;
         loop {
-            let (failure, asked) = match self.once(target, room).await.and_then(&read) {
+            let (reservation, place) = self.enter(*room).await?;
+            let began = clock.monotonic();
+            let (failure, asked) = match self.once(target, reservation, place).await.and_then(&read) {
                 Ok(answer) => return Ok(answer),
                 Err(Miss::Final(error)) => return Err(error),
                 Err(Miss::Again { failure, asked }) => (failure, asked),
@@ -293,31 +325,91 @@ impl Upstream {
             failures += 1;
             let jitter = clock::random().map_or(0, u64::from_le_bytes);
             let pause = retry::pause(failures, asked, jitter);
-            let waited = self.inner.clock.unix_millis().saturating_sub(began);
-            let waited = Duration::from_millis(u64::try_from(waited).unwrap_or(0));
-            let after = self.patience.unwrap_or(self.inner.patience.give_up_after);
-            if waited + pause > after {
-                return Err(SearchError::GaveUp { after, source: failure });
+            spent += clock.monotonic().saturating_sub(began) + pause;
+            let paused = gate.paused();
+            let away = paused.saturating_sub(*paused_before.get_or_insert(paused));
+            if spent + away > after {
+                return Err(gave_up(failure));
             }
             tracing::debug!(failures, pause_ms = pause.as_millis(), %failure, "a search failed and is tried again");
-            self.inner.clock.sleep(pause).await;
+            tokio::select! {
+                () = clock.sleep(pause) => {}
+                () = gate.closed() => return Err(gave_up(Failure::Stopping)),
+            }
         }
     }
 
-    async fn once(&self, target: &str, room: &Room) -> Result<Raw, Miss> {
-        let mut reservation = match room {
-            Room::Share => self.inner.budget.share().await,
-            Room::Free => match self.inner.budget.try_share() {
-                Some(reservation) => reservation,
-                None => return Err(Miss::Final(SearchError::TooLarge { bytes: 0, alone: false })),
+    fn give_up_after(&self) -> Duration {
+        self.patience.unwrap_or(self.inner.patience.give_up_after)
+    }
+
+    /// Waits for leave to search and for memory, holding neither while it waits for the other.
+    async fn enter(&self, room: Room) -> Result<(Reservation, Place), SearchError> {
+        let Inner { gate, budget, .. } = &*self.inner;
+        if self.is_urgent {
+            return Ok((budget.share().await, gate.enter_now()));
+        }
+        let no_room = SearchError::TooLarge { bytes: 0, alone: false };
+        let patient = if room == Room::Free { Patient::No } else { Patient::Yes };
+        loop {
+            match gate.ready(patient).await {
+                Ok(()) => {}
+                Err(Refusal::NotSoon) => return Err(no_room),
+                Err(Refusal::Closed) => {
+                    return Err(SearchError::GaveUp { after: self.give_up_after(), source: Failure::Stopping });
+                }
+            }
+            let reservation = match room {
+                Room::Share => budget.share().await,
+                Room::Alone => budget.all().await,
+                Room::Free => match budget.try_share() {
+                    Some(reservation) => reservation,
+                    None => return Err(no_room),
+                },
+            };
+            if let Some(place) = gate.enter() {
+                return Ok((reservation, place));
+            }
+        }
+    }
+
+    async fn once(&self, target: &str, reservation: Reservation, place: Place) -> Result<Raw, Miss> {
+        let media = self.inner.media.now();
+        let received = self.receive(target, media, reservation).await;
+        place.end(match &received {
+            Ok((head, raw)) => outcome(head, raw.date),
+            Err(Miss::Final(_)) => Outcome::Failed,
+            Err(Miss::Again { failure, .. }) => match failure {
+                Failure::Connection(_) | Failure::Silence(_) => Outcome::NotThere,
+                Failure::CutShort(_) => Outcome::Broken,
+                Failure::Status(_) | Failure::Cached | Failure::Page(_) | Failure::Stopping => Outcome::Failed,
             },
-            Room::Alone => self.inner.budget.all().await,
-        };
-        let place = self.inner.searches.acquire().await.expect("the semaphore is never closed");
+        });
+        let (head, raw) = received?;
+        match retry::of_status(head.status) {
+            retry::Verdict::Good => Ok(raw),
+            retry::Verdict::Again => {
+                let asked = retry::asked(head.status, &head.headers, raw.date);
+                Err(Miss::Again { failure: Failure::Status(head.status), asked })
+            }
+            retry::Verdict::Final if head.status == StatusCode::NOT_ACCEPTABLE && self.inner.media.refused(media) => {
+                Err(Miss::Again { failure: Failure::Status(head.status), asked: None })
+            }
+            retry::Verdict::Final => {
+                let issues = match Page::parse(raw.bytes, Scope::of(ResourceType::OPERATION_OUTCOME)) {
+                    Err(PageError::Outcome(issues)) => issues,
+                    Ok(_) | Err(_) => Vec::new(),
+                };
+                Err(Miss::Final(SearchError::Refused { status: head.status, issues }))
+            }
+        }
+    }
+
+    /// One question and its whole answer, whatever its status.
+    async fn receive(&self, target: &str, media: Media, mut reservation: Reservation) -> Result<(Parts, Raw), Miss> {
         let again = |failure| Miss::Again { failure, asked: None };
         let timeout = self.inner.patience.timeout;
         let silence = |_| again(Failure::Silence(timeout));
-        let media = self.inner.media.now();
         let request = self.request(target, media).map_err(|_| Miss::Final(SearchError::Link))?;
         let sent = tokio::time::timeout(timeout, self.inner.client.send(request)).await.map_err(silence)?;
         let (head, mut stream) = sent.map_err(|error| again(Failure::Connection(error)))?.into_parts();
@@ -333,7 +425,7 @@ impl Upstream {
         loop {
             let frame = tokio::time::timeout(timeout, stream.frame()).await.map_err(silence)?;
             let Some(frame) = frame else { break };
-            let frame = frame.map_err(|error| again(Failure::Connection(error)))?;
+            let frame = frame.map_err(|error| again(Failure::CutShort(error)))?;
             let Ok(data) = frame.into_data() else { continue };
             let needed = bytes.len() + data.len();
             if needed > reservation.bytes() && !reservation.grow(needed) {
@@ -341,25 +433,7 @@ impl Upstream {
             }
             bytes.extend_from_slice(&data);
         }
-        drop(place);
-        match retry::of_status(head.status) {
-            retry::Verdict::Good => Ok(Raw { bytes, date, reservation }),
-            retry::Verdict::Again => {
-                let asked = header(&head.headers, &header::RETRY_AFTER);
-                let asked = asked.and_then(|value| retry::retry_after(value, date));
-                Err(Miss::Again { failure: Failure::Status(head.status), asked })
-            }
-            retry::Verdict::Final if head.status == StatusCode::NOT_ACCEPTABLE && self.inner.media.refused(media) => {
-                Err(again(Failure::Status(head.status)))
-            }
-            retry::Verdict::Final => {
-                let issues = match Page::parse(bytes, Scope::of(ResourceType::OPERATION_OUTCOME)) {
-                    Err(PageError::Outcome(issues)) => issues,
-                    Ok(_) | Err(_) => Vec::new(),
-                };
-                Err(Miss::Final(SearchError::Refused { status: head.status, issues }))
-            }
-        }
+        Ok((head, Raw { bytes, date, reservation }))
     }
 
     /// SEC-01: these headers and no others; nothing is taken from a client's request.
@@ -372,6 +446,18 @@ impl Upstream {
             .header(header::CACHE_CONTROL, "no-cache")
             .header("prefer", "handling=strict")
             .body(body::empty())
+    }
+}
+
+/// What an answer's head says about asking for more.
+fn outcome(head: &Parts, date: Option<Millis>) -> Outcome {
+    let asked = retry::asked(head.status, &head.headers, date);
+    match (head.status, retry::of_status(head.status)) {
+        (StatusCode::TOO_MANY_REQUESTS, _) => Outcome::TooMany { asked },
+        (StatusCode::SERVICE_UNAVAILABLE, _) => Outcome::Unavailable { asked },
+        (StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT, _) => Outcome::NotThere,
+        (_, retry::Verdict::Again) => Outcome::Failed,
+        (_, retry::Verdict::Good | retry::Verdict::Final) => Outcome::Answered,
     }
 }
 

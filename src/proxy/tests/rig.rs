@@ -17,10 +17,12 @@ use tower::Service as _;
 use url::Url;
 
 use crate::body;
+use crate::clock::SystemClock;
 use crate::http::heads::Heads;
 use crate::http::problem::Problem;
 use crate::proxy::{Bases, PassThrough, PeerAddr};
 use crate::upstream::connect::PassThroughClient;
+use crate::upstream::live::LiveTraffic;
 
 /// One request as the upstream saw it, head and body.
 #[derive(Debug, Clone)]
@@ -63,6 +65,7 @@ impl Reply {
 /// All of it; ends when it is dropped.
 pub(super) struct Rig {
     pub(super) upstream: SocketAddr,
+    pub(super) live: Arc<LiveTraffic>,
     front: SocketAddr,
     seen: Arc<Mutex<Vec<Asked>>>,
     tasks: JoinSet<()>,
@@ -100,7 +103,8 @@ impl Rig {
         let url = |text: &str| Url::parse(text).expect("the URL is well formed");
         let bases = Bases::new(&url("http://ours/fhir"), &url(&format!("http://{upstream}/base")));
         let client = PassThroughClient::new(&Scheme::HTTP).expect("plain HTTP needs no roots");
-        let proxy = PassThrough::new(client, bases.expect("both are http"));
+        let live = Arc::new(LiveTraffic::new(Arc::new(SystemClock), 0.1));
+        let proxy = PassThrough::new(client, bases.expect("both are http"), Arc::clone(&live));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let front = listener.local_addr().expect("it is bound");
         let mut tasks = JoinSet::new();
@@ -127,7 +131,7 @@ impl Rig {
                 });
             }
         });
-        Self { upstream, front, seen, tasks }
+        Self { upstream, live, front, seen, tasks }
     }
 
     pub(super) fn seen(&self) -> Vec<Asked> {
