@@ -31,13 +31,14 @@ const ORDER: [&str; 21] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 19] = [
+const PURE: [&str; 20] = [
     "fhir",
     "profile",
     "bulk",
     "plan",
     "smart::admit",
     "job",
+    "upstream::limit",
     "upstream::link",
     "upstream::retry",
     "output::layout",
