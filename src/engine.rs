@@ -5,6 +5,7 @@ mod coverage;
 mod deletions;
 pub(crate) mod files;
 mod finish;
+mod isolate;
 mod planner;
 mod pool;
 pub(crate) mod progress;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::fhir::datatypes::{Id, Instant};
+use crate::fhir::datatypes::{Id, Instant, LocalReference};
 use crate::fhir::outcome::{Issue, IssueSeverity, IssueType};
 use crate::fhir::resource_type::ResourceType;
 
@@ -168,6 +168,12 @@ impl OutcomeLine {
     pub(crate) fn short(name: ResourceType, count: u64) -> Self {
         let text = format!("{name}: {count} resources that the server counts did not come, and are not in this export");
         Self::of(&[issue(IssueSeverity::Error, IssueType::Incomplete, &text)])
+    }
+
+    /// A resource that the server finds and fails to give.
+    pub(crate) fn unreadable(LocalReference { resource_type, id }: &LocalReference) -> Self {
+        let text = format!("the server fails to give {resource_type}/{id}: it is not in this export");
+        Self::of(&[issue(IssueSeverity::Error, IssueType::Exception, &text)])
     }
 
     /// A type that the server refuses to be searched.

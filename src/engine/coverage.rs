@@ -85,7 +85,8 @@ impl Worker {
             let slice = &record.slice;
             let is_window = matches!(&slice.scope, Scope::Window(window) if window.is_bounded());
             if slice.phase == Phase::Young && is_window && wanted(slice.resource_type) {
-                latest.insert(slice.clone(), record.received);
+                // What is known not to come is missed no more.
+                latest.insert(slice.clone(), record.received + record.short + record.unreadable);
             }
         }
         let reader = self.reader.clone();

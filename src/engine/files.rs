@@ -1,7 +1,7 @@
 //! The files of one job: which lines they hold, which are open, and the one commit that completes them. It
 //! decides what is written, so that each resource has one line.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ impl Files {
 
     /// Takes an accepted slice in: what is new of it becomes lines of its type's open file.
     pub(super) async fn admit(&mut self, slice: Slice, accepted: Accepted) -> Result<(), FilesError> {
-        let Accepted { resources, summary, issues, reservation } = accepted;
+        let Accepted { resources, unreadable, summary, issues, reservation } = accepted;
         let known = self.known(&slice, &resources, None).await?;
         let mut tally = Tally::default();
         let mut lines = Vec::new();
@@ -133,6 +133,7 @@ impl Files {
             self.weigh(&slice, resource, known, &mut tally, &mut notes, &mut lines);
         }
         note(&mut notes, issues);
+        notes.unreadable.extend(unreadable);
         let now = self.services.clock.unix_millis();
         if !self.open.contains_key(&slice.resource_type) {
             self.make_room().await?;
@@ -290,6 +291,23 @@ impl Files {
             }
         }
         Ok(said)
+    }
+
+    /// Resources that the upstream failed to give whenever they were asked for.
+    pub(super) async fn unreadable(&self) -> Result<BTreeSet<LocalReference>, FilesError> {
+        let mut failed: BTreeMap<ResourceType, BTreeSet<LocalReference>> = BTreeMap::new();
+        for key in self.complete.iter().filter_map(FileRecord::sidecar) {
+            for reference in &sidecar(&self.services, key).await?.notes.unreadable {
+                failed.entry(reference.resource_type).or_default().insert(reference.clone());
+            }
+        }
+        let mut unreadable = BTreeSet::new();
+        for (resource_type, references) in failed {
+            let hashes: Vec<_> = references.iter().map(|failed| IdHash::of(resource_type, &failed.id)).collect();
+            let came = self.are_complete(resource_type, &hashes).await?;
+            unreadable.extend(references.into_iter().zip(came).filter(|(_, came)| !came).map(|(failed, _)| failed));
+        }
+        Ok(unreadable)
     }
 
     /// Which of `ids` a complete file holds.
@@ -488,7 +506,7 @@ fn note(notes: &mut Notes, issues: Vec<Issue>) {
 }
 
 fn record(slice: Slice, summary: Summary, tally: Tally) -> SliceRecord {
-    let Summary { expected, received, short, reread, method } = summary;
+    let Summary { expected, received, short, unreadable, reread, method } = summary;
     let Tally { written, repeated, withheld } = tally;
-    SliceRecord { slice, expected, received, written, repeated, withheld, reread, short, method }
+    SliceRecord { slice, expected, received, written, repeated, withheld, reread, short, unreadable, method }
 }

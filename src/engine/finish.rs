@@ -15,7 +15,14 @@ use crate::smart::admit::Grant;
 impl Worker {
     /// Writes the outcomes and completes the job.
     pub(super) async fn finish(&mut self, job: &Job, ttl: Duration, clock: &dyn Clock) -> Result<(), WorkerError> {
-        let proof = self.proof();
+        let unreadable = self.files.unreadable().await?;
+        let mut proof = self.proof();
+        let short: Vec<_> = proof.iter().map(|(name, proof)| (*name, proof.short)).collect();
+        for reference in &unreadable {
+            if let Some(proof) = proof.get_mut(&reference.resource_type) {
+                proof.short += 1;
+            }
+        }
         let deletions = self.deletions().await?;
         if self.drain.is_cancelled() && (!deletions.untold.is_empty() || deletions.left_out) {
             // It may be the stop that kept the server from telling.
@@ -24,12 +31,9 @@ impl Worker {
         let mut lines = vec![OutcomeLine::proof(&proof)];
         lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
-        lines.extend(
-            proof
-                .iter()
-                .filter(|(_, proof)| proof.short > 0)
-                .map(|(name, proof)| OutcomeLine::short(*name, proof.short)),
-        );
+        let short = short.into_iter().filter(|(_, short)| *short > 0);
+        lines.extend(short.map(|(name, short)| OutcomeLine::short(name, short)));
+        lines.extend(unreadable.iter().map(OutcomeLine::unreadable));
         let said = self.files.outcomes_said().await?;
         lines.extend(said.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
         if self.running.members_left_out {

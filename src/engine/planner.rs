@@ -205,8 +205,8 @@ impl Planner {
             .ids_only();
         match self.upstream.page(&query, Scope::of(name), Room::Share).await {
             Ok(answer) => Ok(!answer.page.entries.is_empty()),
-            // What is too large to be looked at is there.
-            Err(SearchError::TooLarge { .. }) => Ok(true),
+            // What is too large to be looked at is there, and so is what makes the server fail.
+            Err(SearchError::TooLarge { .. } | SearchError::Failing { .. }) => Ok(true),
             Err(SearchError::Refused { .. }) => Ok(false),
             Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => Err(error),
         }
@@ -255,7 +255,7 @@ impl Planner {
             Ok(answer) => {
                 Ok(answer.page.entries.iter().find_map(|entry| entry.last_updated).map(Instant::floor_millis))
             }
-            Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => Ok(None),
+            Err(SearchError::Refused { .. } | SearchError::TooLarge { .. } | SearchError::Failing { .. }) => Ok(None),
             Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => Err(error),
         }
     }

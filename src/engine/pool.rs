@@ -174,6 +174,20 @@ impl Pool {
         density.per_milli = density.per_milli.max(ratio(total, millis));
     }
 
+    /// A slice that would fit one page is to be read in parts all the same: both halves take its place.
+    pub(super) fn halve(&mut self, task: Task, grid: Grid) {
+        let slice = task.slice.clone();
+        self.done(task, None);
+        let parts = slice.halves().or_else(|| {
+            let Scope::Window(window) = &slice.scope else { return None };
+            let (first, second) = window.carve(length(window.span(grid)) / 2, grid)?;
+            Some([first, second].map(|window| Slice { scope: Scope::Window(window), ..slice.clone() }))
+        });
+        let parts = parts.map_or_else(|| vec![slice.clone()], Vec::from);
+        let queue = self.waiting.entry(slice.resource_type).or_default();
+        parts.into_iter().rev().for_each(|slice| queue.push_front(Segment { slice, known: None }));
+    }
+
     /// A slice is neither read nor put back: somebody else takes care of it.
     pub(super) fn set_aside(&mut self, task: Task) -> Slice {
         let slice = task.slice.clone();

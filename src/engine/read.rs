@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
+use super::isolate::OneByOne;
 use super::pool::{Cutting, Task};
 use http::StatusCode;
 
 use crate::bulk::manifest::Method;
 use crate::fhir::bundle::{Entry, Page, Scope as PageScope};
-use crate::fhir::datatypes::{Id, Millis};
+use crate::fhir::datatypes::{Id, LocalReference, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Prefix, SearchQuery};
@@ -67,6 +68,8 @@ pub(super) enum Read {
     TooMany {
         total: Option<u64>,
     },
+    /// It would fit one page, and can be cut: it does not come out, or the server fails to answer it as a whole.
+    InHalves,
     /// It has several pages that cannot be cut apart and do not fit into memory together.
     Large,
 }
@@ -75,6 +78,8 @@ pub(super) enum Read {
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub(super) resources: Vec<Received>,
+    /// What the server fails to give.
+    pub(super) unreadable: Vec<LocalReference>,
     pub(super) summary: Summary,
     pub(super) issues: Vec<Issue>,
     /// The memory that the resources' pages take.
@@ -87,6 +92,7 @@ pub(super) struct Summary {
     pub(super) expected: u64,
     pub(super) received: u64,
     pub(super) short: u64,
+    pub(super) unreadable: u64,
     pub(super) reread: u32,
     pub(super) method: Method,
 }
@@ -94,7 +100,7 @@ pub(super) struct Summary {
 impl Summary {
     pub(super) fn accepted(reading: &Reading, expected: u64, attempt: u32, method: Method) -> Self {
         let received = reading.set.distinct().saturating_sub(reading.moved);
-        Self { expected, received, short: 0, reread: attempt, method }
+        Self { expected, received, short: 0, unreadable: 0, reread: attempt, method }
     }
 }
 
@@ -164,6 +170,8 @@ impl Reader {
         let can_be_cut = slice.can_be_cut(self.cutting(slice.resource_type).grid);
         let mut judge = Judge::default();
         let mut missing = 0;
+        let asks_in_parts = Self { upstream: self.upstream.giving_back(), ..self.clone() };
+        let mut reader = &asks_in_parts;
         for attempt in 0..ATTEMPTS {
             let before = match self.count_before(slice, &judge).await? {
                 None if task.count_first && can_be_cut && attempt == 0 => self.count(slice).await?,
@@ -174,11 +182,19 @@ impl Reader {
                 return Ok(Read::TooMany { total: before });
             }
             let asked = pace.size();
-            let answer = match self.first_page(slice, asked).await {
+            let answer = match reader.first_page(slice, asked).await {
                 Ok(answer) => answer,
                 Err(SearchError::TooLarge { .. }) if pace.shrink(asked) => {
                     if can_be_cut {
                         return Ok(Read::TooMany { total: before });
+                    }
+                    continue;
+                }
+                Err(SearchError::Failing { .. }) => {
+                    match self.one_by_one(slice, can_be_cut, &asks_in_parts, &mut judge, attempt).await? {
+                        OneByOne::Read(read) => return Ok(read),
+                        OneByOne::Again => {}
+                        OneByOne::Impossible => reader = self,
                     }
                     continue;
                 }
@@ -194,18 +210,32 @@ impl Reader {
             // A link alone is no sign of more: servers end their lists by an empty page. What it leads to is looked at.
             let has_more = more && total.map_or(entries >= u64::from(asked.count), |total| total > entries);
             // Every few attempts a slice that does not come out is cut although it fits.
-            if can_be_cut && (has_more || (entries > 0 && matches!(attempt, 4 | 8))) {
+            if can_be_cut && has_more {
                 return Ok(Read::TooMany { total });
             }
-            let walked = match self.follow(slice, answer).await {
+            if can_be_cut && entries > 0 && matches!(attempt, 4 | 8) {
+                return Ok(Read::InHalves);
+            }
+            let walked = match reader.follow(slice, answer).await {
                 Ok(Some(walked)) => walked,
                 Ok(None) => return Ok(Read::Large),
                 Err(ReadError::Expired) if attempt + 1 < ATTEMPTS => continue,
+                Err(ReadError::Search(SearchError::Failing { .. })) => {
+                    match self.one_by_one(slice, can_be_cut, &asks_in_parts, &mut judge, attempt).await? {
+                        OneByOne::Read(read) => return Ok(read),
+                        OneByOne::Again => {}
+                        OneByOne::Impossible => reader = self,
+                    }
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let reading = Reading { counted_before: before, ..walked.reading };
             let Walked { resources, issues, reservation, .. } = walked;
-            let accepted = |summary| Ok(Read::Accepted(Accepted { resources, summary, issues, reservation }));
+            let accepted = |summary| {
+                let unreadable = Vec::new();
+                Ok(Read::Accepted(Accepted { resources, unreadable, summary, issues, reservation }))
+            };
             match judge.judge(&reading, &self.plan.profile) {
                 Verdict::Accept { method, expected } => {
                     return accepted(Summary::accepted(&reading, expected, attempt, method));
@@ -367,7 +397,7 @@ impl Reader {
         Cutting { capacity: self.pace(resource_type).count(), grid }
     }
 
-    fn query(&self, slice: &Slice) -> SearchQuery {
+    pub(super) fn query(&self, slice: &Slice) -> SearchQuery {
         let query = SearchQuery::new(slice.resource_type);
         let from = |query: SearchQuery, from| match from {
             Some(from) => query.last_updated(Prefix::GreaterOrEqual, from),
@@ -397,11 +427,11 @@ impl Reader {
         }
     }
 
-    fn ids(&self, resource_type: ResourceType, list: &std::ops::Range<u32>) -> &[Id] {
+    pub(super) fn ids(&self, resource_type: ResourceType, list: &std::ops::Range<u32>) -> &[Id] {
         self.references.get(&resource_type).map_or(&[], |ids| range(ids, list))
     }
 
-    fn page_scope(&self, resource_type: ResourceType) -> PageScope {
+    pub(super) fn page_scope(&self, resource_type: ResourceType) -> PageScope {
         match self.plan.cohort {
             Cohort::Everything => PageScope::of(resource_type),
             Cohort::AllPatients | Cohort::Members(_) => PageScope::of(resource_type).with_references(),

@@ -185,6 +185,7 @@ impl Worker {
                     self.files.close_aged().await?;
                 }
                 Ok(Read::TooMany { total }) => pool.put_back(task, total, self.reader.cutting(resource_type)),
+                Ok(Read::InHalves) => pool.halve(task, self.reader.cutting(resource_type).grid),
                 Ok(Read::Large) => large.push_back(pool.set_aside(task)),
                 // Others that are being read may still come to their end.
                 Err(source) if source.is_stopping() => pool.clear(),

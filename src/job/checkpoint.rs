@@ -77,6 +77,8 @@ pub(crate) struct SliceRecord {
     pub(crate) reread: u32,
     /// Resources that the upstream counts and did not give.
     pub(crate) short: u64,
+    /// Resources that the upstream counts and fails to give.
+    pub(crate) unreadable: u64,
     pub(crate) method: Method,
 }
 

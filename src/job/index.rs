@@ -50,25 +50,28 @@ pub(crate) struct Notes {
     pub(crate) references: BTreeSet<LocalReference>,
     /// What the upstream said inside of good answers, once per kind, with how often it was said.
     pub(crate) outcomes: BTreeMap<Issue, u64>,
+    /// Resources that the upstream fails to give.
+    pub(crate) unreadable: BTreeSet<LocalReference>,
 }
 
 impl Notes {
-    /// Distinct references and outcomes kept in one file; a file is closed when it holds as many.
+    /// Distinct references, outcomes and unreadable resources kept in one file; a file is closed when it holds as many.
     pub(crate) const MOST: usize = 50_000;
 
     pub(crate) fn absorb(&mut self, other: Self) {
         self.references.extend(other.references);
+        self.unreadable.extend(other.unreadable);
         for (issue, times) in other.outcomes {
             *self.outcomes.entry(issue).or_default() += times;
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.references.is_empty() && self.outcomes.is_empty()
+        self.references.is_empty() && self.outcomes.is_empty() && self.unreadable.is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.references.len() + self.outcomes.len()
+        self.references.len() + self.outcomes.len() + self.unreadable.len()
     }
 }
 
@@ -98,7 +101,7 @@ impl Sidecar {
         bytes.extend_from_slice(&(self.ids.len() as u64).to_be_bytes());
         self.ids.iter().for_each(|id| bytes.extend_from_slice(&id.0.to_be_bytes()));
         let outcomes: Vec<_> = self.notes.outcomes.iter().collect();
-        let notes = serde_json::to_vec(&(&self.notes.references, outcomes));
+        let notes = serde_json::to_vec(&(&self.notes.references, outcomes, &self.notes.unreadable));
         bytes.extend_from_slice(&notes.expect("strings and numbers always become JSON"));
         let checksum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&checksum.to_be_bytes());
@@ -116,9 +119,9 @@ impl Sidecar {
         let length = usize::try_from(u64::from_be_bytes(*count)).ok()?.checked_mul(HASH)?;
         let (ids, notes) = body.split_at_checked(length)?;
         let (ids, _) = ids.as_chunks::<HASH>();
-        let (references, outcomes): (_, Vec<(Issue, u64)>) = serde_json::from_slice(notes).ok()?;
+        let (references, outcomes, unreadable): (_, Vec<(Issue, u64)>, _) = serde_json::from_slice(notes).ok()?;
         let ids = ids.iter().map(|id| IdHash(u128::from_be_bytes(*id))).collect();
-        Some(Self { ids, notes: Notes { references, outcomes: outcomes.into_iter().collect() } })
+        Some(Self { ids, notes: Notes { references, outcomes: outcomes.into_iter().collect(), unreadable } })
     }
 }
 

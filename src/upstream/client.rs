@@ -31,6 +31,8 @@ pub(crate) struct Upstream {
     inner: Arc<Inner>,
     /// Another patience than that of most questions.
     patience: Option<Duration>,
+    /// A question that fails by itself is soon given back, to be asked in parts.
+    gives_back: bool,
     is_urgent: bool,
 }
 
@@ -50,6 +52,8 @@ struct Inner {
 
 /// An upstream's clock is not believed further ahead of ours than a day.
 const MOST_AHEAD_MILLIS: i64 = 24 * 3_600_000;
+/// Failures of one question running, until it is given back.
+const GIVEN_BACK_AFTER: u32 = 3;
 /// Versions asked for on one page of a history.
 const HISTORY_PAGE: u32 = 500;
 
@@ -94,6 +98,10 @@ pub(crate) enum SearchError {
     /// The server could not be had, or gave no usable answer, for as long as we have patience.
     #[error("the server gave no usable answer within {} s", .after.as_secs())]
     GaveUp { after: Duration, source: Failure },
+    /// The server is there, and fails to answer this very question again and again; told only where it was
+    /// [asked for](Upstream::giving_back).
+    #[error("the server fails to answer this search, and no other")]
+    Failing { source: Failure },
     /// The link leads nowhere that we may ask.
     #[error("a next link cannot be followed")]
     Link,
@@ -117,6 +125,17 @@ pub(crate) enum Failure {
     /// It was not tried again: the process is stopping.
     #[error("the process is stopping")]
     Stopping,
+}
+
+impl Failure {
+    /// Whether it may be what is asked for that makes the server fail, and not how it fares.
+    fn is_of_the_question(&self) -> bool {
+        match self {
+            Self::Status(status) => *status == StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Page(_) => true,
+            Self::Connection(_) | Self::CutShort(_) | Self::Silence(_) | Self::Cached | Self::Stopping => false,
+        }
+    }
 }
 
 impl SearchError {
@@ -161,7 +180,7 @@ impl Upstream {
     ) -> Self {
         let (ahead, media, advertised) = (AtomicI64::new(0), MediaInUse::default(), OnceLock::new());
         let inner = Inner { client, base, gate, budget, clock, patience, ahead, media, advertised };
-        Self { inner: Arc::new(inner), patience: None, is_urgent: false }
+        Self { inner: Arc::new(inner), patience: None, gives_back: false, is_urgent: false }
     }
 
     /// The same for single questions that a client of ours waits for: they are asked at once, whatever exports wait for.
@@ -182,6 +201,12 @@ impl Upstream {
     /// The same upstream, asked with this patience: for what an export can do without.
     pub(crate) fn within(&self, give_up_after: Duration) -> Self {
         Self { patience: Some(give_up_after), ..self.clone() }
+    }
+
+    /// The same upstream, for who can ask in parts: [`SearchError::Failing`] instead of patience where the server is there
+    /// and fails to answer this very question.
+    pub(crate) fn giving_back(&self) -> Self {
+        Self { gives_back: true, ..self.clone() }
     }
 
     /// Notes the base that the server says is its own. The first one is kept.
@@ -312,7 +337,7 @@ impl Upstream {
         let Inner { clock, gate, .. } = &*self.inner;
         let after = self.give_up_after();
         let gave_up = |source| SearchError::GaveUp { after, source };
-        let (mut failures, mut spent) = (0, Duration::ZERO);
+        let (mut failures, mut failing, mut spent) = (0, 0, Duration::ZERO);
         let mut paused_before = None;
         loop {
             let (reservation, place) = self.enter(*room).await?;
@@ -323,6 +348,10 @@ impl Upstream {
                 Err(Miss::Again { failure, asked }) => (failure, asked),
             };
             failures += 1;
+            failing = if failure.is_of_the_question() { failing + 1 } else { 0 };
+            if self.gives_back && failing >= GIVEN_BACK_AFTER {
+                return Err(SearchError::Failing { source: failure });
+            }
             let jitter = clock::random().map_or(0, u64::from_le_bytes);
             let pause = retry::pause(failures, asked, jitter);
             spent += clock.monotonic().saturating_sub(began) + pause;

@@ -63,9 +63,10 @@ pub(crate) async fn members(upstream: &Upstream, id: &Id, most: usize, now: Mill
     while let Some(next) = waiting.pop_front() {
         let body = upstream.read(ResourceType::GROUP, &next).await.map_err(|error| match error {
             SearchError::Refused { .. } => GroupError::Unknown,
-            SearchError::TooLarge { .. } | SearchError::GaveUp { .. } | SearchError::Link => {
-                GroupError::Upstream(error)
-            }
+            SearchError::TooLarge { .. }
+            | SearchError::GaveUp { .. }
+            | SearchError::Failing { .. }
+            | SearchError::Link => GroupError::Upstream(error),
         })?;
         let Some(body) = body else {
             if next == *id {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt;
 
-use super::client::{Room, SearchError, Upstream};
+use super::client::{Answer, Room, SearchError, Upstream};
 use super::link;
 use crate::fhir::bundle::{Entry, Scope};
 use crate::fhir::datatypes::{Id, Instant, Millis};
@@ -103,7 +103,7 @@ pub(crate) async fn held(
                 held.date = held.date.into_iter().chain(answered).min();
             }
             Err(SearchError::Refused { issues, .. }) => held.refused.push((name, issues)),
-            Err(SearchError::TooLarge { .. }) => {}
+            Err(SearchError::TooLarge { .. } | SearchError::Failing { .. }) => {}
             Err(source @ (SearchError::GaveUp { .. } | SearchError::Link)) => return Err((name, source)),
         }
     }
@@ -353,12 +353,26 @@ struct Seen {
 
 async fn page(upstream: &Upstream, query: SearchQuery) -> Result<Seen, SearchError> {
     let scope = Scope::of(query.resource_type());
-    let answer = match upstream.page(&query, scope, Room::Share).await {
-        Err(SearchError::TooLarge { alone: false, .. }) => upstream.page(&query, scope, Room::Alone).await?,
-        other => other?,
-    };
-    let page = answer.page;
+    let page = answer(upstream, &query, scope).await?.page;
     Ok(Seen { entries: page.entries, total: page.total, next: page.next })
+}
+
+/// The answer to one question. One record that the server cannot give leaves something unproven and ends nothing; what
+/// passes is waited for, so that it does not weaken the proof.
+async fn answer(upstream: &Upstream, query: &SearchQuery, scope: Scope) -> Result<Answer, SearchError> {
+    let asked = upstream.giving_back();
+    let ask = async || match asked.page(query, scope, Room::Share).await {
+        Err(SearchError::TooLarge { alone: false, .. }) => asked.page(query, scope, Room::Alone).await,
+        other => other,
+    };
+    match ask().await {
+        Err(SearchError::Failing { .. }) => {
+            // Once the server counts again it is only this question that it fails to answer.
+            let _count = upstream.count(&SearchQuery::new(query.resource_type()), CountMethod::Summary).await?;
+            ask().await
+        }
+        other => other,
+    }
 }
 
 fn stamp(entry: &Entry) -> Option<Millis> {
@@ -369,7 +383,12 @@ fn stamp(entry: &Entry) -> Option<Millis> {
 fn allowed<T>(result: Result<T, SearchError>) -> Result<Option<T>, SearchError> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(SearchError::Refused { .. } | SearchError::TooLarge { .. } | SearchError::Link) => Ok(None),
+        Err(
+            SearchError::Refused { .. }
+            | SearchError::TooLarge { .. }
+            | SearchError::Failing { .. }
+            | SearchError::Link,
+        ) => Ok(None),
         Err(error @ SearchError::GaveUp { .. }) => Err(error),
     }
 }

@@ -24,6 +24,7 @@ mod limits;
 mod links;
 mod outage;
 mod paths;
+mod poisoned;
 mod process;
 mod proof;
 mod random;

@@ -48,6 +48,9 @@ pub struct Lies {
     pub accepts: Accepts,
     /// `Type/id` of resources that are found and counted, but on no page.
     pub dropped: BTreeSet<String>,
+    /// `Type/id` of resources that are found and counted, and with whose content no page can be written: it is answered
+    /// with 500 (`OpenELIS`, Oracle Health).
+    pub poisoned: BTreeSet<String>,
 }
 
 /// How links are written.

@@ -52,6 +52,18 @@ struct Page<'s> {
     next: Option<String>,
 }
 
+impl Page<'_> {
+    /// A page with a poisoned resource cannot be written.
+    fn check(&self, settings: &Settings, search: &Search) -> Result<(), Refusal> {
+        let poisoned = &settings.lies.poisoned;
+        let is_poisoned = |record: &&Record| poisoned.contains(&format!("{}/{}", record.resource_type, record.id));
+        if poisoned.is_empty() || search.elements.is_some() || !self.records.iter().any(is_poisoned) {
+            return Ok(());
+        }
+        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "exception", "a required field is missing"))
+    }
+}
+
 /// Answers a search of one type: its first page, or one behind a cursor or an offset.
 ///
 /// # Errors
@@ -76,7 +88,7 @@ pub(crate) fn search(
     let mut search = Search::parse(resource_type, pairs, &settings, &held)?;
     search.pairs = asked;
     let own = if manner.by_post { format!("{base}/{resource_type}/_search") } else { link(base, &search, &[]) };
-    Ok(upstream.read(|store| {
+    upstream.read(|store| {
         let mut page = first_page(upstream, store, &settings, base, &search);
         if manner.no_store && settings.lies.no_store_truncates {
             page.records.truncate(1);
@@ -85,8 +97,9 @@ pub(crate) fn search(
         if settings.lies.loops && search.is_later() && page.next.is_some() {
             page.next = Some(own.clone());
         }
-        Answer::fhir(StatusCode::OK, write(upstream, base, &search, &own, page))
-    }))
+        page.check(&settings, &search)?;
+        Ok(Answer::fhir(StatusCode::OK, write(upstream, base, &search, &own, page)))
+    })
 }
 
 /// Answers a later page of a frozen result list.
@@ -126,8 +139,9 @@ pub(crate) fn later_page(
         let total = total(&settings, &list.search, next.is_none(), records.len(), || list.pids.len());
         let own = list_link(base, id, offset, count);
         let page = Page { records, total, next };
-        Answer::fhir(StatusCode::OK, write(upstream, base, &list.search, &own, page))
-    });
+        page.check(&settings, &list.search)?;
+        Ok(Answer::fhir(StatusCode::OK, write(upstream, base, &list.search, &own, page)))
+    })?;
     Ok((answer, list.search.pretty))
 }
 

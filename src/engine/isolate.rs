@@ -1,0 +1,184 @@
+//! Records that the server cannot give: where it fails to answer a slice that can be cut no further, its resources are
+//! asked for one by one, and those that it fails on are named.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::accept::{Judge, Reading, Verdict};
+use super::read::{Accepted, Chain, Read, ReadError, Reader, Received, Summary};
+use crate::fhir::bundle::{Page, Scope as PageScope};
+use crate::fhir::datatypes::{Id, LocalReference};
+use crate::fhir::outcome::Issue;
+use crate::fhir::search::SearchQuery;
+use crate::plan::Cohort;
+use crate::plan::slice::{Scope, Slice};
+use crate::upstream::budget::Reservation;
+use crate::upstream::client::{Room, SearchError};
+
+/// So few resources are asked for one by one rather than in smaller slices.
+const FEW: u64 = 16;
+/// Resources of one slice that are asked for one by one, at most.
+const MOST_ALONE: usize = 1_000;
+
+/// What came of reading a slice one resource at a time.
+#[derive(Debug)]
+pub(super) enum OneByOne {
+    Read(Read),
+    Again,
+    /// It cannot be read so: it is for the server to recover.
+    Impossible,
+}
+
+/// The resources of a slice, each asked for alone.
+#[derive(Debug)]
+struct Isolated {
+    resources: Vec<Received>,
+    /// What the server fails to give.
+    unreadable: BTreeSet<Id>,
+    reading: Reading,
+    issues: Vec<Issue>,
+    reservation: Option<Reservation>,
+}
+
+impl Reader {
+    /// Reads a slice that the server fails to answer as a whole, and judges what came. That nothing but single resources
+    /// is to blame is shown by the server itself, which still counts the slice and lists its ids: a server that does
+    /// neither is waited for.
+    pub(super) async fn one_by_one(
+        &self,
+        slice: &Slice,
+        can_be_cut: bool,
+        asks_in_parts: &Self,
+        judge: &mut Judge,
+        attempt: u32,
+    ) -> Result<OneByOne, ReadError> {
+        let counted = self.count(slice).await?;
+        if can_be_cut && counted.is_none_or(|counted| counted > FEW) {
+            return Ok(OneByOne::Read(Read::InHalves));
+        }
+        let Some(counted) = counted else { return Ok(OneByOne::Impossible) };
+        let Some(isolated) = asks_in_parts.isolate(slice, counted).await? else { return Ok(OneByOne::Impossible) };
+        let Isolated { resources, unreadable, reading, issues, reservation } = isolated;
+        let Verdict::Accept { method, expected } = judge.judge(&reading, &self.plan.profile) else {
+            return Ok(OneByOne::Again);
+        };
+        let count = unreadable.len() as u64;
+        let mut summary = Summary::accepted(&reading, expected + count, attempt, method);
+        let unreadable: Vec<_> = if self.may_name(slice) {
+            summary.unreadable = count;
+            let resource_type = slice.resource_type;
+            unreadable.into_iter().map(|id| LocalReference { resource_type, id }).collect()
+        } else {
+            summary.short = count;
+            Vec::new()
+        };
+        tracing::warn!(
+            resource_type = slice.resource_type.as_str(),
+            unreadable = count,
+            "the server fails to give some resources"
+        );
+        let accepted = Accepted { resources, unreadable, summary, issues, reservation };
+        Ok(OneByOne::Read(Read::Accepted(accepted)))
+    }
+
+    /// Asks for the resources of a slice one by one; `None` if that cannot be done.
+    async fn isolate(&self, slice: &Slice, counted: u64) -> Result<Option<Isolated>, ReadError> {
+        let Some(ids) = self.ids_of(slice).await? else { return Ok(None) };
+        let mut isolated = Isolated {
+            resources: Vec::new(),
+            unreadable: BTreeSet::new(),
+            reading: Reading { pages: 1, ..Reading::default() },
+            issues: Vec::new(),
+            reservation: None,
+        };
+        let mut seen = HashSet::new();
+        let mut bytes = 0;
+        for id in ids {
+            let query = self.query(slice);
+            // A search by ids is by this id alone.
+            let query = match &slice.scope {
+                Scope::Ids { .. } => SearchQuery::new(slice.resource_type),
+                Scope::Patients { link, .. } if &**link == "_id" => SearchQuery::new(slice.resource_type),
+                Scope::Window(_) | Scope::Patients { .. } => query,
+            };
+            let query = query.param("_id", id.as_str().to_owned());
+            let room = if isolated.reservation.is_some() { Room::Free } else { Room::Share };
+            let mut answer = match self.upstream.page(&query, self.page_scope(slice.resource_type), room).await {
+                Ok(answer) => answer,
+                Err(SearchError::Failing { .. }) => {
+                    isolated.unreadable.insert(id);
+                    continue;
+                }
+                // It does not fit beside the others.
+                Err(SearchError::TooLarge { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            bytes += answer.page.bytes;
+            let others = answer.page.entries.iter().any(|entry| entry.id != id);
+            isolated.reading.elsewhere += u64::from(others);
+            isolated.issues.append(&mut answer.page.outcomes);
+            let resources = self.sort(slice, answer.page, &mut seen, &mut isolated.reading);
+            isolated.resources.extend(resources);
+            match &mut isolated.reservation {
+                None => isolated.reservation = Some(answer.reservation),
+                Some(reservation) => {
+                    drop(answer.reservation); // what is held grows in its place, without waiting
+                    if !reservation.grow(bytes) {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        // What the server counts is held against both together.
+        isolated.reading.counted_before = counted.checked_sub(isolated.unreadable.len() as u64);
+        Ok(Some(isolated))
+    }
+
+    /// Whether an id that this slice leads to may be told: that of a resource that nobody saw may be told only where
+    /// all that the slice finds belongs to the export (SEC-26).
+    fn may_name(&self, slice: &Slice) -> bool {
+        match (&self.plan.cohort, &slice.scope) {
+            (Cohort::Everything, _) | (Cohort::Members(_), Scope::Patients { .. }) | (_, Scope::Ids { .. }) => true,
+            (Cohort::AllPatients | Cohort::Members(_), Scope::Window(_))
+            | (Cohort::AllPatients, Scope::Patients { .. }) => false,
+        }
+    }
+
+    /// The ids of all resources of a slice, which the server lists without their contents; `None` if it does not, or if
+    /// there are too many.
+    async fn ids_of(&self, slice: &Slice) -> Result<Option<BTreeSet<Id>>, ReadError> {
+        match &slice.scope {
+            Scope::Ids { list } => return Ok(Some(self.ids(slice.resource_type, list).iter().cloned().collect())),
+            Scope::Patients { link, members, .. } if &**link == "_id" => {
+                let Cohort::Members(all) = &self.plan.cohort else { return Ok(None) };
+                let members = all.get(members.start as usize..members.end as usize).unwrap_or_default();
+                return Ok(Some(members.iter().cloned().collect()));
+            }
+            Scope::Window(_) | Scope::Patients { .. } => {}
+        }
+        let size = self.page_size(slice.resource_type);
+        let query = self.query(slice).count(size.count).ids_only();
+        let scope = PageScope::of(slice.resource_type);
+        let mut page: Page = match self.upstream.page(&query, scope, Room::Share).await {
+            Ok(answer) => answer.page,
+            Err(SearchError::Failing { .. } | SearchError::Refused { .. } | SearchError::TooLarge { .. }) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut ids = BTreeSet::new();
+        let mut chain = Chain::default();
+        loop {
+            ids.extend(page.entries.into_iter().map(|entry| entry.id));
+            if ids.len() > MOST_ALONE {
+                return Ok(None);
+            }
+            let Some(next) = page.next else { return Ok(Some(ids)) };
+            chain.step(&next, ids.len())?;
+            page = match self.upstream.next(&next, scope, Room::Share).await {
+                Ok(answer) => answer.page,
+                Err(SearchError::Failing { .. } | SearchError::TooLarge { .. }) => return Ok(None),
+                Err(error) => return Err(ReadError::of_next(error)),
+            };
+        }
+    }
+}
