@@ -412,13 +412,15 @@ fn search_upstream(
     live: Arc<LiveTraffic>,
 ) -> anyhow::Result<Upstream> {
     let upstream = &config.upstream;
-    let base = upstream.base_url.clone();
-    let scheme = base.scheme().parse().context("could not read the scheme of upstream.base_url")?;
+    let base = upstream.export_base_url.as_ref().unwrap_or(&upstream.base_url).clone();
+    let scheme = base.scheme().parse().context("could not read the scheme of the upstream's base URL")?;
     let client = SearchClient::new(&scheme).context("could not set up connections to the upstream")?;
     let patience = Patience { timeout: upstream.search_timeout, give_up_after };
     let gate = care::gate(upstream, live, Arc::clone(clock));
     let budget = Budget::new(upstream.memory_budget.bytes(), upstream.max_concurrent_searches);
-    Ok(Upstream::new(client, base, gate, budget, Arc::clone(clock), patience))
+    // A replica holds what the server wrote: references with the server's own base are as good as its own.
+    let known_as = upstream.base_url.as_str().trim_end_matches('/').into();
+    Ok(Upstream::new(client, base, known_as, gate, budget, Arc::clone(clock), patience))
 }
 
 /// How long one question may fail while somebody waits for what doctor finds.

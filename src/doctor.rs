@@ -23,7 +23,7 @@ pub(crate) struct Examination {
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DoctorError {
-    #[error("the server's capability statement cannot be fetched from upstream.base_url")]
+    #[error("the server's capability statement cannot be fetched")]
     Metadata(#[source] SearchError),
     #[error("what the server sends as its capability statement is none")]
     Capability(#[source] CapabilityError),

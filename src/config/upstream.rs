@@ -14,6 +14,9 @@ use crate::profile::ProfileOverrides;
 pub struct UpstreamConfig {
     /// Its FHIR base.
     pub base_url: Url,
+    /// The FHIR base that exports are read from instead, such as that of a reporting replica; without it `base_url`.
+    #[serde(default)]
+    pub export_base_url: Option<Url>,
     /// Searches of all exports together that it has to answer at the same time, at most.
     #[serde(default = "max_concurrent_searches")]
     pub max_concurrent_searches: usize,
@@ -77,6 +80,9 @@ fn give_up_after() -> Duration {
 impl Section for UpstreamConfig {
     fn check(&self, problems: &mut Problems) {
         server::check_base(&self.base_url, "base_url", problems);
+        if let Some(url) = &self.export_base_url {
+            server::check_base(url, "export_base_url", problems);
+        }
         if !(1..=256).contains(&self.max_concurrent_searches) {
             problems.add("max_concurrent_searches", "is not between 1 and 256");
         }

@@ -39,6 +39,8 @@ pub(crate) struct Upstream {
 struct Inner {
     client: SearchClient,
     base: url::Url,
+    /// The base that requests pass through to; another one than `base` where exports are read from a replica.
+    known_as: Box<str>,
     gate: Gate,
     budget: Budget,
     clock: Arc<dyn Clock>,
@@ -173,13 +175,14 @@ impl Upstream {
     pub(crate) fn new(
         client: SearchClient,
         base: url::Url,
+        known_as: Box<str>,
         gate: Gate,
         budget: Budget,
         clock: Arc<dyn Clock>,
         patience: Patience,
     ) -> Self {
         let (ahead, media, advertised) = (AtomicI64::new(0), MediaInUse::default(), OnceLock::new());
-        let inner = Inner { client, base, gate, budget, clock, patience, ahead, media, advertised };
+        let inner = Inner { client, base, known_as, gate, budget, clock, patience, ahead, media, advertised };
         Self { inner: Arc::new(inner), patience: None, gives_back: false, is_urgent: false }
     }
 
@@ -215,10 +218,13 @@ impl Upstream {
     }
 
     /// The bases that absolute references to this server begin with, without a slash at their end: the one that it is
-    /// asked at, and the one that it advertises.
+    /// asked at, the one that requests pass through to, and the one that it advertises.
     pub(crate) fn bases(&self) -> Vec<&str> {
         let own = self.inner.base.as_str().trim_end_matches('/');
-        std::iter::once(own).chain(self.inner.advertised.get().map(|base| &**base)).collect()
+        let mut bases = vec![own];
+        bases.extend([&*self.inner.known_as].into_iter().filter(|base| *base != own));
+        bases.extend(self.inner.advertised.get().map(|base| &**base).filter(|base| !bases.contains(base)));
+        bases
     }
 
     /// The upstream's time, or ours where that is later: what it stamps now is not after it.

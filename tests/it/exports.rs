@@ -144,6 +144,31 @@ async fn references_with_the_servers_own_base_are_its_own() {
     app.stop().await;
 }
 
+/// Exports are read from the replica, and everything else goes to the server itself.
+#[tokio::test]
+async fn a_replica_is_read_in_the_servers_place() {
+    let primary = SampleUpstream::new(Settings::default());
+    let mut config = None;
+    let replica = SampleUpstream::new(Settings::default());
+    replica.insert_raw(r#"{"resourceType":"Patient","id":"p"}"#).expect("a resource");
+    let serving = replica.serve(crate::support::listener().await).await;
+    let app = App::before(primary, |of_app| {
+        of_app.upstream.export_base_url = Some(serving.base_url.parse().expect("a URL"));
+        config = Some(of_app.clone());
+    })
+    .await;
+    let own = config.expect("a configuration").upstream.base_url;
+    let written = format!(r#"{{"resourceType":"Condition","id":"c","subject":{{"reference":"{own}/Patient/p"}}}}"#);
+    replica.insert_raw(&written).expect("a resource");
+    let (_, received) = app.export("/Patient/$export?_type=Patient,Condition").await.expect("an export");
+    assert_eq!(received.keys().collect::<Vec<_>>(), ["Condition", "Patient"]);
+    assert!(app.upstream.requests().is_empty(), "nothing was asked of the server itself");
+    let read = app.ask("GET", "/Patient/p", &[], b"").await;
+    assert_eq!((read.status, app.upstream.requests().len()), (404, 1));
+    app.stop().await;
+    serving.stop().await;
+}
+
 /// DS-009
 #[tokio::test]
 async fn an_empty_group_and_an_empty_server_export_nothing() {
