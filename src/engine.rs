@@ -274,7 +274,7 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         let work = async move {
             let run = std::panic::AssertUnwindSafe(inner.run_to_end(id, &handle.progress)).catch_unwind();
-            let ended = handle.cancel.run_until_cancelled(run).await;
+            let ended = handle.cancel.run_until_cancelled(Box::pin(run)).await;
             if let Some(Err(_panic)) = ended {
                 // The panic's own message went to the log; it may hold anything and goes nowhere else.
                 tracing::error!(export.job_id = %id, "an export panicked and is given up");

@@ -35,6 +35,8 @@ pub(super) struct Reading {
     /// Resources that the slice's filter cannot have found.
     pub(super) elsewhere: u64,
     pub(super) pages: u32,
+    /// The server said inside of a good answer that something went wrong.
+    pub(super) is_troubled: bool,
     /// The first page's own total.
     pub(super) total: Option<u64>,
     /// A separate count, taken before the first page.
@@ -52,6 +54,8 @@ pub(super) enum Verdict {
     Again {
         by: u64,
     },
+    /// Read it again: the server said that something went wrong, so that nothing it counts proves anything.
+    Troubled,
     /// The server sends more than it counts, twice the same: a filter does not do what it should.
     OverExport,
     /// Twice there were resources that the filter excludes.
@@ -79,6 +83,9 @@ impl Judge {
         if reading.elsewhere > 0 {
             self.elsewhere += 1;
             return if self.elsewhere > 1 { Verdict::IgnoredFilter } else { Verdict::Again { by: 0 } };
+        }
+        if reading.is_troubled {
+            return Verdict::Troubled;
         }
         let distinct = reading.set.distinct();
         let Some(counted) = self.counted(reading, profile) else {
@@ -229,6 +236,15 @@ mod tests {
             let reading = Reading { moved: 1, ..reading(&["a", "b", "c/2"], Some(counted), None) };
             assert_eq!(Judge::default().judge(&reading, &exact()), COUNTED(counted));
         }
+    }
+
+    #[test]
+    fn a_reading_with_an_error_inside_proves_nothing() {
+        let mut judge = Judge::default();
+        let troubled = Reading { is_troubled: true, ..reading(&["a"], Some(1), None) };
+        assert_eq!(judge.judge(&troubled, &exact()), Verdict::Troubled);
+        assert_eq!(judge.judge(&troubled, &exact()), Verdict::Troubled);
+        assert_eq!(judge.judge(&reading(&["a"], Some(1), None), &exact()), COUNTED(1));
     }
 
     #[test]

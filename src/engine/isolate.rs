@@ -102,7 +102,7 @@ impl Reader {
             };
             let query = query.param("_id", id.as_str().to_owned());
             let room = if isolated.reservation.is_some() { Room::Free } else { Room::Share };
-            let mut answer = match self.upstream.page(&query, self.page_scope(slice.resource_type), room).await {
+            let answer = match self.upstream.page(&query, self.page_scope(slice.resource_type), room).await {
                 Ok(answer) => answer,
                 Err(SearchError::Failing { .. }) => {
                     isolated.unreadable.insert(id);
@@ -115,7 +115,7 @@ impl Reader {
             bytes += answer.page.bytes;
             let others = answer.page.entries.iter().any(|entry| entry.id != id);
             isolated.reading.elsewhere += u64::from(others);
-            isolated.issues.append(&mut answer.page.outcomes);
+            isolated.issues.extend(answer.page.outcomes.iter().cloned());
             let resources = self.sort(slice, answer.page, &mut seen, &mut isolated.reading);
             isolated.resources.extend(resources);
             match &mut isolated.reservation {

@@ -12,7 +12,7 @@ use http::StatusCode;
 use crate::bulk::manifest::Method;
 use crate::fhir::bundle::{Entry, Page, Scope as PageScope};
 use crate::fhir::datatypes::{Id, LocalReference, Millis};
-use crate::fhir::outcome::Issue;
+use crate::fhir::outcome::{Issue, IssueSeverity};
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Prefix, SearchQuery};
 use crate::job::index::IdHash;
@@ -126,6 +126,8 @@ pub(super) enum ReadError {
     OverExport,
     #[error("the server sends resources that the search excludes: a filter is ignored")]
     IgnoredFilter,
+    #[error("the server says inside of its answers that something went wrong, in each of {ATTEMPTS} readings")]
+    Troubled,
     #[error("the server's pages lead round in a circle")]
     Loop,
     #[error("the server forgets its lists of pages sooner than they can be read")]
@@ -139,6 +141,16 @@ impl ReadError {
         match error {
             SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. } => Self::Expired,
             other => Self::Search(other),
+        }
+    }
+
+    /// Why a slice was not accepted in all its readings: how many were missing in the last one, and whether the server said
+    /// that something went wrong.
+    pub(super) fn unaccepted(missing: u64, is_troubled: bool) -> Self {
+        match missing {
+            0 if is_troubled => Self::Troubled,
+            0 => Self::Unsteady,
+            by => Self::Short { by },
         }
     }
 
@@ -169,7 +181,7 @@ impl Reader {
         let slice = &task.slice;
         let can_be_cut = slice.can_be_cut(self.cutting(slice.resource_type).grid);
         let mut judge = Judge::default();
-        let mut missing = 0;
+        let (mut missing, mut is_troubled) = (0, false);
         let asks_in_parts = Self { upstream: self.upstream.giving_back(), ..self.clone() };
         let mut reader = &asks_in_parts;
         for attempt in 0..ATTEMPTS {
@@ -236,6 +248,7 @@ impl Reader {
                 let unreadable = Vec::new();
                 Ok(Read::Accepted(Accepted { resources, unreadable, summary, issues, reservation }))
             };
+            is_troubled = reading.is_troubled;
             match judge.judge(&reading, &self.plan.profile) {
                 Verdict::Accept { method, expected } => {
                     return accepted(Summary::accepted(&reading, expected, attempt, method));
@@ -246,11 +259,17 @@ impl Reader {
                         return accepted(summary);
                     }
                 }
+                Verdict::Troubled => {
+                    missing = 0;
+                    if let Some(summary) = self.in_spite(&reading, 0, attempt) {
+                        return accepted(summary);
+                    }
+                }
                 Verdict::OverExport => return Err(ReadError::OverExport),
                 Verdict::IgnoredFilter => return Err(ReadError::IgnoredFilter),
             }
         }
-        Err(if missing > 0 { ReadError::Short { by: missing } } else { ReadError::Unsteady })
+        Err(ReadError::unaccepted(missing, is_troubled))
     }
 
     /// The numbers of a last reading that is taken although it was not accepted, where that is wanted.
@@ -308,6 +327,11 @@ impl Reader {
         reading: &mut Reading,
     ) -> Vec<Received> {
         let window = slice.window();
+        reading.is_troubled |= page.outcomes.iter().any(|issue| issue.severity <= IssueSeverity::Error);
+        // Later pages are named by other words.
+        if reading.pages == 1 && page.own.as_deref().is_some_and(|own| !repeats(own, slice)) {
+            reading.elsewhere += 1;
+        }
         let mut received = Vec::with_capacity(page.entries.len());
         for entry in page.entries {
             let id = IdHash::of(entry.resource_type, &entry.id);
@@ -529,6 +553,22 @@ impl Pace {
         }
         let was_alone = self.alone.swap(true, Ordering::Relaxed);
         !was_alone || asked.room == Room::Share
+    }
+}
+
+/// Whether a `self` link, where it has a query, repeats the filters of a slice: one that a server leaves out it did not
+/// use. How servers name a patient differs too much to be held against them.
+fn repeats(own: &str, slice: &Slice) -> bool {
+    let Some((_, query)) = own.split_once('?') else { return true };
+    let has = |name: &str| {
+        query.split('&').any(|pair| pair.get(..name.len()).is_some_and(|own| own.eq_ignore_ascii_case(name)))
+    };
+    match &slice.scope {
+        Scope::Window(window) => !window.is_bounded() || has("_lastUpdated"),
+        Scope::Patients { link, from, .. } => {
+            (from.is_none() || has("_lastUpdated")) && (&**link != "_id" || has("_id"))
+        }
+        Scope::Ids { .. } => has("_id"),
     }
 }
 

@@ -200,7 +200,7 @@ impl Worker {
         let number = self.progress.begin_slice();
         let resource_type = slice.resource_type;
         let mut judge = Judge::default();
-        let mut missing = 0;
+        let (mut missing, mut is_troubled) = (0, false);
         for attempt in 0..ATTEMPTS {
             let mut stage = self.files.stage(resource_type);
             let walked = self.walk(&slice, &judge, &mut stage).await;
@@ -232,13 +232,20 @@ impl Worker {
                     }
                     self.files.reject(stage).await?;
                 }
+                (Verdict::Troubled, reading) => {
+                    (missing, is_troubled) = (0, true);
+                    if let Some(summary) = self.reader.in_spite(&reading, 0, attempt) {
+                        return Ok(self.files.accept(stage, slice, summary).await?);
+                    }
+                    self.files.reject(stage).await?;
+                }
                 (Verdict::OverExport, _) => return Err(self.failed(resource_type, number, ReadError::OverExport)),
                 (Verdict::IgnoredFilter, _) => {
                     return Err(self.failed(resource_type, number, ReadError::IgnoredFilter));
                 }
             }
         }
-        let error = if missing > 0 { ReadError::Short { by: missing } } else { ReadError::Unsteady };
+        let error = ReadError::unaccepted(missing, is_troubled);
         Err(self.failed(resource_type, number, error))
     }
 
@@ -271,7 +278,7 @@ impl Worker {
             }
             reading.pages += 1;
             let next = answer.page.next.take();
-            let issues = std::mem::take(&mut answer.page.outcomes);
+            let issues = answer.page.outcomes.clone();
             let resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
             self.progress.received(resources.len());
             self.files.write_staged(stage, slice, resources, issues).await?;

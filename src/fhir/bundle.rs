@@ -30,6 +30,8 @@ pub(crate) struct Page {
     pub(crate) entries: Vec<Entry>,
     pub(crate) outcomes: Vec<Issue>,
     pub(crate) next: Option<String>,
+    /// `self`: the search as the server understood it.
+    pub(crate) own: Option<String>,
     pub(crate) total: Option<u64>,
     /// Bytes of the page as it came.
     pub(crate) bytes: usize,
@@ -146,7 +148,7 @@ impl Page {
     /// # Errors
     /// Each answer that is no searchset of the asked type, and each entry that is no resource with an id.
     pub(crate) fn parse(mut buffer: Vec<u8>, scope: Scope) -> Result<Self, PageError> {
-        let (places, next, total) = read_bundle(&buffer)?;
+        let Parts { places, next, own, total } = read_bundle(&buffer)?;
         let mut found = Vec::with_capacity(places.len());
         let mut outcomes = Vec::new();
         for (index, place) in places.into_iter().enumerate() {
@@ -177,12 +179,17 @@ impl Page {
             resource.into_entry(buffer.slice(range), scope.resource_type).ok_or(PageError::Entry { index })
         };
         let entries = found.into_iter().enumerate().map(entry).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { entries, outcomes, next, total, bytes })
+        Ok(Self { entries, outcomes, next, own, total, bytes })
     }
 }
 
-/// The places of a bundle's resources, its `next` link and its total.
-type Parts = (Vec<Place>, Option<String>, Option<u64>);
+/// What a bundle holds beside its resources.
+struct Parts {
+    places: Vec<Place>,
+    next: Option<String>,
+    own: Option<String>,
+    total: Option<u64>,
+}
 
 fn read_bundle(buffer: &[u8]) -> Result<Parts, PageError> {
     let text = std::str::from_utf8(buffer).map_err(|error| position(buffer, error.valid_up_to()))?;
@@ -199,7 +206,7 @@ fn read_bundle(buffer: &[u8]) -> Result<Parts, PageError> {
     if bundle.entry.len() > MOST_ENTRIES {
         return Err(PageError::TooManyEntries);
     }
-    let next = next_of(bundle.link);
+    let (next, own) = (link_of(&bundle.link, "next"), link_of(&bundle.link, "self"));
     let total = bundle.total.and_then(|total| total.as_u64());
     let mut places = Vec::with_capacity(bundle.entry.len());
     for (index, entry) in bundle.entry.iter().enumerate() {
@@ -213,13 +220,13 @@ fn read_bundle(buffer: &[u8]) -> Result<Parts, PageError> {
         };
         places.push(Place { start, end: start + resource.get().len(), mode });
     }
-    Ok((places, next, total))
+    Ok(Parts { places, next, own, total })
 }
 
-/// Where the next page of a bundle is.
-pub(super) fn next_of(links: Vec<Link<'_>>) -> Option<String> {
-    let next = links.into_iter().find(|link| link.relation.as_deref() == Some("next"));
-    next.and_then(|link| link.url).map(Cow::into_owned)
+/// Where a link of a bundle leads.
+pub(super) fn link_of(links: &[Link<'_>], relation: &str) -> Option<String> {
+    let link = links.iter().find(|link| link.relation.as_deref() == Some(relation));
+    link.and_then(|link| link.url.as_deref()).map(str::to_owned)
 }
 
 fn read_outcome(json: &[u8]) -> Vec<Issue> {

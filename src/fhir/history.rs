@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::bundle::{Link, next_of};
+use super::bundle::{Link, link_of};
 use super::datatypes::Id;
 use super::resource_type::ResourceType;
 
@@ -80,7 +80,7 @@ impl HistoryPage {
             let full_url = || entry.full_url.as_deref().and_then(|url| self::named(url, resource_type));
             page.deleted.extend(named.or_else(full_url));
         }
-        page.next = next_of(bundle.link);
+        page.next = link_of(&bundle.link, "next");
         Ok(page)
     }
 }

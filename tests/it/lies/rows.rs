@@ -149,6 +149,12 @@ fn totals_and_pages() -> Vec<Row> {
         row("pages that end early with a total that agrees", early(5), SYSTEM, Complete("counted")),
         row("pages that end early with a total that agrees", early(5), GROUP, Complete("counted")),
         Row { patients: 12, ..row("pages that end early at a wall", wall(early(17)), SYSTEM, Complete("reread")) },
+        row(
+            "errors in pages",
+            lying(Lies { error_entries: true, ..Lies::default() }),
+            SYSTEM,
+            Stops(&["by time windows", "something went wrong"]),
+        ),
         Row { check: says_so, ..row("warnings in pages", warned(false), SYSTEM, Complete("counted")) },
         Row { check: says_so, ..row("warnings in pages, without a mode", warned(true), SYSTEM, Complete("counted")) },
         row(
@@ -191,6 +197,12 @@ fn filters() -> Vec<Row> {
         row("searches by patient are ignored and echoed", ignored(&["patient", "subject"]), SOME, {
             Stops(&["by patient batches", "a filter is ignored"])
         }),
+        row(
+            "self links that leave a filter out",
+            lying(Lies { self_without: Some("_lastUpdated".to_owned()), ..Lies::default() }),
+            SYSTEM,
+            Stops(&["by time windows", "a filter is ignored"]),
+        ),
         row("searches by time are ignored and echoed", ignored(&["_lastUpdated"]), SYSTEM, Complete("counted")),
         row("searches by id are ignored and echoed", ignored(&["_id"]), SOME, {
             Stops(&["could not read Patient by patient batches", "a filter is ignored"])

@@ -48,6 +48,10 @@ pub struct Lies {
     pub accepts: Accepts,
     /// `Type/id` of resources that are found and counted, but on no page.
     pub dropped: BTreeSet<String>,
+    /// Pages with resources say beside them that an error occurred, as facades do whose own servers failed.
+    pub error_entries: bool,
+    /// The parameter that `self` links leave out although it is used.
+    pub self_without: Option<String>,
     /// `Type/id` of resources that are found and counted, and with whose content no page can be written: it is answered
     /// with 500 (`OpenELIS`, Oracle Health).
     pub poisoned: BTreeSet<String>,

@@ -18,6 +18,7 @@ use crate::upstream::SampleUpstream;
 
 /// What a page says beside its resources where the settings want it.
 const WARNING: &str = r#"{"resourceType":"OperationOutcome","issue":[{"severity":"warning","code":"suppressed","details":{"coding":[{"system":"urn:oid:1.2.3","code":"4119"}]}}]}"#;
+const ERROR: &str = r#"{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"transient","details":{"coding":[{"system":"urn:oid:1.2.3","code":"4120"}]}}]}"#;
 
 /// The parameter of a search whose first page was empty.
 const BEGUN: &str = "_begun";
@@ -87,7 +88,17 @@ pub(crate) fn search(
     settings.lies.bend(&mut pairs, manner.cached);
     let mut search = Search::parse(resource_type, pairs, &settings, &held)?;
     search.pairs = asked;
-    let own = if manner.by_post { format!("{base}/{resource_type}/_search") } else { link(base, &search, &[]) };
+    let own = if manner.by_post {
+        format!("{base}/{resource_type}/_search")
+    } else if let Some(left_out) = &settings.lies.self_without {
+        let all = search.pairs.clone();
+        search.pairs.retain(|(name, _)| name != left_out);
+        let own = link(base, &search, &[]);
+        search.pairs = all;
+        own
+    } else {
+        link(base, &search, &[])
+    };
     upstream.read(|store| {
         let mut page = first_page(upstream, store, &settings, base, &search);
         if manner.no_store && settings.lies.no_store_truncates {
@@ -249,6 +260,9 @@ fn write(upstream: &SampleUpstream, base: &str, search: &Search, own: &str, page
     if settings.warnings && !page.records.is_empty() {
         let mode = if lies.no_mode { "" } else { r#","search":{"mode":"outcome"}"# };
         bundle.entry("urn:oid:1.2.3.4119", Some(&Body::Text(WARNING.into())), mode);
+    }
+    if lies.error_entries && !page.records.is_empty() {
+        bundle.entry("urn:oid:1.2.3.4120", Some(&Body::Text(ERROR.into())), r#","search":{"mode":"outcome"}"#);
     }
     for record in page.records {
         if !lies.dropped.is_empty() && lies.dropped.contains(&format!("{}/{}", record.resource_type, record.id)) {
