@@ -4,7 +4,7 @@ mod care;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,6 +24,7 @@ use crate::http::links::Links;
 use crate::http::stack::{self, OfftakeLayer};
 use crate::job::store::Store;
 use crate::output::Output;
+use crate::output::checkpoint::CheckpointKey;
 use crate::output::signing::{LinkKey, LinkKeys};
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{Bases, PassThrough};
@@ -69,7 +70,7 @@ struct App {
 pub struct Builder {
     config: Config,
     clock: Arc<dyn Clock>,
-    store: Option<Arc<dyn Store>>,
+    store: Option<JobStore>,
     output: Option<Arc<dyn ObjectStore>>,
     through: Option<Through>,
 }
@@ -96,7 +97,7 @@ impl Builder {
     /// Another job store than the one at `store.path`.
     #[must_use]
     pub fn store(mut self, store: JobStore) -> Self {
-        self.store = Some(store.0);
+        self.store = Some(store);
         self
     }
 
@@ -140,9 +141,9 @@ impl Builder {
         }
         let live = Arc::new(live_traffic(&config, &clock));
         let upstream = search_upstream(&config, &clock, config.upstream.give_up_after, Arc::clone(&live))?;
-        let (keys, instance) = match &store {
-            Some(_) => (LinkKeys::new(new_key()?, None), hex(clock::random()?)),
-            None => (link_keys(&state)?, instance(&state)?),
+        let (keys, identity) = match &store {
+            Some(store) => (LinkKeys::new(new_key()?, None), store.identity()?),
+            None => (link_keys(&state)?, Identity::kept(&state)?),
         };
         let links = Links::new(config.server.public_base_url.clone(), keys, config.output.link_ttl);
         let bulk = bulk_runtime()?;
@@ -150,12 +151,12 @@ impl Builder {
             output: output.clone(),
             upstream: upstream.clone(),
             clock: Arc::clone(&clock),
-            instance,
+            identity,
             settings: engine_settings(&config),
             runtime: bulk.handle().clone(),
         };
         let stop = CancellationToken::new();
-        let engine = parts.open(store, state, stop.clone());
+        let engine = parts.open(store.map(|store| store.store), state, stop.clone());
         let edge = Edge {
             engine: engine.clone(),
             upstream: upstream.urgent(),
@@ -249,14 +250,50 @@ impl fmt::Debug for App {
 
 /// A job store to build with.
 #[derive(Debug, Clone)]
-pub struct JobStore(pub(crate) Arc<dyn Store>);
+pub struct JobStore {
+    pub(crate) store: Arc<dyn Store>,
+    /// Of all who open this store, one after another.
+    pub(crate) identity: Arc<OnceLock<Identity>>,
+}
+
+impl JobStore {
+    fn identity(&self) -> anyhow::Result<Identity> {
+        if let Some(identity) = self.identity.get() {
+            return Ok(identity.clone());
+        }
+        let made = Identity { instance: hex(clock::random()?), checkpoint_key: CheckpointKey::new(&clock::random()?) };
+        Ok(self.identity.get_or_init(|| made).clone())
+    }
+}
+
+/// What objects in the output are called and known by.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    instance: String,
+    checkpoint_key: CheckpointKey,
+}
+
+/// The folder in the state folder that the job store is in.
+const JOBS: &str = "jobs";
+/// The file in the state folder that the name of this instance is kept in, and that of its key for checkpoint objects.
+const INSTANCE: &str = "instance";
+const CHECKPOINT_KEY: &str = "checkpoint.key";
+
+impl Identity {
+    /// Made once. The name begins every key in the output; the key is readable by nobody else and never leaves the
+    /// folder (SEC-32).
+    fn kept(state: &Path) -> anyhow::Result<Self> {
+        let instance = hex(kept(&state.join(INSTANCE))?);
+        Ok(Self { instance, checkpoint_key: CheckpointKey::new(&kept(&state.join(CHECKPOINT_KEY))?) })
+    }
+}
 
 /// What an engine is made of, but for the store.
 struct Assembly {
     output: Output,
     upstream: Upstream,
     clock: Arc<dyn Clock>,
-    instance: String,
+    identity: Identity,
     settings: EngineSettings,
     runtime: tokio::runtime::Handle,
 }
@@ -279,7 +316,8 @@ impl Assembly {
                 output: self.output,
                 upstream: self.upstream,
                 clock: Arc::clone(&self.clock),
-                instance: self.instance,
+                instance: self.identity.instance,
+                checkpoint_key: self.identity.checkpoint_key,
                 settings: self.settings,
                 runtime: self.runtime,
             });
@@ -305,7 +343,7 @@ async fn open_store(given: Option<Arc<dyn Store>>, folder: &Path, clock: &dyn Cl
         return store;
     }
     loop {
-        let folder = folder.join("jobs");
+        let folder = folder.join(JOBS);
         let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder)).await;
         match opened {
             Ok(Ok(store)) => return Arc::new(store),
@@ -355,11 +393,6 @@ fn bulk_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     builder.build().context("could not start the threads for exports")
 }
 
-/// The id of this instance: it begins every key in the output, and is made once.
-fn instance(state: &Path) -> anyhow::Result<String> {
-    Ok(hex(kept(&state.join("instance"))?))
-}
-
 /// The key that links are signed with: a file of its own, readable by nobody else (SEC-16).
 fn link_keys(state: &Path) -> anyhow::Result<LinkKeys> {
     let secret: [u8; 32] = kept(&state.join("link.key"))?;
@@ -372,26 +405,31 @@ fn new_key() -> anyhow::Result<LinkKey> {
 
 /// Random bytes that stay the same from start to start: read from a file, or made and written to it.
 fn kept<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
     let context = || format!("could not read or make {}", path.display());
     match std::fs::read(path) {
         Ok(bytes) => bytes.try_into().map_err(|_| anyhow::anyhow!("{} is not {N} bytes long", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let bytes = clock::random()?;
-            let staged = path.with_extension("new");
-            let mut options = std::fs::OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&staged).with_context(context)?;
-            file.write_all(&bytes).and_then(|()| file.sync_all()).with_context(context)?;
-            std::fs::rename(&staged, path).with_context(context)?;
-            if let Some(folder) = path.parent() {
-                std::fs::File::open(folder).and_then(|folder| folder.sync_all()).with_context(context)?;
-            }
+            keep(path, &bytes).with_context(context)?;
             Ok(bytes)
         }
         Err(error) => Err(error).with_context(context),
     }
+}
+
+/// Writes a file for nobody else, durably and at once.
+fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let staged = path.with_extension("new");
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
+    file.write_all(bytes).and_then(|()| file.sync_all())?;
+    std::fs::rename(&staged, path)?;
+    sync_folder_of(path)
+}
+
+fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }
 
 fn hex(bytes: [u8; 8]) -> String {

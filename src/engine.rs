@@ -26,11 +26,12 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{self, Clock};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
-use crate::job::checkpoint::FileRecord;
+use crate::job::checkpoint::{FileRecord, FileState};
 use crate::job::index::Sidecar;
 use crate::job::store::{Change, Lease, Store, StoreError};
-use crate::job::{Failed, Job, JobId, JobState, Running};
+use crate::job::{Epoch, Failed, Job, JobId, JobState, Running};
 use crate::output::Output;
+use crate::output::checkpoint::{self, CheckpointKey};
 use crate::plan::OnShort;
 use crate::profile::ProfileOverrides;
 use crate::smart::admit::Grant;
@@ -50,6 +51,8 @@ pub(crate) struct EngineParts {
     pub(crate) upstream: Upstream,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) instance: String,
+    /// What checkpoint objects are authenticated with.
+    pub(crate) checkpoint_key: CheckpointKey,
     pub(crate) settings: EngineSettings,
     /// The runtime that jobs run on: not the one that serves ordinary traffic.
     pub(crate) runtime: tokio::runtime::Handle,
@@ -131,7 +134,7 @@ const REAP_EVERY: Duration = Duration::from_secs(30);
 
 impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Self {
-        let EngineParts { store, output, upstream, clock, instance, settings, runtime } = parts;
+        let EngineParts { store, output, upstream, clock, instance, checkpoint_key, settings, runtime } = parts;
         let weigher = |_: &String, sidecar: &Arc<Sidecar>| u32::try_from(sidecar.weight()).unwrap_or(u32::MAX);
         let sidecars = Cache::builder().weigher(weigher).max_capacity(SIDECAR_CACHE_BYTES).build();
         let planner = Planner {
@@ -146,7 +149,7 @@ impl Engine {
             profiles: Cache::builder().max_capacity(1).time_to_live(PROFILE_LIFETIME).build(),
         };
         let places = Arc::new(Semaphore::new(settings.most_running));
-        let services = Services { store, output, clock, sidecars, instance: instance.into() };
+        let services = Services { store, output, clock, sidecars, instance: instance.into(), checkpoint_key };
         let inner = Inner {
             services,
             upstream,
@@ -213,8 +216,15 @@ impl Engine {
 
     /// Deletes a job in whatever state; `false` if there is none. Its objects are removed soon after.
     pub(crate) async fn delete(&self, id: JobId) -> Result<bool, StoreError> {
-        let deleted = self.inner.services.store.delete(id).await?;
+        let services = &self.inner.services;
+        let deleted = services.store.delete(id).await?;
         if deleted {
+            // What was answered stays so, whatever is lost. If it cannot be said now, the reaper says it.
+            if let Ok(Some(job)) = services.store.job(id).await
+                && let Err(error) = services.keep_job(Epoch::default(), job, None).await
+            {
+                tracing::warn!(export.job_id = %id, error = error_chain(&error), "could not mark the output of a deleted export yet");
+            }
             self.inner.forget(id);
         }
         Ok(deleted)
@@ -358,8 +368,11 @@ impl Inner {
                     self.drain.run_until_cancelled(self.planner.plan(&job)).await.ok_or(RunError::Draining)??;
                 let Planned { plan, refused, left_out } = planned;
                 let running = Running { refused, members_left_out: left_out, ..Running::default() };
-                let state = Some(JobState::Running(running.clone()));
-                let change = Change { state, plan: Some(plan.clone()), ..Change::default() };
+                let state = JobState::Running(running.clone());
+                let planned = Job { state: state.clone(), ..job.clone() };
+                let keep = self.services.keep_job(lease.epoch, planned, Some(plan.clone()));
+                Box::pin(keep).await.map_err(FilesError::from)?;
+                let change = Change { state: Some(state), plan: Some(plan.clone()), ..Change::default() };
                 store.commit(lease, change).await?;
                 (plan, running)
             }
@@ -372,7 +385,9 @@ impl Inner {
         let limits =
             PageLimits { most_resources: self.settings.page_resources, target_bytes: self.settings.page_bytes };
         let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
-        let files = Files::resume(self.services.clone(), lease, grant, Arc::clone(&plan), self.settings.files, records);
+        let services = self.services.clone();
+        let limits = self.settings.files;
+        let files = Files::resume(services, lease, grant, Arc::clone(&plan), limits, running.clone(), records);
         let baselines = plan.types.values().filter_map(|plan| plan.baseline);
         let expected = baselines.fold(0, u64::saturating_add);
         progress.plan(expected, files.slices().map(|record| record.written).sum());
@@ -394,8 +409,11 @@ impl Inner {
 
     /// Removes what a worker before this one left unfinished.
     async fn clean(&self, lease: Lease, records: &mut Vec<FileRecord>) -> Result<(), RunError> {
-        let is_open =
-            |record: &FileRecord| record.object().is_none() && record.slices().is_empty() && record.sidecar().is_none();
+        let is_open = |record: &FileRecord| matches!(record.state, FileState::Open { .. });
+        // A checkpoint object that was written and never committed.
+        if let Some(key) = checkpoint::commit_keys(&self.services.folder(lease.job), records).last() {
+            self.services.output.remove(&key).await.map_err(FilesError::from)?;
+        }
         let left: Vec<_> = records.iter().filter(|record| is_open(record)).cloned().collect();
         if left.is_empty() {
             return Ok(());

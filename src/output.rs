@@ -1,5 +1,6 @@
 //! Opens the configured object store and does the few things that the engine and the file route ask of it.
 
+pub(crate) mod checkpoint;
 pub(crate) mod layout;
 pub(crate) mod signing;
 pub(crate) mod writer;
@@ -14,6 +15,7 @@ use futures_util::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
+use tokio::sync::RwLock;
 
 /// Where the files of exports are kept.
 #[derive(Debug, Clone)]
@@ -21,6 +23,9 @@ pub(crate) struct Output {
     store: Arc<dyn ObjectStore>,
     /// The folder behind a local store, whose half-written uploads no listing shows.
     local: Option<PathBuf>,
+    /// Shared by small objects being written: they are written to their end even if nobody waits for them any more, and
+    /// a removal begins once they are.
+    puts: Arc<RwLock<()>>,
 }
 
 /// Why the output did not do as it was asked.
@@ -56,12 +61,12 @@ impl Output {
         let store = LocalFileSystem::new_with_prefix(folder)
             .map_err(|source| OutputError::Store { doing: "open a folder", source })?;
         let store = Arc::new(store.with_fsync(true).with_automatic_cleanup(true));
-        Ok(Self { store, local: Some(folder.to_owned()) })
+        Ok(Self { store, local: Some(folder.to_owned()), puts: Arc::default() })
     }
 
     /// Any other object store.
     pub(crate) fn of(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, local: None }
+        Self { store, local: None, puts: Arc::default() }
     }
 
     /// The same output with something around its object store.
@@ -75,8 +80,22 @@ impl Output {
 
     /// Writes a small object in one go.
     pub(crate) async fn put(&self, key: &str, bytes: Vec<u8>) -> Result<(), OutputError> {
-        let put = self.store.put(&Path::from(key), PutPayload::from(bytes)).await;
+        let (store, key) = (Arc::clone(&self.store), Path::from(key));
+        let writing = Arc::clone(&self.puts).read_owned().await;
+        let put = tokio::spawn(async move {
+            let put = store.put(&key, PutPayload::from(bytes)).await;
+            drop(writing);
+            put
+        });
+        let put = put.await.unwrap_or_else(|source| Err(object_store::Error::JoinError { source }));
         put.map(drop).map_err(|source| OutputError::Store { doing: "write an object", source })
+    }
+
+    /// The same for one that may be written again: what a killed process has left of it half-written goes first.
+    pub(crate) async fn put_again(&self, key: &str, bytes: Vec<u8>) -> Result<(), OutputError> {
+        drop(self.puts.write().await);
+        self.remove_staged(key).await?;
+        self.put(key, bytes).await
     }
 
     /// Reads a small object in one go.
@@ -101,6 +120,7 @@ impl Output {
 
     /// Removes an object and what an unfinished upload may have left of it. Removing what is not there is done.
     pub(crate) async fn remove(&self, key: &str) -> Result<(), OutputError> {
+        drop(self.puts.write().await);
         // An upload that is completed at this moment becomes the object: it is looked for first and last.
         self.remove_staged(key).await?;
         match self.store.delete(&Path::from(key)).await {

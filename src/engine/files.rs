@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache;
+use serde::Serialize;
 
 use super::read::{Accepted, Received, Summary};
 use crate::clock::Clock;
@@ -15,6 +16,8 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{CompleteFile, FileContent, FileNo, FileRecord, FileState, SliceRecord, StoredObject};
 use crate::job::index::{IdHash, Notes, Sidecar};
 use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::job::{Epoch, Job, JobId, JobState, Running};
+use crate::output::checkpoint::{self, CheckpointKey, JobSheet, Place};
 use crate::output::writer::FileWriter;
 use crate::output::{Output, OutputError, layout};
 use crate::plan::ExportPlan;
@@ -45,6 +48,10 @@ pub(super) struct Files {
     complete: Vec<FileRecord>,
     open: BTreeMap<ResourceType, OpenFile>,
     next: u32,
+    /// What the store holds of the job's state, as each commit's checkpoint object repeats it.
+    running: Running,
+    /// The number of the latest commit that completed files.
+    commits: u32,
 }
 
 /// What files are made with.
@@ -56,6 +63,36 @@ pub(super) struct Services {
     /// Sidecars of complete files by their keys, within a bound of bytes.
     pub(super) sidecars: Cache<String, Arc<Sidecar>>,
     pub(super) instance: Arc<str>,
+    pub(super) checkpoint_key: CheckpointKey,
+}
+
+impl Services {
+    /// The folder of a job's objects.
+    pub(super) fn folder(&self, id: JobId) -> String {
+        layout::folder(&self.instance, id)
+    }
+
+    /// Says in the output what a job is; without a plan that it failed or was deleted.
+    pub(super) async fn keep_job(&self, epoch: Epoch, job: Job, plan: Option<ExportPlan>) -> Result<(), OutputError> {
+        let id = job.id;
+        let sealed = self.seal(id, layout::JOB_CHECKPOINT, &JobSheet { epoch, job, plan });
+        self.output.put_again(&self.job_checkpoint(id), sealed).await
+    }
+
+    /// The key of the object that says what a job is.
+    pub(super) fn job_checkpoint(&self, id: JobId) -> String {
+        format!("{}/{}", self.folder(id), layout::JOB_CHECKPOINT)
+    }
+
+    /// Says in the output what a commit is about to record.
+    async fn keep_commit(&self, id: JobId, number: u32, commit: &checkpoint::Commit) -> Result<(), OutputError> {
+        let name = layout::commit_checkpoint(number);
+        self.output.put(&format!("{}/{name}", self.folder(id)), self.seal(id, &name, commit)).await
+    }
+
+    fn seal<T: Serialize>(&self, job: JobId, name: &str, value: &T) -> Vec<u8> {
+        self.checkpoint_key.seal(Place { instance: &self.instance, job, name }, value)
+    }
 }
 
 /// Why files could not go on. None of it is the upstream's fault.
@@ -105,11 +142,13 @@ impl Files {
         grant: Arc<Grant>,
         plan: Arc<ExportPlan>,
         limits: FileLimits,
+        running: Running,
         records: Vec<FileRecord>,
     ) -> Self {
         let next = records.iter().map(|record| record.no.0 + 1).max().unwrap_or(0);
+        let commits = records.iter().map(FileRecord::commit).max().unwrap_or(0);
         let complete = records.into_iter().filter(|record| matches!(record.state, FileState::Complete(_))).collect();
-        Self { services, lease, grant, plan, limits, complete, open: BTreeMap::new(), next }
+        Self { services, lease, grant, plan, limits, complete, open: BTreeMap::new(), next, running, commits }
     }
 
     pub(super) fn clock(&self) -> Arc<dyn Clock> {
@@ -160,11 +199,7 @@ impl Files {
         while let Some((resource_type, file)) = self.open.pop_first() {
             records.push(file.finish(&self.services, self.lease, FileContent::Resources(resource_type)).await?);
         }
-        if !records.is_empty() {
-            self.commit(Change { files: records.clone(), ..Change::default() }).await?;
-            self.complete.extend(records);
-        }
-        Ok(())
+        if records.is_empty() { Ok(()) } else { self.complete(records, None).await }
     }
 
     /// Completes the files that have been open for long, so that a crash costs little on a slow server too.
@@ -186,8 +221,41 @@ impl Files {
         }
     }
 
-    /// Records a change of the job itself.
-    pub(super) async fn commit(&self, change: Change) -> Result<(), FilesError> {
+    /// Records how far the job has come.
+    pub(super) async fn save(&mut self, running: Running) -> Result<(), FilesError> {
+        let state = Some(JobState::Running(running.clone()));
+        self.commit(Change { state, ..Change::default() }).await?;
+        self.running = running;
+        Ok(())
+    }
+
+    /// Records files as complete, all together, and the job's end if that is what `state` says: first in a checkpoint
+    /// object, then in the store.
+    pub(super) async fn complete(
+        &mut self,
+        mut files: Vec<FileRecord>,
+        state: Option<JobState>,
+    ) -> Result<(), FilesError> {
+        let number = self.commits + 1;
+        for record in &mut files {
+            if let FileState::Complete(file) = &mut record.state {
+                file.commit = number;
+            }
+        }
+        let commit = checkpoint::Commit {
+            epoch: self.lease.epoch,
+            files,
+            state: state.clone().unwrap_or_else(|| JobState::Running(self.running.clone())),
+        };
+        self.services.keep_commit(self.lease.job, number, &commit).await?;
+        let files = commit.files;
+        self.commit(Change { state, files: files.clone(), ..Change::default() }).await?;
+        self.commits = number;
+        self.complete.extend(files);
+        Ok(())
+    }
+
+    async fn commit(&self, change: Change) -> Result<(), FilesError> {
         Ok(self.services.store.commit(self.lease, change).await?)
     }
 
@@ -238,9 +306,7 @@ impl Files {
         stage.open.slices.push(record(slice, summary, stage.tally));
         let last = stage.open.finish(&self.services, self.lease, FileContent::Resources(stage.resource_type)).await?;
         stage.closed.push(last);
-        self.commit(Change { files: stage.closed.clone(), ..Change::default() }).await?;
-        self.complete.extend(stage.closed);
-        Ok(())
+        self.complete(stage.closed, None).await
     }
 
     /// Removes what a stage has written.
@@ -389,9 +455,7 @@ impl Files {
     async fn close(&mut self, resource_type: ResourceType) -> Result<(), FilesError> {
         let Some(file) = self.open.remove(&resource_type) else { return Ok(()) };
         let record = file.finish(&self.services, self.lease, FileContent::Resources(resource_type)).await?;
-        self.commit(Change { files: vec![record.clone()], ..Change::default() }).await?;
-        self.complete.push(record);
-        Ok(())
+        self.complete(vec![record], None).await
     }
 
     fn number(&mut self) -> FileNo {
@@ -469,7 +533,7 @@ impl OpenFile {
                 Some(StoredObject { key, lines: written.lines, bytes: written.bytes, sha256 })
             }
         };
-        let state = FileState::Complete(CompleteFile { object, sidecar, slices: self.slices });
+        let state = FileState::Complete(CompleteFile { object, sidecar, slices: self.slices, commit: 0 });
         Ok(FileRecord { no: self.no, content, state })
     }
 

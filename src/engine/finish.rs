@@ -8,7 +8,6 @@ use crate::bulk::manifest::{Method, OutcomeLine, TypeProof};
 use crate::clock::{self, Clock};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::FileContent;
-use crate::job::store::Change;
 use crate::job::{Complete, Job, JobState};
 use crate::smart::admit::Grant;
 
@@ -56,7 +55,7 @@ impl Worker {
             expires: clock::now(clock).saturating_add(ttl),
         };
         let state = Some(JobState::Complete(complete));
-        Ok(self.files.commit(Change { state, files, ..Change::default() }).await?)
+        Ok(self.files.complete(files, state).await?)
     }
 
     /// Per type, the sums over all slices that were accepted; the weakest method that any of them needed.

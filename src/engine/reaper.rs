@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use super::files::FilesError;
 use super::{Engine, Inner, REAP_EVERY};
 use crate::clock;
-use crate::job::JobId;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, StoreError};
-use crate::output::layout;
+use crate::job::{Epoch, JobId};
+use crate::output::checkpoint;
 use crate::telemetry::error_chain;
 
 impl Engine {
@@ -59,22 +59,20 @@ impl Inner {
         }
     }
 
-    /// Removes every object of a failed job, and leaves its record for those who ask; `false` if something is left for
-    /// the next time.
+    /// Removes every object of a failed job but the one that says so, and leaves its record for those who ask; `false` if
+    /// something is left for the next time.
     async fn clear(&self, id: JobId) -> bool {
         let cleared = async {
             let store = &self.services.store;
             let records = store.files(id).await?;
-            if records.is_empty() {
-                return Ok(());
+            let Some(job) = store.job(id).await? else { return Ok(()) };
+            self.services.keep_job(Epoch::default(), job, None).await?;
+            self.remove_objects(id, &records).await?;
+            if !records.is_empty() {
+                let forgotten = records.iter().map(|record| record.no).collect();
+                let lease = store.claim(id).await?;
+                store.commit(lease, Change { forgotten, ..Change::default() }).await?;
             }
-            for key in records.iter().flat_map(FileRecord::keys) {
-                self.services.output.remove(&key).await?;
-            }
-            let forgotten = records.iter().map(|record| record.no).collect();
-            let lease = store.claim(id).await?;
-            store.commit(lease, Change { forgotten, ..Change::default() }).await?;
-            self.services.output.remove_folder(&layout::folder(&self.services.instance, id)).await;
             Ok::<_, FilesError>(())
         };
         match cleared.await {
@@ -87,15 +85,27 @@ impl Inner {
         }
     }
 
-    /// Removes every object of a deleted job and then its record; `false` if something is left for the next time.
+    /// Removes what the records of a job name: its files, their sidecars, and the checkpoint objects of their commits.
+    async fn remove_objects(&self, id: JobId, records: &[FileRecord]) -> Result<(), FilesError> {
+        let commits = checkpoint::commit_keys(&self.services.folder(id), records);
+        for key in records.iter().flat_map(FileRecord::keys).chain(commits) {
+            self.services.output.remove(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes every object of a deleted job, at last the one that says that it was deleted, and then its record; `false` if something is left for the next time.
     async fn purge(&self, id: JobId) -> bool {
         let purged = async {
-            let records = self.services.store.files(id).await?;
-            for key in records.iter().flat_map(FileRecord::keys) {
-                self.services.output.remove(&key).await?;
+            let services = &self.services;
+            let records = services.store.files(id).await?;
+            if let Some(job) = services.store.job(id).await? {
+                services.keep_job(Epoch::default(), job, None).await?;
             }
-            self.services.output.remove_folder(&layout::folder(&self.services.instance, id)).await;
-            Ok::<_, super::FilesError>(self.services.store.purge(id).await?)
+            self.remove_objects(id, &records).await?;
+            services.output.remove(&services.job_checkpoint(id)).await?;
+            services.output.remove_folder(&services.folder(id)).await;
+            Ok::<_, FilesError>(services.store.purge(id).await?)
         };
         let purged = purged.await;
         if let Err(error) = &purged {

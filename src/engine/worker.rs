@@ -15,8 +15,7 @@ use super::progress::Progress;
 use super::read::{Chain, Read, ReadError, Reader, Summary};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
-use crate::job::store::Change;
-use crate::job::{JobState, Running};
+use crate::job::Running;
 use crate::plan::slice::{Phase, Scope, Slice};
 use crate::plan::{Cohort, ExportPlan, Strategy, TypePlan};
 use crate::upstream::client::SearchError;
@@ -357,9 +356,8 @@ impl Worker {
         self.drain(slices, Order::Any).await
     }
 
-    pub(super) async fn save(&self) -> Result<(), WorkerError> {
-        let state = Some(JobState::Running(self.running.clone()));
-        Ok(self.files.commit(Change { state, ..Change::default() }).await?)
+    pub(super) async fn save(&mut self) -> Result<(), WorkerError> {
+        Ok(self.files.save(self.running.clone()).await?)
     }
 
     /// Asks one question for each of `subjects`, several at a time.

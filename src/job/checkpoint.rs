@@ -47,6 +47,10 @@ pub(crate) struct CompleteFile {
     /// The key of the sidecar; there is none beside outcomes, nor where there is nothing to say.
     pub(crate) sidecar: Option<String>,
     pub(crate) slices: Vec<SliceRecord>,
+    /// The number of the job's commit that completed it, counted from 1: its checkpoint object is called by it. Zero
+    /// where there is no such object.
+    #[serde(default)]
+    pub(crate) commit: u32,
 }
 
 /// One object in the output.
@@ -96,6 +100,14 @@ impl FileRecord {
         match &self.state {
             FileState::Complete(file) => file.sidecar.as_deref(),
             FileState::Open { .. } => None,
+        }
+    }
+
+    /// The number of the commit that completed it; zero as long as it is open.
+    pub(crate) fn commit(&self) -> u32 {
+        match &self.state {
+            FileState::Complete(file) => file.commit,
+            FileState::Open { .. } => 0,
         }
     }
 

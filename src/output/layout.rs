@@ -20,6 +20,14 @@ pub(crate) fn sidecar(object: &str) -> String {
     format!("{}.ids", object.strip_suffix(".ndjson").unwrap_or(object))
 }
 
+/// The name of the checkpoint object that says what the job is: its record and its plan.
+pub(crate) const JOB_CHECKPOINT: &str = "job.checkpoint";
+
+/// The name of the checkpoint object of a job's commit of this number; the first one is 1.
+pub(crate) fn commit_checkpoint(number: u32) -> String {
+    format!("{number:05}.checkpoint")
+}
+
 impl FileRecord {
     /// Every object that this record may have left in the output.
     pub(crate) fn keys(&self) -> Vec<String> {

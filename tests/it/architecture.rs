@@ -31,7 +31,7 @@ const ORDER: [&str; 21] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 20] = [
+const PURE: [&str; 21] = [
     "fhir",
     "profile",
     "bulk",
@@ -41,6 +41,7 @@ const PURE: [&str; 20] = [
     "upstream::limit",
     "upstream::link",
     "upstream::retry",
+    "output::checkpoint",
     "output::layout",
     "output::signing",
     "engine::accept",

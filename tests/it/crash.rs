@@ -3,8 +3,8 @@
 
 mod output;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::client::Client;
+use crate::exact::{self, files_below};
 use crate::expected;
 use crate::support::listener;
 use output::CrashOutput;
@@ -200,32 +201,27 @@ impl World {
 
         let life = self.begin(folder.path(), &store, &Arc::new(CrashPoint::new(None))).await?;
         let client = Client::new();
-        let mut listed = BTreeSet::new();
         let jobs = store.job_ids().await;
+        let output = folder.path().join("output");
+        ensure!(jobs.len() == 1 || files_below(&output)?.is_empty(), "on disk {:?}", files_below(&output)?);
         for id in &jobs {
             let status = format!("{}/$bulk-status/{id}", life.base);
             let manifest = client.wait(&status, |_| {}).await?;
             let mut received: BTreeMap<String, Vec<u8>> = BTreeMap::new();
             for file in &manifest.output {
-                listed.insert(object_name(&file.url)?);
                 received.entry(file.resource_type.clone()).or_default().extend(client.download(&file.url).await?);
-            }
-            for file in manifest.whole["error"].as_array().context("an error list")? {
-                listed.insert(object_name(file["url"].as_str().context("a link")?)?);
             }
             let wanted = expected::of(&self.upstream, self.scenario.path);
             let difference = expected::compare(&wanted, &received)?;
             ensure!(difference.is_none(), "{difference}");
+            exact::check_folder(&output, &manifest)?;
         }
-        let found = files_below(&folder.path().join("output"));
-        let data: BTreeSet<_> = found.iter().filter_map(|file| data_name(file)).collect();
-        ensure!(data == listed, "on disk {found:?}, listed {listed:?}");
         for id in &jobs {
             client.delete(&format!("{}/$bulk-status/{id}", life.base)).await?;
         }
-        wait_until(|| files_below(&folder.path().join("output")).is_empty())
+        wait_until(|| files_below(&output).is_ok_and(|files| files.is_empty()))
             .await
-            .with_context(|| format!("left behind: {:?}", files_below(&folder.path().join("output"))))?;
+            .with_context(|| format!("left behind: {:?}", files_below(&output)))?;
         life.end().await;
         Ok(())
     }
@@ -295,40 +291,6 @@ impl Life {
         let ended = self.serving.await;
         assert!(ended.is_err_and(|error| error.is_cancelled()), "it was serving");
     }
-}
-
-/// `job/Type-number` of a link.
-fn object_name(url: &str) -> anyhow::Result<String> {
-    let path = url.split('?').next().unwrap_or_default();
-    let (_, name) = path.split_once("/$bulk-file/").context("a link to a file")?;
-    Ok(name.strip_suffix(".ndjson").context("a data file")?.to_owned())
-}
-
-/// `job/Type-number` of a data file on disk, or all of its name if it is not one that can be listed.
-fn data_name(file: &Path) -> Option<String> {
-    let mut parts = file.iter().rev().map(|part| part.to_string_lossy());
-    let (name, job) = (parts.next()?, parts.next()?);
-    if name.ends_with(".ids") {
-        return None;
-    }
-    let stem = name.strip_suffix(".ndjson").and_then(|stem| stem.rsplit_once('.')).map_or(&*name, |(stem, _)| stem);
-    Some(format!("{job}/{stem}"))
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
-                Ok(_) => found.push(entry.path()),
-                // Removed since it was listed.
-                Err(_) => {}
-            }
-        }
-    }
-    found
 }
 
 async fn wait_until(holds: impl Fn() -> bool) -> anyhow::Result<()> {
