@@ -1,6 +1,6 @@
 //! The command line: types, and one call for each command.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +34,25 @@ enum Command {
     /// Looks at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Looks after the exports while no process serves them.
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum JobsCommand {
+    /// Rebuilds a lost job store from what lies beside the output, and tells what was found.
+    Recover {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Whose exports: the name of a folder in the output.
+        #[arg(long, value_name = "ID")]
+        instance: String,
+        /// A copy of `checkpoint.key`, if that was lost with the store.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,6 +83,10 @@ impl Cli {
                 Ok(config) => doctor(&config),
                 Err(error) => refuse(&error),
             },
+            Command::Jobs(JobsCommand::Recover { config, instance, key_file }) => match Config::from_file(&config) {
+                Ok(config) => recover(&config, &instance, key_file.as_deref()),
+                Err(error) => refuse(&error),
+            },
             Command::Config(ConfigCommand::Check { config }) => match Config::from_file(&config) {
                 Ok(_) => {
                     println!("{} is good", config.display());
@@ -81,8 +104,7 @@ impl Cli {
 
 fn serve(config: Config) -> ExitCode {
     telemetry::init(&config.telemetry);
-    // SEC-40: what we write is for nobody else, whatever the shell allows.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    write_for_nobody_else();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -113,6 +135,29 @@ fn doctor(config: &Config) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn recover(config: &Config, instance: &str, key_file: Option<&Path>) -> ExitCode {
+    telemetry::init(&config.telemetry);
+    write_for_nobody_else();
+    let recovered = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(app::recover(config, instance, key_file)));
+    match recovered {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("nothing was rebuilt: {}", telemetry::error_chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// SEC-40: what we write is for nobody else, whatever the shell allows.
+fn write_for_nobody_else() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
 }
 
 fn refuse(error: &config::ConfigError) -> ExitCode {

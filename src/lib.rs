@@ -34,6 +34,7 @@
 //! upstream   the FHIR server: connections, retries, probes, searches
 //! output     where files are kept: keys, links, uploads
 //! engine     runs jobs: readers, workers, the reaper
+//! recover    a lost job store, rebuilt from what lies beside the output
 //! proxy      passes everything else through
 //! http       the edge: our routes and the order of the layers
 //! app        where all meet
@@ -46,8 +47,8 @@
 //! # What always holds
 //!
 //! * What no complete file holds is left to do: that is the whole of resuming.
-//! * A file is complete when its object, its sidecar and its record are durable, in this order; only then is it
-//!   listed, and from then on it never changes.
+//! * A file is complete when its object, its sidecar, its checkpoint object and its record are durable, in this order; only
+//!   then is it listed, and from then on it never changes.
 //! * A line is made by `Grant::admit` and by nothing else.
 //! * A resource's bytes are not ours: a line equals what the server sent but for white space.
 //! * Ordinary traffic has connections and threads of its own and waits for no export.
@@ -68,6 +69,7 @@ mod output;
 mod plan;
 mod profile;
 mod proxy;
+mod recover;
 mod smart;
 mod store;
 mod telemetry;

@@ -5,6 +5,7 @@ pub(crate) mod layout;
 pub(crate) mod signing;
 pub(crate) mod writer;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::sync::RwLock;
+
+use self::checkpoint::rebuild::Folder;
 
 /// Where the files of exports are kept.
 #[derive(Debug, Clone)]
@@ -136,6 +139,32 @@ impl Output {
         let removed = tokio::task::spawn_blocking(move || remove_staged(&path)).await;
         let removed = removed.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         removed.map_err(|source| OutputError::Folder { doing: "remove an unfinished upload from", source })
+    }
+
+    /// The folders in a folder; at the top of all, those of instances.
+    pub(crate) async fn folders(&self, folder: Option<&str>) -> Result<Vec<String>, OutputError> {
+        let failed = |source| OutputError::Store { doing: "list objects", source };
+        let listed = self.store.list_with_delimiter(folder.map(Path::from).as_ref()).await.map_err(failed)?;
+        Ok(listed.common_prefixes.iter().filter_map(Path::filename).map(str::to_owned).collect())
+    }
+
+    /// What lies in the folder of a job.
+    pub(crate) async fn folder(&self, folder: &str) -> Result<Folder, OutputError> {
+        let failed = |source| OutputError::Store { doing: "list objects", source };
+        let listed = self.store.list_with_delimiter(Some(&Path::from(folder))).await.map_err(failed)?;
+        let objects =
+            listed.objects.iter().filter_map(|object| Some((object.location.filename()?.to_owned(), object.size)));
+        let objects: BTreeMap<_, _> = objects.collect();
+        let mut unfinished = BTreeSet::new();
+        if let Some(root) = &self.local {
+            let looking = |source| OutputError::Folder { doing: "look into", source };
+            let mut entries = tokio::fs::read_dir(root.join(folder)).await.map_err(looking)?;
+            while let Some(entry) = entries.next_entry().await.map_err(looking)? {
+                let staged = entry.file_name().to_str().and_then(|name| Some(name.split_once('#')?.0.to_owned()));
+                unfinished.extend(staged);
+            }
+        }
+        Ok(Folder { objects, unfinished })
     }
 
     /// Removes the folder of a job that has no object left; local stores only know folders.

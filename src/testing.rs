@@ -1,12 +1,16 @@
 //! For tests, examples and benchmarks only; no promise is made about it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 pub use crate::app::JobStore;
 pub use crate::clock::ManualClock;
 pub use crate::store::crash::{Crash, CrashPoint, When};
 
+use crate::app::Identity;
 use crate::job::JobState;
+use crate::output::Output;
+use crate::recover::{RecoverError, recover};
 use crate::store::crash::CrashStore;
 use crate::store::memory::MemoryStore;
 
@@ -21,6 +25,21 @@ impl JobStore {
     pub async fn job_ids(&self) -> Vec<String> {
         let jobs = self.store.jobs().await.unwrap_or_default();
         jobs.iter().filter(|job| job.state != JobState::Deleted).map(|job| job.id.to_string()).collect()
+    }
+
+    /// The store that an operator has rebuilt from the output in `folder` after this one was lost: an empty one if there is
+    /// nothing yet to rebuild it from.
+    ///
+    /// # Errors
+    /// If the output cannot be read, or holds something that cannot be used.
+    pub async fn rebuilt(&self, folder: &Path) -> anyhow::Result<Self> {
+        let Identity { instance, checkpoint_key } = self.identity()?;
+        let store = Arc::new(MemoryStore::default());
+        match recover(&Output::local(folder)?, &*store, &instance, &checkpoint_key).await {
+            Ok(_) | Err(RecoverError::UnknownInstance { .. } | RecoverError::NoCheckpoints(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Self { store, identity: Arc::clone(&self.identity) })
     }
 
     /// This store up to a crash: what was answered by then stays in `self`.

@@ -40,6 +40,10 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Marks a job as deleted and fences its worker; `false` if it is unknown or deleted already.
     fn delete(&self, id: JobId) -> BoxFuture<'_, Result<bool, StoreError>>;
 
+    /// Records a job that was found outside the store, with all that belongs to it. One that is known already stays as
+    /// it is.
+    fn restore(&self, found: Restored) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Forgets a deleted job and all that belongs to it. A job that is not deleted is left alone.
     fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>>;
 }
@@ -60,6 +64,16 @@ pub(crate) struct Change {
     pub(crate) files: Vec<FileRecord>,
     /// Open files whose object is gone.
     pub(crate) forgotten: Vec<FileNo>,
+}
+
+/// A job as it was found outside the store.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Restored {
+    pub(crate) job: Job,
+    /// Later than that of anybody who ever held it.
+    pub(crate) epoch: Epoch,
+    pub(crate) plan: Option<ExportPlan>,
+    pub(crate) files: Vec<FileRecord>,
 }
 
 /// Why the store did not do as it was asked.

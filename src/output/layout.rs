@@ -1,6 +1,7 @@
 //! Object keys from instance, job, content, number and epoch. Letters, digits, `-`, `_`, `.` and `/` only: other
 //! characters break signed links on two clouds.
 
+use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
 use crate::job::{Epoch, JobId};
 
@@ -26,6 +27,52 @@ pub(crate) const JOB_CHECKPOINT: &str = "job.checkpoint";
 /// The name of the checkpoint object of a job's commit of this number; the first one is 1.
 pub(crate) fn commit_checkpoint(number: u32) -> String {
     format!("{number:05}.checkpoint")
+}
+
+/// What an object in a job's folder can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ObjectName<'a> {
+    Data {
+        content: FileContent,
+        /// The name without its extension, which the sidecar shares.
+        stem: &'a str,
+    },
+    Sidecar {
+        content: FileContent,
+        stem: &'a str,
+    },
+    JobCheckpoint,
+    CommitCheckpoint(u32),
+}
+
+impl<'a> ObjectName<'a> {
+    /// What `name` says, if it is one that we give.
+    pub(crate) fn parse(name: &'a str) -> Option<Self> {
+        if name == JOB_CHECKPOINT {
+            return Some(Self::JobCheckpoint);
+        }
+        let (stem, extension) = name.rsplit_once('.')?;
+        if extension == "checkpoint" {
+            let number = stem.parse().ok().filter(|number| *number > 0 && commit_checkpoint(*number) == name)?;
+            return Some(Self::CommitCheckpoint(number));
+        }
+        let (numbered, epoch) = stem.rsplit_once('.')?;
+        let (content, no) = numbered.rsplit_once('-')?;
+        let (no, epoch): (u32, u32) = (no.parse().ok()?, epoch.parse().ok()?);
+        let content = match content {
+            "deleted" => FileContent::Deletions,
+            "OperationOutcome" => FileContent::Outcomes,
+            name => FileContent::Resources(ResourceType::parse(name)?),
+        };
+        if stem != format!("{}-{no:05}.{epoch}", content_name(content)) {
+            return None;
+        }
+        match extension {
+            "ndjson" => Some(Self::Data { content, stem }),
+            "ids" => Some(Self::Sidecar { content, stem }),
+            _ => None,
+        }
+    }
 }
 
 impl FileRecord {
@@ -63,7 +110,6 @@ fn content_name(content: FileContent) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fhir::resource_type::ResourceType;
 
     #[test]
     fn only_data_objects_are_named_ndjson() {
@@ -76,6 +122,40 @@ mod tests {
             ["Patient-7.ndjson", "Patient-00007", "00007.ndjson", "Patient-+0007.ndjson", "Patient-99999999999.ndjson"]
         {
             assert_eq!(parse_file_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_object_is_known_by_its_name_and_by_no_other_spelling() {
+        let content = FileContent::Resources(ResourceType::PATIENT);
+        let stem = "Patient-00007.2";
+        for (name, expected) in [
+            ("Patient-00007.2.ndjson", Some(ObjectName::Data { content, stem })),
+            ("Patient-00007.2.ids", Some(ObjectName::Sidecar { content, stem })),
+            (
+                "deleted-100000.1.ndjson",
+                Some(ObjectName::Data { content: FileContent::Deletions, stem: "deleted-100000.1" }),
+            ),
+            (
+                "OperationOutcome-00000.1.ndjson",
+                Some(ObjectName::Data { content: FileContent::Outcomes, stem: "OperationOutcome-00000.1" }),
+            ),
+            (JOB_CHECKPOINT, Some(ObjectName::JobCheckpoint)),
+            ("00012.checkpoint", Some(ObjectName::CommitCheckpoint(12))),
+            ("123456.checkpoint", Some(ObjectName::CommitCheckpoint(123_456))),
+            ("00000.checkpoint", None),
+            ("012.checkpoint", None),
+            ("+0012.checkpoint", None),
+            ("Patient-7.2.ndjson", None),
+            ("Patient-00007.02.ndjson", None),
+            ("Patient-00007.ndjson", None),
+            ("patient-00007.2.ndjson", None),
+            ("../Patient-00007.2.ndjson", None),
+            ("Patient-00007.2.ndjson#1", None),
+            ("Patient-00007.2.txt", None),
+            ("", None),
+        ] {
+            assert_eq!(ObjectName::parse(name), expected, "{name}");
         }
     }
 }

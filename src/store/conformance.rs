@@ -7,7 +7,7 @@ use crate::bulk::kickoff::{ExportLevel, Kickoff};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
-use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState, Running};
 use crate::plan::{Cohort, ExportPlan, Horizon, OnShort};
 use crate::profile::Profile;
@@ -24,6 +24,7 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     files_come_in_the_order_of_their_numbers(&*make().await).await;
     records_of_any_size_are_read_back_and_can_shrink(&*make().await).await;
     jobs_do_not_mix(&*make().await).await;
+    a_restored_job_is_there_as_it_was_found(&*make().await).await;
 }
 
 async fn a_job_is_recorded_once(store: &dyn Store) {
@@ -176,6 +177,24 @@ async fn jobs_do_not_mix(store: &dyn Store) {
     assert_eq!(store.jobs().await.expect("one is left"), vec![left]);
     assert_eq!(store.files(job(2).id).await.expect("it is left").len(), 3);
     assert_eq!(store.plan(job(2).id).await.expect("it is left"), Some(plan(2)));
+}
+
+async fn a_restored_job_is_there_as_it_was_found(store: &dyn Store) {
+    let id = job(1).id;
+    let state = running(7).state.expect("it was given");
+    let found_outside = Restored {
+        job: Job { state, ..job(1) },
+        epoch: Epoch(41),
+        plan: Some(plan(3_000)),
+        files: (0..300).map(file).collect(),
+    };
+    store.restore(found_outside.clone()).await.expect("a job that is not known");
+    let other = Restored { epoch: Epoch(3), plan: None, files: Vec::new(), ..found_outside.clone() };
+    store.restore(other).await.expect("it is left alone");
+    assert_eq!(found(store, 1).await, Some(found_outside.job));
+    assert!(store.plan(id).await.expect("it is there") == found_outside.plan);
+    assert_eq!(store.files(id).await.expect("they are there"), found_outside.files);
+    assert_eq!(store.claim(id).await.expect("it is there"), Lease { job: id, epoch: Epoch(42) });
 }
 
 /// A job of its own for every number.

@@ -14,7 +14,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
 use crate::job::checkpoint::FileRecord;
-use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
 
@@ -146,6 +146,10 @@ impl Store for CrashStore {
 
     fn delete(&self, id: JobId) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.point.effect(self.below.delete(id)).boxed()
+    }
+
+    fn restore(&self, found: Restored) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.point.effect(self.below.restore(found)).boxed()
     }
 
     fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use futures_util::future::{BoxFuture, FutureExt};
 
 use crate::job::checkpoint::{FileNo, FileRecord};
-use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
 
@@ -98,6 +98,16 @@ impl Store for MemoryStore {
             let mut jobs = self.kept();
             let kept = jobs.get_mut(&id).filter(|kept| kept.job.state != JobState::Deleted);
             Ok(kept.map(|kept| kept.job.state = JobState::Deleted).is_some())
+        }
+        .boxed()
+    }
+
+    fn restore(&self, found: Restored) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move {
+            let Restored { job, epoch, plan, files } = found;
+            let files = files.into_iter().map(|file| (file.no, file)).collect();
+            self.kept().entry(job.id).or_insert(Kept { job, epoch, plan, files });
+            Ok(())
         }
         .boxed()
     }

@@ -21,7 +21,7 @@ use self::open::Opened;
 use self::trees::{Trees, Writes};
 use self::writer::{Broken, Shared, Sync, Write};
 use crate::job::checkpoint::FileRecord;
-use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
 
@@ -123,6 +123,10 @@ impl Store for SledStore {
 
     fn delete(&self, id: JobId) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.write(move |trees| trees.delete(id)).boxed()
+    }
+
+    fn restore(&self, found: Restored) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(move |trees| Ok((trees.restore(found)?, ()))).boxed()
     }
 
     fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {

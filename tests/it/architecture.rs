@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the core outward: a module uses itself and what stands above it. A part of a module may have a place of its own.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "fhir",
     "clock", // gives instants as FHIR writes them
     "body",
@@ -23,6 +23,7 @@ const ORDER: [&str; 21] = [
     "output",
     "engine",
     "doctor",
+    "recover",
     "proxy",
     "http",
     "app",

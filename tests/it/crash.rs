@@ -35,26 +35,51 @@ struct Scenario {
     change: fn(&mut Config),
 }
 
+/// What becomes of the job store at the last abort.
+#[derive(Clone, Copy, PartialEq)]
+enum Store {
+    Kept,
+    /// It is rebuilt from the checkpoint objects.
+    Lost,
+}
+
 #[tokio::test]
 async fn windows_survive_an_abort_at_every_effect() {
-    abort_everywhere(Scenario {
+    abort_everywhere(windows(), Store::Kept).await;
+}
+
+fn windows() -> Scenario {
+    Scenario {
         path: "/$export?_type=Patient,Encounter,Observation",
         patients: 3,
         settings: Settings { max_count: Some(20), ..Settings::default() },
         change: |config| config.output.file_max_resources = 25,
-    })
-    .await;
+    }
 }
 
 #[tokio::test]
 async fn batches_and_references_survive_an_abort_at_every_effect() {
-    abort_everywhere(Scenario {
+    abort_everywhere(batches(), Store::Kept).await;
+}
+
+fn batches() -> Scenario {
+    Scenario {
         path: "/Group/all/$export?_type=Patient,Encounter,Practitioner,Organization,Location",
         patients: 3,
         settings: Settings::default(),
         change: |_| {},
-    })
-    .await;
+    }
+}
+
+/// SEC-32: what a checkpoint object says and the store does not, and the other way round, neither doubles nor loses a line.
+#[tokio::test]
+async fn windows_survive_an_abort_at_every_effect_that_costs_the_store() {
+    abort_everywhere(windows(), Store::Lost).await;
+}
+
+#[tokio::test]
+async fn batches_and_references_survive_an_abort_at_every_effect_that_costs_the_store() {
+    abort_everywhere(batches(), Store::Lost).await;
 }
 
 /// A slice of more than two pages of this size is not held in memory.
@@ -69,16 +94,11 @@ async fn a_streamed_slice_survives_an_abort_at_every_effect() {
     upstream.generate(patients);
     let bytes: usize = expected::of(&upstream, path).values().map(String::len).sum();
     assert!(bytes as u64 > 2 * STREAMED_ABOVE.bytes() + 20_000, "{bytes} bytes fit into memory");
-    abort_everywhere(Scenario {
-        path,
-        patients,
-        settings,
-        change: |config| {
-            config.output.file_max_resources = 70;
-            config.upstream.page_target = STREAMED_ABOVE;
-        },
-    })
-    .await;
+    let change = |config: &mut Config| {
+        config.output.file_max_resources = 70;
+        config.upstream.page_target = STREAMED_ABOVE;
+    };
+    abort_everywhere(Scenario { path, patients, settings, change }, Store::Kept).await;
 }
 
 /// A restart among the references: what the next life finds to refer to besides must not take the place of what was
@@ -149,7 +169,7 @@ async fn references_that_appear_between_two_lives_are_fetched_too() {
 }
 
 /// Runs the scenario once to count its effects, and then once for each side of each of them.
-async fn abort_everywhere(scenario: Scenario) {
+async fn abort_everywhere(scenario: Scenario, lot: Store) {
     let upstream = SampleUpstream::new(scenario.settings.clone());
     upstream.generate(scenario.patients);
     let server = upstream.serve(listener().await).await;
@@ -160,7 +180,7 @@ async fn abort_everywhere(scenario: Scenario) {
     let tried: Vec<_> = futures_util::stream::iter(crashes)
         .map(|crash| {
             let world = &world;
-            async move { (crash, world.abort_at(crash).await) }
+            async move { (crash, world.abort_at(crash, lot).await) }
         })
         .buffer_unordered(AT_ONCE)
         .collect()
@@ -191,14 +211,17 @@ impl World {
     }
 
     /// A first life up to `crash`, a second one that is aborted soon as well, and a third one to the end.
-    async fn abort_at(&self, crash: Crash) -> anyhow::Result<()> {
+    async fn abort_at(&self, crash: Crash, lot: Store) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
-        let store = JobStore::memory();
+        let mut store = JobStore::memory();
         let first = Arc::new(CrashPoint::new(Some(crash)));
         self.live_until(folder.path(), &store, &first, true).await?;
         let second = Crash { at: 1 + crash.at % 9, when: When::After };
         self.live_until(folder.path(), &store, &Arc::new(CrashPoint::new(Some(second))), false).await?;
 
+        if lot == Store::Lost {
+            store = store.rebuilt(&folder.path().join("output")).await?;
+        }
         let life = self.begin(folder.path(), &store, &Arc::new(CrashPoint::new(None))).await?;
         let client = Client::new();
         let jobs = store.job_ids().await;

@@ -94,7 +94,7 @@ async fn references_that_turn_up_after_a_kill_are_followed() {
     }
     upstream.set_available(true);
     process.restart().expect("it starts");
-    let manifest = finished(&process, &client, &status).await.expect("it ends");
+    let manifest = process.finished(&client, &status).await.expect("it ends");
     let exported = Exported::fetch(&client, manifest).await.expect("files");
     let applied = exported.judge(path, began, &upstream.versions()).unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!(applied.created_came, 2, "the sweep brought what turned up: {applied:?}");
@@ -163,7 +163,7 @@ async fn survive(path: &str, seed: u64, bytes_per_second: u64) -> anyhow::Result
                     break manifest;
                 }
             } else {
-                break finished(&process, &client, &status).await?;
+                break process.finished(&client, &status).await?;
             }
         };
         let (versions, took) = (upstream.versions(), kicked_off.elapsed());
@@ -249,7 +249,7 @@ async fn check_errors(
     upstream.update_settings(|settings| throttled = settings.bytes_per_second.take());
     let began = Moment::of(upstream);
     let status = process.kick_off(client, path).await?;
-    let manifest = finished(process, client, &status).await?;
+    let manifest = process.finished(client, &status).await?;
     let versions = upstream.versions();
     upstream.update_settings(|settings| settings.bytes_per_second = throttled);
     let undisturbed = Exported::fetch(client, manifest).await?;
@@ -279,18 +279,6 @@ async fn delete_under_fire(
         Ok(matches!(client.poll(status).await, Ok(Poll::Other(code, _)) if code == 404).then_some(()))
     })
     .await
-}
-
-/// Waits until an export has ended well.
-async fn finished(process: &Process, client: &Client, status: &str) -> anyhow::Result<Manifest> {
-    until("the export ends", async || {
-        Ok(match process.poll(client, status).await? {
-            Some(Poll::Complete(manifest)) => Some(manifest),
-            Some(Poll::Running(_) | Poll::Other(..)) | None => None,
-        })
-    })
-    .await
-    .with_context(|| process.log())
 }
 
 /// The lives of the process that have completed a file of the only export: their epochs are in the files' names.

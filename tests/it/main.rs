@@ -29,6 +29,7 @@ mod process;
 mod proof;
 mod random;
 mod raw;
+mod recover;
 mod refusals;
 mod status;
 mod support;

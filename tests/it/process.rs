@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
-use crate::client::{Client, Poll};
+use crate::client::{Client, Manifest, Poll};
 
 /// What a configuration says beside addresses and folders: lines of these sections.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,6 +61,15 @@ impl Process {
         Ok(())
     }
 
+    /// SIGTERM, and waits until it has ended in good order.
+    pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("stopping it")?;
+        let ended = self.child.wait().context("waiting for its end")?;
+        ensure!(ended.success(), "it ended with {ended}:\n{}", self.log());
+        Ok(())
+    }
+
     /// Starts it again on what it left behind.
     pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
         self.child = spawn(&self.config, self.folder.path())?;
@@ -70,6 +79,29 @@ impl Process {
     /// Where files are kept.
     pub(crate) fn output(&self) -> PathBuf {
         self.folder.path().join("output")
+    }
+
+    /// Where jobs and keys are kept.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// Runs another command of the program with the same configuration, to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
+        command.args(arguments).arg("--config").arg(&self.config).output().context("running a command")
+    }
+
+    /// Waits until an export has ended well.
+    pub(crate) async fn finished(&self, client: &Client, status: &str) -> anyhow::Result<Manifest> {
+        until("the export ends", async || {
+            Ok(match self.poll(client, status).await? {
+                Some(Poll::Complete(manifest)) => Some(manifest),
+                Some(Poll::Running(_) | Poll::Other(..)) | None => None,
+            })
+        })
+        .await
+        .with_context(|| self.log())
     }
 
     /// `VmHWM`: the most memory that it has had at any time since it was started, in bytes.

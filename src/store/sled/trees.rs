@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::job::checkpoint::{FileNo, FileRecord};
-use crate::job::store::{Change, Lease, StoreError};
+use crate::job::store::{Change, Lease, Restored, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
 use crate::store::codec::{self, Record};
@@ -133,6 +133,22 @@ impl Trees {
         record.job.state = JobState::Deleted;
         self.put_job(&mut writes, &record)?;
         Ok((writes, true))
+    }
+
+    pub(super) fn restore(&self, found: Restored) -> Result<Writes, StoreError> {
+        let Restored { job, epoch, plan, files } = found;
+        let (id, mut writes) = (job.id, Writes::default());
+        if self.job_record(id)?.is_some() {
+            return Ok(writes);
+        }
+        self.put_job(&mut writes, &JobRecord { epoch, job })?;
+        if let Some(plan) = plan {
+            put(&self.plans, &mut writes.plans, Record::Plan(id), &plan)?;
+        }
+        for file in &files {
+            put(&self.files, &mut writes.files, Record::File(id, file.no), file)?;
+        }
+        Ok(writes)
     }
 
     pub(super) fn purge(&self, id: JobId) -> Result<Writes, StoreError> {

@@ -72,7 +72,7 @@ pub(crate) fn checkpoint(file: &Path) -> anyhow::Result<Value> {
 }
 
 /// The one file of this name below `folder`.
-pub(crate) fn path_below(folder: &Path, name: &str) -> Option<PathBuf> {
+fn path_below(folder: &Path, name: &str) -> Option<PathBuf> {
     paths_below(folder).ok()?.into_iter().find(|path| path.file_name().is_some_and(|found| found == name))
 }
 
