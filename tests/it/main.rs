@@ -31,6 +31,7 @@ mod random;
 mod raw;
 mod recover;
 mod refusals;
+mod restart;
 mod status;
 mod support;
 mod writer;
