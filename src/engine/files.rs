@@ -155,6 +155,10 @@ impl Files {
         Arc::clone(&self.services.clock)
     }
 
+    pub(super) fn job(&self) -> JobId {
+        self.lease.job
+    }
+
     /// Every slice that an open or a complete file holds.
     pub(super) fn slices(&self) -> impl Iterator<Item = &SliceRecord> + Clone {
         let complete = self.complete.iter().flat_map(FileRecord::slices);

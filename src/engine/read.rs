@@ -160,6 +160,44 @@ impl ReadError {
     }
 }
 
+/// Why a slice is read again.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub(super) enum Again {
+    #[error("a page was too large; smaller ones are asked for")]
+    Smaller,
+    #[error("the server forgot its list of pages")]
+    Expired,
+    #[error("{by} resources that the server counts did not come")]
+    Missing { by: u64 },
+    #[error("{0} resources came that the search excludes")]
+    Elsewhere(u64),
+    #[error("nothing shows yet that all came")]
+    Unproven,
+}
+
+impl Again {
+    /// After a reading that was not accepted, of which `by` are missing as far as is known.
+    pub(super) fn judged(reading: &Reading, by: u64) -> Self {
+        match (by, reading.elsewhere) {
+            (0, 0) => Self::Unproven,
+            (0, elsewhere) => Self::Elsewhere(elsewhere),
+            (by, _) => Self::Missing { by },
+        }
+    }
+
+    /// Tells the operator; the span that a slice is read in says which one it is. Where two readings are needed the
+    /// second one is no news.
+    pub(super) fn tell(self, attempt: u32) {
+        let attempt = attempt + 1;
+        match self {
+            Self::Unproven if attempt == 1 => tracing::debug!(attempt, reason = %self, "a slice is read again"),
+            Self::Smaller | Self::Expired | Self::Missing { .. } | Self::Elsewhere(_) | Self::Unproven => {
+                tracing::info!(attempt, reason = %self, "a slice is read again");
+            }
+        }
+    }
+}
+
 /// Pages running that hold less than was asked for, until that is taken for the most that the server sends.
 const SHORT_PAGES: usize = 4;
 /// Pages that one slice may have before it counts as endless.
@@ -200,6 +238,7 @@ impl Reader {
                     if can_be_cut {
                         return Ok(Read::TooMany { total: before });
                     }
+                    Again::Smaller.tell(attempt);
                     continue;
                 }
                 Err(SearchError::Failing { .. }) => {
@@ -231,7 +270,10 @@ impl Reader {
             let walked = match reader.follow(slice, answer).await {
                 Ok(Some(walked)) => walked,
                 Ok(None) => return Ok(Read::Large),
-                Err(ReadError::Expired) if attempt + 1 < ATTEMPTS => continue,
+                Err(ReadError::Expired) if attempt + 1 < ATTEMPTS => {
+                    Again::Expired.tell(attempt);
+                    continue;
+                }
                 Err(ReadError::Search(SearchError::Failing { .. })) => {
                     match self.one_by_one(slice, can_be_cut, &asks_in_parts, &mut judge, attempt).await? {
                         OneByOne::Read(read) => return Ok(read),
@@ -258,6 +300,7 @@ impl Reader {
                     if let Some(summary) = self.in_spite(&reading, by, attempt) {
                         return accepted(summary);
                     }
+                    Again::judged(&reading, by).tell(attempt);
                 }
                 Verdict::Troubled => {
                     missing = 0;

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::files::{Files, FilesError};
 use super::pool::{Order, Pool};
 use super::progress::Progress;
-use super::read::{Chain, Read, ReadError, Reader, Summary};
+use super::read::{Again, Chain, Read, ReadError, Reader, Summary};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Running;
@@ -142,10 +143,12 @@ impl Worker {
             {
                 let reader = self.reader.clone();
                 let number = self.progress.begin_slice();
-                reading.spawn(async move {
+                let span = self.span(task.slice.resource_type, number);
+                let read = async move {
                     let read = reader.read(&task).await;
                     (task, number, read)
-                });
+                };
+                reading.spawn(read.instrument(span));
             }
             let read = tokio::select! {
                 read = reading.join_next() => read,
@@ -165,7 +168,9 @@ impl Worker {
                 }
                 let Some(slice) = large.pop_front() else { return Ok(()) };
                 let resource_type = slice.resource_type;
-                self.stream(slice).await?;
+                let number = self.progress.begin_slice();
+                let span = self.span(resource_type, number);
+                self.stream(slice, number).instrument(span).await?;
                 pool.release(resource_type);
                 continue;
             };
@@ -195,8 +200,7 @@ impl Worker {
 
     /// Reads a slice of several pages while nothing else is read, and writes it to files of its own, which are
     /// recorded only if it is accepted.
-    async fn stream(&mut self, slice: Slice) -> Result<(), WorkerError> {
-        let number = self.progress.begin_slice();
+    async fn stream(&mut self, slice: Slice, number: u64) -> Result<(), WorkerError> {
         let resource_type = slice.resource_type;
         let mut judge = Judge::default();
         let (mut missing, mut is_troubled) = (0, false);
@@ -206,10 +210,12 @@ impl Worker {
             let verdict = match walked {
                 Ok(Some(reading)) => (judge.judge(&reading, &self.plan.profile), reading),
                 Ok(None) => {
+                    Again::Smaller.tell(attempt);
                     self.files.reject(stage).await?;
                     continue;
                 }
                 Err(StreamError::Read(ReadError::Expired)) if attempt + 1 < ATTEMPTS => {
+                    Again::Expired.tell(attempt);
                     self.files.reject(stage).await?;
                     continue;
                 }
@@ -229,6 +235,7 @@ impl Worker {
                     if let Some(summary) = self.reader.in_spite(&reading, by, attempt) {
                         return Ok(self.files.accept(stage, slice, summary).await?);
                     }
+                    Again::judged(&reading, by).tell(attempt);
                     self.files.reject(stage).await?;
                 }
                 (Verdict::Troubled, reading) => {
@@ -388,8 +395,17 @@ impl Worker {
         if source.is_stopping() {
             return WorkerError::Draining;
         }
-        let strategy = self.plan.types.get(&resource_type).map_or("references", |plan| plan.strategy.name());
-        WorkerError::Slice { resource_type, strategy, slice, source }
+        WorkerError::Slice { resource_type, strategy: self.strategy(resource_type), slice, source }
+    }
+
+    /// Whatever is logged while a slice is read says which one it is: as a failure does, and no parameter's value.
+    fn span(&self, resource_type: ResourceType, slice: u64) -> tracing::Span {
+        let (job, strategy) = (self.files.job(), self.strategy(resource_type));
+        tracing::info_span!("slice", export.job_id = %job, %resource_type, strategy, slice)
+    }
+
+    fn strategy(&self, resource_type: ResourceType) -> &'static str {
+        self.plan.types.get(&resource_type).map_or("references", |plan| plan.strategy.name())
     }
 }
 

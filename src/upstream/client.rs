@@ -366,7 +366,7 @@ impl Upstream {
             if spent + away > after {
                 return Err(gave_up(failure));
             }
-            tracing::debug!(failures, pause_ms = pause.as_millis(), %failure, "a search failed and is tried again");
+            tracing::info!(failures, pause_ms = pause.as_millis(), reason = %failure, "a search failed and is tried again");
             tokio::select! {
                 () = clock.sleep(pause) => {}
                 () = gate.closed() => return Err(gave_up(Failure::Stopping)),

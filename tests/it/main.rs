@@ -31,6 +31,7 @@ mod random;
 mod raw;
 mod recover;
 mod refusals;
+mod rereads;
 mod restart;
 mod status;
 mod support;
