@@ -376,6 +376,7 @@ fn engine_settings(config: &Config) -> EngineSettings {
         output_ttl: config.export.output_ttl,
         most_members: config.export.group_max_members,
         context: config.export.follow_references.iter().filter_map(|name| ResourceType::parse(name)).collect(),
+        preset: upstream.preset.clone(),
         profile: upstream.profile.clone(),
         on_short: config.export.on_short,
         give_up_after: upstream.give_up_after,
@@ -472,7 +473,7 @@ pub(crate) async fn examine(config: &Config) -> anyhow::Result<Examination> {
     let upstream = search_upstream(config, &clock, DOCTOR_PATIENCE, live)?;
     let options = &config.upstream;
     let searches = options.max_concurrent_searches;
-    Ok(doctor::examine(&upstream, &options.profile, options.page_max_resources, searches).await?)
+    Ok(doctor::examine(&upstream, &options.preset, &options.profile, options.page_max_resources, searches).await?)
 }
 
 /// Rebuilds a lost job store from what lies beside the output of `instance`, so that the next start serves it.

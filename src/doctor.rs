@@ -5,7 +5,9 @@ use std::fmt;
 use crate::fhir::capability::{Capability, CapabilityError};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
-use crate::profile::{CountMethod, NextLinks, PageTotal, PatientForm, Profile, ProfileOverrides, TimeFilter};
+use crate::profile::{
+    CountMethod, NextLinks, PageTotal, PatientForm, PresetChoice, PresetName, Profile, ProfileOverrides, TimeFilter,
+};
 use crate::upstream::client::{SearchError, Upstream};
 use crate::upstream::probe::{self, Held};
 
@@ -15,6 +17,7 @@ pub(crate) struct Examination {
     capability: Capability,
     held: Held,
     profile: Profile,
+    preset: Option<PresetName>,
     overrides: ProfileOverrides,
     /// How far the upstream's clock is ahead of ours, in milliseconds, as far as its `Date` tells.
     ahead: Option<i64>,
@@ -34,6 +37,7 @@ pub(crate) enum DoctorError {
 /// Reads the capability statement and runs the probes.
 pub(crate) async fn examine(
     upstream: &Upstream,
+    preset: &PresetChoice,
     overrides: &ProfileOverrides,
     page_resources: u32,
     searches: usize,
@@ -49,8 +53,9 @@ pub(crate) async fn examine(
     let held = held.map_err(|(name, source)| DoctorError::Search(name, source))?;
     let ahead = held.date.map(|Millis(date)| date - asked.0);
     let profile = probe::profile(upstream, method, &held.counts, &types, page_resources).await.map_err(failed)?;
-    let profile = profile.overridden(overrides);
-    Ok(Examination { capability, held, profile, overrides: overrides.clone(), ahead })
+    let preset = preset.of(&capability.software);
+    let profile = profile.known(preset, overrides);
+    Ok(Examination { capability, held, profile, preset, overrides: overrides.clone(), ahead })
 }
 
 /// `Date` has whole seconds, and an answer takes a moment.
@@ -59,10 +64,18 @@ const CLOCK_TOLERANCE_MILLIS: i64 = 3_000;
 impl fmt::Display for Examination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, value: &str, means: &str| writeln!(f, "{name:<14}{value:<16}{means}");
-        let Capability { fhir_version, software, .. } = &self.capability;
+        let Capability { fhir_version, software, version, .. } = &self.capability;
         // It comes from outside, and a terminal may obey it.
-        let software: String = software.chars().filter(|character| !character.is_control()).take(60).collect();
+        let software = format!("{software} {version}");
+        let software: String = software.trim().chars().filter(|character| !character.is_control()).take(60).collect();
         line("software", if software.is_empty() { "unknown" } else { &software }, "")?;
+        match self.preset {
+            Some(name) => {
+                let means = format!("what is known of {} restricts what the probes found", name.preset().title);
+                line("preset", name.as_str(), &means)?;
+            }
+            None => line("preset", "none", "all that is relied on was found by asking")?,
+        }
         let means = if self.capability.has_our_compartments() {
             "all levels can be exported"
         } else {

@@ -33,7 +33,7 @@ use crate::job::{Epoch, Failed, Job, JobId, JobState, Running};
 use crate::output::Output;
 use crate::output::checkpoint::{self, CheckpointKey};
 use crate::plan::OnShort;
-use crate::profile::ProfileOverrides;
+use crate::profile::{PresetChoice, ProfileOverrides};
 use crate::smart::admit::Grant;
 use crate::telemetry::error_chain;
 use crate::upstream::client::Upstream;
@@ -71,6 +71,8 @@ pub(crate) struct EngineSettings {
     pub(crate) output_ttl: Duration,
     pub(crate) most_members: usize,
     pub(crate) context: Vec<ResourceType>,
+    /// Which preset is used.
+    pub(crate) preset: PresetChoice,
     /// What an operator knows better of the upstream than the probes.
     pub(crate) profile: ProfileOverrides,
     pub(crate) on_short: OnShort,
@@ -144,6 +146,7 @@ impl Engine {
             most_members: settings.most_members,
             context: settings.context.clone(),
             page_resources: settings.page_resources,
+            preset: settings.preset.clone(),
             overrides: settings.profile.clone(),
             on_short: settings.on_short,
             profiles: Cache::builder().max_capacity(1).time_to_live(PROFILE_LIFETIME).build(),

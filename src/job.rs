@@ -31,6 +31,9 @@ pub(crate) struct Job {
     pub(crate) request: String,
     /// The base that the upstream said is its own, where it says so.
     pub(crate) advertised_base: Option<String>,
+    /// What the upstream's software calls itself; empty where it does not say.
+    #[serde(default)]
+    pub(crate) software: String,
     pub(crate) created: Millis,
     pub(crate) state: JobState,
 }

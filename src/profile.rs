@@ -1,6 +1,11 @@
 //! Profile: what the server really does, and the strategy that it allows.
 
+mod preset;
+
 use serde::{Deserialize, Serialize};
+
+pub use preset::PresetChoice;
+pub(crate) use preset::PresetName;
 
 /// What was found out about the upstream, by asking it and not by its name. Everything unproven is `false`, `None` or
 /// absent, so that a server that could not be asked is read in the most careful way.
@@ -82,7 +87,7 @@ pub enum PatientForm {
     Typed,
 }
 
-/// Lines of a profile that are known better than by asking: an operator's, or a preset's.
+/// Lines of a profile that an operator knows better than a preset, or than anybody finds out by asking.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProfileOverrides {
@@ -174,8 +179,17 @@ impl Profile {
         }
     }
 
+    /// What holds of this profile before a product of that preset, and then the lines that an operator knows better.
+    pub(crate) fn known(self, preset: Option<PresetName>, overrides: &ProfileOverrides) -> Self {
+        let restricted = match preset {
+            Some(name) => name.preset().restrict(self),
+            None => self,
+        };
+        restricted.overridden(overrides)
+    }
+
     /// This profile with the lines that are known better.
-    pub(crate) fn overridden(mut self, known: &ProfileOverrides) -> Self {
+    fn overridden(mut self, known: &ProfileOverrides) -> Self {
         let ProfileOverrides { last_updated, sort, counts, page_total, links, page_most, patients, or_lists, id_lists } =
             known;
         self.last_updated = last_updated.unwrap_or(self.last_updated);
@@ -203,7 +217,11 @@ mod tests {
             links: Some(NextLinks::Stable),
             ..ProfileOverrides::default()
         };
-        let profile = found.overridden(&known);
+        let profile = found.clone().known(None, &known);
         assert_eq!((profile.counts, profile.sort, profile.links), (None, true, NextLinks::Stable));
+        let epic = PresetName::parse("epic");
+        assert!(epic.is_some());
+        let profile = found.known(epic, &ProfileOverrides { sort: Some(true), ..ProfileOverrides::default() });
+        assert_eq!((profile.counts, profile.sort), (None, true), "an operator goes before a preset");
     }
 }

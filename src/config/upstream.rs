@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{BreakerConfig, Problems, QuietHoursConfig, Section, Size, YieldConfig, seconds, server};
-use crate::profile::ProfileOverrides;
+use crate::profile::{PresetChoice, ProfileOverrides};
 
 /// The FHIR server that is exported.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub struct UpstreamConfig {
     /// How long a search, or the output or the store, may keep failing before the export is given up.
     #[serde(rename = "give_up_after_seconds", default = "give_up_after", with = "seconds")]
     pub give_up_after: Duration,
+    /// What is known of the server by its product: `auto`, `none` or the name of a preset.
+    #[serde(default)]
+    pub preset: PresetChoice,
     /// Lines of the server's profile that are known better than the probes find them; `offtake doctor` prints it.
     #[serde(default)]
     pub profile: ProfileOverrides,

@@ -15,7 +15,7 @@ use crate::fhir::search::{Direction, Prefix, SearchQuery};
 use crate::job::Job;
 use crate::plan::slice::Grid;
 use crate::plan::{Cohort, ExportPlan, Horizon, OnShort, Strategy, TypePlan};
-use crate::profile::{CountMethod, Profile, ProfileOverrides};
+use crate::profile::{CountMethod, PresetChoice, Profile, ProfileOverrides};
 use crate::upstream::client::{Room, SearchError, Upstream};
 use crate::upstream::group::{self, GroupError};
 use crate::upstream::probe::{self, PatientProbeError};
@@ -29,6 +29,7 @@ pub(super) struct Planner {
     pub(super) most_members: usize,
     pub(super) context: Vec<ResourceType>,
     pub(super) page_resources: u32,
+    pub(super) preset: PresetChoice,
     /// Lines of the profile that an operator knows better.
     pub(super) overrides: ProfileOverrides,
     pub(super) on_short: OnShort,
@@ -101,7 +102,7 @@ impl Planner {
             let found = self.patients(members, &held, types, profile.counts).await?;
             (profile.patients, profile.or_lists) = (found.form, found.or_lists);
         }
-        let profile = profile.overridden(&self.overrides);
+        let profile = profile.known(self.preset.of(&job.software), &self.overrides);
         let kickoff = &job.kickoff;
         if !profile.filters_by_time() && (kickoff.since.is_some() || kickoff.until.is_some()) {
             return Err(PlanError::NoTimeFilter);

@@ -10,8 +10,10 @@ use super::resource_type::ResourceType;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Capability {
     pub(crate) fhir_version: String,
-    /// Name and version of the server's software, as it calls itself.
+    /// The name of the server's software, as it calls itself.
     pub(crate) software: String,
+    /// Its version.
+    pub(crate) version: String,
     /// `implementation.url`: the base that the server writes into links and references.
     pub(crate) base: Option<String>,
     types: BTreeMap<ResourceType, Interactions>,
@@ -47,8 +49,8 @@ impl Capability {
         }
         let base = statement.implementation.and_then(|own| own.url).filter(|url| url.starts_with("http"));
         let Software { name, version } = statement.software.unwrap_or_default();
-        let software = format!("{} {}", name.unwrap_or_default(), version.unwrap_or_default()).trim().to_owned();
-        Ok(Self { fhir_version: statement.fhir_version.unwrap_or_default(), software, base, types })
+        let (software, version) = (name.unwrap_or_default().trim().to_owned(), version.unwrap_or_default());
+        Ok(Self { fhir_version: statement.fhir_version.unwrap_or_default(), software, version, base, types })
     }
 
     /// Whether the server speaks a version of FHIR whose Patient compartment is ours: R4 or R4B. One that does not say

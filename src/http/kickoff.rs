@@ -48,7 +48,7 @@ where
         let now = edge.upstream.now();
         Kickoff::parse(level, &head.method, head.uri.query(), &headers, &sent, now.into())?
     };
-    let (types, advertised_base) = tokio::select! {
+    let Resolved { types, advertised_base, software } = tokio::select! {
         resolved = resolve(edge, &kickoff, &places) => resolved?,
         () = edge.clock.sleep(UPSTREAM_PATIENCE) => {
             return Err(Problem::unavailable("the FHIR server behind this one does not answer at the moment"));
@@ -58,7 +58,7 @@ where
     let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let id = JobId::new(clock::random().map_err(|_| Problem::unavailable("the system has no randomness to give"))?);
     let request = edge.links.public_url(path);
-    let job = Job { id, kickoff, types, request, advertised_base, created: now, state: JobState::Accepted };
+    let job = Job { id, kickoff, types, request, advertised_base, software, created: now, state: JobState::Accepted };
     engine.submit(job).await?;
     tracing::info!(export.job_id = %id, "an export was accepted");
     let answer = Response::builder()
@@ -68,13 +68,18 @@ where
     Ok(answer.body(body::empty()).expect("the status URL is made of URL characters"))
 }
 
-/// What the upstream has to say of a request: the types that there are to export, whether there is the Group, and under
-/// which base it knows itself.
-async fn resolve(
-    edge: &Edge,
-    kickoff: &Kickoff,
-    places: &Places,
-) -> Result<(Vec<ResourceType>, Option<String>), Problem> {
+/// What the upstream has to say of a request.
+struct Resolved {
+    /// The types that there are to export.
+    types: Vec<ResourceType>,
+    /// The base under which it knows itself.
+    advertised_base: Option<String>,
+    /// What its software calls itself.
+    software: String,
+}
+
+/// Asks for it, and whether there is the Group.
+async fn resolve(edge: &Edge, kickoff: &Kickoff, places: &Places) -> Result<Resolved, Problem> {
     let capability = edge.capability().await?;
     if let Some(base) = &capability.base {
         edge.upstream.advertise(base);
@@ -87,7 +92,7 @@ async fn resolve(
         // Read again when the plan is made; here only so that a Group that is not there is refused at once.
         group::members(&edge.upstream, id, edge.most_members, clock::now(&*edge.clock)).await?;
     }
-    Ok((types, capability.base.clone()))
+    Ok(Resolved { types, advertised_base: capability.base.clone(), software: capability.software.clone() })
 }
 
 async fn place(edge: &Edge) -> Result<SemaphorePermit<'_>, Problem> {

@@ -205,6 +205,7 @@ pub(super) fn job(number: u8) -> Job {
         types: vec![ResourceType::PATIENT],
         request: format!("https://fhir.example/$export?number={number}"),
         advertised_base: None,
+        software: String::new(),
         created: Millis(1_764_000_000_000),
         state: JobState::Accepted,
     }

@@ -41,6 +41,7 @@ async fn a_good_server_is_described_as_it_is() {
     let found = lines(settings, "").await;
     for (name, value) in [
         ("software", "sample upstream"),
+        ("preset", "none"),
         ("FHIR", "4.0.1"),
         ("clock", "agrees"),
         ("_lastUpdated", "millisecond"),
@@ -79,4 +80,39 @@ async fn what_a_server_does_not_do_is_not_relied_on() {
     }
     let overridden = lines(settings, ", profile: { links: stable }").await;
     assert!(overridden.contains(&("next links".to_owned(), "stable".to_owned())), "{overridden:?}");
+}
+
+/// A preset is taken by the name that the server gives itself, or by the one in the configuration; it takes away from
+/// what the probes found, and the configuration goes before it.
+#[tokio::test]
+async fn a_preset_restricts_what_was_found() {
+    let settings = Settings { total: Total::Exact, software: "Epic".to_owned(), ..Settings::default() };
+    let says = |found: &[(String, String)], name: &str, value: &str| {
+        assert!(found.contains(&(name.to_owned(), value.to_owned())), "{name} {value} in {found:?}");
+    };
+    let epic = lines(settings.clone(), "").await;
+    for (name, value) in [
+        ("preset", "epic"),
+        ("_lastUpdated", "none"),
+        ("_sort", "unproven"),
+        ("counts", "none"),
+        ("id lists", "proven"),
+    ] {
+        says(&epic, name, value);
+    }
+    let overridden = lines(settings.clone(), ", profile: { sort: true }").await;
+    says(&overridden, "_sort", "obeyed");
+    says(&overridden, "counts", "none");
+    let without = lines(settings.clone(), ", preset: none").await;
+    says(&without, "preset", "none");
+    says(&without, "counts", "summary");
+    let named = lines(settings, ", preset: healthlake").await;
+    for (name, value) in
+        [("preset", "healthlake"), ("_lastUpdated", "second"), ("counts", "summary"), ("page size", "100")]
+    {
+        says(&named, name, value);
+    }
+    let refused = examined(Settings::default(), ", preset: epik").await;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("neither auto nor none nor one of aidbox, azure"), "{said}");
 }

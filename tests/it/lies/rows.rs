@@ -119,6 +119,12 @@ fn totals_and_pages() -> Vec<Row> {
             SYSTEM,
             Complete("reread"),
         ),
+        row(
+            "a server that calls itself what is known not to count",
+            Settings { software: "Medplum".to_owned(), ..Settings::default() },
+            SYSTEM,
+            Complete("reread"),
+        ),
         row("lists that expire at once", lying(snapshot(0)), SYSTEM, Complete("counted")),
         Row {
             patients: 12,

@@ -10,6 +10,8 @@ use crate::lies::Lies;
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each habit is there or not, whatever the others are")]
 pub struct Settings {
+    /// What the server's software calls itself.
+    pub software: String,
     /// How later pages of a search are reached.
     pub paging: Paging,
     /// What `Bundle.total` says on ordinary pages.
@@ -61,6 +63,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            software: "sample upstream".to_owned(),
             paging: Paging::Snapshot,
             total: Total::WhenComplete,
             counts: true,
