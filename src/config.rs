@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::plan::OnShort;
 pub use crate::profile::{
-    CountMethod, NextLinks, NoneWord, OrNone, PageTotal, PatientForm, PresetChoice, ProfileOverrides, TimeFilter,
+    CountMethod, NextLinks, NoneWord, OrNone, PageTotal, PatientForm, PresetChoice, ProfileOverrides, Searches,
+    TimeFilter,
 };
 pub use care::{
     BreakerConfig, NotATime, QuietHoursConfig, QuietWindowConfig, TimeOfDay, UtcOffset, Weekday, YieldConfig,

@@ -44,7 +44,10 @@ pub(crate) async fn examine(
 ) -> Result<Examination, DoctorError> {
     let statement = upstream.metadata().await.map_err(DoctorError::Metadata)?;
     let capability = Capability::parse(&statement).map_err(DoctorError::Capability)?;
-    let types: Vec<_> = capability.searchable().into_iter().collect();
+    let preset = preset.of(&capability.software);
+    let given = Profile::default().known(preset, overrides);
+    let by_type = |name: &ResourceType| !given.patient_required || !name.is_read_by_patient();
+    let types: Vec<_> = capability.searchable().into_iter().filter(by_type).collect();
     let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
     let failed = |source| DoctorError::Search(first, source);
     let method = probe::count_method(upstream, &types).await.map_err(failed)?;
@@ -53,7 +56,6 @@ pub(crate) async fn examine(
     let held = held.map_err(|(name, source)| DoctorError::Search(name, source))?;
     let ahead = held.date.map(|Millis(date)| date - asked.0);
     let profile = probe::profile(upstream, method, &held.counts, &types, page_resources).await.map_err(failed)?;
-    let preset = preset.of(&capability.software);
     let profile = profile.known(preset, overrides);
     Ok(Examination { capability, held, profile, preset, overrides: overrides.clone(), ahead })
 }
@@ -87,7 +89,12 @@ impl fmt::Display for Examination {
         let searchable = self.held.counts.len() + self.held.refused.len();
         line("types", &searchable.to_string(), &format!("can be searched; {occupied} hold {all} resources together"))?;
         for (name, _) in &self.held.refused {
-            line("", name.as_str(), "is refused although the capability statement lists it: none would be exported")?;
+            let means = if name.is_read_by_patient() {
+                "is refused without a patient: exports try it patient by patient"
+            } else {
+                "is refused although the capability statement lists it: none would be exported"
+            };
+            line("", name.as_str(), means)?;
         }
         match self.ahead {
             Some(ahead) if ahead.abs() > CLOCK_TOLERANCE_MILLIS => {
@@ -107,8 +114,8 @@ impl fmt::Display for Examination {
 
 impl Examination {
     fn lines(&self, line: &mut impl FnMut(&str, &str, &str) -> fmt::Result) -> fmt::Result {
-        let Profile { last_updated, sort, counts, page_total, links, page_most, patients, or_lists: _, id_lists } =
-            &self.profile;
+        let Profile { last_updated, sort, counts, page_total, links, page_most, patients, .. } = &self.profile;
+        let Profile { or_lists: _, id_lists, patient_required, searches, .. } = &self.profile;
         let (value, means) = match last_updated {
             TimeFilter::Millisecond => ("millisecond", "types are read in windows of time, many at once"),
             TimeFilter::Second => ("second", "types are read in windows of whole seconds, many at once"),
@@ -146,6 +153,14 @@ impl Examination {
             PatientForm::Typed => "typed",
         };
         line("patients", form, "how searches name a patient; tried again for each Group export")?;
+        if *patient_required {
+            line("", "required", "what belongs to patients is read patient by patient, at every level")?;
+        }
+        for (name, count) in searches.types() {
+            let means =
+                format!("is read by {count} searches for each patient; unproven, unless the server counts without");
+            line("", name.as_str(), &means)?;
+        }
         line(
             "id lists",
             if *id_lists { "proven" } else { "unproven" },

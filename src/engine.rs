@@ -367,8 +367,11 @@ impl Inner {
                 if let Some(base) = &job.advertised_base {
                     self.upstream.advertise(base);
                 }
-                let planned =
-                    self.drain.run_until_cancelled(self.planner.plan(&job)).await.ok_or(RunError::Draining)??;
+                let planned = self
+                    .drain
+                    .run_until_cancelled(Box::pin(self.planner.plan(&job)))
+                    .await
+                    .ok_or(RunError::Draining)??;
                 let Planned { plan, refused, left_out } = planned;
                 let running = Running { refused, members_left_out: left_out, ..Running::default() };
                 let state = JobState::Running(running.clone());
@@ -403,7 +406,7 @@ impl Inner {
             drain: self.drain.clone(),
             progress: Arc::clone(progress),
         };
-        worker.read_all().await?;
+        Box::pin(worker.read_all()).await?;
         progress.finish();
         worker.finish(&job, self.settings.output_ttl, &*self.services.clock).await?;
         tracing::info!(export.job_id = %id, "an export is complete");
@@ -511,7 +514,8 @@ impl From<PlanError> for RunError {
         }
         let code = match &error {
             PlanError::Search { .. } | PlanError::Group(_) | PlanError::Patients(_) => IssueType::Processing,
-            PlanError::NoTimeFilter => IssueType::NotSupported,
+            PlanError::Listing(_) => IssueType::Processing,
+            PlanError::NoTimeFilter | PlanError::NobodyListed => IssueType::NotSupported,
         };
         Self::GivenUp { code, text: error_chain(&error) }
     }

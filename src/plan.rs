@@ -4,13 +4,13 @@
 pub(crate) mod cohort;
 pub(crate) mod slice;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::fhir::datatypes::{Id, Instant, Millis};
 use crate::fhir::resource_type::ResourceType;
-use crate::profile::Profile;
+use crate::profile::{Narrowing, Profile};
 use slice::{Phase, Scope, Slice, Window};
 
 /// The whole of what one export is to read.
@@ -21,6 +21,9 @@ pub(crate) struct ExportPlan {
     pub(crate) profile: Profile,
     pub(crate) types: BTreeMap<ResourceType, TypePlan>,
     pub(crate) cohort: Cohort,
+    /// Whom to ask for at System and Patient level where a search has to name a patient.
+    #[serde(default)]
+    pub(crate) listed: Listed,
     /// Types that are read by reference only: what exported resources refer to.
     pub(crate) context: Vec<ResourceType>,
     pub(crate) on_short: OnShort,
@@ -47,6 +50,21 @@ pub(crate) struct TypePlan {
     pub(crate) baseline: Option<u64>,
     /// The oldest `lastUpdated` seen then; a hint for cutting, nothing rests on it.
     pub(crate) oldest: Option<Millis>,
+    /// What the proof of this type would have to take for granted.
+    #[serde(default)]
+    pub(crate) assumed: BTreeSet<Assumption>,
+}
+
+/// Why what came of a type may not be all of it, whatever the counts of its slices say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Assumption {
+    /// Nothing was there to show that its searches by patient find what they should. It holds until something comes.
+    NoWitness,
+    /// The server refuses some of the ways in which its resources belong to a patient.
+    RefusedLinks,
+    /// All was asked for, and only what belongs to a patient can be found.
+    OutsideCompartment,
 }
 
 /// The way to a type's resources, from best to last.
@@ -55,8 +73,13 @@ pub(crate) struct TypePlan {
 pub(crate) enum Strategy {
     /// Windows of `_lastUpdated`, each cut to fit one page.
     Windows,
-    /// Batches of patients, once by each linking parameter.
-    Patients { links: Vec<Box<str>> },
+    /// Batches of patients, once by each linking parameter. Where `searches` are given, each batch is what they find
+    /// together; none of them means that a patient is enough.
+    Patients {
+        links: Vec<Box<str>>,
+        #[serde(default)]
+        searches: Vec<Narrowing>,
+    },
     /// The whole type by its next links.
     Chain,
 }
@@ -89,6 +112,18 @@ pub(crate) enum Cohort {
     AllPatients,
     /// Group level: what lies in the compartments of these, sorted.
     Members(Vec<Id>),
+}
+
+/// Patients of an export that is for no Group, sorted.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Listed(pub(crate) Vec<Id>);
+
+impl std::fmt::Debug for Listed {
+    /// They are patient data: their number is enough.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Listed({})", self.0.len())
+    }
 }
 
 impl std::fmt::Debug for Cohort {
@@ -173,6 +208,27 @@ impl Horizon {
 }
 
 impl ExportPlan {
+    /// Whom searches by patient ask for.
+    pub(crate) fn patients(&self) -> &[Id] {
+        match &self.cohort {
+            Cohort::Members(members) => members,
+            Cohort::Everything | Cohort::AllPatients => &self.listed.0,
+        }
+    }
+
+    /// What the searches of a slice have to ask for beside its patients; empty if that is enough.
+    pub(crate) fn searches(&self, slice: &Slice) -> &[Narrowing] {
+        let by_patient = match &slice.scope {
+            // A patient is found by its id, which is all that can be asked for beside it.
+            Scope::Patients { link, .. } => &**link != "_id",
+            Scope::Window(_) | Scope::Ids { .. } => false,
+        };
+        match self.types.get(&slice.resource_type).map(|plan| &plan.strategy) {
+            Some(Strategy::Patients { searches, .. }) if by_patient => searches,
+            Some(Strategy::Patients { .. } | Strategy::Windows | Strategy::Chain) | None => &[],
+        }
+    }
+
     /// The slices of one phase for one type, before any has been read.
     pub(crate) fn slices(&self, phase: Phase, resource_type: ResourceType) -> Vec<Slice> {
         let Some(plan) = self.types.get(&resource_type) else { return Vec::new() };
@@ -188,8 +244,7 @@ impl ExportPlan {
             (_, Phase::Sweep(_)) if !self.profile.filters_by_time() => Vec::new(),
             // Batches and chains need no bound above: they are read once, and the sweep looks for what moved.
             (Strategy::Patients { .. } | Strategy::Chain, Phase::Old | Phase::Gap) => Vec::new(),
-            (Strategy::Patients { links }, Phase::Young | Phase::Sweep(_)) => {
-                let Cohort::Members(members) = &self.cohort else { return Vec::new() };
+            (Strategy::Patients { links, .. }, Phase::Young | Phase::Sweep(_)) => {
                 let from = if phase == Phase::Young {
                     self.horizon.since.map(|since| self.horizon.floor(since))
                 } else {
@@ -197,7 +252,7 @@ impl ExportPlan {
                 };
                 let scopes = links.iter().flat_map(|link| {
                     let lists = if &**link == "_id" { self.profile.id_lists } else { self.profile.or_lists };
-                    let batches = cohort::batches(members, lists).into_iter();
+                    let batches = cohort::batches(self.patients(), lists).into_iter();
                     batches.map(move |members| Scope::Patients { link: link.clone(), members, from })
                 });
                 scopes.map(|scope| Slice { phase, resource_type, scope }).collect()

@@ -1,15 +1,19 @@
 //! Profile: what the server really does, and the strategy that it allows.
 
 mod preset;
+mod searches;
 
 use serde::{Deserialize, Serialize};
 
 pub use preset::PresetChoice;
 pub(crate) use preset::PresetName;
+pub(crate) use searches::Narrowing;
+pub use searches::Searches;
 
 /// What was found out about the upstream, by asking it and not by its name. Everything unproven is `false`, `None` or
 /// absent, so that a server that could not be asked is read in the most careful way.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each was found or not, whatever the others are")]
 pub(crate) struct Profile {
     /// How finely `_lastUpdated` filters, if it does.
     pub(crate) last_updated: TimeFilter,
@@ -28,6 +32,12 @@ pub(crate) struct Profile {
     pub(crate) or_lists: bool,
     /// Several ids in one search find all of them.
     pub(crate) id_lists: bool,
+    /// What lies in the Patient compartment can be searched with a patient only. No probe says so beforehand.
+    #[serde(default)]
+    pub(crate) patient_required: bool,
+    /// What has to be asked for beside the patient.
+    #[serde(default)]
+    pub(crate) searches: Searches,
 }
 
 /// How finely a server tells times apart. A window was found to hold what it should at both its edges.
@@ -77,7 +87,7 @@ pub enum PageTotal {
 }
 
 /// How a search has to name a patient to find anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PatientForm {
     /// By the id alone, as most servers take it.
@@ -118,6 +128,13 @@ pub struct ProfileOverrides {
     /// Whether one search may name several ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id_lists: Option<bool>,
+    /// Whether what lies in the Patient compartment can be searched with a patient only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patient_required: Option<bool>,
+    /// What has to be asked for beside the patient, by type: `Observation: [category=vital-signs, category=laboratory]`.
+    /// An empty list says that a patient is enough.
+    #[serde(skip_serializing_if = "Searches::is_empty")]
+    pub searches: Searches,
 }
 
 /// A value, or the word `none`.
@@ -190,8 +207,8 @@ impl Profile {
 
     /// This profile with the lines that are known better.
     fn overridden(mut self, known: &ProfileOverrides) -> Self {
-        let ProfileOverrides { last_updated, sort, counts, page_total, links, page_most, patients, or_lists, id_lists } =
-            known;
+        let ProfileOverrides { last_updated, sort, counts, page_total, links, page_most, patients, .. } = known;
+        let ProfileOverrides { or_lists, id_lists, patient_required, searches, .. } = known;
         self.last_updated = last_updated.unwrap_or(self.last_updated);
         self.sort = sort.unwrap_or(self.sort);
         self.counts = counts.map_or(self.counts, OrNone::into_option);
@@ -201,6 +218,8 @@ impl Profile {
         self.patients = patients.unwrap_or(self.patients);
         self.or_lists = or_lists.unwrap_or(self.or_lists);
         self.id_lists = id_lists.unwrap_or(self.id_lists);
+        self.patient_required = patient_required.unwrap_or(self.patient_required);
+        self.searches = self.searches.overridden(searches);
         self
     }
 }

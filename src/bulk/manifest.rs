@@ -144,12 +144,42 @@ impl OutcomeLine {
         Self::of(&[issue(IssueSeverity::Warning, IssueType::NotFound, text)])
     }
 
+    /// Types that only searches by patient could find, and of which none was found.
+    pub(crate) fn without_witness(names: &[ResourceType]) -> Self {
+        let text = "searches by patient found none of these, and nothing was there to show that they would";
+        Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
+    }
+
+    /// Types of which the server refuses some of the ways in which they belong to a patient.
+    pub(crate) fn refused_links(names: &[ResourceType]) -> Self {
+        let text = "the server refuses to search these by each way in which they can belong to a patient; what only a \
+                    refused one would find is not in this export";
+        Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
+    }
+
+    /// Types that can be searched by patient only, although all was asked for.
+    pub(crate) fn outside_compartment(names: &[ResourceType]) -> Self {
+        let text =
+            "the server lets these be searched by patient only; what belongs to no patient is not in this export";
+        Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
+    }
+
+    /// Types that are read by narrower searches than a patient's, of which nothing shows that they find everything.
+    pub(crate) fn narrowed(names: &[ResourceType]) -> Self {
+        let text = "these were read by the searches that upstream.profile.searches or a preset names, and nothing shows \
+                    that they find everything";
+        Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
+    }
+
     /// Types of which the server does not tell what was deleted.
     pub(crate) fn untold_deletions(names: &[ResourceType]) -> Self {
+        let text = "what was deleted is not listed, as the server keeps no history to tell it";
+        Self::about(names, IssueSeverity::Warning, IssueType::NotSupported, text)
+    }
+
+    fn about(names: &[ResourceType], severity: IssueSeverity, code: IssueType, text: &str) -> Self {
         let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
-        let text =
-            format!("what was deleted is not listed, as the server keeps no history to tell it: {}", names.join(", "));
-        Self::of(&[issue(IssueSeverity::Warning, IssueType::NotSupported, &text)])
+        Self::of(&[issue(severity, code, &format!("{text}: {}", names.join(", ")))])
     }
 
     /// Deletions that the export may not tell of: one statement, without counts (SEC-26, SEC-27).
@@ -301,6 +331,10 @@ mod tests {
             OutcomeLine::upstream(&said, 2),
             OutcomeLine::short(ResourceType::PATIENT, 3),
             OutcomeLine::untold_deletions(&[ResourceType::PATIENT]),
+            OutcomeLine::without_witness(&[ResourceType::PATIENT]),
+            OutcomeLine::refused_links(&[ResourceType::PATIENT]),
+            OutcomeLine::outside_compartment(&[ResourceType::PATIENT]),
+            OutcomeLine::narrowed(&[ResourceType::PATIENT]),
             OutcomeLine::withheld_deletions(),
             OutcomeLine::members_left_out(),
         ] {

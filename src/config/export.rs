@@ -19,7 +19,7 @@ pub struct ExportConfig {
     pub max_running_jobs: usize,
     /// Exports waiting for their turn; a further kick-off is answered with 429.
     pub max_waiting_jobs: usize,
-    /// Members of a Group at most.
+    /// Members of a Group at most; and patients of a server whose data can be searched by patient only.
     pub group_max_members: usize,
     /// Types outside of the Patient compartment that come along at Patient and Group level if an exported resource
     /// refers to them.

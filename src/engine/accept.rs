@@ -2,7 +2,7 @@
 
 use crate::bulk::manifest::Method;
 use crate::job::index::IdHash;
-use crate::profile::Profile;
+use crate::profile::{Narrowing, Profile};
 
 /// Readings of one slice before it counts as short.
 pub(super) const ATTEMPTS: u32 = 14;
@@ -41,6 +41,8 @@ pub(super) struct Reading {
     pub(super) total: Option<u64>,
     /// A separate count, taken before the first page.
     pub(super) counted_before: Option<u64>,
+    /// Of several searches that make up the slice: resources that one of them counted and did not bring.
+    pub(super) missing: u64,
 }
 
 /// What is to be done with a reading.
@@ -70,9 +72,18 @@ pub(super) struct Judge {
     elsewhere: u32,
     /// A page that should carry its total did not: from now on a separate count is taken.
     pub(super) needs_count: bool,
+    /// The slice is what narrower searches find together, and whether they find all of it is another question.
+    is_union: bool,
 }
 
 impl Judge {
+    /// The judge of a slice that is read by these searches; none of them means by one that asks for all of it.
+    pub(super) fn of(searches: &[Narrowing]) -> Self {
+        let is_union = !searches.is_empty();
+        // The total of no page speaks of the whole.
+        Self { is_union, needs_count: is_union, ..Self::default() }
+    }
+
     /// Whether the next reading wants a count taken before it.
     pub(super) fn wants_count(&self, profile: &Profile) -> bool {
         profile.counts.is_some() && (self.needs_count || !profile.page_proves_itself())
@@ -98,15 +109,15 @@ impl Judge {
             let by = reading
                 .counted_before
                 .filter(|_| profile.counts.is_some())
-                .map_or(0, |counted| counted.saturating_sub(distinct));
+                .map_or(0, |counted| counted.saturating_sub(distinct))
+                .max(reading.missing);
             if by > 0 {
                 return Verdict::Again { by };
             }
-            return if same {
-                Verdict::Accept { method: Method::Reread, expected: distinct }
-            } else {
-                Verdict::Again { by: 0 }
-            };
+            // What no search of a union finds comes in no reading of it.
+            let is_unknown = self.is_union && (reading.counted_before.is_none() || profile.counts.is_none());
+            let method = if is_unknown { Method::Unproven } else { Method::Reread };
+            return if same { Verdict::Accept { method, expected: distinct } } else { Verdict::Again { by: 0 } };
         };
         let stayed = distinct - reading.moved.min(distinct);
         if counted < stayed {
@@ -117,8 +128,9 @@ impl Judge {
             }
             return Verdict::Again { by: 0 };
         }
-        if counted > distinct {
-            return Verdict::Again { by: counted - distinct };
+        let by = counted.saturating_sub(distinct).max(reading.missing);
+        if by > 0 {
+            return Verdict::Again { by };
         }
         Verdict::Accept { method: Method::Counted, expected: counted }
     }
@@ -205,6 +217,31 @@ mod tests {
         let mut judge = Judge::default();
         assert_eq!(judge.judge(&reading(&["a"], Some(1), None), &profile), Verdict::Again { by: 0 });
         assert_eq!(judge.judge(&reading(&["a"], Some(1), None), &profile), REREAD(1));
+    }
+
+    /// Each search of a union may be complete, and still a resource that none of them finds is missing.
+    #[test]
+    fn a_union_is_counted_only_by_the_number_of_the_whole() {
+        let union = |ids, whole| reading(ids, None, whole);
+        let searches = ["category=a", "category=b"].map(|text| serde_json::from_value(text.into()).expect("a search"));
+        let mut judge = Judge::of(&searches);
+        assert!(judge.wants_count(&exact()));
+        assert_eq!(judge.judge(&union(&["a", "b"], Some(3)), &exact()), Verdict::Again { by: 1 });
+        assert_eq!(judge.judge(&union(&["a", "b", "c"], Some(3)), &exact()), COUNTED(3));
+        let mut judge = Judge::of(&searches);
+        assert_eq!(judge.judge(&union(&["a", "b"], None), &exact()), Verdict::Again { by: 0 });
+        let unproven = Verdict::Accept { method: Method::Unproven, expected: 2 };
+        assert_eq!(judge.judge(&union(&["a", "b"], None), &exact()), unproven);
+        let lacking = Reading { missing: 1, ..union(&["a", "b"], None) };
+        let mut judge = Judge::of(&searches);
+        for _ in 0..3 {
+            assert_eq!(judge.judge(&lacking, &exact()), Verdict::Again { by: 1 }, "one search lacks one each time");
+        }
+        let uncounted = Profile { counts: None, page_total: None, ..exact() };
+        let mut judge = Judge::of(&searches);
+        assert_eq!(judge.judge(&union(&["a"], Some(1)), &uncounted), Verdict::Again { by: 0 });
+        let unproven = Verdict::Accept { method: Method::Unproven, expected: 1 };
+        assert_eq!(judge.judge(&union(&["a"], Some(1)), &uncounted), unproven, "its counts are not exact");
     }
 
     #[test]

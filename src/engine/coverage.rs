@@ -123,7 +123,10 @@ impl Worker {
         let until = self.plan.horizon.windows_until;
         let types: Vec<_> = quiet.into_iter().collect();
         let sweep_from = Millis(until.0.saturating_sub(self.plan.horizon.lag_millis));
-        let by_patients = self.types_by(|strategy| matches!(strategy, Strategy::Patients { .. }));
+        // Those that cannot be counted without a patient are swept.
+        let counted = |name: &ResourceType| self.plan.types.get(name).is_some_and(|plan| plan.baseline.is_some());
+        let mut by_patients = self.types_by(|strategy| matches!(strategy, Strategy::Patients { .. }));
+        by_patients.retain(counted);
         let asked: Vec<_> =
             types.iter().map(|name| (*name, until)).chain(by_patients.iter().map(|name| (*name, sweep_from))).collect();
         let after = self

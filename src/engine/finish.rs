@@ -9,6 +9,7 @@ use crate::clock::{self, Clock};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::FileContent;
 use crate::job::{Complete, Job, JobState};
+use crate::plan::{Assumption, Strategy};
 use crate::smart::admit::Grant;
 
 impl Worker {
@@ -29,6 +30,7 @@ impl Worker {
         }
         let mut lines = vec![OutcomeLine::proof(&proof)];
         lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
+        lines.extend(self.unproven(&proof));
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
         let short = short.into_iter().filter(|(_, short)| *short > 0);
         lines.extend(short.map(|(name, short)| OutcomeLine::short(name, short)));
@@ -82,6 +84,50 @@ impl Worker {
             sum.reread += u64::from(record.reread);
             sum.short = sum.short.saturating_add(record.short);
         }
+        for (name, sum) in &mut proof {
+            if self.assumed(*name, sum).next().is_some() {
+                sum.method = Method::Unproven;
+            }
+        }
         proof
+    }
+
+    /// What the proof of a type takes for granted.
+    fn assumed(&self, name: ResourceType, proof: &TypeProof) -> impl Iterator<Item = Assumption> {
+        let assumed = self.plan.types.get(&name).into_iter().flat_map(|plan| plan.assumed.iter().copied());
+        // A resource that was found by its patient is a witness, however late it came.
+        let found = proof.received > 0;
+        assumed.filter(move |assumption| match assumption {
+            Assumption::NoWitness => !found,
+            Assumption::RefusedLinks | Assumption::OutsideCompartment => true,
+        })
+    }
+
+    /// Why types are unproven, one line for each reason.
+    fn unproven(&self, proof: &BTreeMap<ResourceType, TypeProof>) -> Vec<OutcomeLine> {
+        let mut reasons: BTreeMap<Assumption, Vec<ResourceType>> = BTreeMap::new();
+        let mut narrowed = Vec::new();
+        for (name, proof) in proof {
+            for assumption in self.assumed(*name, proof) {
+                reasons.entry(assumption).or_default().push(*name);
+            }
+            let strategy = self.plan.types.get(name).map(|plan| &plan.strategy);
+            let is_narrowed = matches!(strategy, Some(Strategy::Patients { searches, .. }) if !searches.is_empty());
+            if is_narrowed && proof.method == Method::Unproven {
+                narrowed.push(*name);
+            }
+        }
+        let mut lines: Vec<_> = reasons
+            .iter()
+            .map(|(assumption, names)| match assumption {
+                Assumption::NoWitness => OutcomeLine::without_witness(names),
+                Assumption::RefusedLinks => OutcomeLine::refused_links(names),
+                Assumption::OutsideCompartment => OutcomeLine::outside_compartment(names),
+            })
+            .collect();
+        if !narrowed.is_empty() {
+            lines.push(OutcomeLine::narrowed(&narrowed));
+        }
+        lines
     }
 }

@@ -56,6 +56,10 @@ impl Reader {
             return Ok(OneByOne::Read(Read::InHalves));
         }
         let Some(counted) = counted else { return Ok(OneByOne::Impossible) };
+        // Narrower searches are read as they are: nothing says that what is listed without them may be asked for so.
+        if !self.plan.searches(slice).is_empty() {
+            return Ok(OneByOne::Impossible);
+        }
         let Some(isolated) = asks_in_parts.isolate(slice, counted).await? else { return Ok(OneByOne::Impossible) };
         let Isolated { resources, unreadable, reading, issues, reservation } = isolated;
         let Verdict::Accept { method, expected } = judge.judge(&reading, &self.plan.profile) else {

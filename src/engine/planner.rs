@@ -1,6 +1,6 @@
 //! Makes the plan of a job: asks the upstream what it holds, how it behaves and what time it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -14,11 +14,11 @@ use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, Prefix, SearchQuery};
 use crate::job::Job;
 use crate::plan::slice::Grid;
-use crate::plan::{Cohort, ExportPlan, Horizon, OnShort, Strategy, TypePlan};
-use crate::profile::{CountMethod, PresetChoice, Profile, ProfileOverrides};
+use crate::plan::{Assumption, Cohort, ExportPlan, Horizon, Listed, OnShort, Strategy, TypePlan};
+use crate::profile::{CountMethod, PresetChoice, Profile, ProfileOverrides, Searches};
 use crate::upstream::client::{Room, SearchError, Upstream};
 use crate::upstream::group::{self, GroupError};
-use crate::upstream::probe::{self, PatientProbeError};
+use crate::upstream::probe::{self, ListError, PatientProbeError, Reached, Way};
 
 /// What planning needs to know beside the job.
 #[derive(Debug, Clone)]
@@ -46,6 +46,27 @@ pub(super) struct Planned {
     pub(super) left_out: bool,
 }
 
+/// What came of asking for each type of a job.
+#[derive(Debug)]
+struct Survey {
+    /// Those that are answered without a patient, and Patient where it tells of the server.
+    types: Vec<ResourceType>,
+    method: Option<CountMethod>,
+    /// How many there are of each, where the server counts.
+    held: BTreeMap<ResourceType, u64>,
+    date: Option<Millis>,
+    refused: Vec<(ResourceType, Vec<Issue>)>,
+    /// Those that may be answered if a patient is named, and what was said without one.
+    alone: Vec<(ResourceType, Vec<Issue>)>,
+}
+
+impl Survey {
+    /// The type that errors of questions about all of them name.
+    fn first(&self) -> ResourceType {
+        self.types.first().copied().unwrap_or(ResourceType::PATIENT)
+    }
+}
+
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PlanError {
@@ -59,6 +80,13 @@ pub(super) enum PlanError {
     Group(#[from] GroupError),
     #[error("searches by patient cannot be relied on")]
     Patients(#[from] PatientProbeError),
+    #[error(
+        "what belongs to patients can be searched by patient only, and who they are is not known: the server refuses the \
+         probe that lists Patient"
+    )]
+    NobodyListed,
+    #[error("what belongs to patients can be searched by patient only, and who they are cannot be found out")]
+    Listing(#[from] ListError),
     #[error("`_since` and `_until` need a server that filters by `_lastUpdated`, and this one does not")]
     NoTimeFilter,
 }
@@ -69,7 +97,9 @@ impl PlanError {
         match self {
             Self::Search { source, .. } | Self::Group(GroupError::Upstream(source)) => source.is_stopping(),
             Self::Patients(PatientProbeError::Search { source, .. }) => source.is_stopping(),
-            Self::Group(_) | Self::Patients(PatientProbeError::FindsNothing { .. }) | Self::NoTimeFilter => false,
+            Self::Listing(ListError::Search(source)) => source.is_stopping(),
+            Self::Group(_) | Self::Patients(PatientProbeError::FindsNothing { .. }) | Self::NobodyListed => false,
+            Self::Listing(_) | Self::NoTimeFilter => false,
         }
     }
 }
@@ -79,14 +109,11 @@ const UNSEEN_MILLIS: i64 = 15 * 60 * 1000;
 
 impl Planner {
     pub(super) async fn plan(&self, job: &Job) -> Result<Planned, PlanError> {
-        let types = &job.types;
-        let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
-        let failed = |resource_type| move |source| PlanError::Search { resource_type, source };
-        let method = probe::count_method(&self.upstream, types).await.map_err(failed(first))?;
-        let held = probe::held(&self.upstream, types, method, self.searches).await;
-        let probe::Held { counts: held, date, refused } =
-            held.map_err(|(resource_type, source)| PlanError::Search { resource_type, source })?;
-        let now = date.unwrap_or_else(|| self.upstream.now());
+        let preset = self.preset.of(&job.software);
+        // What is known before anything is asked.
+        let given = Profile::default().known(preset, &self.overrides);
+        let mut survey = self.survey(job, &given).await?;
+        let now = survey.date.unwrap_or_else(|| self.upstream.now());
         let mut left_out = false;
         let cohort = match &job.kickoff.level {
             ExportLevel::System => Cohort::Everything,
@@ -97,31 +124,58 @@ impl Planner {
                 Cohort::Members(members.patients)
             }
         };
-        let mut profile = self.profile(method, &held, types).await.map_err(failed(first))?;
-        if let Cohort::Members(members) = &cohort {
-            let found = self.patients(members, &held, types, profile.counts).await?;
+        let profile = self.profile(survey.method, &survey.held, &survey.types).await;
+        let mut profile = profile.map_err(|source| PlanError::Search { resource_type: survey.first(), source })?;
+        let some = self.some_patients(&mut survey, &cohort, &given).await?;
+        let reached = self.reach(&mut survey, &some, &given.searches).await?;
+        if matches!(cohort, Cohort::Members(_)) || !reached.is_empty() {
+            let tried = if matches!(cohort, Cohort::Members(_)) { survey.types.as_slice() } else { &[] };
+            let ways = ways(&reached, &given.searches);
+            let found = self.patients(&some, &survey.held, tried, &ways, profile.counts).await?;
             (profile.patients, profile.or_lists) = (found.form, found.or_lists);
         }
-        let profile = profile.known(self.preset.of(&job.software), &self.overrides);
+        let profile = profile.known(preset, &self.overrides);
         let kickoff = &job.kickoff;
         if !profile.filters_by_time() && (kickoff.since.is_some() || kickoff.until.is_some()) {
             return Err(PlanError::NoTimeFilter);
         }
-        let refused_types: Vec<_> = refused.iter().map(|(name, _)| *name).collect();
+        let listed = match &cohort {
+            Cohort::Everything | Cohort::AllPatients if !reached.is_empty() => {
+                let (stable, most) = (profile.links_are_stable(), self.most_members);
+                probe::all_patients(&self.upstream, profile.counts, stable, self.page_resources, most).await?
+            }
+            Cohort::Everything | Cohort::AllPatients | Cohort::Members(_) => Vec::new(),
+        };
         let mut plans = BTreeMap::new();
-        for resource_type in types.iter().filter(|name| !refused_types.contains(name)) {
+        for resource_type in survey.types.iter().filter(|name| job.types.contains(name)) {
             let strategy = strategy(*resource_type, &cohort, &profile);
-            let baseline = profile.counts.and_then(|_| held.get(resource_type).copied());
-            plans.insert(*resource_type, TypePlan { strategy, baseline, oldest: None });
+            let baseline = profile.counts.and_then(|_| survey.held.get(resource_type).copied());
+            plans.insert(*resource_type, TypePlan { strategy, baseline, oldest: None, assumed: BTreeSet::new() });
         }
         let newest = match (profile.filters_by_time(), profile.sort) {
             (true, true) => self.edges(&mut plans, now).await?,
             (true, false) => self.newest_by_halves(&plans, now).await?,
             (false, _) => None,
         };
+        plans.extend(reached.iter().map(|(name, reach)| (*name, patient_by_patient(*name, reach, &cohort, &profile))));
+        let horizon = self.horizon(job, &profile, newest, now);
+        let asked_for = |name: &ResourceType| kickoff.types.as_ref().is_none_or(|types| types.contains(name));
+        let context = match cohort {
+            Cohort::Everything => Vec::new(),
+            Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(asked_for).collect(),
+        };
+        let bases = self.upstream.bases().into_iter().map(str::to_owned).collect();
+        let (listed, on_short) = (Listed(listed), self.on_short);
+        let plan = ExportPlan { horizon, profile, types: plans, cohort, listed, context, on_short, bases };
+        let refused = survey.refused.into_iter().filter(|(name, _)| job.types.contains(name)).collect();
+        Ok(Planned { plan, refused, left_out })
+    }
+
+    fn horizon(&self, job: &Job, profile: &Profile, newest: Option<Millis>, now: Millis) -> Horizon {
+        let kickoff = &job.kickoff;
         let grid = Grid { step: profile.last_updated.step_millis(), oldest: Millis(0), now };
         let unseen = || kickoff.since.map_or(Millis(now.0 - UNSEEN_MILLIS), Instant::floor_millis);
-        let horizon = Horizon {
+        Horizon {
             // The newest one that was seen lies in a window; whatever comes later in time does not.
             windows_until: Millis(
                 grid.floor(newest.map_or_else(unseen, |newest| Millis(newest.0 + grid.step)).min(now).0),
@@ -130,15 +184,81 @@ impl Planner {
             since: kickoff.since,
             until: kickoff.until,
             step_millis: grid.step,
+        }
+    }
+
+    /// Asks for every type of a job without a patient, but for those of which it is known that this is of no use. Where
+    /// nothing is answered, patients tell more of the server than nothing.
+    async fn survey(&self, job: &Job, given: &Profile) -> Result<Survey, PlanError> {
+        let required = |name: &ResourceType| given.patient_required && name.is_read_by_patient();
+        let (required, mut types): (Vec<_>, Vec<_>) = job.types.iter().copied().partition(required);
+        if !required.is_empty() && !types.contains(&ResourceType::PATIENT) {
+            types.push(ResourceType::PATIENT);
+        }
+        let (mut method, mut held) = self.held(&types).await?;
+        if held.refused.len() == types.len() && !types.contains(&ResourceType::PATIENT) {
+            types.push(ResourceType::PATIENT);
+            (method, held) = self.held(&types).await?;
+        }
+        let probe::Held { counts: held, date, mut refused } = held;
+        if matches!(job.kickoff.level, ExportLevel::Group(_)) {
+            // Members are read by their ids, whether all patients can be searched or not.
+            refused.retain(|(name, _)| *name != ResourceType::PATIENT);
+        }
+        types.retain(|name| refused.iter().all(|(refused, _)| refused != name));
+        let (by_patient, refused) = refused.into_iter().partition(|(name, _)| name.is_read_by_patient());
+        let mut alone: Vec<(ResourceType, Vec<Issue>)> = by_patient;
+        alone.extend(required.into_iter().map(|name| (name, Vec::new())));
+        Ok(Survey { types, method, held, date, refused, alone })
+    }
+
+    /// Patients to try searches on: the members of a Group, or some of all.
+    async fn some_patients(&self, survey: &mut Survey, cohort: &Cohort, given: &Profile) -> Result<Vec<Id>, PlanError> {
+        match cohort {
+            Cohort::Members(members) => return Ok(members.clone()),
+            Cohort::Everything | Cohort::AllPatients if survey.alone.is_empty() => return Ok(Vec::new()),
+            Cohort::Everything | Cohort::AllPatients => {}
+        }
+        let failed = |source| PlanError::Search { resource_type: ResourceType::PATIENT, source };
+        let some = probe::some_patients(&self.upstream).await.map_err(failed)?;
+        if some.is_none() {
+            if given.patient_required || !survey.types.iter().copied().any(ResourceType::is_read_by_patient) {
+                return Err(PlanError::NobodyListed);
+            }
+            // A few types that are not to be had do not stop the others.
+            survey.refused.append(&mut survey.alone);
+        }
+        Ok(some.unwrap_or_default())
+    }
+
+    /// How the types that want a patient can be searched by some of `patients`. Those that cannot are refused.
+    async fn reach(
+        &self,
+        survey: &mut Survey,
+        patients: &[Id],
+        searches: &Searches,
+    ) -> Result<BTreeMap<ResourceType, Reached>, PlanError> {
+        let reach = |name: ResourceType| async move {
+            (name, probe::reach(&self.upstream, name, patients, searches.of(name)).await)
         };
-        let asked_for = |name: &ResourceType| kickoff.types.as_ref().is_none_or(|types| types.contains(name));
-        let context = match cohort {
-            Cohort::Everything => Vec::new(),
-            Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(asked_for).collect(),
-        };
-        let bases = self.upstream.bases().into_iter().map(str::to_owned).collect();
-        let plan = ExportPlan { horizon, profile, types: plans, cohort, context, on_short: self.on_short, bases };
-        Ok(Planned { plan, refused, left_out })
+        let alone: Vec<_> = std::mem::take(&mut survey.alone).into_iter().map(|(name, _)| name).collect();
+        let mut answers = futures_util::stream::iter(alone).map(reach).buffer_unordered(self.searches);
+        let mut reached = BTreeMap::new();
+        while let Some((name, reach)) = answers.next().await {
+            match reach? {
+                Ok(reach) => drop(reached.insert(name, reach)),
+                Err(issues) => survey.refused.push((name, issues)),
+            }
+        }
+        Ok(reached)
+    }
+
+    /// What there is of each of `types`, and how it was counted.
+    async fn held(&self, types: &[ResourceType]) -> Result<(Option<CountMethod>, probe::Held), PlanError> {
+        let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
+        let failed = |(resource_type, source)| PlanError::Search { resource_type, source };
+        let method = probe::count_method(&self.upstream, types).await.map_err(|source| failed((first, source)))?;
+        Ok((method, probe::held(&self.upstream, types, method, self.searches).await.map_err(failed)?))
     }
 
     async fn profile(
@@ -159,17 +279,18 @@ impl Planner {
         Ok(profile)
     }
 
-    /// What searches by patient do, by the members of a Group.
+    /// What searches by patient do, by some who are patients.
     async fn patients(
         &self,
         members: &[Id],
         held: &BTreeMap<ResourceType, u64>,
         types: &[ResourceType],
+        known: &[Way<'_>],
         counts: Option<CountMethod>,
     ) -> Result<probe::Patients, PlanError> {
         let occupied = |name: &ResourceType| *name != ResourceType::PATIENT && held.get(name) != Some(&0);
         let occupied: Vec<_> = types.iter().copied().filter(occupied).collect();
-        Ok(probe::patients(&self.upstream, &occupied, members, counts, self.searches).await?)
+        Ok(probe::patients(&self.upstream, &occupied, known, members, counts, self.searches).await?)
     }
 
     /// The newest stamp that is not after `now`, to the second before it, where the server does not sort: by whether
@@ -265,13 +386,41 @@ impl Planner {
 fn strategy(resource_type: ResourceType, cohort: &Cohort, profile: &Profile) -> Strategy {
     match cohort {
         Cohort::Members(_) if resource_type == ResourceType::PATIENT => {
-            Strategy::Patients { links: vec!["_id".into()] }
+            Strategy::Patients { links: vec!["_id".into()], searches: Vec::new() }
         }
         Cohort::Members(_) => {
             let links = resource_type.compartment().map(|link| link.param.into());
-            Strategy::Patients { links: links.collect() }
+            Strategy::Patients { links: links.collect(), searches: profile.searches.of(resource_type).to_vec() }
         }
         Cohort::Everything | Cohort::AllPatients if profile.filters_by_time() => Strategy::Windows,
         Cohort::Everything | Cohort::AllPatients => Strategy::Chain,
     }
+}
+
+/// The searches by patient that were answered.
+fn ways<'a>(reached: &BTreeMap<ResourceType, Reached>, searches: &'a Searches) -> Vec<Way<'a>> {
+    let found = reached.iter().filter(|(_, reach)| reach.found.is_some());
+    let ways = found.filter_map(|(name, reach)| {
+        let link = *reach.links.first()?;
+        Some(Way { resource_type: *name, link, narrowing: searches.of(*name).first(), found: reach.found })
+    });
+    ways.collect()
+}
+
+/// The plan of a type that cannot be searched without a patient.
+fn patient_by_patient(name: ResourceType, reach: &Reached, cohort: &Cohort, profile: &Profile) -> TypePlan {
+    let links = reach.links.iter().map(|link| Box::from(*link)).collect();
+    let mut assumed = BTreeSet::new();
+    let nobody = matches!(cohort, Cohort::Members(members) if members.is_empty());
+    if reach.found.is_none() && !nobody {
+        assumed.insert(Assumption::NoWitness);
+    }
+    if reach.refuses_some && !nobody {
+        assumed.insert(Assumption::RefusedLinks);
+    }
+    if *cohort == Cohort::Everything {
+        assumed.insert(Assumption::OutsideCompartment);
+    }
+    let searches = profile.searches.of(name).to_vec();
+    TypePlan { strategy: Strategy::Patients { links, searches }, baseline: None, oldest: None, assumed }
 }

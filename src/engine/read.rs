@@ -18,7 +18,7 @@ use crate::fhir::search::{Prefix, SearchQuery};
 use crate::job::index::IdHash;
 use crate::plan::slice::{Grid, Scope, Slice, Window};
 use crate::plan::{Cohort, ExportPlan, OnShort};
-use crate::profile::{PageTotal, PatientForm};
+use crate::profile::{Narrowing, PageTotal, PatientForm};
 use crate::smart::admit::Grant;
 use crate::upstream::budget::Reservation;
 use crate::upstream::client::{Answer, Room, SearchError, Upstream};
@@ -58,6 +58,8 @@ struct Pace {
     short: Mutex<Vec<u32>>,
     /// One resource alone is more than a reader's share of memory.
     alone: AtomicBool,
+    /// The server does not count by a patient alone.
+    uncounted: AtomicBool,
 }
 
 /// What came of reading a slice.
@@ -209,7 +211,12 @@ impl Reader {
     pub(super) fn new(upstream: Upstream, plan: Arc<ExportPlan>, grant: Arc<Grant>, limits: PageLimits) -> Self {
         let types = plan.types.keys().chain(&plan.context).copied();
         let most = plan.profile.page_most.map_or(limits.most_resources, |most| most.min(limits.most_resources));
-        let pace = || Pace { count: AtomicU32::new(most), short: Mutex::default(), alone: AtomicBool::new(false) };
+        let pace = || Pace {
+            count: AtomicU32::new(most),
+            short: Mutex::default(),
+            alone: AtomicBool::default(),
+            uncounted: AtomicBool::default(),
+        };
         let paces = Arc::new(types.map(|resource_type| (resource_type, pace())).collect());
         Self { upstream, plan, grant, limits, references: Arc::default(), paces }
     }
@@ -218,7 +225,7 @@ impl Reader {
     pub(super) async fn read(&self, task: &Task) -> Result<Read, ReadError> {
         let slice = &task.slice;
         let can_be_cut = slice.can_be_cut(self.cutting(slice.resource_type).grid);
-        let mut judge = Judge::default();
+        let mut judge = Judge::of(self.plan.searches(slice));
         let (mut missing, mut is_troubled) = (0, false);
         let asks_in_parts = Self { upstream: self.upstream.giving_back(), ..self.clone() };
         let mut reader = &asks_in_parts;
@@ -232,7 +239,8 @@ impl Reader {
                 return Ok(Read::TooMany { total: before });
             }
             let asked = pace.size();
-            let answer = match reader.first_page(slice, asked).await {
+            let (first, others) = self.searches(slice);
+            let answer = match reader.first_page(&first, asked).await {
                 Ok(answer) => answer,
                 Err(SearchError::TooLarge { .. }) if pace.shrink(asked) => {
                     if can_be_cut {
@@ -256,7 +264,8 @@ impl Reader {
             if more {
                 pace.cap(asked, answer.page.entries.len());
             }
-            let total = answer.page.total.filter(|_| self.plan.profile.page_total.is_some()).or(before);
+            let whole = self.plan.searches(slice).is_empty();
+            let total = answer.page.total.filter(|_| whole && self.plan.profile.page_total.is_some()).or(before);
             let entries = answer.page.entries.len() as u64;
             // A link alone is no sign of more: servers end their lists by an empty page. What it leads to is looked at.
             let has_more = more && total.map_or(entries >= u64::from(asked.count), |total| total > entries);
@@ -267,7 +276,7 @@ impl Reader {
             if can_be_cut && entries > 0 && matches!(attempt, 4 | 8) {
                 return Ok(Read::InHalves);
             }
-            let walked = match reader.follow(slice, answer).await {
+            let walked = match reader.follow(slice, answer, others).await {
                 Ok(Some(walked)) => walked,
                 Ok(None) => return Ok(Read::Large),
                 Err(ReadError::Expired) if attempt + 1 < ATTEMPTS => {
@@ -334,16 +343,36 @@ impl Reader {
     /// How many resources the upstream counts in a slice, if it counts.
     pub(super) async fn count(&self, slice: &Slice) -> Result<Option<u64>, SearchError> {
         let Some(method) = self.plan.profile.counts else { return Ok(None) };
-        Ok(self.upstream.count(&self.query(slice), method).await?.0)
+        let pace = self.pace(slice.resource_type);
+        if pace.uncounted.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match self.upstream.count(&self.query(slice), method).await {
+            // A server that wants to be told more than a patient may not count without it either.
+            Err(SearchError::Refused { .. }) if !self.plan.searches(slice).is_empty() => {
+                pace.uncounted.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            other => Ok(other?.0),
+        }
     }
 
-    /// The first page of a slice.
-    pub(super) async fn first_page(&self, slice: &Slice, size: PageSize) -> Result<Answer, SearchError> {
-        let mut query = self.query(slice).count(size.count);
+    /// The search that a slice is read by, or the first one and the others; what any of them finds belongs to it.
+    pub(super) fn searches(&self, slice: &Slice) -> (SearchQuery, Vec<SearchQuery>) {
+        let narrow = |narrowing: &Narrowing| narrowing.narrow(self.query(slice));
+        match self.plan.searches(slice) {
+            [] => (self.query(slice), Vec::new()),
+            [first, others @ ..] => (narrow(first), others.iter().map(narrow).collect()),
+        }
+    }
+
+    /// The first page of a search.
+    pub(super) async fn first_page(&self, search: &SearchQuery, size: PageSize) -> Result<Answer, SearchError> {
+        let mut query = search.clone().count(size.count);
         if self.plan.profile.page_total == Some(PageTotal::OnRequest) && self.plan.profile.page_proves_itself() {
             query = query.total_accurate();
         }
-        self.upstream.page(&query, self.page_scope(slice.resource_type), size.room).await
+        self.upstream.page(&query, self.page_scope(search.resource_type()), size.room).await
     }
 
     /// The page after `next`.
@@ -422,9 +451,29 @@ impl Reader {
         }
     }
 
-    /// Follows next links while everything fits into the first page's share of memory; `None` if it does not.
-    async fn follow(&self, slice: &Slice, first: Answer) -> Result<Option<Walked>, ReadError> {
-        let mut reading = Reading { pages: 1, total: first.page.total, ..Reading::default() };
+    /// Begins to tally one search of a slice, at its first page.
+    pub(super) fn tally(&self, slice: &Slice, reading: &mut Reading, first: &Page) -> SearchTally {
+        let is_union = !self.plan.searches(slice).is_empty();
+        if is_union {
+            reading.total = None;
+        }
+        let total = first.total.filter(|_| is_union && self.plan.profile.page_proves_itself());
+        let mut tally = SearchTally { pages: 0, total, own: is_union.then(HashSet::new) };
+        tally.page(reading, first);
+        tally
+    }
+
+    /// Follows next links, and reads the searches that are left of the slice, while everything fits into the first page's
+    /// share of memory; `None` if it does not.
+    async fn follow(
+        &self,
+        slice: &Slice,
+        first: Answer,
+        others: Vec<SearchQuery>,
+    ) -> Result<Option<Walked>, ReadError> {
+        let mut reading = Reading { total: first.page.total, ..Reading::default() };
+        let mut tally = self.tally(slice, &mut reading, &first.page);
+        let mut searches = others.into_iter();
         let mut seen = HashSet::new();
         let mut chain = Chain::default();
         let mut issues = first.page.outcomes.clone();
@@ -432,20 +481,33 @@ impl Reader {
         let mut reservation = first.reservation;
         let mut bytes = first.page.bytes;
         let mut resources = self.sort(slice, first.page, &mut seen, &mut reading);
-        while let Some(link) = next {
-            chain.step(&link, resources.len())?;
+        loop {
             // What is held already may not be held while others are waited for.
-            let mut answer = match self.next_page(slice, &link, Room::Free).await {
-                Ok(answer) => answer,
-                Err(SearchError::TooLarge { .. }) => return Ok(None),
-                Err(error) => return Err(ReadError::of_next(error)),
+            let answer = if let Some(link) = &next {
+                chain.step(link, tally.received(&seen))?;
+                self.next_page(slice, link, Room::Free).await.map_err(ReadError::of_next)
+            } else {
+                tally.end(&mut reading);
+                let Some(search) = searches.next() else { break };
+                chain = Chain::default();
+                let size = PageSize { room: Room::Free, ..self.page_size(slice.resource_type) };
+                self.first_page(&search, size).await.map_err(ReadError::Search)
             };
+            let mut answer = match answer {
+                Ok(answer) => answer,
+                Err(ReadError::Search(SearchError::TooLarge { .. })) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if next.is_some() {
+                tally.page(&mut reading, &answer.page);
+            } else {
+                tally = self.tally(slice, &mut reading, &answer.page);
+            }
             bytes += answer.page.bytes;
             drop(answer.reservation); // what is held grows in its place, without waiting
             if bytes > self.limits.target_bytes.saturating_mul(2) || !reservation.grow(bytes) {
                 return Ok(None);
             }
-            reading.pages += 1;
             next = answer.page.next.take();
             issues.extend(answer.page.outcomes.iter().cloned());
             resources.extend(self.sort(slice, answer.page, &mut seen, &mut reading));
@@ -479,12 +541,8 @@ impl Reader {
                 }
             }
             Scope::Patients { link, members, from: bound } => {
-                let Cohort::Members(all) = &self.plan.cohort else {
-                    // Batches are only ever planned for members; without any, this finds nothing.
-                    return query.param("_id", String::new());
-                };
                 let form = if &**link == "_id" { PatientForm::Id } else { self.plan.profile.patients };
-                let members: Vec<_> = range(all, members).iter().collect();
+                let members: Vec<_> = range(self.plan.patients(), members).iter().collect();
                 from(query.param(String::from(&**link), list(&members, form)), *bound)
             }
             Scope::Ids { list } => {
@@ -518,6 +576,40 @@ impl Reader {
             if count < old && page.entries.len() >= 8 {
                 pace.count.store(count.max(old / 4), Ordering::Relaxed);
             }
+        }
+    }
+}
+
+/// What one search of a slice has brought.
+#[derive(Debug)]
+pub(super) struct SearchTally {
+    pages: u32,
+    /// How many it counts itself, where it is one of several and such totals are exact.
+    total: Option<u64>,
+    /// What it brought, where others have brought the same.
+    own: Option<HashSet<IdHash>>,
+}
+
+impl SearchTally {
+    /// One more page of it.
+    pub(super) fn page(&mut self, reading: &mut Reading, page: &Page) {
+        self.pages += 1;
+        // Each search has its own pages: only one of several of its own can lose what shifts.
+        reading.pages = reading.pages.max(self.pages);
+        if let Some(own) = &mut self.own {
+            own.extend(page.entries.iter().map(|entry| IdHash::of(entry.resource_type, &entry.id)));
+        }
+    }
+
+    /// Distinct resources that it brought; `seen` is what all searches of the slice did.
+    pub(super) fn received(&self, seen: &HashSet<IdHash>) -> usize {
+        self.own.as_ref().unwrap_or(seen).len()
+    }
+
+    /// It has ended.
+    pub(super) fn end(&self, reading: &mut Reading) {
+        if let (Some(total), Some(own)) = (self.total, &self.own) {
+            reading.missing = reading.missing.saturating_add(total.saturating_sub(own.len() as u64));
         }
     }
 }

@@ -13,7 +13,7 @@ use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::files::{Files, FilesError};
 use super::pool::{Order, Pool};
 use super::progress::Progress;
-use super::read::{Again, Chain, Read, ReadError, Reader, Summary};
+use super::read::{Again, Chain, Read, ReadError, Reader, SearchTally, Summary};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Running;
@@ -202,7 +202,7 @@ impl Worker {
     /// recorded only if it is accepted.
     async fn stream(&mut self, slice: Slice, number: u64) -> Result<(), WorkerError> {
         let resource_type = slice.resource_type;
-        let mut judge = Judge::default();
+        let mut judge = Judge::of(self.plan.searches(&slice));
         let (mut missing, mut is_troubled) = (0, false);
         for attempt in 0..ATTEMPTS {
             let mut stage = self.files.stage(resource_type);
@@ -267,10 +267,13 @@ impl Worker {
         let mut chain = Chain::default();
         reading.counted_before = self.reader.count_before(slice, judge).await?;
         let mut link: Option<String> = None;
+        let (mut search, others) = self.reader.searches(slice);
+        let mut searches = others.into_iter();
+        let mut tally: Option<SearchTally> = None;
         loop {
             let size = self.reader.page_size(slice.resource_type);
             let answer = match &link {
-                None => self.reader.first_page(slice, size).await,
+                None => self.reader.first_page(&search, size).await,
                 Some(link) => self.reader.next_page(slice, link, size.room).await,
             };
             let mut answer = match answer {
@@ -279,19 +282,30 @@ impl Worker {
                 Err(error) if link.is_some() => return Err(StreamError::Read(ReadError::of_next(error))),
                 Err(error) => return Err(StreamError::Read(error.into())),
             };
-            if link.is_none() {
+            if let Some(tally) = &mut tally {
+                tally.page(&mut reading, &answer.page);
+            } else {
                 reading.total = answer.page.total;
+                tally = Some(self.reader.tally(slice, &mut reading, &answer.page));
             }
-            reading.pages += 1;
             let next = answer.page.next.take();
             let issues = answer.page.outcomes.clone();
             let resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
             self.progress.received(resources.len());
             self.files.write_staged(stage, slice, resources, issues).await?;
             drop(answer.reservation);
-            let Some(next) = next else { return Ok(Some(reading)) };
-            chain.step(&next, seen.len()).map_err(StreamError::Read)?;
-            link = Some(next);
+            if let Some(next) = &next {
+                let received = tally.as_ref().map_or(0, |tally| tally.received(&seen));
+                chain.step(next, received).map_err(StreamError::Read)?;
+            } else {
+                if let Some(tally) = tally.take() {
+                    tally.end(&mut reading);
+                }
+                let Some(following) = searches.next() else { return Ok(Some(reading)) };
+                search = following;
+                chain = Chain::default();
+            }
+            link = next;
         }
     }
 

@@ -43,6 +43,11 @@ impl ResourceType {
         self.compartment().next().is_some()
     }
 
+    /// Types whose resources are a patient's, beside the patient.
+    pub(crate) fn is_read_by_patient(self) -> bool {
+        self != Self::PATIENT && self.in_patient_compartment() && !self.left_out_of_patient_exports()
+    }
+
     /// Types that lie in the compartment and are still no part of a patient's export: they speak of other
     /// patients, or are logs and summaries.
     pub(crate) fn left_out_of_patient_exports(self) -> bool {

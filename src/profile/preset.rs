@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{NextLinks, Profile, TimeFilter};
+use super::{NextLinks, Profile, Searches, TimeFilter};
 
 /// What is known of one product.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -23,6 +23,10 @@ pub(crate) struct Preset {
     distrust: BTreeSet<Finding>,
     finest_time: Option<FinestTime>,
     page_most: Option<u32>,
+    #[serde(default)]
+    patient_required: bool,
+    #[serde(default)]
+    searches: Searches,
 }
 
 /// What a probe may find and a preset can take away.
@@ -148,6 +152,8 @@ impl Preset {
             found.last_updated = TimeFilter::Second;
         }
         found.page_most = self.page_most.into_iter().chain(found.page_most).min();
+        found.patient_required |= self.patient_required;
+        found.searches = found.searches.overridden(&self.searches);
         found
     }
 }
@@ -191,18 +197,15 @@ mod tests {
             patients: PatientForm::Id,
             or_lists: true,
             id_lists: true,
+            patient_required: false,
+            searches: Searches::default(),
         };
         for (name, preset) in PRESETS.iter() {
-            assert_eq!(
-                preset.restrict(Profile::default()),
-                Profile {
-                    page_most: preset.page_most,
-                    links: preset.restrict(Profile::default()).links,
-                    ..Profile::default()
-                },
-                "{name} claims what nobody saw"
-            );
-            assert!(!preset.restrict(Profile::default()).links_are_stable(), "{name}");
+            let restricted = preset.restrict(Profile::default());
+            let Profile { links, page_most, patient_required, searches, .. } = restricted.clone();
+            let nothing = Profile { links, page_most, patient_required, searches, ..Profile::default() };
+            assert_eq!(restricted, nothing, "{name} claims what nobody saw");
+            assert!(!restricted.links_are_stable(), "{name}");
             let restricted = preset.restrict(best.clone());
             assert!(restricted.last_updated.step_millis() >= 1 && restricted.page_most.is_none_or(|most| most > 0));
             let page = Profile { page_most: Some(7), ..best.clone() };

@@ -1,5 +1,6 @@
 //! Asks the server the questions that a Profile needs. Whatever fails leaves the feature unproven.
 
+mod by_patient;
 mod patients;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,8 @@ use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, Prefix, SearchQuery};
 use crate::profile::{CountMethod, NextLinks, PageTotal, PatientForm, Profile, TimeFilter};
 
-pub(crate) use patients::{PatientProbeError, Patients, list, patients};
+pub(crate) use by_patient::{ListError, Reached, all_patients, reach, some_patients};
+pub(crate) use patients::{PatientProbeError, Patients, Way, list, patients};
 
 /// A type of which at most so many resources are read to see whether counts are exact.
 const READ_AT_MOST: u32 = 200;

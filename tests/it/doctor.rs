@@ -97,6 +97,8 @@ async fn a_preset_restricts_what_was_found() {
         ("_sort", "unproven"),
         ("counts", "none"),
         ("id lists", "proven"),
+        ("", "required"),
+        ("", "Observation"),
     ] {
         says(&epic, name, value);
     }

@@ -1,6 +1,7 @@
 //! Every way of paging and every lie of the sample upstream: the export is complete by the strongest method that the
 //! server allows, or it stops and says which filter, probe or type failed.
 
+mod by_patient;
 mod rows;
 
 use std::collections::BTreeSet;

@@ -4,11 +4,11 @@
 use futures_util::StreamExt;
 
 use super::{A_FEW, allowed, page};
-use crate::fhir::bundle::{Entry, Scope};
+use crate::fhir::bundle::{Referenced, Scope};
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, SearchQuery};
-use crate::profile::{CountMethod, PatientForm};
+use crate::profile::{CountMethod, Narrowing, PatientForm};
 use crate::upstream::client::{SearchError, Upstream};
 
 /// Members that are tried until two of them have something.
@@ -37,13 +37,25 @@ pub(crate) struct Patients {
     pub(crate) or_lists: bool,
 }
 
-/// Tries the searches by patient of `types`, which hold something, and lists of `members`.
+/// A search by patient that was seen to be answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) resource_type: ResourceType,
+    pub(crate) link: &'static str,
+    /// What has to be asked for beside the patient.
+    pub(crate) narrowing: Option<&'a Narrowing>,
+    pub(crate) found: Option<PatientForm>,
+}
+
+/// Tries the searches by patient of `types`, which hold something, and lists of `members` on these and in the ways that
+/// are known already.
 ///
 /// # Errors
 /// [`PatientProbeError::FindsNothing`] if a type's search finds nothing where there is something.
 pub(crate) async fn patients(
     upstream: &Upstream,
     types: &[ResourceType],
+    known: &[Way<'_>],
     members: &[Id],
     counts: Option<CountMethod>,
     at_once: usize,
@@ -51,7 +63,7 @@ pub(crate) async fn patients(
     let mut tried = futures_util::stream::iter(types.iter().copied())
         .map(|name| async move { (name, by_its_own_patients(upstream, name).await) })
         .buffer_unordered(at_once);
-    let mut form = PatientForm::Id;
+    let mut form = known.iter().filter_map(|way| way.found).max().unwrap_or_default();
     while let Some((resource_type, result)) = tried.next().await {
         match result.map_err(|source| PatientProbeError::Search { resource_type, source })? {
             Found::By(PatientForm::Typed) => form = PatientForm::Typed,
@@ -59,7 +71,12 @@ pub(crate) async fn patients(
             Found::Nothing(link) => return Err(PatientProbeError::FindsNothing { resource_type, link }),
         }
     }
-    let or_lists = or_lists(upstream, types, members, form, counts).await?;
+    let first = |resource_type: &ResourceType| {
+        let link = resource_type.compartment().next()?.param;
+        Some(Way { resource_type: *resource_type, link, narrowing: None, found: None })
+    };
+    let ways: Vec<_> = types.iter().filter_map(first).chain(known.iter().copied()).collect();
+    let or_lists = or_lists(upstream, &ways, members, form, counts).await?;
     Ok(Patients { form, or_lists })
 }
 
@@ -89,7 +106,7 @@ async fn by_its_own_patients(upstream: &Upstream, resource_type: ResourceType) -
         .compartment()
         .filter_map(|link| {
             let entries = answer.page.entries.iter();
-            let patient = entries.flat_map(|entry| patients_of(entry, link.paths, &bases)).next();
+            let patient = entries.flat_map(|entry| patients_of(&entry.references, link.paths, &bases)).next();
             Some((link, patient?))
         })
         .collect();
@@ -125,8 +142,12 @@ async fn finds(
     Ok(seen.is_some_and(|seen| !seen.entries.is_empty()))
 }
 
-fn patients_of<'a>(entry: &'a Entry, paths: &'a [&'a str], bases: &'a [&'a str]) -> impl Iterator<Item = Id> + 'a {
-    let named = entry.references.iter().filter(|reference| paths.contains(&&*reference.path));
+pub(super) fn patients_of<'a>(
+    references: &'a [Referenced],
+    paths: &'a [&'a str],
+    bases: &'a [&'a str],
+) -> impl Iterator<Item = Id> + 'a {
+    let named = references.iter().filter(|reference| paths.contains(&&*reference.path));
     let local = named.filter_map(move |reference| LocalReference::parse_on(&reference.target, bases));
     local.filter(|target| target.resource_type == ResourceType::PATIENT).map(|target| target.id)
 }
@@ -134,16 +155,16 @@ fn patients_of<'a>(entry: &'a Entry, paths: &'a [&'a str], bases: &'a [&'a str])
 /// P8: two patients in one search find as many as each of them alone, both of them something.
 async fn or_lists(
     upstream: &Upstream,
-    types: &[ResourceType],
+    ways: &[Way<'_>],
     members: &[Id],
     form: PatientForm,
     counts: Option<CountMethod>,
 ) -> Result<bool, PatientProbeError> {
-    for resource_type in types.iter().copied().take(LISTS_TRIED) {
-        let Some(link) = resource_type.compartment().next() else { continue };
+    for Way { resource_type, link, narrowing, .. } in ways.iter().copied().take(LISTS_TRIED) {
         let failed = |source| PatientProbeError::Search { resource_type, source };
         let how_many = async |patients: &[&Id]| {
-            let query = SearchQuery::new(resource_type).param(link.param, list(patients, form));
+            let query = SearchQuery::new(resource_type).param(link, list(patients, form));
+            let query = narrowing.map_or(query.clone(), |narrowing| narrowing.narrow(query));
             number(upstream, query, counts).await.map_err(failed)
         };
         let mut with_some = Vec::new();

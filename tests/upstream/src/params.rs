@@ -150,6 +150,11 @@ pub(crate) fn of(resource_type: &str) -> impl Iterator<Item = Param> {
         .chain(tokens.map(|(name, paths)| Param { name, kind: Kind::Token, paths }))
 }
 
+/// How the parameter of this name, without a modifier, is compared.
+pub(crate) fn kind_of(resource_type: &str, name: &str) -> Option<Kind> {
+    of(resource_type).find(|param| param.name == name).map(|param| param.kind)
+}
+
 fn references(table: &'static [(&str, &str)], resource_type: &str) -> Option<&'static str> {
     table.iter().find(|(name, _)| *name == resource_type).map(|(_, pairs)| *pairs)
 }

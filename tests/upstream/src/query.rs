@@ -108,6 +108,18 @@ impl Search {
                 "a required element is missing: patient, subject or _id",
             ));
         }
+        if let Some(names) = settings.required_params.get(resource_type)
+            && !pairs.iter().any(|(name, value)| !value.is_empty() && (name == "_id" || names.contains(name)))
+        {
+            let text = format!("a required element is missing: {}", names.join(" or "));
+            return Err(Refusal::new(http::StatusCode::BAD_REQUEST, "required", text));
+        }
+        let is_list = |(name, value): &(String, String)| {
+            matches!(params::kind_of(resource_type, name), Some(Kind::Reference)) && value.contains(',')
+        };
+        if settings.one_patient && pairs.iter().any(is_list) {
+            return Err(Refusal::invalid("more than one patient in a search"));
+        }
         search.pairs = pairs;
         Ok(search)
     }
@@ -255,6 +267,28 @@ mod tests {
         for (query, taken) in
             [("", false), ("status=final", false), ("patient=a", true), ("subject=a", true), ("_id=a", true)]
         {
+            assert_eq!(parse(query, &settings).is_ok(), taken, "{query}");
+        }
+    }
+
+    #[test]
+    fn more_than_a_patient_and_no_more_than_one_can_be_required() {
+        let required = vec!["category".to_owned(), "code".to_owned()];
+        let settings = Settings {
+            require_patient: true,
+            one_patient: true,
+            required_params: [("Observation".to_owned(), required)].into(),
+            ..Settings::default()
+        };
+        for (query, taken) in [
+            ("patient=a", false),
+            ("category=x", false),
+            ("patient=a&category=", false),
+            ("patient=a&category=x", true),
+            ("patient=a&code=x,y", true),
+            ("patient=a,b&category=x", false),
+            ("_id=a,b", true),
+        ] {
             assert_eq!(parse(query, &settings).is_ok(), taken, "{query}");
         }
     }

@@ -1,5 +1,6 @@
 //! How a sample upstream behaves: honest by default, and every habit of real servers that can be switched on.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -46,6 +47,11 @@ pub struct Settings {
     pub ignore_sort: bool,
     /// Clinical searches must name a patient or an id, else 400 (Epic, Oracle Health).
     pub require_patient: bool,
+    /// By type, parameters of which a search must have one, or `_id`, else 400 (Epic: a category or a code of an
+    /// Observation; Oracle Health: the status of an Encounter; both: something that tells one patient from others).
+    pub required_params: BTreeMap<String, Vec<String>>,
+    /// Two patients in one search are refused with 400 (Epic).
+    pub one_patient: bool,
     /// `_history` of types and of the server is answered; otherwise it is 501 (Epic, IRIS).
     pub history: bool,
     /// What goes wrong, and how often.
@@ -81,6 +87,8 @@ impl Default for Settings {
             ignored_params: Vec::new(),
             ignore_sort: false,
             require_patient: false,
+            required_params: BTreeMap::new(),
+            one_patient: false,
             history: true,
             faults: Faults::default(),
             lies: Lies::default(),

@@ -1,0 +1,240 @@
+//! What can be found of a type that the server lets nobody search without a patient: by which parameters it takes the
+//! patient, and who the patients are.
+
+use std::collections::BTreeSet;
+
+use http::StatusCode;
+
+use super::patients::{PatientProbeError, list, patients_of};
+use super::{A_FEW, page};
+use crate::fhir::bundle::{Referenced, Scope};
+use crate::fhir::datatypes::Id;
+use crate::fhir::outcome::Issue;
+use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::SearchQuery;
+use crate::profile::{CountMethod, Narrowing, PatientForm};
+use crate::upstream::client::{Room, SearchError, Upstream};
+
+/// Patients that are tried for each type.
+const PATIENTS_TRIED: usize = 8;
+/// Patients of whom all searches are refused until that is taken for the rule.
+const REFUSALS: usize = 3;
+/// Searches for each parameter that may name the patient.
+const SEARCHES_TRIED: usize = 24;
+/// Readings of the list of patients until it is taken for complete.
+const LISTINGS: usize = 6;
+/// Pages in a row without anybody new.
+const MOST_EMPTY_PAGES: u32 = 100;
+
+/// The parameters that R4's `patient` stands for where a type has one: it finds what they find, if that is a patient.
+const SAME_AS_PATIENT: [&str; 5] = ["subject", "beneficiary", "individual", "actor", "target"];
+
+/// How a type can be searched by patient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// The parameters that the server takes, at least one.
+    pub(crate) links: Vec<&'static str>,
+    /// Whether it refuses others by which a resource may belong to a patient.
+    pub(crate) refuses_some: bool,
+    /// How the patient was named where something was found.
+    pub(crate) found: Option<PatientForm>,
+}
+
+/// What came of trying one parameter.
+enum Tried {
+    Refused(Vec<Issue>),
+    Nothing,
+    Found(PatientForm, Vec<Vec<Referenced>>),
+}
+
+/// Tries every way in which resources of a type belong to a patient on some of `patients`, with what has to be asked for
+/// beside them. `Err` holds what the server says where it refuses all of them.
+///
+/// # Errors
+/// [`PatientProbeError::FindsNothing`] if a resource that names a patient is not found by that patient.
+pub(crate) async fn reach(
+    upstream: &Upstream,
+    resource_type: ResourceType,
+    patients: &[Id],
+    searches: &[Narrowing],
+) -> Result<Result<Reached, Vec<Issue>>, PatientProbeError> {
+    let probe = Probe { upstream, resource_type, searches };
+    let failed = |source| PatientProbeError::Search { resource_type, source };
+    let some: Vec<&Id> = patients.iter().take(PATIENTS_TRIED).collect();
+    let mut reached = Reached { links: Vec::new(), refuses_some: false, found: None };
+    let mut said = Vec::new();
+    let mut witnesses: Vec<Vec<Referenced>> = Vec::new();
+    let mut as_patient = None;
+    for link in resource_type.compartment() {
+        let bases = upstream.bases();
+        let witness = witnesses.iter().flat_map(|named| patients_of(named, link.paths, &bases)).next();
+        let asked: Vec<&Id> = witness.iter().chain(some.iter().copied()).collect();
+        let mut param = link.param;
+        let mut tried = probe.tries(param, &asked).await.map_err(failed)?;
+        if matches!(tried, Tried::Refused(_)) && SAME_AS_PATIENT.contains(&param) && as_patient != Some(false) {
+            let other = probe.tries("patient", &asked).await.map_err(failed)?;
+            as_patient = Some(!matches!(other, Tried::Refused(_)));
+            if as_patient == Some(true) {
+                (param, tried) = ("patient", other);
+            }
+        }
+        match tried {
+            Tried::Refused(issues) => {
+                reached.refuses_some = true;
+                said = issues;
+                continue;
+            }
+            Tried::Nothing if witness.is_some() => {
+                return Err(PatientProbeError::FindsNothing { resource_type, link: param });
+            }
+            Tried::Nothing => {}
+            Tried::Found(form, named) => {
+                reached.found = reached.found.max(Some(form));
+                witnesses.extend(named);
+            }
+        }
+        if !reached.links.contains(&param) {
+            reached.links.push(param);
+        }
+    }
+    Ok(if reached.links.is_empty() { Err(said) } else { Ok(reached) })
+}
+
+struct Probe<'a> {
+    upstream: &'a Upstream,
+    resource_type: ResourceType,
+    searches: &'a [Narrowing],
+}
+
+impl Probe<'_> {
+    async fn tries(&self, link: &'static str, patients: &[&Id]) -> Result<Tried, SearchError> {
+        let mut said = None;
+        let mut accepted = false;
+        let mut left = SEARCHES_TRIED.max(2 * self.searches.len());
+        for (patient, tried) in patients.iter().zip(1..) {
+            for form in [PatientForm::Id, PatientForm::Typed] {
+                let mut found: Option<Vec<_>> = None;
+                for narrowing in self.narrowings() {
+                    if left == 0 && found.is_none() {
+                        break;
+                    }
+                    left = left.saturating_sub(1);
+                    let query = SearchQuery::new(self.resource_type).param(link, list(&[*patient], form)).count(A_FEW);
+                    let query = narrowing.map_or(query.clone(), |narrowing| narrowing.narrow(query));
+                    let scope = Scope::of(self.resource_type).with_references();
+                    match super::answer(self.upstream, &query, scope).await {
+                        Ok(answer) if answer.page.entries.is_empty() => accepted = true,
+                        Ok(answer) => {
+                            let named = answer.page.entries.into_iter().map(|entry| entry.references);
+                            found.get_or_insert_default().extend(named);
+                        }
+                        // What is too large to be looked at is there, and so is what makes the server fail.
+                        Err(SearchError::TooLarge { .. } | SearchError::Failing { .. }) => {
+                            found.get_or_insert_default();
+                        }
+                        Err(SearchError::Refused { issues, .. }) => said = Some(issues),
+                        Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => return Err(error),
+                    }
+                }
+                if let Some(named) = found {
+                    return Ok(Tried::Found(form, named));
+                }
+            }
+            // One patient may be out of bounds for us, and others not.
+            if !accepted && tried >= REFUSALS {
+                break;
+            }
+        }
+        Ok(said.filter(|_| !accepted).map_or(Tried::Nothing, Tried::Refused))
+    }
+
+    fn narrowings(&self) -> impl Iterator<Item = Option<&Narrowing>> {
+        let none = self.searches.is_empty().then_some(None);
+        none.into_iter().chain(self.searches.iter().map(Some))
+    }
+}
+
+/// Why it cannot be said who the patients are.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListError {
+    #[error("the probe that lists Patient failed")]
+    Search(#[from] SearchError),
+    #[error("the pages of the probe that lists Patient have no end")]
+    Endless,
+    #[error("the probe that lists Patient found more than {0} patients, as export.group_max_members allows")]
+    TooMany(usize),
+    #[error("the probe that lists Patient gave another list each time")]
+    Unsteady,
+}
+
+/// Some patients; `None` where the server does not let them be searched.
+pub(crate) async fn some_patients(upstream: &Upstream) -> Result<Option<Vec<Id>>, SearchError> {
+    let seen = super::allowed(page(upstream, SearchQuery::new(ResourceType::PATIENT).count(A_FEW).ids_only()).await)?;
+    Ok(seen.map(|seen| seen.entries.into_iter().map(|entry| entry.id).collect()))
+}
+
+/// Every patient, sorted: as many as the server counts, where its links cannot lose any, else as two readings agree.
+pub(crate) async fn all_patients(
+    upstream: &Upstream,
+    counts: Option<CountMethod>,
+    links_are_stable: bool,
+    mut page_resources: u32,
+    most: usize,
+) -> Result<Vec<Id>, ListError> {
+    let all = SearchQuery::new(ResourceType::PATIENT);
+    let mut previous: Option<BTreeSet<Id>> = None;
+    for _ in 0..LISTINGS {
+        let counted = match counts {
+            Some(method) => upstream.count(&all, method).await?.0,
+            None => None,
+        };
+        let (listed, pages) = match list_once(upstream, page_resources, most).await {
+            Ok(listed) => listed,
+            // A list of pages that is known no longer is asked for anew.
+            Err(ListError::Search(SearchError::Refused {
+                status: StatusCode::NOT_FOUND | StatusCode::GONE, ..
+            })) => {
+                continue;
+            }
+            Err(ListError::Search(SearchError::TooLarge { .. })) if page_resources > 1 => {
+                page_resources = (page_resources / 4).max(1);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let is_proven = match counted {
+            Some(counted) if counted != listed.len() as u64 => false,
+            Some(_) => pages == 1 || links_are_stable || previous.as_ref() == Some(&listed),
+            None => previous.as_ref() == Some(&listed),
+        };
+        if is_proven {
+            return Ok(listed.into_iter().collect());
+        }
+        previous = Some(listed);
+    }
+    Err(ListError::Unsteady)
+}
+
+async fn list_once(upstream: &Upstream, page_resources: u32, most: usize) -> Result<(BTreeSet<Id>, u32), ListError> {
+    let scope = Scope::of(ResourceType::PATIENT);
+    let query = SearchQuery::new(ResourceType::PATIENT).count(page_resources).ids_only();
+    let mut answer = upstream.page(&query, scope, Room::Share).await?;
+    let (mut listed, mut pages, mut empty) = (BTreeSet::new(), 0_u32, 0);
+    loop {
+        pages = pages.saturating_add(1);
+        let before = listed.len();
+        let entries = std::mem::take(&mut answer.page.entries);
+        listed.extend(entries.into_iter().map(|entry| entry.id));
+        if listed.len() > most {
+            return Err(ListError::TooMany(most));
+        }
+        empty = if listed.len() == before { empty + 1 } else { 0 };
+        if empty > MOST_EMPTY_PAGES {
+            return Err(ListError::Endless);
+        }
+        let Some(next) = answer.page.next.take() else { return Ok((listed, pages)) };
+        // Nobody waits for memory while holding some.
+        drop(answer);
+        answer = upstream.next(&next, scope, Room::Share).await?;
+    }
+}
