@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::fhir::datatypes::{Id, Instant, Millis};
 use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::Manner;
 use crate::profile::{Narrowing, Profile};
+use cohort::Lists;
 use slice::{Phase, Scope, Slice, Window};
 
 /// The whole of what one export is to read.
@@ -216,6 +218,35 @@ impl ExportPlan {
         }
     }
 
+    /// How many patients one search by `link` may ask for.
+    fn lists(&self, link: &str) -> Lists {
+        let Profile { id_lists, or_lists, post, .. } = self.profile;
+        match link {
+            "_id" if id_lists => Lists::IN_A_URL,
+            "_id" => Lists::NONE,
+            _ if or_lists && post => Lists::IN_A_FORM,
+            _ if or_lists => self.lists_in_a_url(),
+            _ => Lists::NONE,
+        }
+    }
+
+    fn lists_in_a_url(&self) -> Lists {
+        let most = self.profile.url_most_bytes.and_then(|most| usize::try_from(most).ok());
+        Lists::IN_A_URL.within(most.unwrap_or(usize::MAX))
+    }
+
+    /// How the searches of a slice are sent: by POST what is too long for a URL, where that is known to be the same.
+    pub(crate) fn manner(&self, slice: &Slice) -> Manner {
+        match &slice.scope {
+            Scope::Patients { link, members, .. } if self.profile.post && members.len() > 1 && &**link != "_id" => {
+                let asked = self.patients().get(members.start as usize..members.end as usize).unwrap_or_default();
+                let in_a_url = cohort::batches(asked, self.lists_in_a_url()).len() <= 1;
+                if in_a_url { Manner::Get } else { Manner::Post }
+            }
+            Scope::Patients { .. } | Scope::Window(_) | Scope::Ids { .. } => Manner::Get,
+        }
+    }
+
     /// What the searches of a slice have to ask for beside its patients; empty if that is enough.
     pub(crate) fn searches(&self, slice: &Slice) -> &[Narrowing] {
         let by_patient = match &slice.scope {
@@ -251,8 +282,7 @@ impl ExportPlan {
                     window.from
                 };
                 let scopes = links.iter().flat_map(|link| {
-                    let lists = if &**link == "_id" { self.profile.id_lists } else { self.profile.or_lists };
-                    let batches = cohort::batches(self.patients(), lists).into_iter();
+                    let batches = cohort::batches(self.patients(), self.lists(link)).into_iter();
                     batches.map(move |members| Scope::Patients { link: link.clone(), members, from })
                 });
                 scopes.map(|scope| Slice { phase, resource_type, scope }).collect()

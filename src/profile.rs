@@ -32,6 +32,12 @@ pub(crate) struct Profile {
     pub(crate) or_lists: bool,
     /// Several ids in one search find all of them.
     pub(crate) id_lists: bool,
+    /// The most bytes of a list of patients in a URL, where it is fewer than servers usually take.
+    #[serde(default)]
+    pub(crate) url_most_bytes: Option<u32>,
+    /// A search by POST, with a longer list in its form, finds the same.
+    #[serde(default)]
+    pub(crate) post: bool,
     /// What lies in the Patient compartment can be searched with a patient only. No probe says so beforehand.
     #[serde(default)]
     pub(crate) patient_required: bool,
@@ -128,6 +134,12 @@ pub struct ProfileOverrides {
     /// Whether one search may name several ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id_lists: Option<bool>,
+    /// The most bytes of a list of patients in a URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_most_bytes: Option<u32>,
+    /// Whether longer lists are sent by POST.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub post: Option<bool>,
     /// Whether what lies in the Patient compartment can be searched with a patient only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patient_required: Option<bool>,
@@ -208,7 +220,7 @@ impl Profile {
     /// This profile with the lines that are known better.
     fn overridden(mut self, known: &ProfileOverrides) -> Self {
         let ProfileOverrides { last_updated, sort, counts, page_total, links, page_most, patients, .. } = known;
-        let ProfileOverrides { or_lists, id_lists, patient_required, searches, .. } = known;
+        let ProfileOverrides { or_lists, id_lists, url_most_bytes, post, patient_required, searches, .. } = known;
         self.last_updated = last_updated.unwrap_or(self.last_updated);
         self.sort = sort.unwrap_or(self.sort);
         self.counts = counts.map_or(self.counts, OrNone::into_option);
@@ -218,6 +230,8 @@ impl Profile {
         self.patients = patients.unwrap_or(self.patients);
         self.or_lists = or_lists.unwrap_or(self.or_lists);
         self.id_lists = id_lists.unwrap_or(self.id_lists);
+        self.url_most_bytes = url_most_bytes.or(self.url_most_bytes);
+        self.post = post.unwrap_or(self.post);
         self.patient_required = patient_required.unwrap_or(self.patient_required);
         self.searches = self.searches.overridden(searches);
         self

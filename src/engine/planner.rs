@@ -132,7 +132,10 @@ impl Planner {
             let tried = if matches!(cohort, Cohort::Members(_)) { survey.types.as_slice() } else { &[] };
             let ways = ways(&reached, &given.searches);
             let found = self.patients(&some, &survey.held, tried, &ways, profile.counts).await?;
-            (profile.patients, profile.or_lists) = (found.form, found.or_lists);
+            profile.patients = found.form;
+            profile.or_lists = found.lists.is_some();
+            profile.url_most_bytes = found.lists.and_then(|lists| lists.url_most_bytes);
+            profile.post = found.lists.is_some_and(|lists| lists.post);
         }
         let profile = profile.known(preset, &self.overrides);
         let kickoff = &job.kickoff;

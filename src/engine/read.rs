@@ -14,7 +14,7 @@ use crate::fhir::bundle::{Entry, Page, Scope as PageScope};
 use crate::fhir::datatypes::{Id, LocalReference, Millis};
 use crate::fhir::outcome::{Issue, IssueSeverity};
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::{Prefix, SearchQuery};
+use crate::fhir::search::{Manner, Prefix, SearchQuery};
 use crate::job::index::IdHash;
 use crate::plan::slice::{Grid, Scope, Slice, Window};
 use crate::plan::{Cohort, ExportPlan, OnShort};
@@ -230,9 +230,11 @@ impl Reader {
         let asks_in_parts = Self { upstream: self.upstream.giving_back(), ..self.clone() };
         let mut reader = &asks_in_parts;
         for attempt in 0..ATTEMPTS {
-            let before = match self.count_before(slice, &judge).await? {
-                None if task.count_first && can_be_cut && attempt == 0 => self.count(slice).await?,
-                counted => counted,
+            let before = match self.count_before(slice, &judge).await {
+                Ok(None) if task.count_first && can_be_cut && attempt == 0 => self.count(slice).await?,
+                Ok(counted) => counted,
+                Err(error) if is_too_long(slice, &error) => return Ok(Read::TooMany { total: None }),
+                Err(error) => return Err(error.into()),
             };
             let pace = self.pace(slice.resource_type);
             if can_be_cut && before.is_some_and(|count| count > u64::from(pace.count())) {
@@ -257,6 +259,7 @@ impl Reader {
                     }
                     continue;
                 }
+                Err(error) if is_too_long(slice, &error) => return Ok(Read::TooMany { total: before }),
                 Err(error) => return Err(error.into()),
             };
             self.learn(pace, &answer.page);
@@ -277,8 +280,9 @@ impl Reader {
                 return Ok(Read::InHalves);
             }
             let walked = match reader.follow(slice, answer, others).await {
-                Ok(Some(walked)) => walked,
-                Ok(None) => return Ok(Read::Large),
+                Ok(Followed::ToTheEnd(walked)) => walked,
+                Ok(Followed::TooLarge) => return Ok(Read::Large),
+                Ok(Followed::NotByPost) => return Ok(Read::TooMany { total }),
                 Err(ReadError::Expired) if attempt + 1 < ATTEMPTS => {
                     Again::Expired.tell(attempt);
                     continue;
@@ -464,13 +468,10 @@ impl Reader {
     }
 
     /// Follows next links, and reads the searches that are left of the slice, while everything fits into the first page's
-    /// share of memory; `None` if it does not.
-    async fn follow(
-        &self,
-        slice: &Slice,
-        first: Answer,
-        others: Vec<SearchQuery>,
-    ) -> Result<Option<Walked>, ReadError> {
+    /// share of memory. What is posted has one page or is read in smaller parts: where its next link leads, and by which
+    /// method, is another thing with each server, down to links that have forgotten the filter.
+    async fn follow(&self, slice: &Slice, first: Answer, others: Vec<SearchQuery>) -> Result<Followed, ReadError> {
+        let is_posted = self.plan.manner(slice) == Manner::Post;
         let mut reading = Reading { total: first.page.total, ..Reading::default() };
         let mut tally = self.tally(slice, &mut reading, &first.page);
         let mut searches = others.into_iter();
@@ -484,6 +485,9 @@ impl Reader {
         loop {
             // What is held already may not be held while others are waited for.
             let answer = if let Some(link) = &next {
+                if is_posted {
+                    return Ok(Followed::NotByPost);
+                }
                 chain.step(link, tally.received(&seen))?;
                 self.next_page(slice, link, Room::Free).await.map_err(ReadError::of_next)
             } else {
@@ -495,7 +499,8 @@ impl Reader {
             };
             let mut answer = match answer {
                 Ok(answer) => answer,
-                Err(ReadError::Search(SearchError::TooLarge { .. })) => return Ok(None),
+                Err(ReadError::Search(SearchError::TooLarge { .. })) if is_posted => return Ok(Followed::NotByPost),
+                Err(ReadError::Search(SearchError::TooLarge { .. })) => return Ok(Followed::TooLarge),
                 Err(error) => return Err(error),
             };
             if next.is_some() {
@@ -506,13 +511,13 @@ impl Reader {
             bytes += answer.page.bytes;
             drop(answer.reservation); // what is held grows in its place, without waiting
             if bytes > self.limits.target_bytes.saturating_mul(2) || !reservation.grow(bytes) {
-                return Ok(None);
+                return Ok(if is_posted { Followed::NotByPost } else { Followed::TooLarge });
             }
             next = answer.page.next.take();
             issues.extend(answer.page.outcomes.iter().cloned());
             resources.extend(self.sort(slice, answer.page, &mut seen, &mut reading));
         }
-        Ok(Some(Walked { resources, reading, issues, reservation: Some(reservation) }))
+        Ok(Followed::ToTheEnd(Walked { resources, reading, issues, reservation: Some(reservation) }))
     }
 
     /// How slices of a type are cut at this moment.
@@ -527,7 +532,7 @@ impl Reader {
     }
 
     pub(super) fn query(&self, slice: &Slice) -> SearchQuery {
-        let query = SearchQuery::new(slice.resource_type);
+        let query = SearchQuery::new(slice.resource_type).sent(self.plan.manner(slice));
         let from = |query: SearchQuery, from| match from {
             Some(from) => query.last_updated(Prefix::GreaterOrEqual, from),
             None => query,
@@ -620,6 +625,15 @@ enum Place {
     Elsewhere,
 }
 
+/// What became of reading a slice to its end.
+enum Followed {
+    ToTheEnd(Walked),
+    /// It does not fit into memory.
+    TooLarge,
+    /// It was posted and has more than a page, or more than fits: its parts fit into URLs and have links to follow.
+    NotByPost,
+}
+
 struct Walked {
     resources: Vec<Received>,
     reading: Reading,
@@ -705,6 +719,18 @@ fn repeats(own: &str, slice: &Slice) -> bool {
         }
         Scope::Ids { .. } => has("_id"),
     }
+}
+
+/// Whether a list of patients may be refused for its length alone: then its halves are asked for, down to one patient.
+fn is_too_long(slice: &Slice, error: &SearchError) -> bool {
+    const FOR_LENGTH: [StatusCode; 4] = [
+        StatusCode::URI_TOO_LONG,
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::BAD_REQUEST,
+    ];
+    let SearchError::Refused { status, .. } = error else { return false };
+    matches!(&slice.scope, Scope::Patients { members, .. } if members.len() > 1) && FOR_LENGTH.contains(status)
 }
 
 fn range<'a>(ids: &'a [Id], range: &std::ops::Range<u32>) -> &'a [Id] {

@@ -11,6 +11,17 @@ use super::resource_type::ResourceType;
 pub(crate) struct SearchQuery {
     resource_type: ResourceType,
     params: Vec<(Cow<'static, str>, String)>,
+    manner: Manner,
+}
+
+/// How a search is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Manner {
+    /// Its parameters in the URL.
+    #[default]
+    Get,
+    /// As a form, to `_search`: for what is too long for a URL.
+    Post,
 }
 
 /// How a value of a date parameter is held against a resource's.
@@ -30,7 +41,16 @@ pub(crate) enum Direction {
 
 impl SearchQuery {
     pub(crate) fn new(resource_type: ResourceType) -> Self {
-        Self { resource_type, params: Vec::new() }
+        Self { resource_type, params: Vec::new(), manner: Manner::Get }
+    }
+
+    /// The same search, sent so.
+    pub(crate) fn sent(self, manner: Manner) -> Self {
+        Self { manner, ..self }
+    }
+
+    pub(crate) fn manner(&self) -> Manner {
+        self.manner
     }
 
     pub(crate) fn resource_type(&self) -> ResourceType {

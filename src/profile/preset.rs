@@ -40,6 +40,7 @@ enum Finding {
     Links,
     PatientLists,
     IdLists,
+    Posts,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -146,6 +147,7 @@ impl Preset {
                 Finding::Links => found.links = NextLinks::Offsets,
                 Finding::PatientLists => found.or_lists = false,
                 Finding::IdLists => found.id_lists = false,
+                Finding::Posts => found.post = false,
             }
         }
         if self.finest_time == Some(FinestTime::Second) && found.last_updated == TimeFilter::Millisecond {
@@ -197,6 +199,8 @@ mod tests {
             patients: PatientForm::Id,
             or_lists: true,
             id_lists: true,
+            url_most_bytes: None,
+            post: true,
             patient_required: false,
             searches: Searches::default(),
         };

@@ -22,7 +22,7 @@ use crate::fhir::datatypes::{Id, Instant, Millis, parse_http_date};
 use crate::fhir::history::{HistoryPage, NotAHistory};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::{SearchQuery, escape};
+use crate::fhir::search::{Manner, SearchQuery, escape};
 use crate::profile::CountMethod;
 
 /// The upstream as exports see it. Cheap to clone.
@@ -152,6 +152,19 @@ impl SearchError {
 /// buffers that grew by doubling were seen to leave its arenas with twice the budget of all pages.
 const BUFFER: usize = 33 * 1024 * 1024;
 
+/// What is asked of the upstream: a path and query below its authority, and a form if it is posted.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    target: &'a str,
+    form: Option<&'a str>,
+}
+
+impl<'a> Ask<'a> {
+    fn get(target: &'a str) -> Self {
+        Self { target, form: None }
+    }
+}
+
 /// One try's result, where it was not good.
 enum Miss {
     Again { failure: Failure, asked: Option<Duration> },
@@ -234,14 +247,20 @@ impl Upstream {
 
     /// The first page of a search.
     pub(crate) async fn page(&self, query: &SearchQuery, scope: Scope, room: Room) -> Result<Answer, SearchError> {
-        let target = format!("{}/{}?{}", self.base_path(), query.resource_type(), query.to_query());
-        self.answer(&target, scope, room).await
+        let (base, name, params) = (self.base_path(), query.resource_type(), query.to_query());
+        match query.manner() {
+            Manner::Get => self.answer(Ask::get(&format!("{base}/{name}?{params}")), scope, room).await,
+            Manner::Post => {
+                let target = format!("{base}/{name}/_search");
+                self.answer(Ask { target: &target, form: Some(&params) }, scope, room).await
+            }
+        }
     }
 
     /// The page that a `next` link leads to.
     pub(crate) async fn next(&self, next: &str, scope: Scope, room: Room) -> Result<Answer, SearchError> {
         let target = link::anchor(self.base_path(), next).ok_or(SearchError::Link)?;
-        self.answer(&target, scope, room).await
+        self.answer(Ask::get(&target), scope, room).await
     }
 
     /// How many resources a search finds, and the upstream's date; `None` where the answer has no number.
@@ -263,7 +282,7 @@ impl Upstream {
     /// One resource as the upstream sends it; `None` if it is not there or deleted.
     pub(crate) async fn read(&self, resource_type: ResourceType, id: &Id) -> Result<Option<Vec<u8>>, SearchError> {
         let target = format!("{}/{resource_type}/{id}", self.base_path());
-        match self.patiently(&target, &Room::Share, |raw| Ok(raw.bytes)).await {
+        match self.patiently(Ask::get(&target), &Room::Share, |raw| Ok(raw.bytes)).await {
             Err(SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. }) => Ok(None),
             other => other.map(Some),
         }
@@ -302,23 +321,25 @@ impl Upstream {
             let unusable = |NotAHistory| Miss::Final(SearchError::Refused { status: StatusCode::OK, issues: vec![] });
             HistoryPage::parse(&bytes, resource_type).map_err(unusable)
         };
-        match self.patiently(target, &Room::Share, read).await {
-            Err(SearchError::TooLarge { alone: false, .. }) => self.patiently(target, &Room::Alone, read).await,
+        let ask = Ask::get(target);
+        match self.patiently(ask, &Room::Share, read).await {
+            Err(SearchError::TooLarge { alone: false, .. }) => self.patiently(ask, &Room::Alone, read).await,
             other => other,
         }
     }
 
     /// The capability statement.
     pub(crate) async fn metadata(&self) -> Result<Vec<u8>, SearchError> {
-        self.patiently(&format!("{}/metadata", self.base_path()), &Room::Share, |raw| Ok(raw.bytes)).await
+        let target = format!("{}/metadata", self.base_path());
+        self.patiently(Ask::get(&target), &Room::Share, |raw| Ok(raw.bytes)).await
     }
 
     fn base_path(&self) -> &str {
         self.inner.base.path().trim_end_matches('/')
     }
 
-    async fn answer(&self, target: &str, scope: Scope, room: Room) -> Result<Answer, SearchError> {
-        self.patiently(target, &room, |Raw { bytes, date, mut reservation }| {
+    async fn answer(&self, ask: Ask<'_>, scope: Scope, room: Room) -> Result<Answer, SearchError> {
+        self.patiently(ask, &room, |Raw { bytes, date, mut reservation }| {
             reservation.shrink(bytes.len());
             match Page::parse(bytes, scope) {
                 Ok(page) => Ok(Answer { page, date, reservation }),
@@ -336,7 +357,7 @@ impl Upstream {
     /// quiet hours, nor room made for others.
     async fn patiently<T>(
         &self,
-        target: &str,
+        ask: Ask<'_>,
         room: &Room,
         read: impl Fn(Raw) -> Result<T, Miss>,
     ) -> Result<T, SearchError> {
@@ -348,7 +369,7 @@ impl Upstream {
         loop {
             let (reservation, place) = self.enter(*room).await?;
             let began = clock.monotonic();
-            let (failure, asked) = match self.once(target, reservation, place).await.and_then(&read) {
+            let (failure, asked) = match self.once(ask, reservation, place).await.and_then(&read) {
                 Ok(answer) => return Ok(answer),
                 Err(Miss::Final(error)) => return Err(error),
                 Err(Miss::Again { failure, asked }) => (failure, asked),
@@ -408,9 +429,9 @@ impl Upstream {
         }
     }
 
-    async fn once(&self, target: &str, reservation: Reservation, place: Place) -> Result<Raw, Miss> {
+    async fn once(&self, ask: Ask<'_>, reservation: Reservation, place: Place) -> Result<Raw, Miss> {
         let media = self.inner.media.now();
-        let received = self.receive(target, media, reservation).await;
+        let received = self.receive(ask, media, reservation).await;
         place.end(match &received {
             Ok((head, raw)) => outcome(head, raw.date),
             Err(Miss::Final(_)) => Outcome::Failed,
@@ -441,11 +462,11 @@ impl Upstream {
     }
 
     /// One question and its whole answer, whatever its status.
-    async fn receive(&self, target: &str, media: Media, mut reservation: Reservation) -> Result<(Parts, Raw), Miss> {
+    async fn receive(&self, ask: Ask<'_>, media: Media, mut reservation: Reservation) -> Result<(Parts, Raw), Miss> {
         let again = |failure| Miss::Again { failure, asked: None };
         let timeout = self.inner.patience.timeout;
         let silence = |_| again(Failure::Silence(timeout));
-        let request = self.request(target, media).map_err(|_| Miss::Final(SearchError::Link))?;
+        let request = self.request(ask, media).map_err(|_| Miss::Final(SearchError::Link))?;
         let sent = tokio::time::timeout(timeout, self.inner.client.send(request)).await.map_err(silence)?;
         let (head, mut stream) = sent.map_err(|error| again(Failure::Connection(error)))?.into_parts();
         let date = header(&head.headers, &header::DATE).and_then(parse_http_date);
@@ -472,15 +493,24 @@ impl Upstream {
     }
 
     /// SEC-01: these headers and no others; nothing is taken from a client's request.
-    fn request(&self, target: &str, media: Media) -> Result<http::Request<body::Body>, http::Error> {
+    fn request(&self, ask: Ask<'_>, media: Media) -> Result<http::Request<body::Body>, http::Error> {
         let base = &self.inner.base;
         let authority = &base[url::Position::BeforeHost..url::Position::AfterPort];
-        http::Request::get(format!("{}://{authority}{}", base.scheme(), media.target(target)))
+        let url = |target: &str| format!("{}://{authority}{target}", base.scheme());
+        let (request, body) = match ask.form {
+            None => (http::Request::get(url(&media.target(ask.target))), body::empty()),
+            Some(form) => {
+                let request = http::Request::post(url(ask.target));
+                let form = media.target(&format!("?{form}")).trim_start_matches('?').to_owned();
+                (request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded"), body::full(form))
+            }
+        };
+        request
             .header(header::ACCEPT, media.accept())
             // A server's cache has been seen to mix up `lt` with `le`; `no-store` has been seen to cut lists short.
             .header(header::CACHE_CONTROL, "no-cache")
             .header("prefer", "handling=strict")
-            .body(body::empty())
+            .body(body)
     }
 }
 

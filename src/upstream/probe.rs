@@ -1,6 +1,7 @@
 //! Asks the server the questions that a Profile needs. Whatever fails leaves the feature unproven.
 
 mod by_patient;
+mod long_lists;
 mod patients;
 
 use std::collections::{BTreeMap, BTreeSet};

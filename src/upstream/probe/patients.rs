@@ -3,6 +3,7 @@
 
 use futures_util::StreamExt;
 
+use super::long_lists::{LongLists, long_lists};
 use super::{A_FEW, allowed, page};
 use crate::fhir::bundle::{Referenced, Scope};
 use crate::fhir::datatypes::{Id, LocalReference};
@@ -34,7 +35,8 @@ pub(crate) enum PatientProbeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Patients {
     pub(crate) form: PatientForm,
-    pub(crate) or_lists: bool,
+    /// How long lists of them may be, if several patients in one search find what each of them finds alone.
+    pub(crate) lists: Option<LongLists>,
 }
 
 /// A search by patient that was seen to be answered.
@@ -76,8 +78,8 @@ pub(crate) async fn patients(
         Some(Way { resource_type: *resource_type, link, narrowing: None, found: None })
     };
     let ways: Vec<_> = types.iter().filter_map(first).chain(known.iter().copied()).collect();
-    let or_lists = or_lists(upstream, &ways, members, form, counts).await?;
-    Ok(Patients { form, or_lists })
+    let lists = or_lists(upstream, &ways, members, form, counts).await?;
+    Ok(Patients { form, lists })
 }
 
 /// What became of searching for resources by the patients that they name.
@@ -152,15 +154,16 @@ pub(super) fn patients_of<'a>(
     local.filter(|target| target.resource_type == ResourceType::PATIENT).map(|target| target.id)
 }
 
-/// P8: two patients in one search find as many as each of them alone, both of them something.
+/// P8: two patients in one search find as many as each of them alone, both of them something; and so do long lists.
 async fn or_lists(
     upstream: &Upstream,
     ways: &[Way<'_>],
     members: &[Id],
     form: PatientForm,
     counts: Option<CountMethod>,
-) -> Result<bool, PatientProbeError> {
-    for Way { resource_type, link, narrowing, .. } in ways.iter().copied().take(LISTS_TRIED) {
+) -> Result<Option<LongLists>, PatientProbeError> {
+    for way in ways.iter().copied().take(LISTS_TRIED) {
+        let Way { resource_type, link, narrowing, .. } = way;
         let failed = |source| PatientProbeError::Search { resource_type, source };
         let how_many = async |patients: &[&Id]| {
             let query = SearchQuery::new(resource_type).param(link, list(patients, form));
@@ -177,13 +180,15 @@ async fn or_lists(
                 let both = how_many(&[first, second]).await?;
                 // A resource of both is counted once.
                 if both.is_some_and(|both| both <= one + other && both > *one.max(other)) {
-                    return Ok(true);
+                    let lists = long_lists(upstream, way, [first, second], form, counts).await.map_err(failed)?;
+                    // Of a list that no URL takes only two were seen to be found.
+                    return Ok(Some(lists));
                 }
                 break;
             }
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// As many patients as a search's value.

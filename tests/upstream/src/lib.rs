@@ -37,7 +37,7 @@ mod store;
 mod upstream;
 mod wire;
 
-pub use lies::{Accepts, Bounds, Lies, Links};
+pub use lies::{Accepts, Bounds, Lies, Links, Posts};
 pub use requests::RequestSeen;
 pub use server::Running;
 pub use settings::{Faults, Paging, Rate, Settings, Stamp, Total};

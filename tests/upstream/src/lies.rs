@@ -46,6 +46,8 @@ pub struct Lies {
     pub step_stall: Option<(usize, Duration)>,
     /// Which requests are answered with JSON.
     pub accepts: Accepts,
+    /// What becomes of searches by POST.
+    pub posts: Posts,
     /// `Type/id` of resources that are found and counted, but on no page.
     pub dropped: BTreeSet<String>,
     /// Pages with resources say beside them that an error occurred, as facades do whose own servers failed.
@@ -69,6 +71,24 @@ pub enum Links {
     WithoutBase,
     /// `host/fhir/Observation?…` (Zus).
     WithoutScheme,
+}
+
+/// What becomes of searches by POST.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Posts {
+    /// They find what the same search by GET finds, and so do their next links.
+    #[default]
+    AsGets,
+    /// They are refused with 405.
+    Refused,
+    /// The form is not read: only what the URL says counts (Google).
+    FormIgnored,
+    /// A next link has to be posted as well (`LinuxForHealth`).
+    NextByPost,
+    /// A next link has forgotten the form: it leads into all of the type.
+    NextForgets,
+    /// Of a list longer than a hundred values only the first hundred count.
+    ListsCut,
 }
 
 /// What bounds of `_lastUpdated` mean.

@@ -5,6 +5,7 @@ use http::{Method, StatusCode};
 
 use crate::answer::{Answer, Refusal};
 use crate::body::Payload;
+use crate::lies::Posts;
 use crate::searchset::Manner;
 use crate::upstream::SampleUpstream;
 use crate::{capability, history, instance, searchset};
@@ -62,6 +63,9 @@ fn dispatch(upstream: &SampleUpstream, asked: Asked) -> Result<(Answer, bool), R
         [name] | [name, _] if name.starts_with(['$', '_']) => return Err(unknown(&path)),
         [_, operation] if operation.starts_with('$') => return Err(unknown(&path)),
         [resource_type] if get => searchset::search(upstream, &base, resource_type, pairs, Manner::get(&headers))?,
+        [_, "_search"] if method == Method::POST && upstream.settings().lies.posts == Posts::Refused => {
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not-supported", "no searches by POST here"));
+        }
         [resource_type, "_search"] if method == Method::POST => {
             searchset::search(upstream, &base, resource_type, pairs, Manner::post(&headers))?
         }

@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 use crate::answer::{Answer, Refusal};
 use crate::body::{Body, Payload};
 use crate::bundle::{Bundle, Head, subset};
+use crate::lies::Posts;
 use crate::paging::{Position, ResultList};
 use crate::params;
 use crate::query::Search;
@@ -85,6 +86,11 @@ pub(crate) fn search(
         return Err(Refusal::invalid("times are given in whole seconds"));
     }
     let asked = pairs.clone();
+    if manner.by_post && settings.lies.posts == Posts::ListsCut {
+        for (_, value) in &mut pairs {
+            *value = first_hundred(value);
+        }
+    }
     settings.lies.bend(&mut pairs, manner.cached);
     let mut search = Search::parse(resource_type, pairs, &settings, &held)?;
     search.pairs = asked;
@@ -104,6 +110,9 @@ pub(crate) fn search(
         if manner.no_store && settings.lies.no_store_truncates {
             page.records.truncate(1);
             page.next = None;
+        }
+        if manner.by_post {
+            page.next = page.next.map(|next| settings.lies.posts.bend(base, &search, next));
         }
         if settings.lies.loops && search.is_later() && page.next.is_some() {
             page.next = Some(own.clone());
@@ -288,6 +297,26 @@ fn link(base: &str, search: &Search, changed: &[(&str, String)]) -> String {
     let query = query.finish();
     let question_mark = if query.is_empty() { "" } else { "?" };
     format!("{base}/{}{question_mark}{query}", search.resource_type)
+}
+
+/// Of a list of values the first hundred.
+fn first_hundred(value: &str) -> String {
+    value.split(',').take(100).collect::<Vec<_>>().join(",")
+}
+
+impl Posts {
+    /// The next link of a posted search as this server writes it.
+    fn bend(self, base: &str, search: &Search, next: String) -> String {
+        let name = &search.resource_type;
+        match self {
+            Self::AsGets | Self::Refused | Self::FormIgnored | Self::ListsCut => next,
+            Self::NextByPost => {
+                let query = next.split_once('?').map_or("", |(_, query)| query);
+                format!("{base}/{name}/_search?{query}")
+            }
+            Self::NextForgets => format!("{base}/{name}?_count={}", search.count),
+        }
+    }
 }
 
 /// Whether a later page of a kept list, by its link's parameters, crosses a multiple of `step` entries.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Answer, Refusal};
 use crate::faults::Fault;
+use crate::lies::Posts;
 use crate::requests::RequestSeen;
 use crate::route::{self, Asked, BASE_PATH};
 use crate::searchset;
@@ -27,8 +28,6 @@ use crate::wire::{self, Broken, Manner, WireBody};
 const MOST_BODY_BYTES: usize = 64 * 1024 * 1024;
 /// The most that `$echo-size` counts.
 const MOST_ECHO_BYTES: u64 = 512 * 1024 * 1024;
-/// Longer URLs answer 414, as from Jetty.
-const MOST_URL_BYTES: usize = 8 * 1024;
 
 /// A listening server. Dropping it stops it at once.
 #[derive(Debug)]
@@ -172,12 +171,13 @@ async fn answer(upstream: SampleUpstream, request: Request<Incoming>) -> Result<
             (refusal.into(), settings.pretty)
         }
         (None, None, Ok(_), None) => (Refusal::not_found(format!("all is below {BASE_PATH}")).into(), false),
-        _ if url_query.len() > MOST_URL_BYTES => {
+        _ if url_query.len() > settings.most_url_bytes => {
             let answer = Answer::plain("text/html", "<h1>414 URI Too Long</h1>".to_owned());
             (Answer { status: StatusCode::URI_TOO_LONG, ..answer }, false)
         }
         (Some(path), None, Ok(body), None) => {
-            let pairs = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+            let read = if settings.lies.posts == Posts::FormIgnored { &url_query } else { &query };
+            let pairs = url::form_urlencoded::parse(read.as_bytes()).into_owned().collect();
             let asked = Asked { method: parts.method, path, pairs, headers: parts.headers, body, base };
             route::answer(&upstream, asked)
         }

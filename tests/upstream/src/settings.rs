@@ -13,6 +13,8 @@ use crate::lies::Lies;
 pub struct Settings {
     /// What the server's software calls itself.
     pub software: String,
+    /// Longer queries of a URL are answered with 414, as from Jetty.
+    pub most_url_bytes: usize,
     /// How later pages of a search are reached.
     pub paging: Paging,
     /// What `Bundle.total` says on ordinary pages.
@@ -70,6 +72,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             software: "sample upstream".to_owned(),
+            most_url_bytes: 8 * 1024,
             paging: Paging::Snapshot,
             total: Total::WhenComplete,
             counts: true,
