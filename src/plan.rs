@@ -65,6 +65,8 @@ pub(crate) enum Assumption {
     NoWitness,
     /// The server refuses some of the ways in which its resources belong to a patient.
     RefusedLinks,
+    /// What `$everything` holds is for the server to say.
+    Everything,
     /// All was asked for, and only what belongs to a patient can be found.
     OutsideCompartment,
 }
@@ -82,6 +84,8 @@ pub(crate) enum Strategy {
         #[serde(default)]
         searches: Vec<Narrowing>,
     },
+    /// The records of patients by `$everything`, one after another and type by type.
+    Records,
     /// The whole type by its next links.
     Chain,
 }
@@ -99,6 +103,7 @@ impl Strategy {
         match self {
             Self::Windows => "time windows",
             Self::Patients { .. } => "patient batches",
+            Self::Records => "`$everything`",
             Self::Chain => "a chain of pages",
         }
     }
@@ -243,7 +248,7 @@ impl ExportPlan {
                 let in_a_url = cohort::batches(asked, self.lists_in_a_url()).len() <= 1;
                 if in_a_url { Manner::Get } else { Manner::Post }
             }
-            Scope::Patients { .. } | Scope::Window(_) | Scope::Ids { .. } => Manner::Get,
+            Scope::Patients { .. } | Scope::Record { .. } | Scope::Window(_) | Scope::Ids { .. } => Manner::Get,
         }
     }
 
@@ -252,11 +257,11 @@ impl ExportPlan {
         let by_patient = match &slice.scope {
             // A patient is found by its id, which is all that can be asked for beside it.
             Scope::Patients { link, .. } => &**link != "_id",
-            Scope::Window(_) | Scope::Ids { .. } => false,
+            Scope::Record { .. } | Scope::Window(_) | Scope::Ids { .. } => false,
         };
         match self.types.get(&slice.resource_type).map(|plan| &plan.strategy) {
             Some(Strategy::Patients { searches, .. }) if by_patient => searches,
-            Some(Strategy::Patients { .. } | Strategy::Windows | Strategy::Chain) | None => &[],
+            Some(Strategy::Patients { .. } | Strategy::Records | Strategy::Windows | Strategy::Chain) | None => &[],
         }
     }
 
@@ -274,7 +279,14 @@ impl ExportPlan {
             // Without a filter on time a second reading is a whole export.
             (_, Phase::Sweep(_)) if !self.profile.filters_by_time() => Vec::new(),
             // Batches and chains need no bound above: they are read once, and the sweep looks for what moved.
-            (Strategy::Patients { .. } | Strategy::Chain, Phase::Old | Phase::Gap) => Vec::new(),
+            (Strategy::Patients { .. } | Strategy::Records | Strategy::Chain, Phase::Old | Phase::Gap) => Vec::new(),
+            // A record has no filter on time that could be relied on: a sweep would read all of them once more.
+            (Strategy::Records, Phase::Sweep(_)) => Vec::new(),
+            (Strategy::Records, Phase::Young) => {
+                let records = cohort::batches(self.patients(), Lists::NONE).into_iter();
+                let scopes = records.map(|members| Scope::Record { members });
+                scopes.map(|scope| Slice { phase, resource_type, scope }).collect()
+            }
             (Strategy::Patients { links, .. }, Phase::Young | Phase::Sweep(_)) => {
                 let from = if phase == Phase::Young {
                     self.horizon.since.map(|since| self.horizon.floor(since))

@@ -157,6 +157,13 @@ impl OutcomeLine {
         Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
     }
 
+    /// Types that were read by `$everything`.
+    pub(crate) fn by_records(names: &[ResourceType]) -> Self {
+        let text = "the server lets these be searched by no patient; they are what its $everything holds, and nothing \
+                    shows that this is everything";
+        Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
+    }
+
     /// Types that can be searched by patient only, although all was asked for.
     pub(crate) fn outside_compartment(names: &[ResourceType]) -> Self {
         let text =
@@ -334,6 +341,7 @@ mod tests {
             OutcomeLine::without_witness(&[ResourceType::PATIENT]),
             OutcomeLine::refused_links(&[ResourceType::PATIENT]),
             OutcomeLine::outside_compartment(&[ResourceType::PATIENT]),
+            OutcomeLine::by_records(&[ResourceType::PATIENT]),
             OutcomeLine::narrowed(&[ResourceType::PATIENT]),
             OutcomeLine::withheld_deletions(),
             OutcomeLine::members_left_out(),

@@ -2,7 +2,7 @@
 
 use crate::bulk::manifest::Method;
 use crate::job::index::IdHash;
-use crate::profile::{Narrowing, Profile};
+use crate::profile::Profile;
 
 /// Readings of one slice before it counts as short.
 pub(super) const ATTEMPTS: u32 = 14;
@@ -72,16 +72,15 @@ pub(super) struct Judge {
     elsewhere: u32,
     /// A page that should carry its total did not: from now on a separate count is taken.
     pub(super) needs_count: bool,
-    /// The slice is what narrower searches find together, and whether they find all of it is another question.
-    is_union: bool,
+    /// Whether what is read is all of the slice is another question: only a count of the slice can tell.
+    is_open: bool,
 }
 
 impl Judge {
-    /// The judge of a slice that is read by these searches; none of them means by one that asks for all of it.
-    pub(super) fn of(searches: &[Narrowing]) -> Self {
-        let is_union = !searches.is_empty();
-        // The total of no page speaks of the whole.
-        Self { is_union, needs_count: is_union, ..Self::default() }
+    /// The judge of a slice of which nothing shows that the questions it is read by ask for all of it. The total of no
+    /// page speaks of the whole.
+    pub(super) fn of_what_is_asked() -> Self {
+        Self { is_open: true, needs_count: true, ..Self::default() }
     }
 
     /// Whether the next reading wants a count taken before it.
@@ -114,8 +113,8 @@ impl Judge {
             if by > 0 {
                 return Verdict::Again { by };
             }
-            // What no search of a union finds comes in no reading of it.
-            let is_unknown = self.is_union && (reading.counted_before.is_none() || profile.counts.is_none());
+            // What no question asks for comes in no reading.
+            let is_unknown = self.is_open && (reading.counted_before.is_none() || profile.counts.is_none());
             let method = if is_unknown { Method::Unproven } else { Method::Reread };
             return if same { Verdict::Accept { method, expected: distinct } } else { Verdict::Again { by: 0 } };
         };
@@ -223,22 +222,21 @@ mod tests {
     #[test]
     fn a_union_is_counted_only_by_the_number_of_the_whole() {
         let union = |ids, whole| reading(ids, None, whole);
-        let searches = ["category=a", "category=b"].map(|text| serde_json::from_value(text.into()).expect("a search"));
-        let mut judge = Judge::of(&searches);
+        let mut judge = Judge::of_what_is_asked();
         assert!(judge.wants_count(&exact()));
         assert_eq!(judge.judge(&union(&["a", "b"], Some(3)), &exact()), Verdict::Again { by: 1 });
         assert_eq!(judge.judge(&union(&["a", "b", "c"], Some(3)), &exact()), COUNTED(3));
-        let mut judge = Judge::of(&searches);
+        let mut judge = Judge::of_what_is_asked();
         assert_eq!(judge.judge(&union(&["a", "b"], None), &exact()), Verdict::Again { by: 0 });
         let unproven = Verdict::Accept { method: Method::Unproven, expected: 2 };
         assert_eq!(judge.judge(&union(&["a", "b"], None), &exact()), unproven);
         let lacking = Reading { missing: 1, ..union(&["a", "b"], None) };
-        let mut judge = Judge::of(&searches);
+        let mut judge = Judge::of_what_is_asked();
         for _ in 0..3 {
             assert_eq!(judge.judge(&lacking, &exact()), Verdict::Again { by: 1 }, "one search lacks one each time");
         }
         let uncounted = Profile { counts: None, page_total: None, ..exact() };
-        let mut judge = Judge::of(&searches);
+        let mut judge = Judge::of_what_is_asked();
         assert_eq!(judge.judge(&union(&["a"], Some(1)), &uncounted), Verdict::Again { by: 0 });
         let unproven = Verdict::Accept { method: Method::Unproven, expected: 1 };
         assert_eq!(judge.judge(&union(&["a"], Some(1)), &uncounted), unproven, "its counts are not exact");

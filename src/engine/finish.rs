@@ -99,7 +99,7 @@ impl Worker {
         let found = proof.received > 0;
         assumed.filter(move |assumption| match assumption {
             Assumption::NoWitness => !found,
-            Assumption::RefusedLinks | Assumption::OutsideCompartment => true,
+            Assumption::RefusedLinks | Assumption::Everything | Assumption::OutsideCompartment => true,
         })
     }
 
@@ -122,6 +122,7 @@ impl Worker {
             .map(|(assumption, names)| match assumption {
                 Assumption::NoWitness => OutcomeLine::without_witness(names),
                 Assumption::RefusedLinks => OutcomeLine::refused_links(names),
+                Assumption::Everything => OutcomeLine::by_records(names),
                 Assumption::OutsideCompartment => OutcomeLine::outside_compartment(names),
             })
             .collect();

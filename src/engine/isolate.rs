@@ -57,7 +57,7 @@ impl Reader {
         }
         let Some(counted) = counted else { return Ok(OneByOne::Impossible) };
         // Narrower searches are read as they are: nothing says that what is listed without them may be asked for so.
-        if !self.plan.searches(slice).is_empty() {
+        if self.is_open(slice) {
             return Ok(OneByOne::Impossible);
         }
         let Some(isolated) = asks_in_parts.isolate(slice, counted).await? else { return Ok(OneByOne::Impossible) };
@@ -102,7 +102,7 @@ impl Reader {
             let query = match &slice.scope {
                 Scope::Ids { .. } => SearchQuery::new(slice.resource_type),
                 Scope::Patients { link, .. } if &**link == "_id" => SearchQuery::new(slice.resource_type),
-                Scope::Window(_) | Scope::Patients { .. } => query,
+                Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => query,
             };
             let query = query.param("_id", id.as_str().to_owned());
             let room = if isolated.reservation.is_some() { Room::Free } else { Room::Share };
@@ -142,7 +142,7 @@ impl Reader {
     fn may_name(&self, slice: &Slice) -> bool {
         match (&self.plan.cohort, &slice.scope) {
             (Cohort::Everything, _) | (Cohort::Members(_), Scope::Patients { .. }) | (_, Scope::Ids { .. }) => true,
-            (Cohort::AllPatients | Cohort::Members(_), Scope::Window(_))
+            (Cohort::AllPatients | Cohort::Members(_), Scope::Window(_) | Scope::Record { .. })
             | (Cohort::AllPatients, Scope::Patients { .. }) => false,
         }
     }
@@ -157,6 +157,7 @@ impl Reader {
                 let members = all.get(members.start as usize..members.end as usize).unwrap_or_default();
                 return Ok(Some(members.iter().cloned().collect()));
             }
+            Scope::Record { .. } => return Ok(None),
             Scope::Window(_) | Scope::Patients { .. } => {}
         }
         let size = self.page_size(slice.resource_type);

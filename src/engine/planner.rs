@@ -58,6 +58,8 @@ struct Survey {
     refused: Vec<(ResourceType, Vec<Issue>)>,
     /// Those that may be answered if a patient is named, and what was said without one.
     alone: Vec<(ResourceType, Vec<Issue>)>,
+    /// Those that are not answered then either, and what was said.
+    unreached: Vec<(ResourceType, Vec<Issue>)>,
 }
 
 impl Survey {
@@ -128,6 +130,7 @@ impl Planner {
         let mut profile = profile.map_err(|source| PlanError::Search { resource_type: survey.first(), source })?;
         let some = self.some_patients(&mut survey, &cohort, &given).await?;
         let reached = self.reach(&mut survey, &some, &given.searches).await?;
+        let records = self.records(&mut survey, &cohort, &some).await?;
         if matches!(cohort, Cohort::Members(_)) || !reached.is_empty() {
             let tried = if matches!(cohort, Cohort::Members(_)) { survey.types.as_slice() } else { &[] };
             let ways = ways(&reached, &given.searches);
@@ -143,7 +146,7 @@ impl Planner {
             return Err(PlanError::NoTimeFilter);
         }
         let listed = match &cohort {
-            Cohort::Everything | Cohort::AllPatients if !reached.is_empty() => {
+            Cohort::Everything | Cohort::AllPatients if !reached.is_empty() || !records.is_empty() => {
                 let (stable, most) = (profile.links_are_stable(), self.most_members);
                 probe::all_patients(&self.upstream, profile.counts, stable, self.page_resources, most).await?
             }
@@ -161,6 +164,7 @@ impl Planner {
             (false, _) => None,
         };
         plans.extend(reached.iter().map(|(name, reach)| (*name, patient_by_patient(*name, reach, &cohort, &profile))));
+        plans.extend(records.iter().map(|name| (*name, by_records())));
         let horizon = self.horizon(job, &profile, newest, now);
         let asked_for = |name: &ResourceType| kickoff.types.as_ref().is_none_or(|types| types.contains(name));
         let context = match cohort {
@@ -212,7 +216,7 @@ impl Planner {
         let (by_patient, refused) = refused.into_iter().partition(|(name, _)| name.is_read_by_patient());
         let mut alone: Vec<(ResourceType, Vec<Issue>)> = by_patient;
         alone.extend(required.into_iter().map(|name| (name, Vec::new())));
-        Ok(Survey { types, method, held, date, refused, alone })
+        Ok(Survey { types, method, held, date, refused, alone, unreached: Vec::new() })
     }
 
     /// Patients to try searches on: the members of a Group, or some of all.
@@ -234,7 +238,7 @@ impl Planner {
         Ok(some.unwrap_or_default())
     }
 
-    /// How the types that want a patient can be searched by some of `patients`. Those that cannot are refused.
+    /// How the types that want a patient can be searched by some of `patients`.
     async fn reach(
         &self,
         survey: &mut Survey,
@@ -250,10 +254,31 @@ impl Planner {
         while let Some((name, reach)) = answers.next().await {
             match reach? {
                 Ok(reach) => drop(reached.insert(name, reach)),
-                Err(issues) => survey.refused.push((name, issues)),
+                Err(issues) => survey.unreached.push((name, issues)),
             }
         }
         Ok(reached)
+    }
+
+    /// The types that no search by patient reaches and the records of patients hold. Where there are no such records,
+    /// or they are not what is asked for, those types are refused.
+    async fn records(
+        &self,
+        survey: &mut Survey,
+        cohort: &Cohort,
+        patients: &[Id],
+    ) -> Result<Vec<ResourceType>, PlanError> {
+        let of_patients = match cohort {
+            Cohort::AllPatients | Cohort::Members(_) => true,
+            Cohort::Everything => false,
+        };
+        let failed = |source| PlanError::Search { resource_type: ResourceType::PATIENT, source };
+        let unreached = std::mem::take(&mut survey.unreached);
+        if of_patients && !unreached.is_empty() && probe::records(&self.upstream, patients).await.map_err(failed)? {
+            return Ok(unreached.into_iter().map(|(name, _)| name).collect());
+        }
+        survey.refused.extend(unreached);
+        Ok(Vec::new())
     }
 
     /// What there is of each of `types`, and how it was counted.
@@ -426,4 +451,10 @@ fn patient_by_patient(name: ResourceType, reach: &Reached, cohort: &Cohort, prof
     }
     let searches = profile.searches.of(name).to_vec();
     TypePlan { strategy: Strategy::Patients { links, searches }, baseline: None, oldest: None, assumed }
+}
+
+/// The plan of a type that only the records of patients hold.
+fn by_records() -> TypePlan {
+    let assumed = BTreeSet::from([Assumption::Everything]);
+    TypePlan { strategy: Strategy::Records, baseline: None, oldest: None, assumed }
 }

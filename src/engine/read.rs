@@ -225,7 +225,7 @@ impl Reader {
     pub(super) async fn read(&self, task: &Task) -> Result<Read, ReadError> {
         let slice = &task.slice;
         let can_be_cut = slice.can_be_cut(self.cutting(slice.resource_type).grid);
-        let mut judge = Judge::of(self.plan.searches(slice));
+        let mut judge = self.judge(slice);
         let (mut missing, mut is_troubled) = (0, false);
         let asks_in_parts = Self { upstream: self.upstream.giving_back(), ..self.clone() };
         let mut reader = &asks_in_parts;
@@ -265,10 +265,10 @@ impl Reader {
             self.learn(pace, &answer.page);
             let more = answer.page.next.is_some();
             if more {
-                pace.cap(asked, answer.page.entries.len());
+                pace.cap(asked, answer.page.entries.len() + answer.page.passed_over);
             }
-            let whole = self.plan.searches(slice).is_empty();
-            let total = answer.page.total.filter(|_| whole && self.plan.profile.page_total.is_some()).or(before);
+            let is_exact = !self.is_open(slice) && self.plan.profile.page_total.is_some();
+            let total = answer.page.total.filter(|_| is_exact).or(before);
             let entries = answer.page.entries.len() as u64;
             // A link alone is no sign of more: servers end their lists by an empty page. What it leads to is looked at.
             let has_more = more && total.map_or(entries >= u64::from(asked.count), |total| total > entries);
@@ -328,6 +328,17 @@ impl Reader {
         Err(ReadError::unaccepted(missing, is_troubled))
     }
 
+    /// A judge for the readings of a slice.
+    pub(super) fn judge(&self, slice: &Slice) -> Judge {
+        if self.is_open(slice) { Judge::of_what_is_asked() } else { Judge::default() }
+    }
+
+    /// Whether nothing shows that what is asked for is all of a slice: narrower searches are, and the record of a patient
+    /// is what the server makes of it.
+    pub(super) fn is_open(&self, slice: &Slice) -> bool {
+        matches!(slice.scope, Scope::Record { .. }) || !self.plan.searches(slice).is_empty()
+    }
+
     /// The numbers of a last reading that is taken although it was not accepted, where that is wanted.
     pub(super) fn in_spite(&self, reading: &Reading, by: u64, attempt: u32) -> Option<Summary> {
         if attempt + 1 < ATTEMPTS || self.plan.on_short == OnShort::Fail {
@@ -348,7 +359,7 @@ impl Reader {
     pub(super) async fn count(&self, slice: &Slice) -> Result<Option<u64>, SearchError> {
         let Some(method) = self.plan.profile.counts else { return Ok(None) };
         let pace = self.pace(slice.resource_type);
-        if pace.uncounted.load(Ordering::Relaxed) {
+        if matches!(slice.scope, Scope::Record { .. }) || pace.uncounted.load(Ordering::Relaxed) {
             return Ok(None);
         }
         match self.upstream.count(&self.query(slice), method).await {
@@ -376,12 +387,16 @@ impl Reader {
         if self.plan.profile.page_total == Some(PageTotal::OnRequest) && self.plan.profile.page_proves_itself() {
             query = query.total_accurate();
         }
-        self.upstream.page(&query, self.page_scope(search.resource_type()), size.room).await
+        let scope = self.page_scope(search.resource_type());
+        let scope = if search.patient().is_some() { scope.among_others() } else { scope };
+        self.upstream.page(&query, scope, size.room).await
     }
 
     /// The page after `next`.
     pub(super) async fn next_page(&self, slice: &Slice, next: &str, room: Room) -> Result<Answer, SearchError> {
-        self.upstream.next(next, self.page_scope(slice.resource_type), room).await
+        let scope = self.page_scope(slice.resource_type);
+        let scope = if matches!(slice.scope, Scope::Record { .. }) { scope.among_others() } else { scope };
+        self.upstream.next(next, scope, room).await
     }
 
     /// How large the next page of a type is asked for.
@@ -448,6 +463,9 @@ impl Reader {
                     Place::Inside
                 }
             }
+            // What else the server puts into a record is withheld, not a sign of a filter that was ignored.
+            Scope::Record { .. } if stamp.is_some_and(|stamp| stamp >= horizon.windows_until) => Place::Moved,
+            Scope::Record { .. } => Place::Inside,
             Scope::Ids { list } => {
                 let asked = self.ids(slice.resource_type, list);
                 if asked.contains(&entry.id) { Place::Inside } else { Place::Elsewhere }
@@ -458,11 +476,11 @@ impl Reader {
     /// Begins to tally one search of a slice, at its first page.
     pub(super) fn tally(&self, slice: &Slice, reading: &mut Reading, first: &Page) -> SearchTally {
         let is_union = !self.plan.searches(slice).is_empty();
-        if is_union {
+        if self.is_open(slice) {
             reading.total = None;
         }
         let total = first.total.filter(|_| is_union && self.plan.profile.page_proves_itself());
-        let mut tally = SearchTally { pages: 0, total, own: is_union.then(HashSet::new) };
+        let mut tally = SearchTally { pages: 0, passed_over: 0, total, own: is_union.then(HashSet::new) };
         tally.page(reading, first);
         tally
     }
@@ -550,6 +568,10 @@ impl Reader {
                 let members: Vec<_> = range(self.plan.patients(), members).iter().collect();
                 from(query.param(String::from(&**link), list(&members, form)), *bound)
             }
+            Scope::Record { members } => match range(self.plan.patients(), members) {
+                [patient, ..] => SearchQuery::record_of(patient.clone(), slice.resource_type),
+                [] => query,
+            },
             Scope::Ids { list } => {
                 let ids: Vec<_> = self.ids(slice.resource_type, list).iter().collect();
                 query.param("_id", self::list(&ids, PatientForm::Id))
@@ -573,12 +595,13 @@ impl Reader {
     }
 
     fn learn(&self, pace: &Pace, page: &Page) {
-        if let Some(average) = page.bytes.checked_div(page.entries.len()) {
+        let resources = page.entries.len() + page.passed_over;
+        if let Some(average) = page.bytes.checked_div(resources) {
             let count = self.limits.target_bytes / average.max(1);
             let count = u32::try_from(count).unwrap_or(u32::MAX).clamp(1, self.limits.most_resources);
             // A page that carries a few large resources by chance must not slow down all that follow.
             let old = pace.count.load(Ordering::Relaxed);
-            if count < old && page.entries.len() >= 8 {
+            if count < old && resources >= 8 {
                 pace.count.store(count.max(old / 4), Ordering::Relaxed);
             }
         }
@@ -589,6 +612,8 @@ impl Reader {
 #[derive(Debug)]
 pub(super) struct SearchTally {
     pages: u32,
+    /// Resources of other types that came along.
+    passed_over: usize,
     /// How many it counts itself, where it is one of several and such totals are exact.
     total: Option<u64>,
     /// What it brought, where others have brought the same.
@@ -601,14 +626,15 @@ impl SearchTally {
         self.pages += 1;
         // Each search has its own pages: only one of several of its own can lose what shifts.
         reading.pages = reading.pages.max(self.pages);
+        self.passed_over = self.passed_over.saturating_add(page.passed_over);
         if let Some(own) = &mut self.own {
             own.extend(page.entries.iter().map(|entry| IdHash::of(entry.resource_type, &entry.id)));
         }
     }
 
-    /// Distinct resources that it brought; `seen` is what all searches of the slice did.
+    /// Distinct resources that it brought, and those of other types; `seen` is what all searches of the slice did.
     pub(super) fn received(&self, seen: &HashSet<IdHash>) -> usize {
-        self.own.as_ref().unwrap_or(seen).len()
+        self.own.as_ref().unwrap_or(seen).len().saturating_add(self.passed_over)
     }
 
     /// It has ended.
@@ -717,6 +743,8 @@ fn repeats(own: &str, slice: &Slice) -> bool {
         Scope::Patients { link, from, .. } => {
             (from.is_none() || has("_lastUpdated")) && (&**link != "_id" || has("_id"))
         }
+        // It is a part of the path.
+        Scope::Record { .. } => true,
         Scope::Ids { .. } => has("_id"),
     }
 }

@@ -202,7 +202,7 @@ impl Worker {
     /// recorded only if it is accepted.
     async fn stream(&mut self, slice: Slice, number: u64) -> Result<(), WorkerError> {
         let resource_type = slice.resource_type;
-        let mut judge = Judge::of(self.plan.searches(&slice));
+        let mut judge = self.reader.judge(&slice);
         let (mut missing, mut is_troubled) = (0, false);
         for attempt in 0..ATTEMPTS {
             let mut stage = self.files.stage(resource_type);

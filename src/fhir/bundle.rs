@@ -22,6 +22,16 @@ use compact::{Found, compact};
 pub(crate) struct Scope {
     resource_type: ResourceType,
     references: bool,
+    others: Others,
+}
+
+/// What becomes of resources of other types, and of included ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// No search answers with another type than it asked for, and what is included was not asked for.
+    Refused,
+    /// They are passed over; of the asked type included ones count as well.
+    PassedOver,
 }
 
 /// One page of a search.
@@ -33,6 +43,8 @@ pub(crate) struct Page {
     /// `self`: the search as the server understood it.
     pub(crate) own: Option<String>,
     pub(crate) total: Option<u64>,
+    /// Resources of other types than the asked one.
+    pub(crate) passed_over: usize,
     /// Bytes of the page as it came.
     pub(crate) bytes: usize,
 }
@@ -81,12 +93,17 @@ const MOST_ENTRIES: usize = 100_000;
 impl Scope {
     /// Resources of this type.
     pub(crate) fn of(resource_type: ResourceType) -> Self {
-        Self { resource_type, references: false }
+        Self { resource_type, references: false, others: Others::Refused }
     }
 
     /// The same, and what they refer to.
     pub(crate) fn with_references(self) -> Self {
         Self { references: true, ..self }
+    }
+
+    /// Of an answer that holds resources of many types.
+    pub(crate) fn among_others(self) -> Self {
+        Self { others: Others::PassedOver, ..self }
     }
 }
 
@@ -151,8 +168,9 @@ impl Page {
         let Parts { places, next, own, total } = read_bundle(&buffer)?;
         let mut found = Vec::with_capacity(places.len());
         let mut outcomes = Vec::new();
+        let mut passed_over = 0;
         for (index, place) in places.into_iter().enumerate() {
-            if place.mode == Mode::Include {
+            if place.mode == Mode::Include && scope.others == Others::Refused {
                 continue;
             }
             if place.mode == Mode::Outcome {
@@ -167,6 +185,10 @@ impl Page {
                     outcomes.extend(read_outcome(&buffer[place.start..end]));
                     continue;
                 }
+                if scope.others == Others::PassedOver {
+                    passed_over += 1;
+                    continue;
+                }
                 return Err(PageError::ForeignType { index });
             }
             // Inside a bundle at least one byte follows a resource: the brace that ends its entry.
@@ -179,7 +201,7 @@ impl Page {
             resource.into_entry(buffer.slice(range), scope.resource_type).ok_or(PageError::Entry { index })
         };
         let entries = found.into_iter().enumerate().map(entry).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { entries, outcomes, next, own, total, bytes })
+        Ok(Self { entries, outcomes, next, own, total, passed_over, bytes })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::datatypes::Millis;
+use super::datatypes::{Id, Millis};
 use super::resource_type::ResourceType;
 
 /// One search of one type. Its `Debug` shows no value: they may be patients' ids (SEC-41).
@@ -12,6 +12,8 @@ pub(crate) struct SearchQuery {
     resource_type: ResourceType,
     params: Vec<(Cow<'static, str>, String)>,
     manner: Manner,
+    /// Whose record is asked for, of which the type is a part.
+    record_of: Option<Id>,
 }
 
 /// How a search is sent.
@@ -41,7 +43,18 @@ pub(crate) enum Direction {
 
 impl SearchQuery {
     pub(crate) fn new(resource_type: ResourceType) -> Self {
-        Self { resource_type, params: Vec::new(), manner: Manner::Get }
+        Self { resource_type, params: Vec::new(), manner: Manner::Get, record_of: None }
+    }
+
+    /// What `$everything` of a patient holds of one type.
+    pub(crate) fn record_of(patient: Id, resource_type: ResourceType) -> Self {
+        let query = Self { record_of: Some(patient), ..Self::new(resource_type) };
+        query.param("_type", resource_type.as_str().to_owned())
+    }
+
+    /// The patient whose record is asked for, if it is no search.
+    pub(crate) fn patient(&self) -> Option<&Id> {
+        self.record_of.as_ref()
     }
 
     /// The same search, sent so.

@@ -47,6 +47,8 @@ pub(crate) enum Scope {
     Window(Window),
     /// Some of the cohort's patients, by one linking parameter; `from` leaves out what is older.
     Patients { link: Box<str>, members: Range<u32>, from: Option<Millis> },
+    /// The record of one of the patients, by its place in the list of all; of it, one type.
+    Record { members: Range<u32> },
     /// Some of the resources that exported ones refer to, by their place in the list of all.
     Ids { list: Range<u32> },
 }
@@ -66,22 +68,30 @@ impl Slice {
             Scope::Window(window) => {
                 let read = read.filter_map(|slice| match &slice.scope {
                     Scope::Window(window) => Some(*window),
-                    Scope::Patients { .. } | Scope::Ids { .. } => None,
+                    Scope::Patients { .. } | Scope::Record { .. } | Scope::Ids { .. } => None,
                 });
                 window.remaining(read).into_iter().map(|window| with(Scope::Window(window))).collect()
             }
             Scope::Patients { link, members, from } => {
                 let read = read.filter_map(|slice| match &slice.scope {
                     Scope::Patients { link: other, members, .. } if other == link => Some(members.clone()),
-                    Scope::Window(_) | Scope::Patients { .. } | Scope::Ids { .. } => None,
+                    Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } | Scope::Ids { .. } => None,
                 });
                 let left = uncovered(members.clone(), read.collect()).into_iter();
                 left.map(|members| with(Scope::Patients { link: link.clone(), members, from: *from })).collect()
             }
+            Scope::Record { members } => {
+                let read = read.filter_map(|slice| match &slice.scope {
+                    Scope::Record { members } => Some(members.clone()),
+                    Scope::Window(_) | Scope::Patients { .. } | Scope::Ids { .. } => None,
+                });
+                let left = uncovered(members.clone(), read.collect()).into_iter();
+                left.map(|members| with(Scope::Record { members })).collect()
+            }
             Scope::Ids { list } => {
                 let read = read.filter_map(|slice| match &slice.scope {
                     Scope::Ids { list } => Some(list.clone()),
-                    Scope::Window(_) | Scope::Patients { .. } => None,
+                    Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => None,
                 });
                 uncovered(list.clone(), read.collect()).into_iter().map(|list| with(Scope::Ids { list })).collect()
             }
@@ -93,7 +103,7 @@ impl Slice {
         match &self.scope {
             Scope::Window(window) => *window,
             Scope::Patients { from, .. } => Window { from: *from, until: None },
-            Scope::Ids { .. } => Window::ALL,
+            Scope::Record { .. } | Scope::Ids { .. } => Window::ALL,
         }
     }
 
@@ -103,6 +113,7 @@ impl Slice {
             // A type that windows cannot see all of is read as a whole, or its gap would be read by nobody.
             Scope::Window(window) => self.phase != Phase::Gap && window.can_be_cut(grid),
             Scope::Patients { members, .. } => members.len() > 1,
+            Scope::Record { .. } => false,
             Scope::Ids { list } => list.len() > 1,
         }
     }
@@ -111,7 +122,7 @@ impl Slice {
     pub(crate) fn halves(&self) -> Option<[Self; 2]> {
         let with = |scope| Self { scope, ..self.clone() };
         match &self.scope {
-            Scope::Window(_) => None,
+            Scope::Window(_) | Scope::Record { .. } => None,
             Scope::Patients { link, members, from } => {
                 let halves = halves(members)?;
                 Some(halves.map(|members| with(Scope::Patients { link: link.clone(), members, from: *from })))

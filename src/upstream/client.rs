@@ -248,6 +248,10 @@ impl Upstream {
     /// The first page of a search.
     pub(crate) async fn page(&self, query: &SearchQuery, scope: Scope, room: Room) -> Result<Answer, SearchError> {
         let (base, name, params) = (self.base_path(), query.resource_type(), query.to_query());
+        if let Some(patient) = query.patient() {
+            let target = format!("{base}/{}/{patient}/$everything?{params}", ResourceType::PATIENT);
+            return self.answer(Ask::get(&target), scope, room).await;
+        }
         match query.manner() {
             Manner::Get => self.answer(Ask::get(&format!("{base}/{name}?{params}")), scope, room).await,
             Manner::Post => {

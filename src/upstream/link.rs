@@ -17,7 +17,8 @@ pub(crate) fn anchor(base: &str, link: &str) -> Option<String> {
     }
     let link = link.split_once('#').map_or(link, |(link, _)| link);
     let (path, query) = link.split_once('?').map_or((link, None), |(path, query)| (path, Some(query)));
-    let path = without_authority(path);
+    // As some write `$everything`.
+    let path = without_authority(path).replace("%24", "$");
     let mut segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     let base_segments: Vec<&str> = base.split('/').filter(|segment| !segment.is_empty()).collect();
     if let Some(rest) = segments.strip_prefix(base_segments.as_slice()) {
@@ -88,6 +89,7 @@ mod tests {
             ("//evil.example/fhir/Patient?a=b", Some("/fhir/Patient?a=b")),
             ("fqs.example.com/rest/Encounter?_after=x", Some("/fhir/Encounter?_after=x")),
             ("http://u@evil/fhir/Patient", Some("/fhir/Patient")),
+            ("http://h/fhir/Patient/1/%24everything?_count=5", Some("/fhir/Patient/1/$everything?_count=5")),
             ("http://h/fhir/../admin", None),
             ("http://h/fhir/%2e%2e/admin", None),
             ("http://h/fhir/Patient?a=b c", None),

@@ -17,7 +17,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, Prefix, SearchQuery};
 use crate::profile::{CountMethod, NextLinks, PageTotal, PatientForm, Profile, TimeFilter};
 
-pub(crate) use by_patient::{ListError, Reached, all_patients, reach, some_patients};
+pub(crate) use by_patient::{ListError, Reached, all_patients, reach, records, some_patients};
 pub(crate) use patients::{PatientProbeError, Patients, Way, list, patients};
 
 /// A type of which at most so many resources are read to see whether counts are exact.

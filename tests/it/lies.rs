@@ -3,6 +3,7 @@
 
 mod by_patient;
 mod posts;
+mod records;
 mod rows;
 
 use std::collections::BTreeSet;

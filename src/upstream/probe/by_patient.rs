@@ -13,7 +13,7 @@ use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::SearchQuery;
 use crate::profile::{CountMethod, Narrowing, PatientForm};
-use crate::upstream::client::{Room, SearchError, Upstream};
+use crate::upstream::client::{Answer, Room, SearchError, Upstream};
 
 /// Patients that are tried for each type.
 const PATIENTS_TRIED: usize = 8;
@@ -23,6 +23,8 @@ const REFUSALS: usize = 3;
 const SEARCHES_TRIED: usize = 24;
 /// Readings of the list of patients until it is taken for complete.
 const LISTINGS: usize = 6;
+/// Pages of a record on which its patient is looked for.
+const RECORD_PAGES: usize = 50;
 /// Pages in a row without anybody new.
 const MOST_EMPTY_PAGES: u32 = 100;
 
@@ -152,6 +154,27 @@ impl Probe<'_> {
         let none = self.searches.is_empty().then_some(None);
         none.into_iter().chain(self.searches.iter().map(Some))
     }
+}
+
+/// Whether the server gives the records of patients by `$everything`, as the first of them show.
+pub(crate) async fn records(upstream: &Upstream, patients: &[Id]) -> Result<bool, SearchError> {
+    for patient in patients.iter().take(REFUSALS) {
+        let query = SearchQuery::record_of(patient.clone(), ResourceType::PATIENT).count(A_FEW);
+        let scope = Scope::of(ResourceType::PATIENT).among_others();
+        let mut answer = super::allowed(upstream.page(&query, scope, Room::Share).await)?;
+        // Where `_type` is not heeded the patient may stand on any page.
+        for _ in 0..RECORD_PAGES {
+            let Some(Answer { mut page, .. }) = answer.take() else { break };
+            if page.entries.iter().any(|entry| entry.id == *patient) {
+                return Ok(true);
+            }
+            let Some(next) = page.next.take() else { break };
+            // Nobody waits for memory while holding some.
+            drop(page);
+            answer = super::allowed(upstream.next(&next, scope, Room::Share).await)?;
+        }
+    }
+    Ok(false)
 }
 
 /// Why it cannot be said who the patients are.

@@ -5,7 +5,7 @@
 //! `meta.versionId` and `meta.lastUpdated` are written into them.
 //!
 //! From the core outward: [`Settings`]; `store` (resources, indexes, versions); `query`, `search` and `paging`
-//! (one search from its parameters to its page); `searchset`, `history`, `instance` and `capability` (one FHIR
+//! (one search from its parameters to its page); `searchset`, `everything`, `history`, `instance` and `capability` (one FHIR
 //! interaction each); `route`, `wire` and `server` (HTTP).
 
 mod answer;
@@ -13,6 +13,7 @@ mod base64;
 mod body;
 mod bundle;
 mod capability;
+mod everything;
 mod faults;
 mod generate;
 mod history;
@@ -40,5 +41,5 @@ mod wire;
 pub use lies::{Accepts, Bounds, Lies, Links, Posts};
 pub use requests::RequestSeen;
 pub use server::Running;
-pub use settings::{Faults, Paging, Rate, Settings, Stamp, Total};
+pub use settings::{Everything, Faults, Paging, Rate, Settings, Stamp, Total};
 pub use upstream::{Op, Pending, SampleUpstream, Stored, Version};

@@ -8,7 +8,7 @@ use crate::body::Payload;
 use crate::lies::Posts;
 use crate::searchset::Manner;
 use crate::upstream::SampleUpstream;
-use crate::{capability, history, instance, searchset};
+use crate::{capability, everything, history, instance, searchset};
 
 /// The path that all FHIR URLs begin with.
 pub(crate) const BASE_PATH: &str = "/fhir";
@@ -62,6 +62,7 @@ fn dispatch(upstream: &SampleUpstream, asked: Asked) -> Result<(Answer, bool), R
         }
         [name] | [name, _] if name.starts_with(['$', '_']) => return Err(unknown(&path)),
         [_, operation] if operation.starts_with('$') => return Err(unknown(&path)),
+        ["Patient", id, "$everything"] if get => everything::everything(upstream, &base, id, &pairs)?,
         [resource_type] if get => searchset::search(upstream, &base, resource_type, pairs, Manner::get(&headers))?,
         [_, "_search"] if method == Method::POST && upstream.settings().lies.posts == Posts::Refused => {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not-supported", "no searches by POST here"));

@@ -54,6 +54,8 @@ pub struct Settings {
     pub required_params: BTreeMap<String, Vec<String>>,
     /// Two patients in one search are refused with 400 (Epic).
     pub one_patient: bool,
+    /// `Patient/[id]/$everything`.
+    pub everything: Everything,
     /// `_history` of types and of the server is answered; otherwise it is 501 (Epic, IRIS).
     pub history: bool,
     /// What goes wrong, and how often.
@@ -92,6 +94,7 @@ impl Default for Settings {
             require_patient: false,
             required_params: BTreeMap::new(),
             one_patient: false,
+            everything: Everything::default(),
             history: true,
             faults: Faults::default(),
             lies: Lies::default(),
@@ -100,6 +103,20 @@ impl Default for Settings {
             seed: 1,
         }
     }
+}
+
+/// What becomes of `Patient/[id]/$everything`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Everything {
+    /// There is no such operation.
+    #[default]
+    Absent,
+    /// Pages of what lies in the patient's compartment, of the types that `_type` names, and what comes along.
+    Paged,
+    /// The same, and `_type` is ignored.
+    TypeIgnored,
+    /// It holds the records of all patients, whoever is asked for.
+    OfEverybody,
 }
 
 /// How later pages of a search are reached.
