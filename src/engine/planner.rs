@@ -203,7 +203,7 @@ impl Planner {
             types.push(ResourceType::PATIENT);
         }
         let (mut method, mut held) = self.held(&types).await?;
-        if held.refused.len() == types.len() && !types.contains(&ResourceType::PATIENT) {
+        if !types.is_empty() && held.refused.len() == types.len() && !types.contains(&ResourceType::PATIENT) {
             types.push(ResourceType::PATIENT);
             (method, held) = self.held(&types).await?;
         }

@@ -310,14 +310,14 @@ impl Reader {
                 }
                 Verdict::Again { by } => {
                     missing = by;
-                    if let Some(summary) = self.in_spite(&reading, by, attempt) {
+                    if let Some(summary) = self.in_spite(slice, &reading, by, attempt) {
                         return accepted(summary);
                     }
                     Again::judged(&reading, by).tell(attempt);
                 }
                 Verdict::Troubled => {
                     missing = 0;
-                    if let Some(summary) = self.in_spite(&reading, 0, attempt) {
+                    if let Some(summary) = self.in_spite(slice, &reading, 0, attempt) {
                         return accepted(summary);
                     }
                 }
@@ -340,11 +340,12 @@ impl Reader {
     }
 
     /// The numbers of a last reading that is taken although it was not accepted, where that is wanted.
-    pub(super) fn in_spite(&self, reading: &Reading, by: u64, attempt: u32) -> Option<Summary> {
+    pub(super) fn in_spite(&self, slice: &Slice, reading: &Reading, by: u64, attempt: u32) -> Option<Summary> {
         if attempt + 1 < ATTEMPTS || self.plan.on_short == OnShort::Fail {
             return None;
         }
-        let method = if by > 0 { Method::Counted } else { Method::Unproven };
+        let is_counted = by > 0 && (reading.counted_before.is_some() || !self.is_open(slice));
+        let method = if is_counted { Method::Counted } else { Method::Unproven };
         let received = Summary::accepted(reading, 0, attempt, method);
         Some(Summary { expected: received.received + by, short: by, ..received })
     }
@@ -364,7 +365,9 @@ impl Reader {
         }
         match self.upstream.count(&self.query(slice), method).await {
             // A server that wants to be told more than a patient may not count without it either.
-            Err(SearchError::Refused { .. }) if !self.plan.searches(slice).is_empty() => {
+            Err(SearchError::Refused { status, .. })
+                if !self.plan.searches(slice).is_empty() && !FOR_LENGTH.contains(&status) =>
+            {
                 pace.uncounted.store(true, Ordering::Relaxed);
                 Ok(None)
             }
@@ -751,15 +754,14 @@ fn repeats(own: &str, slice: &Slice) -> bool {
 
 /// Whether a list of patients may be refused for its length alone: then its halves are asked for, down to one patient.
 fn is_too_long(slice: &Slice, error: &SearchError) -> bool {
-    const FOR_LENGTH: [StatusCode; 4] = [
-        StatusCode::URI_TOO_LONG,
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        StatusCode::PAYLOAD_TOO_LARGE,
-        StatusCode::BAD_REQUEST,
-    ];
     let SearchError::Refused { status, .. } = error else { return false };
-    matches!(&slice.scope, Scope::Patients { members, .. } if members.len() > 1) && FOR_LENGTH.contains(status)
+    let is_list = matches!(&slice.scope, Scope::Patients { members, .. } if members.len() > 1);
+    is_list && (FOR_LENGTH.contains(status) || *status == StatusCode::BAD_REQUEST)
 }
+
+/// How a request is refused for its length. Some say no more than that it is a bad one.
+const FOR_LENGTH: [StatusCode; 3] =
+    [StatusCode::URI_TOO_LONG, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, StatusCode::PAYLOAD_TOO_LARGE];
 
 fn range<'a>(ids: &'a [Id], range: &std::ops::Range<u32>) -> &'a [Id] {
     ids.get(range.start as usize..range.end as usize).unwrap_or_default()

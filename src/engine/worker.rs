@@ -232,7 +232,7 @@ impl Worker {
                 }
                 (Verdict::Again { by }, reading) => {
                     missing = by;
-                    if let Some(summary) = self.reader.in_spite(&reading, by, attempt) {
+                    if let Some(summary) = self.reader.in_spite(&slice, &reading, by, attempt) {
                         return Ok(self.files.accept(stage, slice, summary).await?);
                     }
                     Again::judged(&reading, by).tell(attempt);
@@ -240,7 +240,7 @@ impl Worker {
                 }
                 (Verdict::Troubled, reading) => {
                     (missing, is_troubled) = (0, true);
-                    if let Some(summary) = self.reader.in_spite(&reading, 0, attempt) {
+                    if let Some(summary) = self.reader.in_spite(&slice, &reading, 0, attempt) {
                         return Ok(self.files.accept(stage, slice, summary).await?);
                     }
                     self.files.reject(stage).await?;
