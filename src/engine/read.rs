@@ -298,11 +298,7 @@ impl Reader {
                 Err(error) => return Err(error),
             };
             let reading = Reading { counted_before: before, ..walked.reading };
-            let Walked { resources, issues, reservation, .. } = walked;
-            let accepted = |summary| {
-                let unreadable = Vec::new();
-                Ok(Read::Accepted(Accepted { resources, unreadable, summary, issues, reservation }))
-            };
+            let accepted = |summary| Ok(Read::Accepted(walked.accepted(summary)));
             is_troubled = reading.is_troubled;
             match judge.judge(&reading, &self.plan.profile) {
                 Verdict::Accept { method, expected } => {
@@ -668,6 +664,13 @@ struct Walked {
     reading: Reading,
     issues: Vec<Issue>,
     reservation: Option<Reservation>,
+}
+
+impl Walked {
+    fn accepted(self, summary: Summary) -> Accepted {
+        let Self { resources, issues, reservation, .. } = self;
+        Accepted { resources, unreadable: Vec::new(), summary, issues, reservation }
+    }
 }
 
 /// Watches that a chain of next links leads somewhere.

@@ -4,7 +4,7 @@ use crate::fhir::datatypes::Instant;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{CompleteFile, StoredObject};
 use crate::job::{Complete, Job, JobId, Running};
-use crate::plan::{Cohort, ExportPlan, Horizon, OnShort};
+use crate::plan::{Cohort, ExportPlan, Horizon, Listed, OnShort};
 use crate::profile::Profile;
 
 const FOLDER: &str = "0a/01010101010101010101010101010101";
@@ -16,6 +16,7 @@ fn sheet(state: JobState) -> JobSheet {
         horizon,
         profile: Profile::default(),
         types: BTreeMap::new(),
+        listed: Listed::default(),
         cohort: Cohort::Everything,
         context: Vec::new(),
         on_short: OnShort::Fail,
@@ -27,6 +28,7 @@ fn sheet(state: JobState) -> JobSheet {
         types: vec![ResourceType::PATIENT],
         request: String::new(),
         advertised_base: None,
+        software: String::new(),
         created: Millis(0),
         state,
     };
