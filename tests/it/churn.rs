@@ -76,7 +76,10 @@ fn server(seed: u64) -> (Settings, &'static str) {
             [one(4)],
         ..Settings::default()
     };
-    (settings, LEVELS[one(3)])
+    let level = LEVELS[one(3)];
+    // What belongs to nobody cannot be found there.
+    let require_patient = level != LEVELS[0] && one(2) > 0;
+    (Settings { require_patient, ..settings }, level)
 }
 
 struct Ended {
