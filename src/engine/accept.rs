@@ -41,6 +41,8 @@ pub(super) struct Reading {
     pub(super) total: Option<u64>,
     /// A separate count, taken before the first page.
     pub(super) counted_before: Option<u64>,
+    /// Resources stamped since that count; `None` where nobody looked.
+    pub(super) made_since: Option<u64>,
     /// Of several searches that make up the slice: resources that one of them counted and did not bring.
     pub(super) missing: u64,
 }
@@ -131,7 +133,10 @@ impl Judge {
         if by > 0 {
             return Verdict::Again { by };
         }
-        Verdict::Accept { method: Method::Counted, expected: counted }
+        // What was made since the count may stand where one is missing that no question asks for.
+        let before = distinct - reading.made_since.unwrap_or(reading.moved).min(distinct);
+        let method = if self.is_open && counted > before { Method::Unproven } else { Method::Counted };
+        Verdict::Accept { method, expected: counted }
     }
 
     /// The number that this reading may be held against, if the server has shown that its numbers are right.
@@ -271,6 +276,21 @@ mod tests {
             let reading = Reading { moved: 1, ..reading(&["a", "b", "c/2"], Some(counted), None) };
             assert_eq!(Judge::default().judge(&reading, &exact()), COUNTED(counted));
         }
+    }
+
+    /// A resource that no question asks for is missing, and one that was made since the count stands in its place.
+    #[test]
+    fn what_was_made_since_the_count_proves_nothing_of_an_open_slice() {
+        let reading = |made_since| Reading { moved: 1, made_since, ..reading(&["a", "b", "d"], None, Some(3)) };
+        let unproven = Verdict::Accept { method: Method::Unproven, expected: 3 };
+        for (made_since, expected) in [(Some(1), unproven), (None, unproven), (Some(0), COUNTED(3))] {
+            assert_eq!(Judge::of_what_is_asked().judge(&reading(made_since), &exact()), expected, "{made_since:?}");
+        }
+        assert_eq!(
+            Judge::default().judge(&reading(Some(1)), &exact()),
+            COUNTED(3),
+            "elsewhere nothing is left unasked"
+        );
     }
 
     #[test]

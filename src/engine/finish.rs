@@ -1,6 +1,6 @@
 //! The end of a job: the proof, the file of outcomes, and the commit after which the manifest can be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::worker::{Worker, WorkerError};
@@ -9,7 +9,7 @@ use crate::clock::{self, Clock};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::FileContent;
 use crate::job::{Complete, Job, JobState};
-use crate::plan::{Assumption, Strategy};
+use crate::plan::{Assumption, Cohort, Strategy};
 use crate::smart::admit::Grant;
 
 impl Worker {
@@ -17,8 +17,13 @@ impl Worker {
     pub(super) async fn finish(&mut self, job: &Job, ttl: Duration, clock: &dyn Clock) -> Result<(), WorkerError> {
         let unreadable = self.files.unreadable().await?;
         let mut proof = self.proof();
-        let short: Vec<_> = proof.iter().map(|(name, proof)| (*name, proof.short)).collect();
-        for reference in &unreadable {
+        let mut short: BTreeMap<_, _> = proof.iter().map(|(name, proof)| (*name, proof.short)).collect();
+        let (named, others): (BTreeSet<_>, BTreeSet<_>) =
+            unreadable.into_iter().partition(|reference| self.may_name(reference.resource_type));
+        for reference in &others {
+            *short.entry(reference.resource_type).or_default() += 1;
+        }
+        for reference in named.iter().chain(&others) {
             if let Some(proof) = proof.get_mut(&reference.resource_type) {
                 proof.short += 1;
             }
@@ -34,7 +39,7 @@ impl Worker {
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
         let short = short.into_iter().filter(|(_, short)| *short > 0);
         lines.extend(short.map(|(name, short)| OutcomeLine::short(name, short)));
-        lines.extend(unreadable.iter().map(OutcomeLine::unreadable));
+        lines.extend(named.iter().map(OutcomeLine::unreadable));
         let said = self.files.outcomes_said().await?;
         lines.extend(said.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
         if self.running.members_left_out {
@@ -58,6 +63,19 @@ impl Worker {
         };
         let state = Some(JobState::Complete(complete));
         Ok(self.files.complete(files, state).await?)
+    }
+
+    /// Whether a resource of this type that nobody saw may be named: only where all that was asked for belongs to the export
+    /// (SEC-26). Elsewhere it may name others too, and under `_until` it may be too new.
+    fn may_name(&self, resource_type: ResourceType) -> bool {
+        let plan = &self.plan;
+        let is_asked_by_id = resource_type == ResourceType::PATIENT || plan.context.contains(&resource_type);
+        plan.horizon.until.is_none()
+            && match plan.cohort {
+                Cohort::Everything => true,
+                Cohort::Members(_) => is_asked_by_id,
+                Cohort::AllPatients => false,
+            }
     }
 
     /// Per type, the sums over all slices that were accepted; the weakest method that any of them needed.

@@ -2,13 +2,17 @@
 //! asked for one by one, and those that it fails on are named.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::accept::{Judge, Reading, Verdict};
 use super::read::{Accepted, Chain, Read, ReadError, Reader, Received, Summary};
 use crate::fhir::bundle::{Page, Scope as PageScope};
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::outcome::Issue;
-use crate::fhir::search::SearchQuery;
+use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::{Direction, SearchQuery};
+use crate::job::index::IdHash;
 use crate::plan::Cohort;
 use crate::plan::slice::{Scope, Slice};
 use crate::upstream::budget::Reservation;
@@ -18,6 +22,11 @@ use crate::upstream::client::{Room, SearchError};
 const FEW: u64 = 16;
 /// Resources of one slice that are asked for one by one, at most.
 const MOST_ALONE: usize = 1_000;
+/// How often what the server fails on is asked for, and the pause between. Each time is three tries.
+const ROUNDS: u32 = 3;
+const REST: Duration = Duration::from_secs(1);
+/// Unreadable resources of one life of a job. More are no single bad records: the server is waited for.
+const MOST_UNREADABLE: u32 = 100;
 
 /// What came of reading a slice one resource at a time.
 #[derive(Debug)]
@@ -37,6 +46,14 @@ struct Isolated {
     reading: Reading,
     issues: Vec<Issue>,
     reservation: Option<Reservation>,
+    bytes: usize,
+}
+
+/// What came of asking for one resource.
+enum Alone {
+    Came,
+    Failed,
+    TooLarge,
 }
 
 impl Reader {
@@ -61,22 +78,17 @@ impl Reader {
             return Ok(OneByOne::Impossible);
         }
         let Some(isolated) = asks_in_parts.isolate(slice, counted).await? else { return Ok(OneByOne::Impossible) };
-        let Isolated { resources, unreadable, reading, issues, reservation } = isolated;
+        let Isolated { resources, unreadable, reading, issues, reservation, .. } = isolated;
         let Verdict::Accept { method, expected } = judge.judge(&reading, &self.plan.profile) else {
             return Ok(OneByOne::Again);
         };
         let count = unreadable.len() as u64;
         let mut summary = Summary::accepted(&reading, expected + count, attempt, method);
-        let unreadable: Vec<_> = if self.may_name(slice) {
-            summary.unreadable = count;
-            let resource_type = slice.resource_type;
-            unreadable.into_iter().map(|id| LocalReference { resource_type, id }).collect()
-        } else {
-            summary.short = count;
-            Vec::new()
-        };
+        summary.unreadable = count;
+        let resource_type = slice.resource_type;
+        let unreadable = unreadable.into_iter().map(|id| LocalReference { resource_type, id }).collect();
         tracing::warn!(
-            resource_type = slice.resource_type.as_str(),
+            resource_type = resource_type.as_str(),
             unreadable = count,
             "the server fails to give some resources"
         );
@@ -86,76 +98,117 @@ impl Reader {
 
     /// Asks for the resources of a slice one by one; `None` if that cannot be done.
     async fn isolate(&self, slice: &Slice, counted: u64) -> Result<Option<Isolated>, ReadError> {
-        let Some(ids) = self.ids_of(slice).await? else { return Ok(None) };
+        let Some((ids, pages)) = self.ids_of(slice).await? else { return Ok(None) };
         let mut isolated = Isolated {
             resources: Vec::new(),
             unreadable: BTreeSet::new(),
-            reading: Reading { pages: 1, ..Reading::default() },
+            reading: Reading { pages, ..Reading::default() },
             issues: Vec::new(),
             reservation: None,
+            bytes: 0,
         };
         let mut seen = HashSet::new();
-        let mut bytes = 0;
-        for id in ids {
-            let query = self.query(slice);
-            // A search by ids is by this id alone.
-            let query = match &slice.scope {
-                Scope::Ids { .. } => SearchQuery::new(slice.resource_type),
-                Scope::Patients { link, .. } if &**link == "_id" => SearchQuery::new(slice.resource_type),
-                Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => query,
-            };
-            let query = query.param("_id", id.as_str().to_owned());
-            let room = if isolated.reservation.is_some() { Room::Free } else { Room::Share };
-            let answer = match self.upstream.page(&query, self.page_scope(slice.resource_type), room).await {
-                Ok(answer) => answer,
-                Err(SearchError::Failing { .. }) => {
-                    isolated.unreadable.insert(id);
-                    continue;
+        let mut left = ids;
+        for round in 0..ROUNDS {
+            if round > 0 {
+                // Only a server that gives others fails on these alone.
+                if left.is_empty() || !self.gives_others(slice, isolated.resources.first()).await? {
+                    break;
                 }
-                // It does not fit beside the others.
-                Err(SearchError::TooLarge { .. }) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
-            bytes += answer.page.bytes;
-            let others = answer.page.entries.iter().any(|entry| entry.id != id);
-            isolated.reading.elsewhere += u64::from(others);
-            isolated.issues.extend(answer.page.outcomes.iter().cloned());
-            let resources = self.sort(slice, answer.page, &mut seen, &mut isolated.reading);
-            isolated.resources.extend(resources);
-            match &mut isolated.reservation {
-                None => isolated.reservation = Some(answer.reservation),
-                Some(reservation) => {
-                    drop(answer.reservation); // what is held grows in its place, without waiting
-                    if !reservation.grow(bytes) {
-                        return Ok(None);
-                    }
+                self.upstream.rest(REST).await;
+            }
+            let mut failed = BTreeSet::new();
+            for id in left {
+                match self.alone(slice, &id, &mut isolated, &mut seen).await? {
+                    Alone::Came => {}
+                    Alone::Failed => drop(failed.insert(id)),
+                    // It does not fit beside the others.
+                    Alone::TooLarge => return Ok(None),
                 }
             }
+            left = failed;
         }
+        if !left.is_empty() && !self.gives_others(slice, isolated.resources.first()).await? {
+            return Ok(None);
+        }
+        let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
+        let before = self.unreadable.fetch_add(count, Ordering::Relaxed);
+        if count > 0 && before.saturating_add(count) > MOST_UNREADABLE {
+            return Ok(None);
+        }
+        isolated.unreadable = left;
         // What the server counts is held against both together.
         isolated.reading.counted_before = counted.checked_sub(isolated.unreadable.len() as u64);
         Ok(Some(isolated))
     }
 
-    /// Whether an id that this slice leads to may be told: that of a resource that nobody saw may be told only where
-    /// all that the slice finds belongs to the export (SEC-26).
-    fn may_name(&self, slice: &Slice) -> bool {
-        match (&self.plan.cohort, &slice.scope) {
-            (Cohort::Everything, _) | (Cohort::Members(_), Scope::Patients { .. }) | (_, Scope::Ids { .. }) => true,
-            (Cohort::AllPatients | Cohort::Members(_), Scope::Window(_) | Scope::Record { .. })
-            | (Cohort::AllPatients, Scope::Patients { .. }) => false,
+    /// Asks for one resource of a slice.
+    async fn alone(
+        &self,
+        slice: &Slice,
+        id: &Id,
+        isolated: &mut Isolated,
+        seen: &mut HashSet<IdHash>,
+    ) -> Result<Alone, ReadError> {
+        let query = match &slice.scope {
+            // A search by ids is by this id alone.
+            Scope::Ids { .. } => SearchQuery::new(slice.resource_type),
+            Scope::Patients { link, .. } if &**link == "_id" => SearchQuery::new(slice.resource_type),
+            Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => self.query(slice),
+        };
+        let query = query.param("_id", id.as_str().to_owned());
+        let room = if isolated.reservation.is_some() { Room::Free } else { Room::Share };
+        let answer = match self.upstream.page(&query, self.page_scope(slice.resource_type), room).await {
+            Ok(answer) => answer,
+            Err(SearchError::Failing { .. }) => return Ok(Alone::Failed),
+            Err(SearchError::TooLarge { .. }) => return Ok(Alone::TooLarge),
+            Err(error) => return Err(error.into()),
+        };
+        isolated.bytes += answer.page.bytes;
+        let others = answer.page.entries.iter().any(|entry| entry.id != *id);
+        isolated.reading.elsewhere += u64::from(others);
+        isolated.issues.extend(answer.page.outcomes.iter().cloned());
+        let resources = self.sort(slice, answer.page, seen, &mut isolated.reading);
+        isolated.resources.extend(resources);
+        match &mut isolated.reservation {
+            None => isolated.reservation = Some(answer.reservation),
+            Some(reservation) => {
+                drop(answer.reservation); // what is held grows in its place, without waiting
+                if !reservation.grow(isolated.bytes) {
+                    return Ok(Alone::TooLarge);
+                }
+            }
         }
+        Ok(Alone::Came)
     }
 
-    /// The ids of all resources of a slice, which the server lists without their contents; `None` if it does not, or if
-    /// there are too many.
-    async fn ids_of(&self, slice: &Slice) -> Result<Option<BTreeSet<Id>>, ReadError> {
+    /// Whether the server gives the contents of anything at this moment: of the one that `came`, or else of some resource
+    /// of the slice's type, or of some patient.
+    async fn gives_others(&self, slice: &Slice, came: Option<&Received>) -> Result<bool, ReadError> {
+        let id = came.map(|received| received.entry.id.as_str().to_owned());
+        let same = id.map(|id| SearchQuery::new(slice.resource_type).param("_id", id));
+        let any = SearchQuery::new(slice.resource_type).count(1);
+        let latest = any.clone().sort_last_updated(Direction::Descending);
+        for query in same.into_iter().chain([any, latest, SearchQuery::new(ResourceType::PATIENT).count(1)]) {
+            match self.upstream.page(&query, PageScope::of(query.resource_type()), Room::Share).await {
+                Ok(answer) if !answer.page.entries.is_empty() => return Ok(true),
+                Ok(_) => {}
+                Err(SearchError::Failing { .. } | SearchError::Refused { .. } | SearchError::TooLarge { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
+    }
+
+    /// The ids of all resources of a slice, which the server lists without their contents on so many pages; `None` if it
+    /// does not, or if there are too many.
+    async fn ids_of(&self, slice: &Slice) -> Result<Option<(BTreeSet<Id>, u32)>, ReadError> {
         match &slice.scope {
-            Scope::Ids { list } => return Ok(Some(self.ids(slice.resource_type, list).iter().cloned().collect())),
+            Scope::Ids { list } => return Ok(Some((self.ids(slice.resource_type, list).iter().cloned().collect(), 1))),
             Scope::Patients { link, members, .. } if &**link == "_id" => {
                 let Cohort::Members(all) = &self.plan.cohort else { return Ok(None) };
                 let members = all.get(members.start as usize..members.end as usize).unwrap_or_default();
-                return Ok(Some(members.iter().cloned().collect()));
+                return Ok(Some((members.iter().cloned().collect(), 1)));
             }
             Scope::Record { .. } => return Ok(None),
             Scope::Window(_) | Scope::Patients { .. } => {}
@@ -171,18 +224,24 @@ impl Reader {
             Err(error) => return Err(error.into()),
         };
         let mut ids = BTreeSet::new();
-        let mut chain = Chain::default();
+        let (mut chain, mut pages) = (Chain::default(), 0_u32);
         loop {
+            pages += 1;
+            if page.is_troubled() {
+                return Ok(None);
+            }
             ids.extend(page.entries.into_iter().map(|entry| entry.id));
             if ids.len() > MOST_ALONE {
                 return Ok(None);
             }
-            let Some(next) = page.next else { return Ok(Some(ids)) };
+            let Some(next) = page.next else { return Ok(Some((ids, pages))) };
             chain.step(&next, ids.len())?;
             page = match self.upstream.next(&next, scope, Room::Share).await {
                 Ok(answer) => answer.page,
-                Err(SearchError::Failing { .. } | SearchError::TooLarge { .. }) => return Ok(None),
-                Err(error) => return Err(ReadError::of_next(error)),
+                Err(SearchError::Failing { .. } | SearchError::Refused { .. } | SearchError::TooLarge { .. }) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
             };
         }
     }

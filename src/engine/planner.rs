@@ -67,6 +67,15 @@ impl Survey {
     fn first(&self) -> ResourceType {
         self.types.first().copied().unwrap_or(ResourceType::PATIENT)
     }
+
+    /// Where nothing at all is found of what belongs to patients unless one is named, that is likely no emptiness but how
+    /// the server answers: then nothing is left out for being empty.
+    fn doubt_emptiness(&mut self) {
+        let of_patients = |name: &ResourceType| *name != ResourceType::PATIENT && name.compartment().next().is_some();
+        if self.held.iter().all(|(name, count)| !of_patients(name) || *count == 0) {
+            self.held.retain(|name, _| !of_patients(name));
+        }
+    }
 }
 
 /// Why there is no plan.
@@ -126,6 +135,9 @@ impl Planner {
                 Cohort::Members(members.patients)
             }
         };
+        if matches!(&cohort, Cohort::Members(members) if !members.is_empty()) {
+            survey.doubt_emptiness();
+        }
         let profile = self.profile(survey.method, &survey.held, &survey.types).await;
         let mut profile = profile.map_err(|source| PlanError::Search { resource_type: survey.first(), source })?;
         let some = self.some_patients(&mut survey, &cohort, &given).await?;

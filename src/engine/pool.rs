@@ -164,7 +164,10 @@ impl Pool {
             queue.push_front(Segment { slice: first, known: None });
             return;
         }
-        let Scope::Window(window) = &slice.scope else { return };
+        let Scope::Window(window) = &slice.scope else {
+            queue.push_front(Segment { slice, known: None });
+            return;
+        };
         let millis = length(window.span(cutting.grid));
         let capacity = u64::from(cutting.capacity);
         queue.push_front(Segment { slice, known: total.filter(|total| *total > capacity) });

@@ -11,8 +11,8 @@ use http::StatusCode;
 
 use crate::bulk::manifest::Method;
 use crate::fhir::bundle::{Entry, Page, Scope as PageScope};
-use crate::fhir::datatypes::{Id, LocalReference, Millis};
-use crate::fhir::outcome::{Issue, IssueSeverity};
+use crate::fhir::datatypes::{Id, Instant, LocalReference, Millis};
+use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Manner, Prefix, SearchQuery};
 use crate::job::index::IdHash;
@@ -34,6 +34,8 @@ pub(super) struct Reader {
     /// What exported resources refer to, by type; known once everything else is read.
     pub(super) references: Arc<HashMap<ResourceType, Vec<Id>>>,
     paces: Arc<HashMap<ResourceType, Pace>>,
+    /// Resources that the server failed to give, so far.
+    pub(super) unreadable: Arc<AtomicU32>,
 }
 
 /// How large pages are asked for.
@@ -218,7 +220,7 @@ impl Reader {
             uncounted: AtomicBool::default(),
         };
         let paces = Arc::new(types.map(|resource_type| (resource_type, pace())).collect());
-        Self { upstream, plan, grant, limits, references: Arc::default(), paces }
+        Self { upstream, plan, grant, limits, references: Arc::default(), paces, unreadable: Arc::default() }
     }
 
     /// Reads a slice until it is accepted, or has to be read in another way.
@@ -230,6 +232,7 @@ impl Reader {
         let asks_in_parts = Self { upstream: self.upstream.giving_back(), ..self.clone() };
         let mut reader = &asks_in_parts;
         for attempt in 0..ATTEMPTS {
+            let counting = self.upstream.date();
             let before = match self.count_before(slice, &judge).await {
                 Ok(None) if task.count_first && can_be_cut && attempt == 0 => self.count(slice).await?,
                 Ok(counted) => counted,
@@ -259,30 +262,18 @@ impl Reader {
                     }
                     continue;
                 }
-                Err(error) if is_too_long(slice, &error) => return Ok(Read::TooMany { total: before }),
-                Err(error) => return Err(error.into()),
+                Err(error) => return self.refused(slice, error, before, attempt).await,
             };
             self.learn(pace, &answer.page);
-            let more = answer.page.next.is_some();
-            if more {
-                pace.cap(asked, answer.page.entries.len() + answer.page.passed_over);
-            }
-            let is_exact = !self.is_open(slice) && self.plan.profile.page_total.is_some();
-            let total = answer.page.total.filter(|_| is_exact).or(before);
-            let entries = answer.page.entries.len() as u64;
-            // A link alone is no sign of more: servers end their lists by an empty page. What it leads to is looked at.
-            let has_more = more && total.map_or(entries >= u64::from(asked.count), |total| total > entries);
-            // Every few attempts a slice that does not come out is cut although it fits.
-            if can_be_cut && has_more {
-                return Ok(Read::TooMany { total });
-            }
-            if can_be_cut && entries > 0 && matches!(attempt, 4 | 8) {
-                return Ok(Read::InHalves);
+            if let Some(read) = self.in_parts(slice, &answer.page, asked, before, attempt) {
+                return Ok(read);
             }
             let walked = match reader.follow(slice, answer, others).await {
                 Ok(Followed::ToTheEnd(walked)) => walked,
+                // Whether a list was taken to its end can be seen only where all of it is here.
+                Ok(Followed::TooLarge) if can_be_cut && slice.is_list() => return Ok(Read::InHalves),
                 Ok(Followed::TooLarge) => return Ok(Read::Large),
-                Ok(Followed::NotByPost) => return Ok(Read::TooMany { total }),
+                Ok(Followed::NotByPost) => return Ok(Read::TooMany { total: before }),
                 Err(ReadError::Expired) if attempt + 1 < ATTEMPTS => {
                     Again::Expired.tell(attempt);
                     continue;
@@ -297,24 +288,28 @@ impl Reader {
                 }
                 Err(error) => return Err(error),
             };
-            let reading = Reading { counted_before: before, ..walked.reading };
-            let accepted = |summary| Ok(Read::Accepted(walked.accepted(summary)));
+            let made_since = made_since(&walked.resources, counting);
+            let reading = Reading { counted_before: before, made_since, ..walked.reading };
             is_troubled = reading.is_troubled;
             match judge.judge(&reading, &self.plan.profile) {
+                Verdict::Accept { .. } if self.is_list_cut(slice, &walked.resources).await? => {
+                    return Ok(Read::InHalves);
+                }
                 Verdict::Accept { method, expected } => {
-                    return accepted(Summary::accepted(&reading, expected, attempt, method));
+                    let summary = Summary::accepted(&reading, expected, attempt, method);
+                    return Ok(Read::Accepted(walked.accepted(summary)));
                 }
                 Verdict::Again { by } => {
                     missing = by;
                     if let Some(summary) = self.in_spite(slice, &reading, by, attempt) {
-                        return accepted(summary);
+                        return Ok(Read::Accepted(walked.accepted(summary)));
                     }
                     Again::judged(&reading, by).tell(attempt);
                 }
                 Verdict::Troubled => {
                     missing = 0;
                     if let Some(summary) = self.in_spite(slice, &reading, 0, attempt) {
-                        return accepted(summary);
+                        return Ok(Read::Accepted(walked.accepted(summary)));
                     }
                 }
                 Verdict::OverExport => return Err(ReadError::OverExport),
@@ -322,6 +317,87 @@ impl Reader {
             }
         }
         Err(ReadError::unaccepted(missing, is_troubled))
+    }
+
+    /// How a slice is to be read after its first page, if not as it is.
+    fn in_parts(
+        &self,
+        slice: &Slice,
+        page: &Page,
+        asked: PageSize,
+        counted: Option<u64>,
+        attempt: u32,
+    ) -> Option<Read> {
+        let more = page.next.is_some();
+        if more {
+            self.pace(slice.resource_type).cap(asked, page.entries.len() + page.passed_over);
+        }
+        if !slice.can_be_cut(self.cutting(slice.resource_type).grid) {
+            return None;
+        }
+        if self.plan.manner(slice) == Manner::Post && !more && page.may_go_on(asked.count) {
+            return Some(Read::TooMany { total: counted });
+        }
+        let is_exact = !self.is_open(slice) && self.plan.profile.page_total.is_some();
+        let total = page.total.filter(|_| is_exact).or(counted);
+        let entries = page.entries.len() as u64;
+        // A link alone is no sign of more: servers end their lists by an empty page. What it leads to is looked at.
+        if more && total.map_or(entries >= u64::from(asked.count), |total| total > entries) {
+            return Some(Read::TooMany { total });
+        }
+        // Every few attempts a slice that does not come out is cut although it fits.
+        (entries > 0 && matches!(attempt, 4 | 8)).then_some(Read::InHalves)
+    }
+
+    /// What it means that the first page of a slice was refused. A list may be too long, and a patient who was deleted since
+    /// has no record any more.
+    async fn refused(
+        &self,
+        slice: &Slice,
+        error: SearchError,
+        counted: Option<u64>,
+        attempt: u32,
+    ) -> Result<Read, ReadError> {
+        if is_too_long(slice, &error) {
+            return Ok(Read::TooMany { total: counted });
+        }
+        let gone = [StatusCode::NOT_FOUND, StatusCode::GONE];
+        let is_gone = matches!(&error, SearchError::Refused { status, .. } if gone.contains(status));
+        if let Scope::Record { members } = &slice.scope
+            && let [patient] = range(self.plan.patients(), members)
+            && is_gone
+            && self.upstream.read(ResourceType::PATIENT, patient).await?.is_none()
+        {
+            let method = Method::Unproven;
+            let summary = Summary { expected: 0, received: 0, short: 0, unreadable: 0, reread: attempt, method };
+            let (resources, unreadable, issues) = (Vec::new(), Vec::new(), Vec::new());
+            return Ok(Read::Accepted(Accepted { resources, unreadable, summary, issues, reservation: None }));
+        }
+        Err(error.into())
+    }
+
+    /// Whether a list of ids was taken in part only, as where the server reads so many of them and no more: those that did
+    /// not come are asked for once more, the last ones first.
+    async fn is_list_cut(&self, slice: &Slice, came: &[Received]) -> Result<bool, SearchError> {
+        let asked = match &slice.scope {
+            Scope::Ids { list } => self.ids(slice.resource_type, list),
+            Scope::Patients { link, members, from: None } if &**link == "_id" => range(self.plan.patients(), members),
+            Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => return Ok(false),
+        };
+        let came: HashSet<_> = came.iter().map(|received| &received.entry.id).collect();
+        let missing: Vec<_> = asked.iter().rev().filter(|id| !came.contains(id)).collect();
+        if asked.len() < 2 || missing.is_empty() {
+            return Ok(false);
+        }
+        let count = u32::try_from(missing.len()).unwrap_or(u32::MAX);
+        let query = SearchQuery::new(slice.resource_type).param("_id", list(&missing, PatientForm::Id));
+        let query = query.count(count).ids_only();
+        match self.upstream.page(&query, PageScope::of(slice.resource_type), Room::Free).await {
+            Ok(answer) => Ok(answer.page.entries.iter().any(|entry| missing.contains(&&entry.id))),
+            // Smaller lists can be looked at as well.
+            Err(SearchError::TooLarge { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// A judge for the readings of a slice.
@@ -417,7 +493,7 @@ impl Reader {
         reading: &mut Reading,
     ) -> Vec<Received> {
         let window = slice.window();
-        reading.is_troubled |= page.outcomes.iter().any(|issue| issue.severity <= IssueSeverity::Error);
+        reading.is_troubled |= page.is_troubled();
         // Later pages are named by other words.
         if reading.pages == 1 && page.own.as_deref().is_some_and(|own| !repeats(own, slice)) {
             reading.elsewhere += 1;
@@ -445,7 +521,7 @@ impl Reader {
 
     fn place(&self, slice: &Slice, window: Window, entry: &Entry) -> Place {
         let horizon = &self.plan.horizon;
-        let stamp = entry.last_updated.map(crate::fhir::datatypes::Instant::floor_millis);
+        let stamp = entry.last_updated.map(Instant::floor_millis);
         match &slice.scope {
             Scope::Window(_) if !window.is_bounded() => Place::Inside,
             Scope::Window(_) => match stamp {
@@ -531,6 +607,9 @@ impl Reader {
                 return Ok(if is_posted { Followed::NotByPost } else { Followed::TooLarge });
             }
             next = answer.page.next.take();
+            if is_posted && next.is_none() && answer.page.may_go_on(self.page_size(slice.resource_type).count) {
+                return Ok(Followed::NotByPost);
+            }
             issues.extend(answer.page.outcomes.iter().cloned());
             resources.extend(self.sort(slice, answer.page, &mut seen, &mut reading));
         }
@@ -753,6 +832,15 @@ fn repeats(own: &str, slice: &Slice) -> bool {
         Scope::Record { .. } => true,
         Scope::Ids { .. } => has("_id"),
     }
+}
+
+/// How many of these were stamped since this time and lie later than their slice; `None` if the time is not known.
+pub(super) fn made_since(resources: &[Received], from: Option<Millis>) -> Option<u64> {
+    let is_later = |received: &&Received| {
+        let stamp = received.entry.last_updated.map(Instant::floor_millis);
+        received.has_moved && stamp.is_none_or(|stamp| Some(stamp) >= from)
+    };
+    from.map(|_| resources.iter().filter(is_later).count() as u64)
 }
 
 /// Whether a list of patients may be refused for its length alone: then its halves are asked for, down to one patient.

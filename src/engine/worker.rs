@@ -13,7 +13,7 @@ use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::files::{Files, FilesError};
 use super::pool::{Order, Pool};
 use super::progress::Progress;
-use super::read::{Again, Chain, Read, ReadError, Reader, SearchTally, Summary};
+use super::read::{Again, Chain, Read, ReadError, Reader, SearchTally, Summary, made_since};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Running;
@@ -265,6 +265,7 @@ impl Worker {
         let mut reading = Reading::default();
         let mut seen = std::collections::HashSet::new();
         let mut chain = Chain::default();
+        let counting = self.reader.upstream.date();
         reading.counted_before = self.reader.count_before(slice, judge).await?;
         let mut link: Option<String> = None;
         let (mut search, others) = self.reader.searches(slice);
@@ -291,6 +292,7 @@ impl Worker {
             let next = answer.page.next.take();
             let issues = answer.page.outcomes.clone();
             let resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
+            reading.made_since = made_since(&resources, counting).map(|more| more + reading.made_since.unwrap_or(0));
             self.progress.received(resources.len());
             self.files.write_staged(stage, slice, resources, issues).await?;
             drop(answer.reservation);

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::datatypes::{Id, Instant};
-use super::outcome::{ForeignOutcome, Issue};
+use super::outcome::{ForeignOutcome, Issue, IssueSeverity};
 use super::resource_type::ResourceType;
 use compact::{Found, compact};
 
@@ -160,6 +160,17 @@ enum Mode {
 }
 
 impl Page {
+    /// Whether there may be more although no link leads there: of a search by POST some servers tell no next page.
+    pub(crate) fn may_go_on(&self, asked: u32) -> bool {
+        let entries = self.entries.len() as u64;
+        self.total.is_some_and(|total| total > entries) || entries + self.passed_over as u64 >= u64::from(asked)
+    }
+
+    /// Whether the server says beside the resources that something went wrong: then they need not be all.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.outcomes.iter().any(|issue| issue.severity <= IssueSeverity::Error)
+    }
+
     /// Reads an answer to a search.
     ///
     /// # Errors

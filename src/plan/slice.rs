@@ -118,6 +118,11 @@ impl Slice {
         }
     }
 
+    /// Whether it is a list of patients or ids.
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(self.scope, Scope::Patients { .. } | Scope::Ids { .. })
+    }
+
     /// Both halves of a list of patients or ids; `None` for windows, which are cut by what is known of their density.
     pub(crate) fn halves(&self) -> Option<[Self; 2]> {
         let with = |scope| Self { scope, ..self.clone() };

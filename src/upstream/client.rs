@@ -47,6 +47,8 @@ struct Inner {
     patience: Patience,
     /// How far the upstream's clock is ahead of ours, in milliseconds, as its last `Date` told.
     ahead: AtomicI64,
+    /// The latest `Date` of an answer, in Unix milliseconds; zero before the first.
+    date: AtomicI64,
     media: MediaInUse,
     /// The base that the server itself writes into links and references, where it says so.
     advertised: OnceLock<Box<str>>,
@@ -194,8 +196,9 @@ impl Upstream {
         clock: Arc<dyn Clock>,
         patience: Patience,
     ) -> Self {
-        let (ahead, media, advertised) = (AtomicI64::new(0), MediaInUse::default(), OnceLock::new());
-        let inner = Inner { client, base, known_as, gate, budget, clock, patience, ahead, media, advertised };
+        let (ahead, date) = (AtomicI64::new(0), AtomicI64::new(0));
+        let (media, advertised) = (MediaInUse::default(), OnceLock::new());
+        let inner = Inner { client, base, known_as, gate, budget, clock, patience, ahead, date, media, advertised };
         Self { inner: Arc::new(inner), patience: None, gives_back: false, is_urgent: false }
     }
 
@@ -217,6 +220,16 @@ impl Upstream {
     /// The same upstream, asked with this patience: for what an export can do without.
     pub(crate) fn within(&self, give_up_after: Duration) -> Self {
         Self { patience: Some(give_up_after), ..self.clone() }
+    }
+
+    /// What the upstream's clock showed in its latest answer, to the second; `None` if it never told. It is later now.
+    pub(crate) fn date(&self) -> Option<Millis> {
+        Some(Millis(self.inner.date.load(Ordering::Relaxed))).filter(|date| date.0 > 0)
+    }
+
+    /// Waits before a question is asked once more.
+    pub(crate) async fn rest(&self, pause: Duration) {
+        self.inner.clock.sleep(pause).await;
     }
 
     /// The same upstream, for who can ask in parts: [`SearchError::Failing`] instead of patience where the server is there
@@ -278,6 +291,10 @@ impl Upstream {
             CountMethod::Accurate => query.clone().count(1).total_accurate(),
         };
         let answer = self.page(&query, Scope::of(query.resource_type()), Room::Share).await?;
+        // A number beside an error counts what was left.
+        if answer.page.is_troubled() {
+            return Err(SearchError::Refused { status: StatusCode::OK, issues: answer.page.outcomes });
+        }
         // A server that sends resources in spite of `_summary=count` has not understood it, and has not counted.
         let ignored = method == CountMethod::Summary && !answer.page.entries.is_empty();
         Ok((answer.page.total.filter(|_| !ignored), answer.date))
@@ -476,6 +493,7 @@ impl Upstream {
         let date = header(&head.headers, &header::DATE).and_then(parse_http_date);
         if let Some(date) = date {
             let ahead = date.0.saturating_sub(self.inner.clock.unix_millis());
+            self.inner.date.fetch_max(date.0, Ordering::Relaxed);
             self.inner.ahead.store(ahead.clamp(0, MOST_AHEAD_MILLIS), Ordering::Relaxed);
         }
         if head.headers.get("x-cache").is_some_and(|value| value.as_bytes().starts_with(b"HIT")) {

@@ -111,7 +111,7 @@ impl Gate {
         };
         let told = Told(inner);
         loop {
-            let Decision::Wait(wait) = inner.decide() else { return Ok(()) };
+            let Decision::Wait(wait) = inner.decide(&mut inner.limit()) else { return Ok(()) };
             if wait.reason.is_long() {
                 if patient == Patient::No {
                     return Err(Refusal::NotSoon);
@@ -133,20 +133,25 @@ impl Gate {
 
     /// Begins a search, if it may at this moment.
     pub(crate) fn enter(&self) -> Option<Place> {
-        let Decision::Go { is_trial } = self.inner.decide() else { return None };
-        Some(self.begin(is_trial))
+        let now = self.inner.clock.monotonic();
+        // Decided and begun at once: of two who ask together only one gets the last place.
+        let mut limit = self.inner.limit();
+        let Decision::Go { is_trial } = self.inner.decide(&mut limit) else { return None };
+        limit.begin(is_trial, now);
+        drop(limit);
+        Some(self.begun(is_trial, now))
     }
 
     /// Begins a search for which a client of ours is waiting at this moment: it is one question, and cannot wait.
     pub(crate) fn enter_now(&self) -> Place {
-        self.begin(false)
+        let now = self.inner.clock.monotonic();
+        self.inner.limit().begin(false, now);
+        self.begun(false, now)
     }
 
-    fn begin(&self, is_trial: bool) -> Place {
-        let now = self.inner.clock.monotonic();
-        self.inner.limit().begin(is_trial, now);
+    fn begun(&self, is_trial: bool, began: Duration) -> Place {
         self.inner.live.begin_search();
-        Place { gate: self.clone(), began: now, is_trial, outcome: None }
+        Place { gate: self.clone(), began, is_trial, outcome: None }
     }
 
     /// Waits in vain no more: from now on nobody waits for what may last.
@@ -171,11 +176,10 @@ impl Gate {
 }
 
 impl Inner {
-    fn decide(&self) -> Decision {
+    fn decide(&self, limit: &mut Limit) -> Decision {
         let now = self.clock.monotonic();
         let mut answers = Vec::new();
         let live = self.live.read(&mut answers);
-        let mut limit = self.limit();
         limit.hear(&answers, now);
         limit.decide(&Around { now, live, quiet: self.quiet() })
     }

@@ -60,8 +60,9 @@ async fn records_that_the_server_fails_on_are_named_and_all_others_come() {
     for paging in [Paging::Snapshot, Paging::Cursor, Paging::Offset] {
         let settings = Settings { paging, ..Settings::default() };
         let (app, poisoned) = before_a_server_that_fails_on(settings, 4, &[0, 3, 11]).await;
-        for level in ["/$export", "/Group/all/$export"] {
-            export(&app, level, &poisoned, true).await.unwrap_or_else(|error| panic!("{paging:?}: {error:#}"));
+        // Whom else a record of a member names nobody has seen: at Group level it is only counted (SEC-26).
+        for (level, told) in [("/$export", true), ("/Group/all/$export", false)] {
+            export(&app, level, &poisoned, told).await.unwrap_or_else(|error| panic!("{paging:?}: {error:#}"));
         }
         app.stop().await;
     }

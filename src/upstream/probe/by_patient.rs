@@ -244,6 +244,10 @@ async fn list_once(upstream: &Upstream, page_resources: u32, most: usize) -> Res
     let mut answer = upstream.page(&query, scope, Room::Share).await?;
     let (mut listed, mut pages, mut empty) = (BTreeSet::new(), 0_u32, 0);
     loop {
+        if answer.page.is_troubled() {
+            let issues = std::mem::take(&mut answer.page.outcomes);
+            return Err(SearchError::Refused { status: StatusCode::OK, issues }.into());
+        }
         pages = pages.saturating_add(1);
         let before = listed.len();
         let entries = std::mem::take(&mut answer.page.entries);

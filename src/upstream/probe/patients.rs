@@ -63,14 +63,31 @@ pub(crate) async fn patients(
     at_once: usize,
 ) -> Result<Patients, PatientProbeError> {
     let mut tried = futures_util::stream::iter(types.iter().copied())
-        .map(|name| async move { (name, by_its_own_patients(upstream, name).await) })
+        .map(|name| async move { (name, by_its_own_patients(upstream, name, &ALL_FORMS).await) })
         .buffer_unordered(at_once);
     let mut form = known.iter().filter_map(|way| way.found).max().unwrap_or_default();
+    let mut found = Vec::new();
     while let Some((resource_type, result)) = tried.next().await {
         match result.map_err(|source| PatientProbeError::Search { resource_type, source })? {
-            Found::By(PatientForm::Typed) => form = PatientForm::Typed,
-            Found::By(PatientForm::Id) | Found::NoWitness => {}
+            Found::By(by) => {
+                form = form.max(by);
+                found.push(resource_type);
+            }
+            Found::NoWitness => {}
             Found::Nothing(link) => return Err(PatientProbeError::FindsNothing { resource_type, link }),
+        }
+    }
+    if form == PatientForm::Typed {
+        // One form for all of them: what was found by the other one has to be found by this one too.
+        if let Some(way) = known.iter().find(|way| way.found == Some(PatientForm::Id)) {
+            return Err(PatientProbeError::FindsNothing { resource_type: way.resource_type, link: way.link });
+        }
+        for resource_type in found {
+            let again = by_its_own_patients(upstream, resource_type, &[form]).await;
+            let again = again.map_err(|source| PatientProbeError::Search { resource_type, source })?;
+            if let Found::Nothing(link) = again {
+                return Err(PatientProbeError::FindsNothing { resource_type, link });
+            }
         }
     }
     let first = |resource_type: &ResourceType| {
@@ -90,7 +107,14 @@ enum Found {
     Nothing(&'static str),
 }
 
-async fn by_its_own_patients(upstream: &Upstream, resource_type: ResourceType) -> Result<Found, SearchError> {
+/// How patients may be named, the usual way first.
+const ALL_FORMS: [PatientForm; 2] = [PatientForm::Id, PatientForm::Typed];
+
+async fn by_its_own_patients(
+    upstream: &Upstream,
+    resource_type: ResourceType,
+    forms: &[PatientForm],
+) -> Result<Found, SearchError> {
     let query = SearchQuery::new(resource_type);
     let scope = Scope::of(resource_type).with_references();
     // Where the server fails on one of them, another one will do.
@@ -116,12 +140,18 @@ async fn by_its_own_patients(upstream: &Upstream, resource_type: ResourceType) -
     drop(answer);
     let mut found = Found::NoWitness;
     for (link, patient) in witnesses {
-        if finds(upstream, resource_type, link.param, patient.as_str().to_owned()).await? {
-            found = Found::By(PatientForm::Id);
-        } else if finds(upstream, resource_type, link.param, format!("Patient/{patient}")).await? {
-            found = Found::By(PatientForm::Typed);
-        } else if answer_is_stable(upstream, resource_type).await? {
-            return Ok(Found::Nothing(link.param));
+        let mut by = None;
+        for form in forms {
+            if by.is_none() && finds(upstream, resource_type, link.param, list(&[&patient], *form)).await? {
+                by = Some(*form);
+            }
+        }
+        match (by, &found) {
+            // Of two ways that differ the stricter one is told.
+            (Some(form), Found::By(other)) => found = Found::By(form.max(*other)),
+            (Some(form), _) => found = Found::By(form),
+            (None, _) if answer_is_stable(upstream, resource_type).await? => return Ok(Found::Nothing(link.param)),
+            (None, _) => {}
         }
     }
     Ok(found)

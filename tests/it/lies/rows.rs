@@ -203,6 +203,21 @@ fn filters() -> Vec<Row> {
         row("searches by patient are ignored and echoed", ignored(&["patient", "subject"]), SOME, {
             Stops(&["by patient batches", "a filter is ignored"])
         }),
+        Row {
+            patients: 30,
+            ..row(
+                "lists of ids are read to the tenth",
+                lying(Lies { most_ids: Some(10), ..Lies::default() }),
+                GROUP,
+                Complete("counted"),
+            )
+        },
+        row(
+            "counts without a patient fail, and are 0",
+            lying(Lies { count_errors: true, ..Lies::default() }),
+            GROUP,
+            Complete("counted"),
+        ),
         row(
             "self links that leave a filter out",
             lying(Lies { self_without: Some("_lastUpdated".to_owned()), ..Lies::default() }),

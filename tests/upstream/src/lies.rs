@@ -13,6 +13,10 @@ pub struct Lies {
     pub typed_references: bool,
     /// Of a comma list only the first value counts (Oracle Health takes single values).
     pub first_of_list: bool,
+    /// Of a list of `_id` only so many are read.
+    pub most_ids: Option<usize>,
+    /// A count without a patient is 0, with an error beside it.
+    pub count_errors: bool,
     /// How links are written.
     pub links: Links,
     /// A kept list of results is gone after so many later pages (Firely, Epic, HAPI).
@@ -145,6 +149,11 @@ impl Lies {
                 && let Some((first, _)) = value.split_once(',')
             {
                 *value = first.to_owned();
+            }
+            if name == "_id"
+                && let Some(most) = self.most_ids
+            {
+                *value = value.split(',').take(most).collect::<Vec<_>>().join(",");
             }
             if name == "_lastUpdated" {
                 if cached && self.cache_mixes_lt_and_le && value.starts_with("lt") {

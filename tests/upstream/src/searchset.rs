@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 use crate::answer::{Answer, Refusal};
 use crate::body::{Body, Payload};
 use crate::bundle::{Bundle, Head, subset};
+use crate::lies::Lies;
 use crate::lies::Posts;
 use crate::paging::{Position, ResultList};
 use crate::params;
@@ -52,6 +53,13 @@ struct Page<'s> {
     /// The number of all matches, if the page is to say it.
     total: Option<usize>,
     next: Option<String>,
+}
+
+impl Lies {
+    fn fails_to_count(&self, search: &Search) -> bool {
+        let names_one = |(name, _): &(String, String)| matches!(name.as_str(), "patient" | "subject");
+        self.count_errors && search.count_only && !search.pairs.iter().any(names_one)
+    }
 }
 
 impl Page<'_> {
@@ -118,6 +126,9 @@ pub(crate) fn search(
             page.next = Some(own.clone());
         }
         page.check(&settings, &search)?;
+        if settings.lies.fails_to_count(&search) {
+            page.total = Some(0);
+        }
         Ok(Answer::fhir(StatusCode::OK, write(upstream, base, &search, &own, page)))
     })
 }
@@ -270,7 +281,7 @@ fn write(upstream: &SampleUpstream, base: &str, search: &Search, own: &str, page
         let mode = if lies.no_mode { "" } else { r#","search":{"mode":"outcome"}"# };
         bundle.entry("urn:oid:1.2.3.4119", Some(&Body::Text(WARNING.into())), mode);
     }
-    if lies.error_entries && !page.records.is_empty() {
+    if (lies.error_entries && !page.records.is_empty()) || lies.fails_to_count(search) {
         bundle.entry("urn:oid:1.2.3.4120", Some(&Body::Text(ERROR.into())), r#","search":{"mode":"outcome"}"#);
     }
     for record in page.records {
