@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use offtake::Config;
 use offtake::config::OnShort;
+use offtake::{Clock, Config, SystemClock};
 use sample_upstream::{Lies, Paging, SampleUpstream, Settings, Total};
 use serde_json::{Value, json};
 
@@ -77,7 +77,9 @@ fn observe(upstream: &SampleUpstream, id: &str, categories: &[&str]) {
     if !category.is_empty() {
         observation["category"] = category.into();
     }
-    upstream.insert_raw(&observation.to_string()).expect("a resource");
+    // What was made within the second of a count could have been made after it.
+    let stamp = chrono::DateTime::from_timestamp_millis(SystemClock.unix_millis() - 60_000).expect("a time");
+    upstream.insert_raw_at(&observation.to_string(), stamp).expect("a resource");
 }
 
 #[tokio::test]
