@@ -1,8 +1,13 @@
-//! Reading one slice: the questions it asks, the pages that answer, and what comes of them.
+//! Reading one slice: until it is accepted, or has to be read in another way. What is asked (`ask`), how much at a time (`pace`)
+//! and what came (`sort`) have rooms of their own.
+
+mod ask;
+mod pace;
+mod sort;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::isolate::OneByOne;
@@ -11,18 +16,21 @@ use http::StatusCode;
 
 use crate::bulk::manifest::Method;
 use crate::fhir::bundle::{Entry, Page, Scope as PageScope};
-use crate::fhir::datatypes::{Id, Instant, LocalReference, Millis};
+use crate::fhir::datatypes::{Id, LocalReference, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::{Manner, Prefix, SearchQuery};
+use crate::fhir::search::{Manner, SearchQuery};
 use crate::job::index::IdHash;
-use crate::plan::slice::{Grid, Scope, Slice, Window};
-use crate::plan::{Cohort, ExportPlan, OnShort};
-use crate::profile::{Narrowing, PageTotal, PatientForm};
+use crate::plan::slice::{Grid, Scope, Slice};
+use crate::plan::{ExportPlan, OnShort};
+use crate::profile::PatientForm;
 use crate::smart::admit::Grant;
 use crate::upstream::budget::Reservation;
 use crate::upstream::client::{Answer, Room, SearchError, Upstream};
 use crate::upstream::probe::list;
+use pace::Pace;
+pub(super) use pace::{PageLimits, PageSize};
+pub(super) use sort::{Chain, SearchTally, made_since};
 
 /// Reads slices of one job. Cheap to clone: readers share what they learn of page sizes.
 #[derive(Debug, Clone)]
@@ -36,32 +44,6 @@ pub(super) struct Reader {
     paces: Arc<HashMap<ResourceType, Pace>>,
     /// Resources that the server failed to give, so far.
     pub(super) unreadable: Arc<AtomicU32>,
-}
-
-/// How large pages are asked for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PageLimits {
-    pub(super) most_resources: u32,
-    pub(super) target_bytes: usize,
-}
-
-/// How large one page is asked for, and what it may take of memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PageSize {
-    pub(super) count: u32,
-    pub(super) room: Room,
-}
-
-/// What the pages of one type have shown of its resources' sizes.
-#[derive(Debug)]
-struct Pace {
-    count: AtomicU32,
-    /// What pages held, one after another, that had fewer resources than were asked for although there are more.
-    short: Mutex<Vec<u32>>,
-    /// One resource alone is more than a reader's share of memory.
-    alone: AtomicBool,
-    /// The server does not count by a patient alone.
-    uncounted: AtomicBool,
 }
 
 /// What came of reading a slice.
@@ -201,13 +183,6 @@ impl Again {
         }
     }
 }
-
-/// Pages running that hold less than was asked for, until that is taken for the most that the server sends.
-const SHORT_PAGES: usize = 4;
-/// Pages that one slice may have before it counts as endless.
-const MOST_PAGES: u32 = 1_000_000;
-/// Pages in a row that may be empty before their chain counts as endless.
-const MOST_EMPTY_PAGES: u32 = 100;
 
 impl Reader {
     pub(super) fn new(upstream: Upstream, plan: Arc<ExportPlan>, grant: Arc<Grant>, limits: PageLimits) -> Self {
@@ -422,58 +397,6 @@ impl Reader {
         Some(Summary { expected: received.received + by, short: by, ..received })
     }
 
-    /// A count of the slice, where the next reading is to be held against one.
-    pub(super) async fn count_before(&self, slice: &Slice, judge: &Judge) -> Result<Option<u64>, SearchError> {
-        let wanted = judge.wants_count(&self.plan.profile) || self.pace(slice.resource_type).counts_first();
-        if wanted { self.count(slice).await } else { Ok(None) }
-    }
-
-    /// How many resources the upstream counts in a slice, if it counts.
-    pub(super) async fn count(&self, slice: &Slice) -> Result<Option<u64>, SearchError> {
-        let Some(method) = self.plan.profile.counts else { return Ok(None) };
-        let pace = self.pace(slice.resource_type);
-        if matches!(slice.scope, Scope::Record { .. }) || pace.uncounted.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        match self.upstream.count(&self.query(slice), method).await {
-            // A server that wants to be told more than a patient may not count without it either.
-            Err(SearchError::Refused { status, .. })
-                if !self.plan.searches(slice).is_empty() && !FOR_LENGTH.contains(&status) =>
-            {
-                pace.uncounted.store(true, Ordering::Relaxed);
-                Ok(None)
-            }
-            other => Ok(other?.0),
-        }
-    }
-
-    /// The search that a slice is read by, or the first one and the others; what any of them finds belongs to it.
-    pub(super) fn searches(&self, slice: &Slice) -> (SearchQuery, Vec<SearchQuery>) {
-        let narrow = |narrowing: &Narrowing| narrowing.narrow(self.query(slice));
-        match self.plan.searches(slice) {
-            [] => (self.query(slice), Vec::new()),
-            [first, others @ ..] => (narrow(first), others.iter().map(narrow).collect()),
-        }
-    }
-
-    /// The first page of a search.
-    pub(super) async fn first_page(&self, search: &SearchQuery, size: PageSize) -> Result<Answer, SearchError> {
-        let mut query = search.clone().count(size.count);
-        if self.plan.profile.page_total == Some(PageTotal::OnRequest) && self.plan.profile.page_proves_itself() {
-            query = query.total_accurate();
-        }
-        let scope = self.page_scope(search.resource_type());
-        let scope = if search.patient().is_some() { scope.among_others() } else { scope };
-        self.upstream.page(&query, scope, size.room).await
-    }
-
-    /// The page after `next`.
-    pub(super) async fn next_page(&self, slice: &Slice, next: &str, room: Room) -> Result<Answer, SearchError> {
-        let scope = self.page_scope(slice.resource_type);
-        let scope = if matches!(slice.scope, Scope::Record { .. }) { scope.among_others() } else { scope };
-        self.upstream.next(next, scope, room).await
-    }
-
     /// How large the next page of a type is asked for.
     pub(super) fn page_size(&self, resource_type: ResourceType) -> PageSize {
         self.pace(resource_type).size()
@@ -482,82 +405,6 @@ impl Reader {
     /// After a page that was too large: asks for smaller ones from now on; `false` if one resource alone is.
     pub(super) fn shrink(&self, resource_type: ResourceType, asked: PageSize) -> bool {
         self.pace(resource_type).shrink(asked)
-    }
-
-    /// Sorts a page's entries into those the slice asked for, those that moved, and those that its filter excludes.
-    pub(super) fn sort(
-        &self,
-        slice: &Slice,
-        page: Page,
-        seen: &mut HashSet<IdHash>,
-        reading: &mut Reading,
-    ) -> Vec<Received> {
-        let window = slice.window();
-        reading.is_troubled |= page.is_troubled();
-        // Later pages are named by other words.
-        if reading.pages == 1 && page.own.as_deref().is_some_and(|own| !repeats(own, slice)) {
-            reading.elsewhere += 1;
-        }
-        let mut received = Vec::with_capacity(page.entries.len());
-        for entry in page.entries {
-            let id = IdHash::of(entry.resource_type, &entry.id);
-            if !seen.insert(id) {
-                continue;
-            }
-            let has_moved = match self.place(slice, window, &entry) {
-                Place::Inside => false,
-                Place::Moved => true,
-                Place::Elsewhere => {
-                    reading.elsewhere += 1;
-                    continue;
-                }
-            };
-            reading.moved += u64::from(has_moved);
-            reading.set.add(id, entry.version_id.as_deref());
-            received.push(Received { entry, id, has_moved });
-        }
-        received
-    }
-
-    fn place(&self, slice: &Slice, window: Window, entry: &Entry) -> Place {
-        let horizon = &self.plan.horizon;
-        let stamp = entry.last_updated.map(Instant::floor_millis);
-        match &slice.scope {
-            Scope::Window(_) if !window.is_bounded() => Place::Inside,
-            Scope::Window(_) => match stamp {
-                Some(stamp) if window.contains(stamp) => Place::Inside,
-                Some(stamp) if horizon.has_moved(window, stamp) => Place::Moved,
-                Some(_) | None => Place::Elsewhere,
-            },
-            Scope::Patients { from, .. } => {
-                if self.grant.is_foreign(entry) || from.is_some_and(|from| stamp.is_none_or(|stamp| stamp < from)) {
-                    Place::Elsewhere
-                } else if stamp.is_some_and(|stamp| stamp >= horizon.windows_until) {
-                    Place::Moved
-                } else {
-                    Place::Inside
-                }
-            }
-            // What else the server puts into a record is withheld, not a sign of a filter that was ignored.
-            Scope::Record { .. } if stamp.is_some_and(|stamp| stamp >= horizon.windows_until) => Place::Moved,
-            Scope::Record { .. } => Place::Inside,
-            Scope::Ids { list } => {
-                let asked = self.ids(slice.resource_type, list);
-                if asked.contains(&entry.id) { Place::Inside } else { Place::Elsewhere }
-            }
-        }
-    }
-
-    /// Begins to tally one search of a slice, at its first page.
-    pub(super) fn tally(&self, slice: &Slice, reading: &mut Reading, first: &Page) -> SearchTally {
-        let is_union = !self.plan.searches(slice).is_empty();
-        if self.is_open(slice) {
-            reading.total = None;
-        }
-        let total = first.total.filter(|_| is_union && self.plan.profile.page_proves_itself());
-        let mut tally = SearchTally { pages: 0, passed_over: 0, total, own: is_union.then(HashSet::new) };
-        tally.page(reading, first);
-        tally
     }
 
     /// Follows next links, and reads the searches that are left of the slice, while everything fits into the first page's
@@ -627,47 +474,6 @@ impl Reader {
         Cutting { capacity: self.pace(resource_type).count(), grid }
     }
 
-    pub(super) fn query(&self, slice: &Slice) -> SearchQuery {
-        let query = SearchQuery::new(slice.resource_type).sent(self.plan.manner(slice));
-        let from = |query: SearchQuery, from| match from {
-            Some(from) => query.last_updated(Prefix::GreaterOrEqual, from),
-            None => query,
-        };
-        match &slice.scope {
-            Scope::Window(window) => {
-                let query = from(query, window.from);
-                match window.until {
-                    Some(until) => query.last_updated(Prefix::LessThan, until),
-                    None => query,
-                }
-            }
-            Scope::Patients { link, members, from: bound } => {
-                let form = if &**link == "_id" { PatientForm::Id } else { self.plan.profile.patients };
-                let members: Vec<_> = range(self.plan.patients(), members).iter().collect();
-                from(query.param(String::from(&**link), list(&members, form)), *bound)
-            }
-            Scope::Record { members } => match range(self.plan.patients(), members) {
-                [patient, ..] => SearchQuery::record_of(patient.clone(), slice.resource_type),
-                [] => query,
-            },
-            Scope::Ids { list } => {
-                let ids: Vec<_> = self.ids(slice.resource_type, list).iter().collect();
-                query.param("_id", self::list(&ids, PatientForm::Id))
-            }
-        }
-    }
-
-    pub(super) fn ids(&self, resource_type: ResourceType, list: &std::ops::Range<u32>) -> &[Id] {
-        self.references.get(&resource_type).map_or(&[], |ids| range(ids, list))
-    }
-
-    pub(super) fn page_scope(&self, resource_type: ResourceType) -> PageScope {
-        match self.plan.cohort {
-            Cohort::Everything => PageScope::of(resource_type),
-            Cohort::AllPatients | Cohort::Members(_) => PageScope::of(resource_type).with_references(),
-        }
-    }
-
     fn pace(&self, resource_type: ResourceType) -> &Pace {
         self.paces.get(&resource_type).expect("slices are made of the plan's types")
     }
@@ -684,49 +490,6 @@ impl Reader {
             }
         }
     }
-}
-
-/// What one search of a slice has brought.
-#[derive(Debug)]
-pub(super) struct SearchTally {
-    pages: u32,
-    /// Resources of other types that came along.
-    passed_over: usize,
-    /// How many it counts itself, where it is one of several and such totals are exact.
-    total: Option<u64>,
-    /// What it brought, where others have brought the same.
-    own: Option<HashSet<IdHash>>,
-}
-
-impl SearchTally {
-    /// One more page of it.
-    pub(super) fn page(&mut self, reading: &mut Reading, page: &Page) {
-        self.pages += 1;
-        // Each search has its own pages: only one of several of its own can lose what shifts.
-        reading.pages = reading.pages.max(self.pages);
-        self.passed_over = self.passed_over.saturating_add(page.passed_over);
-        if let Some(own) = &mut self.own {
-            own.extend(page.entries.iter().map(|entry| IdHash::of(entry.resource_type, &entry.id)));
-        }
-    }
-
-    /// Distinct resources that it brought, and those of other types; `seen` is what all searches of the slice did.
-    pub(super) fn received(&self, seen: &HashSet<IdHash>) -> usize {
-        self.own.as_ref().unwrap_or(seen).len().saturating_add(self.passed_over)
-    }
-
-    /// It has ended.
-    pub(super) fn end(&self, reading: &mut Reading) {
-        if let (Some(total), Some(own)) = (self.total, &self.own) {
-            reading.missing = reading.missing.saturating_add(total.saturating_sub(own.len() as u64));
-        }
-    }
-}
-
-enum Place {
-    Inside,
-    Moved,
-    Elsewhere,
 }
 
 /// What became of reading a slice to its end.
@@ -750,97 +513,6 @@ impl Walked {
         let Self { resources, issues, reservation, .. } = self;
         Accepted { resources, unreadable: Vec::new(), summary, issues, reservation }
     }
-}
-
-/// Watches that a chain of next links leads somewhere.
-#[derive(Debug, Default)]
-pub(super) struct Chain {
-    links: HashSet<u64>,
-    resources: usize,
-    empty: u32,
-}
-
-impl Chain {
-    /// Goes on to `link`, after `resources` distinct resources in all.
-    pub(super) fn step(&mut self, link: &str, resources: usize) -> Result<(), ReadError> {
-        use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(link);
-        self.empty = if resources == self.resources { self.empty + 1 } else { 0 };
-        self.resources = resources;
-        let endless = self.links.len() >= MOST_PAGES as usize || self.empty > MOST_EMPTY_PAGES;
-        if endless || !self.links.insert(hash) { Err(ReadError::Loop) } else { Ok(()) }
-    }
-}
-
-impl Pace {
-    fn count(&self) -> u32 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    fn size(&self) -> PageSize {
-        let room = if self.alone.load(Ordering::Relaxed) { Room::Alone } else { Room::Share };
-        PageSize { count: self.count(), room }
-    }
-
-    /// Resources so large that a page thrown away costs more than a count.
-    fn counts_first(&self) -> bool {
-        self.count() <= 4
-    }
-
-    /// The server sent no more than `entries` on a page although there are more. One page may be short by chance, as
-    /// where a server filters after it has made the page: only several running show what it is willing to send.
-    fn cap(&self, asked: PageSize, entries: usize) {
-        let entries = u32::try_from(entries).unwrap_or(u32::MAX);
-        let mut short = self.short.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries >= asked.count {
-            short.clear();
-            return;
-        }
-        short.push(entries);
-        if short.len() >= SHORT_PAGES {
-            let most = short.drain(..).max().unwrap_or(0);
-            if most > 0 {
-                self.count.fetch_min(most, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// After a page that was too large as `asked`: fewer resources, at last one with all memory to itself.
-    fn shrink(&self, asked: PageSize) -> bool {
-        let smaller = (asked.count / 4).max(1);
-        if self.count.fetch_min(smaller, Ordering::Relaxed) > 1 && asked.count > 1 {
-            return true;
-        }
-        let was_alone = self.alone.swap(true, Ordering::Relaxed);
-        !was_alone || asked.room == Room::Share
-    }
-}
-
-/// Whether a `self` link, where it has a query, repeats the filters of a slice: one that a server leaves out it did not
-/// use. How servers name a patient differs too much to be held against them.
-fn repeats(own: &str, slice: &Slice) -> bool {
-    let Some((_, query)) = own.split_once('?') else { return true };
-    let has = |name: &str| {
-        query.split('&').any(|pair| pair.get(..name.len()).is_some_and(|own| own.eq_ignore_ascii_case(name)))
-    };
-    match &slice.scope {
-        Scope::Window(window) => !window.is_bounded() || has("_lastUpdated"),
-        Scope::Patients { link, from, .. } => {
-            (from.is_none() || has("_lastUpdated")) && (&**link != "_id" || has("_id"))
-        }
-        // It is a part of the path.
-        Scope::Record { .. } => true,
-        Scope::Ids { .. } => has("_id"),
-    }
-}
-
-/// How many of these were stamped since this time and lie later than their slice; `None` if the time is not known.
-pub(super) fn made_since(resources: &[Received], from: Option<Millis>) -> Option<u64> {
-    let is_later = |received: &&Received| {
-        let stamp = received.entry.last_updated.map(Instant::floor_millis);
-        received.has_moved && stamp.is_none_or(|stamp| Some(stamp) >= from)
-    };
-    from.map(|_| resources.iter().filter(is_later).count() as u64)
 }
 
 /// Whether a list of patients may be refused for its length alone: then its halves are asked for, down to one patient.

@@ -1,0 +1,124 @@
+//! The questions that a slice is read by.
+
+use std::sync::atomic::Ordering;
+
+use super::pace::PageSize;
+use super::{FOR_LENGTH, Reader, range};
+use crate::engine::accept::Judge;
+use crate::fhir::bundle::Scope as PageScope;
+use crate::fhir::datatypes::Id;
+use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::{Prefix, SearchQuery};
+use crate::plan::Cohort;
+use crate::plan::slice::{Scope, Slice};
+use crate::profile::{Narrowing, PageTotal, PatientForm};
+use crate::upstream::client::{Answer, Room, SearchError};
+use crate::upstream::probe::list;
+
+impl Reader {
+    /// A count of the slice, where the next reading is to be held against one.
+    pub(in crate::engine) async fn count_before(
+        &self,
+        slice: &Slice,
+        judge: &Judge,
+    ) -> Result<Option<u64>, SearchError> {
+        let wanted = judge.wants_count(&self.plan.profile) || self.pace(slice.resource_type).counts_first();
+        if wanted { self.count(slice).await } else { Ok(None) }
+    }
+
+    /// How many resources the upstream counts in a slice, if it counts.
+    pub(in crate::engine) async fn count(&self, slice: &Slice) -> Result<Option<u64>, SearchError> {
+        let Some(method) = self.plan.profile.counts else { return Ok(None) };
+        let pace = self.pace(slice.resource_type);
+        if matches!(slice.scope, Scope::Record { .. }) || pace.uncounted.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match self.upstream.count(&self.query(slice), method).await {
+            // A server that wants to be told more than a patient may not count without it either.
+            Err(SearchError::Refused { status, .. })
+                if !self.plan.searches(slice).is_empty() && !FOR_LENGTH.contains(&status) =>
+            {
+                pace.uncounted.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            other => Ok(other?.0),
+        }
+    }
+
+    /// The search that a slice is read by, or the first one and the others; what any of them finds belongs to it.
+    pub(in crate::engine) fn searches(&self, slice: &Slice) -> (SearchQuery, Vec<SearchQuery>) {
+        let narrow = |narrowing: &Narrowing| narrowing.narrow(self.query(slice));
+        match self.plan.searches(slice) {
+            [] => (self.query(slice), Vec::new()),
+            [first, others @ ..] => (narrow(first), others.iter().map(narrow).collect()),
+        }
+    }
+
+    /// The first page of a search.
+    pub(in crate::engine) async fn first_page(
+        &self,
+        search: &SearchQuery,
+        size: PageSize,
+    ) -> Result<Answer, SearchError> {
+        let mut query = search.clone().count(size.count);
+        if self.plan.profile.page_total == Some(PageTotal::OnRequest) && self.plan.profile.page_proves_itself() {
+            query = query.total_accurate();
+        }
+        let scope = self.page_scope(search.resource_type());
+        let scope = if search.patient().is_some() { scope.among_others() } else { scope };
+        self.upstream.page(&query, scope, size.room).await
+    }
+
+    /// The page after `next`.
+    pub(in crate::engine) async fn next_page(
+        &self,
+        slice: &Slice,
+        next: &str,
+        room: Room,
+    ) -> Result<Answer, SearchError> {
+        let scope = self.page_scope(slice.resource_type);
+        let scope = if matches!(slice.scope, Scope::Record { .. }) { scope.among_others() } else { scope };
+        self.upstream.next(next, scope, room).await
+    }
+
+    pub(in crate::engine) fn query(&self, slice: &Slice) -> SearchQuery {
+        let query = SearchQuery::new(slice.resource_type).sent(self.plan.manner(slice));
+        let from = |query: SearchQuery, from| match from {
+            Some(from) => query.last_updated(Prefix::GreaterOrEqual, from),
+            None => query,
+        };
+        match &slice.scope {
+            Scope::Window(window) => {
+                let query = from(query, window.from);
+                match window.until {
+                    Some(until) => query.last_updated(Prefix::LessThan, until),
+                    None => query,
+                }
+            }
+            Scope::Patients { link, members, from: bound } => {
+                let form = if &**link == "_id" { PatientForm::Id } else { self.plan.profile.patients };
+                let members: Vec<_> = range(self.plan.patients(), members).iter().collect();
+                from(query.param(String::from(&**link), list(&members, form)), *bound)
+            }
+            Scope::Record { members } => match range(self.plan.patients(), members) {
+                [patient, ..] => SearchQuery::record_of(patient.clone(), slice.resource_type),
+                [] => query,
+            },
+            Scope::Ids { list } => {
+                let ids: Vec<_> = self.ids(slice.resource_type, list).iter().collect();
+                query.param("_id", self::list(&ids, PatientForm::Id))
+            }
+        }
+    }
+
+    pub(in crate::engine) fn ids(&self, resource_type: ResourceType, list: &std::ops::Range<u32>) -> &[Id] {
+        self.references.get(&resource_type).map_or(&[], |ids| range(ids, list))
+    }
+
+    pub(in crate::engine) fn page_scope(&self, resource_type: ResourceType) -> PageScope {
+        match self.plan.cohort {
+            Cohort::Everything => PageScope::of(resource_type),
+            Cohort::AllPatients | Cohort::Members(_) => PageScope::of(resource_type).with_references(),
+        }
+    }
+}
