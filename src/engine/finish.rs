@@ -69,7 +69,8 @@ impl Worker {
     /// (SEC-26). Elsewhere it may name others too, and under `_until` it may be too new.
     fn may_name(&self, resource_type: ResourceType) -> bool {
         let plan = &self.plan;
-        let is_asked_by_id = resource_type == ResourceType::PATIENT || plan.context.contains(&resource_type);
+        let is_only_referred_to = plan.context.contains(&resource_type) && !plan.types.contains_key(&resource_type);
+        let is_asked_by_id = resource_type == ResourceType::PATIENT || is_only_referred_to;
         plan.horizon.until.is_none()
             && match plan.cohort {
                 Cohort::Everything => true,
