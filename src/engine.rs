@@ -11,6 +11,7 @@ mod pool;
 pub(crate) mod progress;
 mod read;
 mod reaper;
+mod refusal;
 mod worker;
 
 use std::collections::{HashMap, HashSet, VecDeque};

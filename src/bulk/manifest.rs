@@ -178,6 +178,15 @@ impl OutcomeLine {
         Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
     }
 
+    /// Patients for whom the server refuses to be searched, by their number: who they are may be a secret itself.
+    pub(crate) fn refused_patients(patients: usize, names: &[ResourceType]) -> Self {
+        let text = format!(
+            "the server refuses searches for {patients} of the patients, as it does where a record is closed; what \
+             they would find is not in this export"
+        );
+        Self::about(names, IssueSeverity::Error, IssueType::Forbidden, &text)
+    }
+
     /// Types of which the server does not tell what was deleted.
     pub(crate) fn untold_deletions(names: &[ResourceType]) -> Self {
         let text = "what was deleted is not listed, as the server keeps no history to tell it";

@@ -574,7 +574,7 @@ fn note(notes: &mut Notes, issues: Vec<Issue>) {
 }
 
 fn record(slice: Slice, summary: Summary, tally: Tally) -> SliceRecord {
-    let Summary { expected, received, short, unreadable, reread, method } = summary;
+    let Summary { expected, received, short, unreadable, refused, reread, method } = summary;
     let Tally { written, repeated, withheld } = tally;
-    SliceRecord { slice, expected, received, written, repeated, withheld, reread, short, unreadable, method }
+    SliceRecord { slice, expected, received, written, repeated, withheld, reread, short, unreadable, refused, method }
 }

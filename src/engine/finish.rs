@@ -34,6 +34,7 @@ impl Worker {
             return Err(WorkerError::Draining);
         }
         let mut lines = vec![OutcomeLine::proof(&proof)];
+        lines.extend(self.refused_patients());
         lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
         lines.extend(self.unproven(&proof));
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
@@ -120,6 +121,15 @@ impl Worker {
             Assumption::NoWitness => !found,
             Assumption::RefusedLinks | Assumption::Everything | Assumption::OutsideCompartment => true,
         })
+    }
+
+    /// That the server refuses some patients, if it does.
+    fn refused_patients(&self) -> Option<OutcomeLine> {
+        let refused = self.files.slices().filter(|record| record.refused);
+        let (patients, types): (BTreeSet<_>, BTreeSet<_>) =
+            refused.filter_map(|record| Some((record.slice.patients()?.start, record.slice.resource_type))).unzip();
+        let types: Vec<_> = types.into_iter().collect();
+        (!patients.is_empty()).then(|| OutcomeLine::refused_patients(patients.len(), &types))
     }
 
     /// Why types are unproven, one line for each reason.

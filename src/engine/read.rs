@@ -44,6 +44,8 @@ pub(super) struct Reader {
     paces: Arc<HashMap<ResourceType, Pace>>,
     /// Resources that the server failed to give, so far.
     pub(super) unreadable: Arc<AtomicU32>,
+    /// Patients whom the server refused, so far, by their places in the list of all.
+    pub(super) refused: Arc<Mutex<HashSet<u32>>>,
 }
 
 /// What came of reading a slice.
@@ -79,6 +81,8 @@ pub(super) struct Summary {
     pub(super) received: u64,
     pub(super) short: u64,
     pub(super) unreadable: u64,
+    /// The server refuses it, as it does for some patients.
+    pub(super) refused: bool,
     pub(super) reread: u32,
     pub(super) method: Method,
 }
@@ -86,7 +90,7 @@ pub(super) struct Summary {
 impl Summary {
     pub(super) fn accepted(reading: &Reading, expected: u64, attempt: u32, method: Method) -> Self {
         let received = reading.set.distinct().saturating_sub(reading.moved);
-        Self { expected, received, short: 0, unreadable: 0, reread: attempt, method }
+        Self { expected, received, short: 0, unreadable: 0, refused: false, reread: attempt, method }
     }
 }
 
@@ -195,7 +199,16 @@ impl Reader {
             uncounted: AtomicBool::default(),
         };
         let paces = Arc::new(types.map(|resource_type| (resource_type, pace())).collect());
-        Self { upstream, plan, grant, limits, references: Arc::default(), paces, unreadable: Arc::default() }
+        Self {
+            upstream,
+            plan,
+            grant,
+            limits,
+            references: Arc::default(),
+            paces,
+            unreadable: Arc::default(),
+            refused: Arc::default(),
+        }
     }
 
     /// Reads a slice until it is accepted, or has to be read in another way.
@@ -211,8 +224,7 @@ impl Reader {
             let before = match self.count_before(slice, &judge).await {
                 Ok(None) if task.count_first && can_be_cut && attempt == 0 => self.count(slice).await?,
                 Ok(counted) => counted,
-                Err(error) if is_too_long(slice, &error) => return Ok(Read::TooMany { total: None }),
-                Err(error) => return Err(error.into()),
+                Err(error) => return self.refused(slice, error, None, attempt).await,
             };
             let pace = self.pace(slice.resource_type);
             if can_be_cut && before.is_some_and(|count| count > u64::from(pace.count())) {
@@ -324,8 +336,8 @@ impl Reader {
         (entries > 0 && matches!(attempt, 4 | 8)).then_some(Read::InHalves)
     }
 
-    /// What it means that the first page of a slice was refused. A list may be too long, and a patient who was deleted since
-    /// has no record any more.
+    /// What it means that a slice was refused. A list may be too long, or name somebody who is refused alone; and a patient
+    /// who was deleted since has no record any more.
     async fn refused(
         &self,
         slice: &Slice,
@@ -333,22 +345,26 @@ impl Reader {
         counted: Option<u64>,
         attempt: u32,
     ) -> Result<Read, ReadError> {
-        if is_too_long(slice, &error) {
-            return Ok(Read::TooMany { total: counted });
-        }
-        let gone = [StatusCode::NOT_FOUND, StatusCode::GONE];
-        let is_gone = matches!(&error, SearchError::Refused { status, .. } if gone.contains(status));
-        if let Scope::Record { members } = &slice.scope
-            && let [patient] = range(self.plan.patients(), members)
-            && is_gone
-            && self.upstream.read(ResourceType::PATIENT, patient).await?.is_none()
-        {
-            let method = Method::Unproven;
-            let summary = Summary { expected: 0, received: 0, short: 0, unreadable: 0, reread: attempt, method };
-            let (resources, unreadable, issues) = (Vec::new(), Vec::new(), Vec::new());
-            return Ok(Read::Accepted(Accepted { resources, unreadable, summary, issues, reservation: None }));
-        }
-        Err(error.into())
+        let SearchError::Refused { status, .. } = &error else { return Err(error.into()) };
+        let patients = slice.patients().map(|members| range(self.plan.patients(), members)).unwrap_or_default();
+        let is_refused = match (*status, patients) {
+            (status, [_, _, ..]) if FOR_LENGTH.contains(&status) || FOR_ONE_OF_MANY.contains(&status) => {
+                return Ok(Read::TooMany { total: counted });
+            }
+            (StatusCode::NOT_FOUND | StatusCode::GONE, [patient]) if matches!(slice.scope, Scope::Record { .. }) => {
+                if self.upstream.read(ResourceType::PATIENT, patient).await?.is_some() {
+                    return Err(error.into());
+                }
+                false
+            }
+            (StatusCode::FORBIDDEN, [_]) if self.is_refused_alone(slice).await? => true,
+            _ => return Err(error.into()),
+        };
+        let method = Method::Unproven;
+        let summary =
+            Summary { expected: 0, received: 0, short: 0, unreadable: 0, refused: is_refused, reread: attempt, method };
+        let (resources, unreadable, issues) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Read::Accepted(Accepted { resources, unreadable, summary, issues, reservation: None }))
     }
 
     /// Whether a list of ids was taken in part only, as where the server reads so many of them and no more: those that did
@@ -515,14 +531,11 @@ impl Walked {
     }
 }
 
-/// Whether a list of patients may be refused for its length alone: then its halves are asked for, down to one patient.
-fn is_too_long(slice: &Slice, error: &SearchError) -> bool {
-    let SearchError::Refused { status, .. } = error else { return false };
-    let is_list = matches!(&slice.scope, Scope::Patients { members, .. } if members.len() > 1);
-    is_list && (FOR_LENGTH.contains(status) || *status == StatusCode::BAD_REQUEST)
-}
+/// How a list is refused that is too long where no more is said than that it is a bad request, or that names somebody who
+/// would be refused alone: its halves are asked for, down to one patient.
+const FOR_ONE_OF_MANY: [StatusCode; 2] = [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN];
 
-/// How a request is refused for its length. Some say no more than that it is a bad one.
+/// How a request is refused for its length.
 const FOR_LENGTH: [StatusCode; 3] =
     [StatusCode::URI_TOO_LONG, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, StatusCode::PAYLOAD_TOO_LARGE];
 

@@ -83,6 +83,9 @@ pub(crate) struct SliceRecord {
     pub(crate) short: u64,
     /// Resources that the upstream counts and fails to give.
     pub(crate) unreadable: u64,
+    /// The upstream refuses it, as some do for some patients: nothing of it is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) refused: bool,
     pub(crate) method: Method,
 }
 

@@ -123,6 +123,14 @@ impl Slice {
         matches!(self.scope, Scope::Patients { .. } | Scope::Ids { .. })
     }
 
+    /// Whom it asks for, by their places in the list of all; `None` where it asks for nobody in particular.
+    pub(crate) fn patients(&self) -> Option<&Range<u32>> {
+        match &self.scope {
+            Scope::Patients { members, .. } | Scope::Record { members } => Some(members),
+            Scope::Window(_) | Scope::Ids { .. } => None,
+        }
+    }
+
     /// Both halves of a list of patients or ids; `None` for windows, which are cut by what is known of their density.
     pub(crate) fn halves(&self) -> Option<[Self; 2]> {
         let with = |scope| Self { scope, ..self.clone() };

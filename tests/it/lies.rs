@@ -2,6 +2,7 @@
 //! server allows, or it stops and says which filter, probe or type failed.
 
 mod by_patient;
+mod closed;
 mod posts;
 mod records;
 mod rows;

@@ -1,7 +1,10 @@
 //! How patients are named in searches, and whether each type's search by patient finds what it should: a filter is
 //! proven only by a resource that it finds (P2 and P8).
 
+use std::collections::BTreeSet;
+
 use futures_util::StreamExt;
+use http::StatusCode;
 
 use super::long_lists::{LongLists, long_lists};
 use super::{A_FEW, allowed, page};
@@ -14,6 +17,8 @@ use crate::upstream::client::{SearchError, Upstream};
 
 /// Members that are tried until two of them have something.
 const MEMBERS_TRIED: usize = 20;
+/// Patients of a link that are searched for until one of them may be.
+const WITNESSES_TRIED: usize = 4;
 /// Types that an OR list is tried on.
 const LISTS_TRIED: usize = 6;
 
@@ -130,21 +135,33 @@ async fn by_its_own_patients(
     let bases = upstream.bases();
     let witnesses: Vec<_> = resource_type
         .compartment()
-        .filter_map(|link| {
+        .map(|link| {
             let entries = answer.page.entries.iter();
-            let patient = entries.flat_map(|entry| patients_of(&entry.references, link.paths, &bases)).next();
-            Some((link, patient?))
+            let patients = entries.flat_map(|entry| patients_of(&entry.references, link.paths, &bases));
+            (link, patients.collect::<BTreeSet<_>>())
         })
         .collect();
     // Nobody waits for memory while holding some.
     drop(answer);
     let mut found = Found::NoWitness;
-    for (link, patient) in witnesses {
+    for (link, patients) in witnesses {
         let mut by = None;
-        for form in forms {
-            if by.is_none() && finds(upstream, resource_type, link.param, list(&[&patient], *form)).await? {
-                by = Some(*form);
+        let mut is_witness = false;
+        // Some patients may be out of bounds for us, and others not.
+        for patient in patients.iter().take(WITNESSES_TRIED) {
+            for form in forms {
+                let finds = finds(upstream, resource_type, link.param, list(&[patient], *form)).await?;
+                is_witness |= finds != Finds::Forbidden;
+                if by.is_none() && finds == Finds::Some {
+                    by = Some(*form);
+                }
             }
+            if is_witness {
+                break;
+            }
+        }
+        if !is_witness {
+            continue;
         }
         match (by, &found) {
             // Of two ways that differ the stricter one is told.
@@ -164,14 +181,26 @@ async fn answer_is_stable(upstream: &Upstream, resource_type: ResourceType) -> R
     Ok(seen.is_some_and(|seen| !seen.entries.is_empty()))
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finds {
+    Some,
+    Nothing,
+    /// This patient may not be asked for.
+    Forbidden,
+}
+
 async fn finds(
     upstream: &Upstream,
     name: ResourceType,
     link: &'static str,
     value: String,
-) -> Result<bool, SearchError> {
-    let seen = allowed(page(upstream, SearchQuery::new(name).param(link, value).count(1)).await)?;
-    Ok(seen.is_some_and(|seen| !seen.entries.is_empty()))
+) -> Result<Finds, SearchError> {
+    let seen = page(upstream, SearchQuery::new(name).param(link, value).count(1)).await;
+    if matches!(&seen, Err(SearchError::Refused { status: StatusCode::FORBIDDEN, .. })) {
+        return Ok(Finds::Forbidden);
+    }
+    let finds = allowed(seen)?.is_some_and(|seen| !seen.entries.is_empty());
+    Ok(if finds { Finds::Some } else { Finds::Nothing })
 }
 
 pub(super) fn patients_of<'a>(

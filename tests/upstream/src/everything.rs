@@ -28,6 +28,9 @@ pub(crate) fn everything(
     if settings.everything == Everything::Absent {
         return Err(Refusal::not_found("there is no operation $everything here"));
     }
+    if settings.lies.closed_records.contains(id) {
+        return Err(Refusal::new(http::StatusCode::FORBIDDEN, "forbidden", "the record is closed"));
+    }
     let value = |name: &str| pairs.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
     let number = |name: &str, default: usize| match value(name) {
         Some(text) => text.parse().map_err(|_| Refusal::invalid(format!("invalid value of parameter {name}"))),

@@ -52,6 +52,9 @@ pub struct Lies {
     pub accepts: Accepts,
     /// What becomes of searches by POST.
     pub posts: Posts,
+    /// Ids of patients of whom nothing but their own resource may be asked for: searches that name one of them are answered
+    /// with 403 (break the glass).
+    pub closed_records: BTreeSet<String>,
     /// `Type/id` of resources that are found and counted, but on no page.
     pub dropped: BTreeSet<String>,
     /// Pages with resources say beside them that an error occurred, as facades do whose own servers failed.

@@ -120,6 +120,14 @@ impl Search {
         if settings.one_patient && pairs.iter().any(is_list) {
             return Err(Refusal::invalid("more than one patient in a search"));
         }
+        let closed = &settings.lies.closed_records;
+        let is_closed = |(name, value): &(String, String)| {
+            let names = matches!(params::kind_of(resource_type, name), Some(Kind::Reference));
+            names && value.split(',').any(|id| closed.contains(id.trim_start_matches("Patient/")))
+        };
+        if !closed.is_empty() && pairs.iter().any(is_closed) {
+            return Err(Refusal::new(http::StatusCode::FORBIDDEN, "forbidden", "the record is closed"));
+        }
         search.pairs = pairs;
         Ok(search)
     }
