@@ -119,7 +119,10 @@ impl Examination {
         let (value, means) = match last_updated {
             TimeFilter::Millisecond => ("millisecond", "types are read in windows of time, many at once"),
             TimeFilter::Second => ("second", "types are read in windows of whole seconds, many at once"),
-            TimeFilter::None => ("none", "types are read as one chain of pages; `_since` cannot be offered"),
+            TimeFilter::None => (
+                "none",
+                "types are read as one chain of pages; `_since` is our own filter, where resources say their time",
+            ),
         };
         line("_lastUpdated", value, means)?;
         let (value, means) = if *sort {

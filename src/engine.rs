@@ -516,7 +516,7 @@ impl From<PlanError> for RunError {
         let code = match &error {
             PlanError::Search { .. } | PlanError::Group(_) | PlanError::Patients(_) => IssueType::Processing,
             PlanError::Listing(_) => IssueType::Processing,
-            PlanError::NoTimeFilter | PlanError::NobodyListed => IssueType::NotSupported,
+            PlanError::Unstamped(_) | PlanError::NobodyListed => IssueType::NotSupported,
         };
         Self::GivenUp { code, text: error_chain(&error) }
     }

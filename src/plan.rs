@@ -272,7 +272,8 @@ impl ExportPlan {
         let one = |scope| vec![Slice { phase, resource_type, scope }];
         match (&plan.strategy, phase) {
             (_, Phase::References) => Vec::new(), // what they are is known only once the rest is read
-            (_, Phase::Old | Phase::Young | Phase::Sweep(_)) if window.is_empty() => Vec::new(),
+            (Strategy::Windows, Phase::Old | Phase::Young) if window.is_empty() => Vec::new(),
+            (_, Phase::Sweep(_)) if window.is_empty() => Vec::new(),
             (_, Phase::Old | Phase::Young) if plan.is_empty() => Vec::new(),
             (Strategy::Windows, Phase::Gap) => one(Scope::Window(Window::ALL)),
             (Strategy::Windows, _) => one(Scope::Window(window)),
@@ -289,7 +290,7 @@ impl ExportPlan {
             }
             (Strategy::Patients { links, .. }, Phase::Young | Phase::Sweep(_)) => {
                 let from = if phase == Phase::Young {
-                    self.horizon.since.map(|since| self.horizon.floor(since))
+                    self.horizon.since.filter(|_| self.profile.filters_by_time()).map(|since| self.horizon.floor(since))
                 } else {
                     window.from
                 };
@@ -365,6 +366,47 @@ mod tests {
         assert_eq!(Window::ALL.remaining(windows), vec![]);
         assert_eq!(windows[0].until, windows[1].from);
         assert_eq!(windows[2].from, Some(at("2026-01-01T11:59:00Z")));
+    }
+
+    /// Batches and chains have no upper bound: one that lies before W leaves all of them to be read.
+    #[test]
+    fn what_is_not_cut_by_time_is_read_whatever_until_is() {
+        let resource_type = ResourceType::PATIENT;
+        let patients = Strategy::Patients { links: vec!["patient".into()], searches: Vec::new() };
+        for strategy in [Strategy::Chain, Strategy::Records, patients] {
+            for until in [None, Some("2025-01-01T00:00:00Z"), Some("2026-02-01T00:00:00Z")] {
+                let plan =
+                    TypePlan { strategy: strategy.clone(), baseline: None, oldest: None, assumed: BTreeSet::new() };
+                let plan = ExportPlan {
+                    horizon: horizon(None, until),
+                    profile: Profile::default(),
+                    types: BTreeMap::from([(resource_type, plan)]),
+                    cohort: Cohort::Members(vec![Id::parse("p").expect("an id")]),
+                    listed: Listed::default(),
+                    context: Vec::new(),
+                    on_short: OnShort::Fail,
+                    bases: Vec::new(),
+                };
+                assert_eq!(plan.slices(Phase::Young, resource_type).len(), 1, "{strategy:?} until {until:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn windows_and_sweep_cover_all_that_since_and_until_ask_for() {
+        let instants =
+            [None, Some("2020-01-01T00:00:00Z"), Some("2026-01-01T11:50:00.5Z"), Some("2027-01-01T00:00:00Z")];
+        for (since, until) in instants.iter().flat_map(|since| instants.iter().map(move |until| (*since, *until))) {
+            let horizon = horizon(since, until);
+            let windows = [Phase::Old, Phase::Young, Phase::Sweep(1)].map(|phase| horizon.window(phase));
+            let windows = windows.into_iter().filter(|window| !window.is_empty());
+            let asked = Window {
+                from: horizon.since.map(Instant::floor_millis),
+                until: horizon.until.map(|until| Millis(until.floor_millis().0 + 1)),
+            };
+            let left = if asked.is_empty() { Vec::new() } else { asked.remaining(windows) };
+            assert_eq!(left, vec![], "{since:?} {until:?}");
+        }
     }
 
     /// BD-021, BD-022: strictly after `_since`, strictly before `_until`; the finest digits decide.

@@ -98,8 +98,10 @@ pub(super) enum PlanError {
     NobodyListed,
     #[error("what belongs to patients can be searched by patient only, and who they are cannot be found out")]
     Listing(#[from] ListError),
-    #[error("`_since` and `_until` need a server that filters by `_lastUpdated`, and this one does not")]
-    NoTimeFilter,
+    #[error(
+        "`_since` and `_until` need `meta.lastUpdated`: the server does not filter by it, and its {0} resources do not carry it"
+    )]
+    Unstamped(ResourceType),
 }
 
 impl PlanError {
@@ -110,7 +112,7 @@ impl PlanError {
             Self::Patients(PatientProbeError::Search { source, .. }) => source.is_stopping(),
             Self::Listing(ListError::Search(source)) => source.is_stopping(),
             Self::Group(_) | Self::Patients(PatientProbeError::FindsNothing { .. }) | Self::NobodyListed => false,
-            Self::Listing(_) | Self::NoTimeFilter => false,
+            Self::Listing(_) | Self::Unstamped(_) => false,
         }
     }
 }
@@ -155,7 +157,7 @@ impl Planner {
         let profile = profile.known(preset, &self.overrides);
         let kickoff = &job.kickoff;
         if !profile.filters_by_time() && (kickoff.since.is_some() || kickoff.until.is_some()) {
-            return Err(PlanError::NoTimeFilter);
+            self.must_be_stamped(&survey, &reached).await?;
         }
         let listed = match &cohort {
             Cohort::Everything | Cohort::AllPatients if !reached.is_empty() || !records.is_empty() => {
@@ -190,10 +192,38 @@ impl Planner {
         Ok(Planned { plan, refused, left_out })
     }
 
+    /// Where the server does not filter by time, we do, by what each resource says of itself. A type that does not say it
+    /// would be exported as a whole each time.
+    async fn must_be_stamped(
+        &self,
+        survey: &Survey,
+        reached: &BTreeMap<ResourceType, Reached>,
+    ) -> Result<(), PlanError> {
+        if let Some((name, _)) = reached.iter().find(|(_, reach)| reach.is_unstamped) {
+            return Err(PlanError::Unstamped(*name));
+        }
+        let occupied = survey.types.iter().copied().filter(|name| survey.held.get(name) != Some(&0));
+        let mut answers = futures_util::stream::iter(occupied)
+            .map(|name| async move { (name, probe::is_unstamped(&self.upstream, name).await) })
+            .buffer_unordered(self.searches);
+        while let Some((name, answer)) = answers.next().await {
+            if answer.map_err(|source| PlanError::Search { resource_type: name, source })? {
+                return Err(PlanError::Unstamped(name));
+            }
+        }
+        Ok(())
+    }
+
     fn horizon(&self, job: &Job, profile: &Profile, newest: Option<Millis>, now: Millis) -> Horizon {
         let kickoff = &job.kickoff;
         let grid = Grid { step: profile.last_updated.step_millis(), oldest: Millis(0), now };
-        let unseen = || kickoff.since.map_or(Millis(now.0 - UNSEEN_MILLIS), Instant::floor_millis);
+        let long_ago = Millis(now.0 - UNSEEN_MILLIS);
+        let unseen = || match kickoff.since.map(Instant::floor_millis) {
+            // What is newest was not looked for, and time goes on.
+            Some(since) if !profile.filters_by_time() => since.max(long_ago),
+            Some(since) => since,
+            None => long_ago,
+        };
         Horizon {
             // The newest one that was seen lies in a window; whatever comes later in time does not.
             windows_until: Millis(

@@ -210,6 +210,12 @@ async fn separates(
     Ok(true)
 }
 
+/// Whether the first resources of a type do not say when they were last updated.
+pub(crate) async fn is_unstamped(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
+    let seen = allowed(page(upstream, SearchQuery::new(resource_type).count(A_FEW)).await)?;
+    Ok(seen.is_some_and(|seen| by_patient::are_unstamped(&seen.entries)))
+}
+
 /// P3: both directions are obeyed, which resources of more than one stamp show.
 async fn sorts(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
     let mut edges = Vec::new();

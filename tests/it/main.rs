@@ -33,6 +33,7 @@ mod recover;
 mod refusals;
 mod rereads;
 mod restart;
+mod since;
 mod status;
 mod support;
 mod writer;

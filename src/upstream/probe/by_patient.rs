@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::patients::{PatientProbeError, list, patients_of};
 use super::{A_FEW, page};
-use crate::fhir::bundle::{Referenced, Scope};
+use crate::fhir::bundle::{Entry, Referenced, Scope};
 use crate::fhir::datatypes::Id;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
@@ -40,13 +40,15 @@ pub(crate) struct Reached {
     pub(crate) refuses_some: bool,
     /// How the patient was named where something was found.
     pub(crate) found: Option<PatientForm>,
+    /// Whether what was found does not say when it was last updated.
+    pub(crate) is_unstamped: bool,
 }
 
 /// What came of trying one parameter.
 enum Tried {
     Refused(Vec<Issue>),
     Nothing,
-    Found(PatientForm, Vec<Vec<Referenced>>),
+    Found(PatientForm, Vec<Entry>),
 }
 
 /// Tries every way in which resources of a type belong to a patient on some of `patients`, with what has to be asked for
@@ -63,7 +65,7 @@ pub(crate) async fn reach(
     let probe = Probe { upstream, resource_type, searches };
     let failed = |source| PatientProbeError::Search { resource_type, source };
     let some: Vec<&Id> = patients.iter().take(PATIENTS_TRIED).collect();
-    let mut reached = Reached { links: Vec::new(), refuses_some: false, found: None };
+    let mut reached = Reached { links: Vec::new(), refuses_some: false, found: None, is_unstamped: false };
     let mut said = Vec::new();
     let mut witnesses: Vec<Vec<Referenced>> = Vec::new();
     let mut as_patient = None;
@@ -90,9 +92,10 @@ pub(crate) async fn reach(
                 return Err(PatientProbeError::FindsNothing { resource_type, link: param });
             }
             Tried::Nothing => {}
-            Tried::Found(form, named) => {
+            Tried::Found(form, entries) => {
                 reached.found = reached.found.max(Some(form));
-                witnesses.extend(named);
+                reached.is_unstamped |= are_unstamped(&entries);
+                witnesses.extend(entries.into_iter().map(|entry| entry.references));
             }
         }
         if !reached.links.contains(&param) {
@@ -126,10 +129,7 @@ impl Probe<'_> {
                     let scope = Scope::of(self.resource_type).with_references();
                     match super::answer(self.upstream, &query, scope).await {
                         Ok(answer) if answer.page.entries.is_empty() => accepted = true,
-                        Ok(answer) => {
-                            let named = answer.page.entries.into_iter().map(|entry| entry.references);
-                            found.get_or_insert_default().extend(named);
-                        }
+                        Ok(answer) => found.get_or_insert_default().extend(answer.page.entries),
                         // What is too large to be looked at is there, and so is what makes the server fail.
                         Err(SearchError::TooLarge { .. } | SearchError::Failing { .. }) => {
                             found.get_or_insert_default();
@@ -138,8 +138,8 @@ impl Probe<'_> {
                         Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => return Err(error),
                     }
                 }
-                if let Some(named) = found {
-                    return Ok(Tried::Found(form, named));
+                if let Some(entries) = found {
+                    return Ok(Tried::Found(form, entries));
                 }
             }
             // One patient may be out of bounds for us, and others not.
@@ -154,6 +154,11 @@ impl Probe<'_> {
         let none = self.searches.is_empty().then_some(None);
         none.into_iter().chain(self.searches.iter().map(Some))
     }
+}
+
+/// Whether resources are there, and none of them says when it was last updated.
+pub(super) fn are_unstamped(entries: &[Entry]) -> bool {
+    !entries.is_empty() && entries.iter().all(|entry| entry.last_updated.is_none())
 }
 
 /// Whether the server gives the records of patients by `$everything`, as the first of them show.
