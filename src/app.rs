@@ -379,6 +379,8 @@ fn engine_settings(config: &Config) -> EngineSettings {
         preset: upstream.preset.clone(),
         profile: upstream.profile.clone(),
         on_short: config.export.on_short,
+        boundary: config.export.boundary,
+        deletions_by_difference: config.export.deletions_by_difference,
         give_up_after: upstream.give_up_after,
     }
 }

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::plan::OnShort;
+pub use crate::plan::{BoundaryChoice, OnShort};
 pub use crate::profile::{
     CountMethod, NextLinks, NoneWord, OrNone, PageTotal, PatientForm, PresetChoice, ProfileOverrides, Searches,
     TimeFilter,

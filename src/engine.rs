@@ -1,10 +1,12 @@
 //! Accepts and runs jobs: bounded, cancellable, and a panic fails only its own job.
 
 mod accept;
+mod as_of;
 mod coverage;
 mod deletions;
 pub(crate) mod files;
 mod finish;
+mod held;
 mod isolate;
 mod planner;
 mod pool;
@@ -33,7 +35,7 @@ use crate::job::store::{Change, Lease, Store, StoreError};
 use crate::job::{Epoch, Failed, Job, JobId, JobState, Running};
 use crate::output::Output;
 use crate::output::checkpoint::{self, CheckpointKey};
-use crate::plan::OnShort;
+use crate::plan::{BoundaryChoice, OnShort};
 use crate::profile::{PresetChoice, ProfileOverrides};
 use crate::smart::admit::Grant;
 use crate::telemetry::error_chain;
@@ -77,6 +79,8 @@ pub(crate) struct EngineSettings {
     /// What an operator knows better of the upstream than the probes.
     pub(crate) profile: ProfileOverrides,
     pub(crate) on_short: OnShort,
+    pub(crate) boundary: BoundaryChoice,
+    pub(crate) deletions_by_difference: bool,
     /// How long a job keeps trying when store or output fail.
     pub(crate) give_up_after: Duration,
 }
@@ -150,6 +154,8 @@ impl Engine {
             preset: settings.preset.clone(),
             overrides: settings.profile.clone(),
             on_short: settings.on_short,
+            boundary: settings.boundary,
+            deletions_by_difference: settings.deletions_by_difference,
             profiles: Cache::builder().max_capacity(1).time_to_live(PROFILE_LIFETIME).build(),
         };
         let places = Arc::new(Semaphore::new(settings.most_running));

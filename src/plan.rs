@@ -29,6 +29,11 @@ pub(crate) struct ExportPlan {
     /// Types that are read by reference only: what exported resources refer to.
     pub(crate) context: Vec<ResourceType>,
     pub(crate) on_short: OnShort,
+    #[serde(default)]
+    pub(crate) boundary: Boundary,
+    /// Whether deletions that no history tells are found by what the client received before.
+    #[serde(default)]
+    pub(crate) tells_deletions_by_difference: bool,
     /// What absolute references to the upstream begin with.
     pub(crate) bases: Vec<String>,
 }
@@ -42,6 +47,32 @@ pub enum OnShort {
     Fail,
     /// It ends, and the proof and the error file say what is missing.
     Report,
+}
+
+/// What a client gets to see of changes after `transactionTime`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BoundaryChoice {
+    /// What was seen of them is in the files, and comes again with the next export.
+    #[default]
+    NoLoss,
+    /// Each resource is in the version that was current then, as the server's history tells; what was made later is left
+    /// out. It costs a request for each resource that changed since. Where the server keeps no history it is `no_loss`, and
+    /// the `error` file says so.
+    AsOf,
+}
+
+/// What becomes of resources that changed after the transaction time.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Boundary {
+    /// They are exported as they are.
+    #[default]
+    NoLoss,
+    /// They are exported as they were then.
+    AsOf,
+    /// They are exported as they are, though it was wanted otherwise: the server keeps no history of these types.
+    NoHistory(Vec<ResourceType>),
 }
 
 /// How one resource type is read.
@@ -385,6 +416,8 @@ mod tests {
                     listed: Listed::default(),
                     context: Vec::new(),
                     on_short: OnShort::Fail,
+                    boundary: Boundary::NoLoss,
+                    tells_deletions_by_difference: false,
                     bases: Vec::new(),
                 };
                 assert_eq!(plan.slices(Phase::Young, resource_type).len(), 1, "{strategy:?} until {until:?}");

@@ -187,6 +187,13 @@ impl OutcomeLine {
         Self::about(names, IssueSeverity::Error, IssueType::Forbidden, &text)
     }
 
+    /// Types of which the server does not tell how they were at the transaction time, although that was wanted.
+    pub(crate) fn not_as_of(names: &[ResourceType]) -> Self {
+        let text = "changes after the transaction time are in this export as far as they were seen, as the server keeps no \
+                    history to tell what was before";
+        Self::about(names, IssueSeverity::Warning, IssueType::NotSupported, text)
+    }
+
     /// Types of which the server does not tell what was deleted.
     pub(crate) fn untold_deletions(names: &[ResourceType]) -> Self {
         let text = "what was deleted is not listed, as the server keeps no history to tell it";

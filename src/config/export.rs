@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Problems, Section, seconds};
 use crate::fhir::resource_type::ResourceType;
-use crate::plan::OnShort;
+use crate::plan::{BoundaryChoice, OnShort};
 
 /// What exports may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,11 @@ pub struct ExportConfig {
     pub follow_references: Vec<String>,
     /// What becomes of an export of which something that the server counts does not come.
     pub on_short: OnShort,
+    /// Whether changes after `transactionTime` that were seen are in the files.
+    pub boundary: BoundaryChoice,
+    /// Whether deletions that the server's history does not tell are found by asking for everything that the client
+    /// received before.
+    pub deletions_by_difference: bool,
 }
 
 impl Default for ExportConfig {
@@ -38,6 +43,8 @@ impl Default for ExportConfig {
             group_max_members: 100_000,
             follow_references: followed.map(str::to_owned).to_vec(),
             on_short: OnShort::Fail,
+            boundary: BoundaryChoice::NoLoss,
+            deletions_by_difference: false,
         }
     }
 }

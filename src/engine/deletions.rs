@@ -1,8 +1,9 @@
 //! What was deleted since the client's last export, from the server's own history (BD-078 to BD-080, SEC-27).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
+use super::held::Base;
 use super::read::Chain;
 use super::worker::{Worker, WorkerError};
 use crate::fhir::bundle::{Entry, Scope};
@@ -20,16 +21,19 @@ pub(super) struct Deletions {
     pub(super) untold: Vec<ResourceType>,
     /// Whether some deletions are left out because the export may not tell of them.
     pub(super) left_out: bool,
+    /// Whatever was seen to be gone of what the client holds.
+    pub(super) gone: HashSet<IdHash>,
 }
 
 /// How long a question about deletions may fail.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Deletions of one type that one export lists.
-const MOST_OF_A_TYPE: usize = 100_000;
+pub(super) const MOST_OF_A_TYPE: usize = 100_000;
 
 impl Worker {
-    /// The deletions between `_since` and the transaction time; none if no `_since` was given.
-    pub(super) async fn deletions(&self) -> Result<Deletions, WorkerError> {
+    /// The deletions between `_since` and the transaction time; none if no `_since` was given. Those that no history tells
+    /// are found by what the client received with `base`.
+    pub(super) async fn deletions(&self, base: Option<&Base>) -> Result<Deletions, WorkerError> {
         let mut found = Deletions::default();
         let Some(since) = self.plan.horizon.since else { return Ok(found) };
         // One type after another: what a history holds is not bounded by what is exported.
@@ -42,6 +46,9 @@ impl Worker {
                 Some(deleted) => self.list(resource_type, deleted, &mut found).await?,
                 None => found.untold.push(resource_type),
             }
+        }
+        if let Some(base) = base {
+            self.differences(base, &mut found).await?;
         }
         Ok(found)
     }
@@ -60,6 +67,7 @@ impl Worker {
         let subjects: Vec<_> = gone.into_iter().map(|id| (resource_type, id)).collect();
         let reader = self.reader.clone();
         let by_patient = !matches!(self.plan.cohort, Cohort::Everything);
+        found.gone.extend(subjects.iter().map(|(name, id)| IdHash::of(*name, id)));
         let lines = self
             .each(&subjects, move |(name, id)| {
                 let reader = reader.clone();
@@ -74,11 +82,11 @@ impl Worker {
                 }
             })
             .await?;
-        for (_, fate) in lines {
+        for ((name, id), fate) in lines {
             match fate {
                 Fate::Listed(line) => found.lines.push(line),
                 Fate::Withheld => found.left_out = true,
-                Fate::Lives => {}
+                Fate::Lives => drop(found.gone.remove(&IdHash::of(name, &id))),
             }
         }
         Ok(())

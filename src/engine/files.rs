@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use moka::future::Cache;
 use serde::Serialize;
 
@@ -106,7 +108,7 @@ pub(super) enum FilesError {
 
 /// Lines of one type that no commit holds yet, and the slices that brought them.
 #[derive(Debug)]
-struct OpenFile {
+pub(super) struct OpenFile {
     no: FileNo,
     /// The upload; none as long as there is no line.
     upload: Option<(String, FileWriter)>,
@@ -337,6 +339,48 @@ impl Files {
         file.finish(&self.services, self.lease, content).await
     }
 
+    /// Every job that the store knows.
+    pub(super) async fn jobs(&self) -> Result<Vec<Job>, FilesError> {
+        Ok(self.services.store.jobs().await?)
+    }
+
+    /// Where a job has noted what its client holds.
+    pub(super) async fn held_by(&self, job: JobId) -> Result<Option<StoredObject>, FilesError> {
+        let files = self.services.store.files(job).await?;
+        Ok(files.iter().find(|file| file.content == FileContent::Held).and_then(FileRecord::object).cloned())
+    }
+
+    /// Streams an object.
+    pub(super) async fn read(
+        &self,
+        object: &StoredObject,
+    ) -> Result<BoxStream<'static, Result<Bytes, object_store::Error>>, FilesError> {
+        Ok(self.services.output.stream(&object.key, 0..object.bytes).await?)
+    }
+
+    /// The keys of the sidecars of all complete files.
+    pub(super) fn sidecars(&self) -> Vec<String> {
+        self.complete.iter().filter_map(FileRecord::sidecar).map(str::to_owned).collect()
+    }
+
+    /// What a file with this sidecar holds.
+    pub(super) async fn names_in(&self, sidecar: &str) -> Result<Vec<LocalReference>, FilesError> {
+        Ok(self::sidecar(&self.services, sidecar).await?.notes.names.clone())
+    }
+
+    /// Begins a file of what the client holds; it is recorded with the job's end.
+    pub(super) fn begin_held(&mut self) -> OpenFile {
+        OpenFile::new(self.number(), self.services.clock.unix_millis())
+    }
+
+    pub(super) async fn put_held(&self, file: &mut OpenFile, line: Line) -> Result<(), FilesError> {
+        file.put(&self.services, self.lease, FileContent::Held, line).await
+    }
+
+    pub(super) async fn finish_held(&self, file: OpenFile) -> Result<FileRecord, FilesError> {
+        file.finish(&self.services, self.lease, FileContent::Held).await
+    }
+
     /// What the lines of complete files refer to, each once, in the order of the files' numbers. Files that come later
     /// have higher numbers, so that a place in this list means the same in every life of the job.
     pub(super) async fn references(&self) -> Result<Vec<LocalReference>, FilesError> {
@@ -430,7 +474,9 @@ impl Files {
         let entry = &resource.entry;
         if known {
             tally.repeated += 1;
-        } else if !self.plan.horizon.asks_for(entry.last_updated) && slice.phase != Phase::References {
+        } else if !resource.was_there
+            || (!self.plan.horizon.asks_for(entry.last_updated) && slice.phase != Phase::References)
+        {
             tally.withheld += 1;
         } else {
             match self.grant.admit(entry) {
@@ -438,6 +484,10 @@ impl Files {
                     tally.written += 1;
                     if slice.phase != Phase::References {
                         notes.references.extend(self.grant.follows(entry));
+                    }
+                    if self.plan.tells_deletions_by_difference {
+                        let (resource_type, id) = (entry.resource_type, entry.id.clone());
+                        notes.names.push(LocalReference { resource_type, id });
                     }
                     lines.push((resource.id, line));
                 }
@@ -528,7 +578,7 @@ impl OpenFile {
                 services.sidecars.insert(name.clone(), Arc::new(sidecar)).await;
                 Some(name)
             }
-            FileContent::Resources(_) | FileContent::Deletions | FileContent::Outcomes => None,
+            FileContent::Resources(_) | FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
         };
         let object = match self.upload {
             None => None,

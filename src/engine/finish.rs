@@ -9,7 +9,7 @@ use crate::clock::{self, Clock};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::FileContent;
 use crate::job::{Complete, Job, JobState};
-use crate::plan::{Assumption, Cohort, Strategy};
+use crate::plan::{Assumption, Boundary, Cohort, Strategy};
 use crate::smart::admit::Grant;
 
 impl Worker {
@@ -28,13 +28,17 @@ impl Worker {
                 proof.short += 1;
             }
         }
-        let deletions = self.deletions().await?;
+        let base = self.base(job).await?;
+        let deletions = self.deletions(base.as_ref()).await?;
         if self.drain.is_cancelled() && (!deletions.untold.is_empty() || deletions.left_out) {
             // It may be the stop that kept the server from telling.
             return Err(WorkerError::Draining);
         }
         let mut lines = vec![OutcomeLine::proof(&proof)];
         lines.extend(self.refused_patients());
+        if let Boundary::NoHistory(names) = &self.plan.boundary {
+            lines.push(OutcomeLine::not_as_of(names));
+        }
         lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
         lines.extend(self.unproven(&proof));
         lines.extend(self.running.refused.iter().map(|(name, issues)| OutcomeLine::refused(*name, issues)));
@@ -57,6 +61,7 @@ impl Worker {
         if !deletions.lines.is_empty() {
             files.push(self.files.closing(FileContent::Deletions, deletions.lines).await?);
         }
+        files.extend(self.note_held(job, base.as_ref(), &deletions.gone).await?);
         let complete = Complete {
             transaction_time: self.plan.horizon.transaction_time(),
             proof,

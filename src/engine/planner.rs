@@ -14,7 +14,9 @@ use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, Prefix, SearchQuery};
 use crate::job::Job;
 use crate::plan::slice::Grid;
-use crate::plan::{Assumption, Cohort, ExportPlan, Horizon, Listed, OnShort, Strategy, TypePlan};
+use crate::plan::{
+    Assumption, Boundary, BoundaryChoice, Cohort, ExportPlan, Horizon, Listed, OnShort, Strategy, TypePlan,
+};
 use crate::profile::{CountMethod, PresetChoice, Profile, ProfileOverrides, Searches};
 use crate::upstream::client::{Room, SearchError, Upstream};
 use crate::upstream::group::{self, GroupError};
@@ -33,6 +35,8 @@ pub(super) struct Planner {
     /// Lines of the profile that an operator knows better.
     pub(super) overrides: ProfileOverrides,
     pub(super) on_short: OnShort,
+    pub(super) boundary: BoundaryChoice,
+    pub(super) deletions_by_difference: bool,
     /// What was found out about the upstream, for a while.
     pub(super) profiles: Cache<(), Arc<Profile>>,
 }
@@ -186,8 +190,20 @@ impl Planner {
             Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(asked_for).collect(),
         };
         let bases = self.upstream.bases().into_iter().map(str::to_owned).collect();
+        let boundary = self.boundary(&survey).await?;
         let (listed, on_short) = (Listed(listed), self.on_short);
-        let plan = ExportPlan { horizon, profile, types: plans, cohort, listed, context, on_short, bases };
+        let plan = ExportPlan {
+            horizon,
+            profile,
+            types: plans,
+            cohort,
+            listed,
+            context,
+            on_short,
+            boundary,
+            tells_deletions_by_difference: self.deletions_by_difference,
+            bases,
+        };
         let refused = survey.refused.into_iter().filter(|(name, _)| job.types.contains(name)).collect();
         Ok(Planned { plan, refused, left_out })
     }
@@ -212,6 +228,26 @@ impl Planner {
             }
         }
         Ok(())
+    }
+
+    /// What is to become of what changed after the transaction time: whether the server keeps histories is seen on one
+    /// resource of each type.
+    async fn boundary(&self, survey: &Survey) -> Result<Boundary, PlanError> {
+        match self.boundary {
+            BoundaryChoice::NoLoss => return Ok(Boundary::NoLoss),
+            BoundaryChoice::AsOf => {}
+        }
+        let occupied = survey.types.iter().copied().filter(|name| survey.held.get(name) != Some(&0));
+        let mut answers = futures_util::stream::iter(occupied)
+            .map(|name| async move { (name, probe::keeps_versions(&self.upstream, name).await) })
+            .buffer_unordered(self.searches);
+        let mut without = Vec::new();
+        while let Some((name, answer)) = answers.next().await {
+            let keeps = answer.map_err(|source| PlanError::Search { resource_type: name, source })?;
+            without.extend((!keeps).then_some(name));
+        }
+        without.sort_unstable();
+        Ok(if without.is_empty() { Boundary::AsOf } else { Boundary::NoHistory(without) })
     }
 
     fn horizon(&self, job: &Job, profile: &Profile, newest: Option<Millis>, now: Millis) -> Horizon {

@@ -101,6 +101,8 @@ pub(super) struct Received {
     pub(super) id: IdHash,
     /// It lies later than the slice that found it.
     pub(super) has_moved: bool,
+    /// It was there at the transaction time, or that is not asked.
+    pub(super) was_there: bool,
 }
 
 /// Why a slice could not be read.
@@ -213,6 +215,16 @@ impl Reader {
 
     /// Reads a slice until it is accepted, or has to be read in another way.
     pub(super) async fn read(&self, task: &Task) -> Result<Read, ReadError> {
+        match Box::pin(self.read_as_it_is(task)).await? {
+            Read::Accepted(accepted) => {
+                let can_be_cut = task.slice.can_be_cut(self.cutting(task.slice.resource_type).grid);
+                self.look_back(&task.slice, can_be_cut, accepted).await
+            }
+            other @ (Read::TooMany { .. } | Read::InHalves | Read::Large) => Ok(other),
+        }
+    }
+
+    async fn read_as_it_is(&self, task: &Task) -> Result<Read, ReadError> {
         let slice = &task.slice;
         let can_be_cut = slice.can_be_cut(self.cutting(slice.resource_type).grid);
         let mut judge = self.judge(slice);

@@ -58,7 +58,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// Sweep passes at most; what still moves then comes with the next export.
 const MOST_PASSES: u32 = 3;
 /// Ids asked for by one search, where lists of them are proven.
-const IDS_PER_SEARCH: u32 = 25;
+pub(super) const IDS_PER_SEARCH: u32 = 25;
 
 impl Worker {
     /// Reads all that is left of the plan. Afterwards every slice is held by a complete file; if the process is
@@ -294,8 +294,14 @@ impl Worker {
             let resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
             reading.made_since = made_since(&resources, counting).map(|more| more + reading.made_since.unwrap_or(0));
             self.progress.received(resources.len());
-            self.files.write_staged(stage, slice, resources, issues).await?;
+            let (too_new, others) = resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
+            self.files.write_staged(stage, slice, others, issues).await?;
             drop(answer.reservation);
+            // One by one: each may take as much memory as a page.
+            for resource in too_new {
+                let restored = self.reader.restore(resource).await.map_err(StreamError::Read)?;
+                self.files.write_staged(stage, slice, vec![restored], Vec::new()).await?;
+            }
             if let Some(next) = &next {
                 let received = tally.as_ref().map_or(0, |tally| tally.received(&seen));
                 chain.step(next, received).map_err(StreamError::Read)?;
@@ -462,6 +468,12 @@ impl HasType for (ResourceType, Id) {
 }
 
 impl HasType for (ResourceType, Millis) {
+    fn resource_type(&self) -> ResourceType {
+        self.0
+    }
+}
+
+impl HasType for (ResourceType, Vec<Id>) {
     fn resource_type(&self) -> ResourceType {
         self.0
     }

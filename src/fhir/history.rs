@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::bundle::{Link, link_of};
-use super::datatypes::Id;
+use super::bundle::{Entry as Resource, Link, Scope, link_of};
+use super::datatypes::{Id, Instant};
 use super::resource_type::ResourceType;
 
 /// One page of a history, newest first.
@@ -17,6 +17,56 @@ pub(crate) struct HistoryPage {
     /// The first version on this page that is no deletion, as it came.
     pub(crate) living: Option<Vec<u8>>,
     pub(crate) next: Option<String>,
+}
+
+/// What one page of a resource's history says of the version that was current at some instant.
+#[derive(Debug, Clone)]
+pub(crate) enum Then {
+    Version(Box<Resource>),
+    /// It was not there, or nothing shows that it was.
+    Absent,
+    /// Older versions stand on the page behind this link.
+    Before(String),
+}
+
+/// Looks through a resource's versions, newest first, for the one that was current at `instant`.
+#[derive(Debug)]
+pub(crate) struct LookBack<'a> {
+    id: &'a Id,
+    scope: Scope,
+    instant: Instant,
+    /// Histories do not say when a deletion was made. One that lies between a version that is too new and an older one may
+    /// have been made before `instant`: then nothing shows that the older one was current.
+    deleted: bool,
+}
+
+impl<'a> LookBack<'a> {
+    pub(crate) fn new(id: &'a Id, scope: Scope, instant: Instant) -> Self {
+        Self { id, scope, instant, deleted: false }
+    }
+
+    /// Looks through one page, after all newer ones.
+    ///
+    /// # Errors
+    /// If the answer is no history.
+    pub(crate) fn page(&mut self, json: &[u8]) -> Result<Then, NotAHistory> {
+        let bundle = Bundle::parse(json)?;
+        for entry in &bundle.entry {
+            if entry.is_deletion() {
+                self.deleted = true;
+                continue;
+            }
+            let resource = entry.resource.and_then(|raw| Resource::parse(raw.get().as_bytes(), self.scope));
+            let Some(resource) = resource.filter(|resource| resource.id == *self.id) else { continue };
+            match resource.last_updated {
+                Some(stamp) if stamp <= self.instant && self.deleted => return Ok(Then::Absent),
+                Some(stamp) if stamp <= self.instant => return Ok(Then::Version(Box::new(resource))),
+                Some(_) => self.deleted = false,
+                None => {}
+            }
+        }
+        Ok(link_of(&bundle.link, "next").map_or(Then::Absent, Then::Before))
+    }
 }
 
 /// The answer is no history.
@@ -55,6 +105,20 @@ struct Request<'a> {
     url: Option<Cow<'a, str>>,
 }
 
+impl<'a> Bundle<'a> {
+    fn parse(json: &'a [u8]) -> Result<Self, NotAHistory> {
+        let bundle: Self = serde_json::from_slice(json).map_err(|_| NotAHistory)?;
+        let is_history = bundle.resource_type.as_deref() == Some("Bundle") && bundle.kind.as_deref() == Some("history");
+        if is_history { Ok(bundle) } else { Err(NotAHistory) }
+    }
+}
+
+impl Entry<'_> {
+    fn is_deletion(&self) -> bool {
+        self.request.as_ref().and_then(|request| request.method.as_deref()) == Some("DELETE")
+    }
+}
+
 impl HistoryPage {
     /// Reads an answer to a history of `resource_type`. What names another type or no id is passed over: a deletion
     /// that nobody can name is none that could be listed.
@@ -62,19 +126,15 @@ impl HistoryPage {
     /// # Errors
     /// If the answer is no history.
     pub(crate) fn parse(json: &[u8], resource_type: ResourceType) -> Result<Self, NotAHistory> {
-        let bundle: Bundle<'_> = serde_json::from_slice(json).map_err(|_| NotAHistory)?;
-        if bundle.resource_type.as_deref() != Some("Bundle") || bundle.kind.as_deref() != Some("history") {
-            return Err(NotAHistory);
-        }
+        let bundle = Bundle::parse(json)?;
         let mut page = Self::default();
         for entry in &bundle.entry {
-            let request = entry.request.as_ref();
-            let is_deletion = request.and_then(|request| request.method.as_deref()) == Some("DELETE");
-            if !is_deletion {
+            if !entry.is_deletion() {
                 let living = entry.resource.map(|resource| resource.get().as_bytes().to_vec());
                 page.living = page.living.or(living);
                 continue;
             }
+            let request = entry.request.as_ref();
             let named =
                 request.and_then(|request| request.url.as_deref()).and_then(|url| self::named(url, resource_type));
             let full_url = || entry.full_url.as_deref().and_then(|url| self::named(url, resource_type));
@@ -114,6 +174,45 @@ mod tests {
         assert_eq!(page.deleted.iter().map(Id::as_str).collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(page.living.as_deref(), Some(&br#"{"resourceType":"Patient","id":"e"}"#[..]));
         assert_eq!(page.next.as_deref(), Some("n"));
+    }
+
+    /// What a history of one observation says of noon.
+    fn at_noon(entries: &str) -> Then {
+        let id = Id::parse("o").expect("an id");
+        let noon = Instant::parse("2026-01-01T12:00:00Z").expect("an instant");
+        let history = format!(
+            r#"{{"resourceType":"Bundle","type":"history","link":[{{"relation":"next","url":"n"}}],"entry":[{entries}]}}"#
+        );
+        let scope = Scope::of(ResourceType::PATIENT);
+        LookBack::new(&id, scope, noon).page(history.as_bytes()).expect("a history")
+    }
+
+    #[test]
+    fn the_version_of_then_is_the_newest_that_is_not_too_new() {
+        let version = |number: u32, time: &str| {
+            format!(
+                r#"{{"resource":{{"resourceType":"Patient","id":"o","meta":{{"versionId":"{number}","lastUpdated":"2026-01-01T{time}Z"}}}}}}"#
+            )
+        };
+        let deletion = r#"{"request":{"method":"DELETE","url":"Patient/o"}}"#.to_owned();
+        let other = r#"{"resource":{"resourceType":"Patient","id":"p","meta":{"lastUpdated":"2026-01-01T11:59:00Z"}}}"#;
+        let [late, noon, early] = [version(3, "12:00:00.001"), version(2, "12:00:00"), version(1, "11:00:00")];
+        for (entries, expected) in [
+            (vec![&late, &noon, &early], Some("2")),
+            (vec![&late, &early], Some("1")),
+            (vec![&late, &deletion, &early], None),
+            (vec![&deletion, &late, &early], Some("1")),
+            (vec![&deletion, &early], None),
+        ] {
+            let entries = entries.into_iter().map(String::as_str).collect::<Vec<_>>().join(",");
+            let found = match at_noon(&entries) {
+                Then::Version(found) => found.version_id.map(String::from),
+                Then::Absent => None,
+                Then::Before(_) => panic!("it was there: {entries}"),
+            };
+            assert_eq!(found.as_deref(), expected, "{entries}");
+        }
+        assert!(matches!(at_noon(&format!("{late},{other}")), Then::Before(next) if next == "n"));
     }
 
     #[test]

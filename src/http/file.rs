@@ -27,7 +27,9 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
     }
     let files = engine.files(id).await?;
     let named = files.iter().find(|file| {
-        layout::parse_file_name(name) == Some(file.no) && layout::file_name(file.content, file.no) == name
+        file.content.is_for_clients()
+            && layout::parse_file_name(name) == Some(file.no)
+            && layout::file_name(file.content, file.no) == name
     });
     let Some(object) = named.and_then(|file| file.object()) else { return Ok(plain(StatusCode::NOT_FOUND)) };
     let etag = format!("\"{}\"", object.sha256);

@@ -62,7 +62,7 @@ fn manifest(edge: &Edge, job: &Job, complete: &Complete, files: &[FileRecord], n
             let object = file.object()?;
             let resource_type = match file.content {
                 FileContent::Resources(resource_type) => resource_type,
-                FileContent::Outcomes | FileContent::Deletions => ResourceType::OPERATION_OUTCOME,
+                FileContent::Outcomes | FileContent::Deletions | FileContent::Held => ResourceType::OPERATION_OUTCOME,
             };
             Some(ManifestFile {
                 resource_type,

@@ -28,6 +28,19 @@ pub(crate) enum FileContent {
     Resources(ResourceType),
     Deletions,
     Outcomes,
+    /// What the client holds after this export, for the next one to find out what was deleted: `Type/id` on each line. It is
+    /// ours alone.
+    Held,
+}
+
+impl FileContent {
+    /// Whether clients may fetch it.
+    pub(crate) fn is_for_clients(self) -> bool {
+        match self {
+            Self::Resources(_) | Self::Deletions | Self::Outcomes => true,
+            Self::Held => false,
+        }
+    }
 }
 
 /// How far a file has come.

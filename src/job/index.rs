@@ -52,6 +52,9 @@ pub(crate) struct Notes {
     pub(crate) outcomes: BTreeMap<Issue, u64>,
     /// Resources that the upstream fails to give.
     pub(crate) unreadable: BTreeSet<LocalReference>,
+    /// The ids of the file's resources, where they are needed to tell what is deleted later.
+    #[serde(default)]
+    pub(crate) names: Vec<LocalReference>,
 }
 
 impl Notes {
@@ -61,13 +64,14 @@ impl Notes {
     pub(crate) fn absorb(&mut self, other: Self) {
         self.references.extend(other.references);
         self.unreadable.extend(other.unreadable);
+        self.names.extend(other.names);
         for (issue, times) in other.outcomes {
             *self.outcomes.entry(issue).or_default() += times;
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.references.is_empty() && self.outcomes.is_empty() && self.unreadable.is_empty()
+        self.len() == 0 && self.names.is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -91,7 +95,7 @@ impl Sidecar {
 
     /// Bytes of memory that it takes.
     pub(crate) fn weight(&self) -> usize {
-        self.ids.len() * HASH + self.notes.len() * 80 + 64
+        self.ids.len() * HASH + (self.notes.len() + self.notes.names.len()) * 80 + 64
     }
 
     /// `offtake1`, the number of ids, the ids, the notes as JSON, CRC-32 of all before it.
@@ -101,7 +105,8 @@ impl Sidecar {
         bytes.extend_from_slice(&(self.ids.len() as u64).to_be_bytes());
         self.ids.iter().for_each(|id| bytes.extend_from_slice(&id.0.to_be_bytes()));
         let outcomes: Vec<_> = self.notes.outcomes.iter().collect();
-        let notes = serde_json::to_vec(&(&self.notes.references, outcomes, &self.notes.unreadable));
+        let Notes { references, unreadable, names, .. } = &self.notes;
+        let notes = serde_json::to_vec(&(references, outcomes, unreadable, names));
         bytes.extend_from_slice(&notes.expect("strings and numbers always become JSON"));
         let checksum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&checksum.to_be_bytes());
@@ -119,9 +124,14 @@ impl Sidecar {
         let length = usize::try_from(u64::from_be_bytes(*count)).ok()?.checked_mul(HASH)?;
         let (ids, notes) = body.split_at_checked(length)?;
         let (ids, _) = ids.as_chunks::<HASH>();
-        let (references, outcomes, unreadable): (_, Vec<(Issue, u64)>, _) = serde_json::from_slice(notes).ok()?;
+        let (references, outcomes, unreadable, names): (_, Vec<(Issue, u64)>, _, _) =
+            serde_json::from_slice(notes).ok().or_else(|| {
+                // Those written before there were names.
+                let (references, outcomes, unreadable) = serde_json::from_slice(notes).ok()?;
+                Some((references, outcomes, unreadable, Vec::new()))
+            })?;
         let ids = ids.iter().map(|id| IdHash(u128::from_be_bytes(*id))).collect();
-        Some(Self { ids, notes: Notes { references, outcomes: outcomes.into_iter().collect(), unreadable } })
+        Some(Self { ids, notes: Notes { references, outcomes: outcomes.into_iter().collect(), unreadable, names } })
     }
 }
 

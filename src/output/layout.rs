@@ -62,6 +62,7 @@ impl<'a> ObjectName<'a> {
         let content = match content {
             "deleted" => FileContent::Deletions,
             "OperationOutcome" => FileContent::Outcomes,
+            "held" => FileContent::Held,
             name => FileContent::Resources(ResourceType::parse(name)?),
         };
         if stem != format!("{}-{no:05}.{epoch}", content_name(content)) {
@@ -104,6 +105,7 @@ fn content_name(content: FileContent) -> &'static str {
         FileContent::Resources(resource_type) => resource_type.as_str(),
         FileContent::Deletions => "deleted",
         FileContent::Outcomes => "OperationOutcome",
+        FileContent::Held => "held",
     }
 }
 

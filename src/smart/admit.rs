@@ -146,6 +146,19 @@ impl Grant {
         may_be_told.then(|| Line(Bytes::from(deletion_line(resource_type, id))))
     }
 
+    /// What a client holds, for ourselves: it is in no manifest.
+    pub(crate) fn note_held(text: String) -> Line {
+        Line(Bytes::from(text))
+    }
+
+    /// That a resource which this client received before is no more (SEC-27).
+    pub(crate) fn admit_deletion_of_received(
+        &self,
+        LocalReference { resource_type, id }: &LocalReference,
+    ) -> Option<Line> {
+        self.types.contains(resource_type).then(|| Line(Bytes::from(deletion_line(*resource_type, id))))
+    }
+
     /// Whether a search for the cohort's patients cannot have found this resource: it names patients, and none of
     /// them is a member.
     pub(crate) fn is_foreign(&self, entry: &Entry) -> bool {

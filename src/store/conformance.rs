@@ -9,7 +9,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState, Running};
-use crate::plan::{Cohort, ExportPlan, Horizon, Listed, OnShort};
+use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
 use crate::profile::Profile;
 
 /// Runs the suite, each part of it on an empty store that `make` gives.
@@ -234,6 +234,8 @@ pub(super) fn plan(members: u32) -> ExportPlan {
         listed: Listed::default(),
         context: Vec::new(),
         on_short: OnShort::Fail,
+        boundary: Boundary::NoLoss,
+        tells_deletions_by_difference: false,
         bases: Vec::new(),
     }
 }

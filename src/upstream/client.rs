@@ -1,5 +1,7 @@
 //! Searches: one question in, one validated page out, with patience where it may help.
 
+mod history;
+
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,11 +20,10 @@ use super::{link, retry};
 use crate::body;
 use crate::clock::{self, Clock};
 use crate::fhir::bundle::{Page, PageError, Scope};
-use crate::fhir::datatypes::{Id, Instant, Millis, parse_http_date};
-use crate::fhir::history::{HistoryPage, NotAHistory};
+use crate::fhir::datatypes::{Id, Millis, parse_http_date};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::{Manner, SearchQuery, escape};
+use crate::fhir::search::{Manner, SearchQuery};
 use crate::profile::CountMethod;
 
 /// The upstream as exports see it. Cheap to clone.
@@ -58,8 +59,6 @@ struct Inner {
 const MOST_AHEAD_MILLIS: i64 = 24 * 3_600_000;
 /// Failures of one question running, until it is given back.
 const GIVEN_BACK_AFTER: u32 = 3;
-/// Versions asked for on one page of a history.
-const HISTORY_PAGE: u32 = 500;
 
 /// How long a question is asked again.
 #[derive(Debug, Clone, Copy)]
@@ -306,46 +305,6 @@ impl Upstream {
         match self.patiently(Ask::get(&target), &Room::Share, |raw| Ok(raw.bytes)).await {
             Err(SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. }) => Ok(None),
             other => other.map(Some),
-        }
-    }
-
-    /// The first page of what was changed of a type since an instant.
-    pub(crate) async fn history(
-        &self,
-        resource_type: ResourceType,
-        since: Instant,
-    ) -> Result<HistoryPage, SearchError> {
-        let mut query = String::new();
-        escape(&since.to_string(), &mut query);
-        let target = format!("{}/{resource_type}/_history?_since={query}&_count={HISTORY_PAGE}", self.base_path());
-        self.history_at(&target, resource_type).await
-    }
-
-    /// The page of a history that a `next` link leads to.
-    pub(crate) async fn next_of_history(
-        &self,
-        next: &str,
-        resource_type: ResourceType,
-    ) -> Result<HistoryPage, SearchError> {
-        let target = link::anchor(self.base_path(), next).ok_or(SearchError::Link)?;
-        self.history_at(&target, resource_type).await
-    }
-
-    /// The newest versions of one resource.
-    pub(crate) async fn versions(&self, resource_type: ResourceType, id: &Id) -> Result<HistoryPage, SearchError> {
-        let target = format!("{}/{resource_type}/{id}/_history?_count=5", self.base_path());
-        self.history_at(&target, resource_type).await
-    }
-
-    async fn history_at(&self, target: &str, resource_type: ResourceType) -> Result<HistoryPage, SearchError> {
-        let read = |Raw { bytes, .. }: Raw| {
-            let unusable = |NotAHistory| Miss::Final(SearchError::Refused { status: StatusCode::OK, issues: vec![] });
-            HistoryPage::parse(&bytes, resource_type).map_err(unusable)
-        };
-        let ask = Ask::get(target);
-        match self.patiently(ask, &Room::Share, read).await {
-            Err(SearchError::TooLarge { alone: false, .. }) => self.patiently(ask, &Room::Alone, read).await,
-            other => other,
         }
     }
 

@@ -5,6 +5,7 @@ mod long_lists;
 mod patients;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 
@@ -30,6 +31,8 @@ const TYPES_TRIED: usize = 3;
 const TYPES_COUNTED: usize = 20;
 /// Stamps that a time filter is tried on.
 const STAMPS_TRIED: usize = 4;
+/// How long a question about histories may fail: exports can do without them.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(10);
 /// Resources on the pages that orders are seen from.
 const A_FEW: u32 = 20;
 
@@ -214,6 +217,27 @@ async fn separates(
 pub(crate) async fn is_unstamped(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
     let seen = allowed(page(upstream, SearchQuery::new(resource_type).count(A_FEW)).await)?;
     Ok(seen.is_some_and(|seen| by_patient::are_unstamped(&seen.entries)))
+}
+
+/// P10, for one resource: whether its history holds the version that a search shows. A type of which nothing is there has
+/// nothing to be seen.
+pub(crate) async fn keeps_versions(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
+    // It may be deleted or changed in between; the newest one would be the likeliest.
+    let Some(seen) = allowed(page(upstream, SearchQuery::new(resource_type).count(A_FEW).ids_only()).await)? else {
+        return Ok(false);
+    };
+    let mut is_empty = true;
+    for Entry { id, last_updated, .. } in seen.entries.iter().take(STAMPS_TRIED) {
+        is_empty = false;
+        let Some(stamp) = *last_updated else { continue };
+        let asked = upstream.within(HISTORY_PATIENCE);
+        match asked.version_at(resource_type, id, stamp, Scope::of(resource_type)).await {
+            Ok(Some(version)) if version.last_updated == Some(stamp) => return Ok(true),
+            Ok(_) | Err(SearchError::TooLarge { .. } | SearchError::Refused { .. } | SearchError::Failing { .. }) => {}
+            Err(SearchError::GaveUp { .. } | SearchError::Link) => {}
+        }
+    }
+    Ok(is_empty)
 }
 
 /// P3: both directions are obeyed, which resources of more than one stamp show.

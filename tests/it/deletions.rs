@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::DateTime;
-use offtake::{Clock, SystemClock};
+use offtake::{Clock, Config, SystemClock};
 use sample_upstream::{SampleUpstream, Settings};
 
 use crate::client::{Client, Manifest};
@@ -51,6 +51,10 @@ impl Leap {
 
 /// A server with two patients, of whom one is in the Group, and its transaction time before anything was deleted.
 async fn prepared() -> (App, String, Leap) {
+    prepared_with(|_| {}).await
+}
+
+async fn prepared_with(change: impl FnOnce(&mut Config)) -> (App, String, Leap) {
     let upstream = SampleUpstream::new(Settings::default());
     let leap = Arc::new(AtomicI64::new(0));
     let leapt = Arc::clone(&leap);
@@ -68,7 +72,11 @@ async fn prepared() -> (App, String, Leap) {
     insert(&observation("of-another", "Patient/out"));
     insert(&observation("of-a-device", "Device/d"));
     insert(&organization("closed"));
-    let app = App::before(upstream, |config| config.upstream.settling_lag = Duration::ZERO).await;
+    let app = App::before(upstream, |config| {
+        config.upstream.settling_lag = Duration::ZERO;
+        change(config);
+    })
+    .await;
     let (manifest, _) = app.export("/$export").await.expect("an export");
     assert_eq!(deleted(&manifest).await, None, "without `_since` there is no list");
     let since = manifest.whole["transactionTime"].as_str().expect("an instant").to_owned();
@@ -151,4 +159,100 @@ async fn a_server_without_a_history_leaves_the_list_empty_and_says_so() {
     let lines = String::from_utf8(lines.to_vec()).expect("text");
     assert!(lines.contains("keeps no history") && lines.contains("Observation"), "{lines}");
     app.stop().await;
+}
+
+/// SEC-27: a client is told what it received before and is gone, by a server that keeps no history.
+mod by_difference {
+    use sample_upstream::Lies;
+
+    use super::*;
+
+    const LEVELS: [&str; 3] = ["/$export", "/Patient/$export", "/Group/g/$export"];
+
+    /// A server without a history, of which everything was exported at each level; and their transaction times.
+    async fn exported() -> (App, Vec<String>, Leap) {
+        let (app, since, leap) = prepared_with(|config| config.export.deletions_by_difference = true).await;
+        app.upstream.update_settings(|settings| settings.history = false);
+        let mut times = vec![since];
+        for level in &LEVELS[1..] {
+            let (manifest, _) = app.export(level).await.expect("an export");
+            times.push(manifest.whole["transactionTime"].as_str().expect("an instant").to_owned());
+        }
+        (app, times, leap)
+    }
+
+    async fn since(app: &App, level: &str, since: &str) -> (Manifest, Option<BTreeSet<String>>) {
+        let (manifest, _) = app.export(&format!("{level}?_since={since}")).await.expect("an export");
+        let told = deleted(&manifest).await;
+        (manifest, told)
+    }
+
+    async fn says_untold(manifest: &Manifest) -> bool {
+        let error = manifest.whole["error"][0]["url"].as_str().expect("a link");
+        let lines = Client::new().download(error).await.expect("a file");
+        String::from_utf8(lines.to_vec()).expect("text").contains("keeps no history")
+    }
+
+    #[tokio::test]
+    async fn each_level_is_told_what_it_received_before_and_only_once() {
+        for finds_nothing in [false, true] {
+            let (app, times, leap) = exported().await;
+            if finds_nothing {
+                // A search that finds nothing by `_id` shows nothing: only a read does.
+                let lies = Lies { finds_nothing: BTreeSet::from(["_id".to_owned()]), ..Lies::default() };
+                app.upstream.update_settings(|settings| settings.lies = lies);
+            }
+            delete(&app, &leap);
+            let levels = if finds_nothing { &LEVELS[..2] } else { &LEVELS[..] };
+            for (level, first) in levels.iter().zip(&times) {
+                let expected: &[&str] = match *level {
+                    "/$export" => &[
+                        "Observation/goes",
+                        "Observation/of-another",
+                        "Observation/of-a-device",
+                        "Organization/closed",
+                    ],
+                    "/Patient/$export" => &["Observation/goes", "Observation/of-another"],
+                    _ => &["Observation/goes"],
+                };
+                let (manifest, told) = since(&app, level, first).await;
+                let untold = says_untold(&manifest).await;
+                assert_eq!((told, untold), (Some(names(expected)), false), "{level}, {finds_nothing}");
+                assert!(!manifest.whole.to_string().contains("held-"), "what the client holds is ours");
+                // What was told is told once; what came since is held as well.
+                let second = manifest.whole["transactionTime"].as_str().expect("an instant");
+                app.upstream.delete("Observation", "later").expect("it is there");
+                let (_, told) = since(&app, level, second).await;
+                assert_eq!(told, Some(names(&["Observation/later"])), "{level}");
+                leap.on();
+                app.upstream.create(&observation("later", "Patient/in")).expect("a resource");
+                leap.on();
+            }
+            app.stop().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn without_an_earlier_export_that_is_whole_nothing_is_told_and_that_is_said() {
+        let (app, times, leap) = exported().await;
+        delete(&app, &leap);
+        // Of another level, of types that were not asked for, before any export.
+        for (path, time) in [("/$export", "2001-01-01T00:00:00Z"), ("/Group/g/$export", "2001-01-01T00:00:00Z")] {
+            let (manifest, told) = since(&app, path, time).await;
+            assert_eq!(told, Some(names(&[])), "{path}");
+            assert!(says_untold(&manifest).await, "{path}");
+        }
+        let held: Vec<_> =
+            app.output_files().into_iter().filter(|path| path.to_string_lossy().contains("held-")).collect();
+        assert!(held.len() >= 3, "{held:?}");
+        for path in held {
+            let mut text = std::fs::read_to_string(&path).expect("a file");
+            text = text.replace("Observation/goes", "Observation/gone");
+            std::fs::write(&path, text).expect("it is ours");
+        }
+        let (manifest, told) = since(&app, "/$export", &times[0]).await;
+        assert_eq!(told, Some(names(&[])), "somebody has changed what the client is said to hold");
+        assert!(says_untold(&manifest).await);
+        app.stop().await;
+    }
 }

@@ -6,6 +6,7 @@ mod client;
 mod expected;
 
 mod architecture;
+mod as_of;
 mod care;
 mod churn;
 mod crash;

@@ -45,7 +45,7 @@ fn dispatch(upstream: &SampleUpstream, asked: Asked) -> Result<(Answer, bool), R
         [] if get => return searchset::later_page(upstream, &base, &pairs),
         ["metadata"] if get => Answer::fhir(StatusCode::OK, capability::statement(upstream, &base)),
         ["$bytes"] if get => bytes(&pairs)?,
-        ["_history"] | [_, "_history"] if get && !upstream.settings().history => {
+        ["_history"] | [_, "_history"] | [_, _, "_history"] if get && !upstream.settings().history => {
             return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not-supported", "there is no history here"));
         }
         ["_history"] if get => history::history(upstream, &base, &path, &pairs, |_| true)?,

@@ -56,7 +56,7 @@ pub struct Settings {
     pub one_patient: bool,
     /// `Patient/[id]/$everything`.
     pub everything: Everything,
-    /// `_history` of types and of the server is answered; otherwise it is 501 (Epic, IRIS).
+    /// `_history` of the server, of types and of resources is answered; otherwise it is 501 (Epic, IRIS).
     pub history: bool,
     /// What goes wrong, and how often.
     pub faults: Faults,

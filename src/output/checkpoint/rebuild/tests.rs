@@ -4,7 +4,7 @@ use crate::fhir::datatypes::Instant;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{CompleteFile, StoredObject};
 use crate::job::{Complete, Job, JobId, Running};
-use crate::plan::{Cohort, ExportPlan, Horizon, Listed, OnShort};
+use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
 use crate::profile::Profile;
 
 const FOLDER: &str = "0a/01010101010101010101010101010101";
@@ -20,6 +20,8 @@ fn sheet(state: JobState) -> JobSheet {
         cohort: Cohort::Everything,
         context: Vec::new(),
         on_short: OnShort::Fail,
+        boundary: Boundary::NoLoss,
+        tells_deletions_by_difference: false,
         bases: Vec::new(),
     };
     let job = Job {

@@ -1,0 +1,76 @@
+//! Resources as they were at the transaction time, where that is wanted and the server's history tells it.
+
+use http::StatusCode;
+
+use super::read::{Accepted, Read, ReadError, Reader, Received};
+use crate::fhir::bundle::Entry;
+use crate::fhir::datatypes::Instant;
+use crate::plan::Boundary;
+use crate::plan::slice::Slice;
+use crate::upstream::budget::Reservation;
+use crate::upstream::client::SearchError;
+
+impl Reader {
+    /// The instant that resources are to be exported as of.
+    fn as_of(&self) -> Option<Instant> {
+        match self.plan.boundary {
+            Boundary::AsOf => Some(self.plan.horizon.transaction_time()),
+            Boundary::NoLoss | Boundary::NoHistory(_) => None,
+        }
+    }
+
+    /// An accepted slice as it was; in parts if that takes more memory than there is.
+    pub(super) async fn look_back(
+        &self,
+        slice: &Slice,
+        can_be_cut: bool,
+        accepted: Accepted,
+    ) -> Result<Read, ReadError> {
+        let Accepted { resources, unreadable, summary, issues, mut reservation } = accepted;
+        let mut bytes = reservation.as_ref().map_or(0, Reservation::bytes);
+        let mut restored = Vec::with_capacity(resources.len());
+        for resource in resources {
+            if self.is_too_new(&resource) {
+                let resource = match self.restore(resource).await {
+                    Ok(resource) => resource,
+                    Err(ReadError::Search(SearchError::TooLarge { .. })) => return Ok(in_parts(slice, can_be_cut)),
+                    Err(error) => return Err(error),
+                };
+                bytes = bytes.saturating_add(resource.entry.line.len());
+                if reservation.as_mut().is_some_and(|reservation| !reservation.grow(bytes)) {
+                    return Ok(in_parts(slice, can_be_cut));
+                }
+                restored.push(resource);
+            } else {
+                restored.push(resource);
+            }
+        }
+        Ok(Read::Accepted(Accepted { resources: restored, unreadable, summary, issues, reservation }))
+    }
+
+    /// Whether a resource is to be exported in an older version, if in any.
+    pub(super) fn is_too_new(&self, resource: &Received) -> bool {
+        self.as_of().is_some_and(|instant| resource.entry.last_updated.is_some_and(|stamp| stamp > instant))
+    }
+
+    /// A resource as it was; it stays out if it was not there.
+    pub(super) async fn restore(&self, resource: Received) -> Result<Received, ReadError> {
+        let Some(instant) = self.as_of() else { return Ok(resource) };
+        let scope = self.page_scope(resource.entry.resource_type);
+        let Entry { resource_type, id, .. } = &resource.entry;
+        let then = match self.upstream.version_at(*resource_type, id, instant, scope).await {
+            // It was deleted since, and some servers know nothing of what is gone.
+            Err(SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. }) => None,
+            then => then?,
+        };
+        Ok(match then {
+            Some(entry) => Received { entry, ..resource },
+            None => Received { was_there: false, ..resource },
+        })
+    }
+}
+
+/// How a slice is read of which more has to be held than fits beside the others.
+fn in_parts(slice: &Slice, can_be_cut: bool) -> Read {
+    if can_be_cut && slice.is_list() { Read::InHalves } else { Read::Large }
+}
