@@ -4,6 +4,7 @@ import crypto from 'node:crypto';
 import fs from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
+import tls from 'node:tls';
 
 const sha256 = (data) => crypto.createHash('sha256').update(data).digest('hex');
 const hmac = (key, data) => crypto.createHmac('sha256', key).update(data).digest();
@@ -19,17 +20,34 @@ function canonicalQuery(query) {
     .sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, value]) => `${name}=${value}`).join('&');
 }
 
-/** One request; the path is sent as it stands in `url`. */
-export function send(url, { method = 'GET', headers = {}, body, ca, connect } = {}) {
-  const target = new URL(url);
-  const rawPath = url.slice(url.indexOf('/', url.indexOf('//') + 2)) || '/';
-  const client = target.protocol === 'https:' ? https : http;
-  const address = connect ?? { host: target.hostname, port: target.port };
+/** A connection to the host of an https URL through a proxy. */
+function tunnel(proxy, target, ca) {
+  const { hostname, port } = new URL(proxy);
   return new Promise((resolve, reject) => {
-    const request = client.request({
-      ...address, method, path: rawPath, ca, servername: target.hostname.match(/^[\d.]+$/) ? undefined : target.hostname,
-      agent: false, headers: { host: target.host, ...(body === undefined ? {} : { 'content-length': Buffer.byteLength(body) }), ...headers },
-    }, (response) => {
+    http.request({ host: hostname, port, method: 'CONNECT', path: `${target.hostname}:${target.port || 443}` })
+      .on('connect', (answer, socket) => {
+        if (answer.statusCode === 200) resolve(tls.connect({ socket, servername: target.hostname, ca }));
+        else reject(new Error(`proxy: ${answer.statusCode}`));
+      }).on('error', reject).end();
+  });
+}
+
+/** One request; the path is sent as it stands in `url`. `connect` is another address, `proxy` the URL of a proxy. */
+export async function send(url, { method = 'GET', headers = {}, body, ca, connect, proxy } = {}) {
+  const target = new URL(url);
+  const options = {
+    host: target.hostname, port: target.port, ...connect, method, ca, agent: false,
+    path: url.slice(url.indexOf('/', url.indexOf('//') + 2)),
+    servername: /^[\d.]+$/.test(target.hostname) ? undefined : target.hostname,
+    headers: { host: target.host, ...(body === undefined ? {} : { 'content-length': Buffer.byteLength(body) }), ...headers },
+  };
+  if (proxy) {
+    const socket = await tunnel(proxy, target, ca);
+    options.createConnection = () => socket;
+  }
+  const client = target.protocol === 'https:' && !proxy ? https : http; // a tunnel brings its TLS
+  return new Promise((resolve, reject) => {
+    const request = client.request(options, (response) => {
       const chunks = [];
       response.on('data', (chunk) => chunks.push(chunk));
       response.on('error', reject);
@@ -116,8 +134,8 @@ export function azureHeaders(store, method, url, { headers = {}, body } = {}) {
   const named = Object.entries(all).filter(([name]) => name.startsWith('x-ms-')).sort(([a], [b]) => (a < b ? -1 : 1))
     .map(([name, value]) => `${name}:${value}\n`).join('');
   const query = [...target.searchParams].sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, value]) => `\n${name}:${value}`).join('');
-  const text = [method, of('content-encoding'), of('content-language'), length, of('content-md5'), of('content-type'), '', '', '',
-    '', '', of('range'), `${named}/${store.account}${target.pathname}${query}`].join('\n');
+  const text = [method, of('content-encoding'), of('content-language'), length, of('content-md5'), of('content-type'), '', '',
+    of('if-match'), of('if-none-match'), '', of('range'), `${named}/${store.account}${target.pathname}${query}`].join('\n');
   const signature = hmac(Buffer.from(store.key, 'base64'), text).toString('base64');
   return { ...all, authorization: `SharedKey ${store.account}:${signature}` };
 }
