@@ -36,7 +36,7 @@ function tunnel(proxy, target, ca) {
 export async function send(url, { method = 'GET', headers = {}, body, ca, connect, proxy } = {}) {
   const target = new URL(url);
   const options = {
-    host: target.hostname, port: target.port, ...connect, method, ca, agent: false,
+    host: target.hostname, port: target.port, ...connect, method, ca, agent: proxy ? undefined : false,
     path: url.slice(url.indexOf('/', url.indexOf('//') + 2)),
     servername: /^[\d.]+$/.test(target.hostname) ? undefined : target.hostname,
     headers: { host: target.host, ...(body === undefined ? {} : { 'content-length': Buffer.byteLength(body) }), ...headers },
