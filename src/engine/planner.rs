@@ -455,7 +455,9 @@ impl Planner {
         while let Some((name, direction, edge)) = answers.next().await {
             let edge = edge.map_err(|source| PlanError::Search { resource_type: name, source })?;
             match (direction, edge) {
+                // Where the server does not sort this type, either end is as good as the other.
                 (Direction::Ascending, Some(oldest)) => {
+                    newest = newest.max(Some(oldest).filter(|oldest| *oldest <= now));
                     if let Some(plan) = plans.get_mut(&name) {
                         plan.oldest = Some(oldest);
                     }

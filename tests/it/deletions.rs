@@ -146,6 +146,18 @@ async fn a_deletion_after_the_transaction_time_is_told_by_the_next_export() {
     app.stop().await;
 }
 
+/// HAPI's histories lose their tail where they are not asked for with `_since`.
+#[tokio::test]
+async fn a_history_that_loses_its_tail_without_since_tells_all_deletions() {
+    let (app, since, leap) = prepared().await;
+    delete(&app, &leap);
+    app.upstream.update_settings(|settings| settings.lies.history_loses_tail = true);
+    let (manifest, _) = app.export(&format!("/$export?_since={since}")).await.expect("an export");
+    let expected = ["Observation/goes", "Observation/of-another", "Observation/of-a-device", "Organization/closed"];
+    assert_eq!(deleted(&manifest).await, Some(names(&expected)));
+    app.stop().await;
+}
+
 /// Interop: what nobody can tell is said, and the list is there and empty.
 #[tokio::test]
 async fn a_server_without_a_history_leaves_the_list_empty_and_says_so() {

@@ -55,6 +55,8 @@ pub struct Lies {
     /// Ids of patients of whom nothing but their own resource may be asked for: searches that name one of them are answered
     /// with 403 (break the glass).
     pub closed_records: BTreeSet<String>,
+    /// A history of a type or of the server that is not asked for with `_since` lacks its older half (HAPI, under writes).
+    pub history_loses_tail: bool,
     /// `Type/id` of resources that are found and counted, but on no page.
     pub dropped: BTreeSet<String>,
     /// Pages with resources say beside them that an error occurred, as facades do whose own servers failed.
