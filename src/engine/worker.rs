@@ -223,6 +223,10 @@ impl Worker {
                     self.files.reject(stage).await?;
                     return Err(self.failed(resource_type, number, source));
                 }
+                Err(StreamError::Stopping) => {
+                    self.files.reject(stage).await?;
+                    return Err(WorkerError::Draining);
+                }
                 Err(StreamError::Files(error)) => return Err(error.into()),
             };
             match verdict {
@@ -271,7 +275,16 @@ impl Worker {
         let (mut search, others) = self.reader.searches(slice);
         let mut searches = others.into_iter();
         let mut tally: Option<SearchTally> = None;
+        let clock = self.files.clock();
+        let mut stops_at: Option<Duration> = None;
         loop {
+            if self.drain.is_cancelled() {
+                // It may be near its end; what was not accepted by then is read after the restart.
+                let now = clock.monotonic();
+                if now >= *stops_at.get_or_insert(now + DRAIN_GRACE) {
+                    return Err(StreamError::Stopping);
+                }
+            }
             let size = self.reader.page_size(slice.resource_type);
             let answer = match &link {
                 None => self.reader.first_page(&search, size).await,
@@ -436,6 +449,8 @@ impl Worker {
 enum StreamError {
     Read(ReadError),
     Files(FilesError),
+    /// The process is stopping.
+    Stopping,
 }
 
 impl From<SearchError> for StreamError {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use chrono::{DateTime, Utc};
-use sample_upstream::{Lies, RequestSeen, SampleUpstream, Settings};
+use sample_upstream::{Lies, RequestSeen, SampleUpstream, Settings, Stamp, Total};
 
 use crate::client::{Client, Poll};
 use crate::exact::{self, Exported, Moment};
@@ -229,4 +229,37 @@ impl Asked {
 fn page(seen: &RequestSeen) -> anyhow::Result<usize> {
     let count = seen.query.split('&').find_map(|pair| pair.strip_prefix("_count="));
     Ok(count.context("a count")?.parse()?)
+}
+
+/// Pages that cannot be cut apart and take long have to be read anew; the process does not wait for their end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_a_chain_of_many_pages() {
+    stop_amid_a_chain().await.unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+async fn stop_amid_a_chain() -> anyhow::Result<()> {
+    let settings = Settings { stamp: Stamp::Single, max_count: Some(2), total: Total::Exact, ..Settings::default() };
+    let upstream = SampleUpstream::new(settings);
+    upstream.generate(24);
+    let server = upstream.serve(listener().await).await;
+    let options = Options { upstream: "page_target_bytes: 64KiB, max_concurrent_searches: 1", output: "" };
+    let mut process = Process::start(&server.base_url, options).await?;
+    let client = Client::new();
+    let status = process.kick_off(&client, "/$export?_type=Observation").await?;
+    let pages = |seen: &[RequestSeen]| seen.iter().filter(|seen| has(seen, "_getpages=")).count();
+    // Once it streams, each page takes so long that all of them outlast any patience with a stop.
+    until("it streams", async || Ok((pages(&upstream.requests()) > 40).then_some(()))).await?;
+    let all = upstream.resources(Some("Observation")).len() / 2;
+    upstream.update_settings(|settings| settings.latency = Duration::from_millis(400));
+    process.stop()?;
+    let read = pages(&upstream.requests());
+    ensure!(read < all, "{read} pages of {all}: it waited for the end");
+    upstream.update_settings(|settings| settings.latency = Duration::ZERO);
+    process.restart()?;
+    let exported = Exported::fetch(&client, process.finished(&client, &status).await?).await?;
+    exact::check_folder(&process.output(), &exported.manifest)?;
+    let lines: u64 = exported.manifest.output.iter().map(|file| file.count as u64).sum();
+    ensure!(lines == upstream.resources(Some("Observation")).len() as u64, "{lines} lines");
+    server.stop().await;
+    Ok(())
 }
