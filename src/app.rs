@@ -26,18 +26,18 @@ use crate::job::store::Store;
 use crate::output::Output;
 use crate::output::checkpoint::{self, CheckpointKey};
 use crate::output::signing::{LinkKey, LinkKeys};
+use crate::profile::{Profile, Protocol};
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{Bases, PassThrough};
 use crate::recover::{self, Report};
 use crate::store::sled::SledStore;
 use crate::telemetry::error_chain;
 use crate::upstream::budget::Budget;
+use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::{Patience, Upstream};
-use crate::upstream::connect::{PassThroughClient, SearchClient};
+use crate::upstream::connect::{PassThroughClient, Protocols, SearchClient};
 use crate::upstream::live::LiveTraffic;
 
-/// How long a read capability statement is believed.
-const CAPABILITY_LIFETIME: Duration = Duration::from_mins(10);
 /// Jobs whose first poll is remembered, and for how long.
 const POLLED_JOBS: u64 = 10_000;
 const POLLED_LIFETIME: Duration = Duration::from_mins(2);
@@ -146,11 +146,13 @@ impl Builder {
             Some(store) => (LinkKeys::new(new_key()?, None), store.identity()?),
             None => (link_keys(&state)?, Identity::kept(&state)?),
         };
+        let capabilities = Capabilities::new(upstream.clone(), Arc::clone(&clock));
         let links = Links::new(config.server.public_base_url.clone(), keys, config.output.link_ttl);
         let bulk = bulk_runtime()?;
         let parts = Assembly {
             output: output.clone(),
             upstream: upstream.clone(),
+            capabilities: capabilities.clone(),
             clock: Arc::clone(&clock),
             identity,
             settings: engine_settings(&config),
@@ -166,7 +168,7 @@ impl Builder {
             links,
             most_members: config.export.group_max_members,
             bodies: Semaphore::new(KICKOFF_BODIES),
-            capabilities: Cache::builder().max_capacity(1).time_to_live(CAPABILITY_LIFETIME).build(),
+            capabilities,
             polled: Cache::builder().max_capacity(POLLED_JOBS).time_to_live(POLLED_LIFETIME).build(),
         };
         Ok(Offtake { app: Arc::new(App { config, edge: Arc::new(edge), live, engine, stop, bulk: Some(bulk) }) })
@@ -293,6 +295,7 @@ impl Identity {
 struct Assembly {
     output: Output,
     upstream: Upstream,
+    capabilities: Capabilities,
     clock: Arc<dyn Clock>,
     identity: Identity,
     settings: EngineSettings,
@@ -316,6 +319,7 @@ impl Assembly {
                 store,
                 output: self.output,
                 upstream: self.upstream,
+                capabilities: self.capabilities,
                 clock: Arc::clone(&self.clock),
                 instance: self.identity.instance,
                 checkpoint_key: self.identity.checkpoint_key,
@@ -378,6 +382,8 @@ fn engine_settings(config: &Config) -> EngineSettings {
         context: config.export.follow_references.iter().filter_map(|name| ResourceType::parse(name)).collect(),
         preset: upstream.preset.clone(),
         profile: upstream.profile.clone(),
+        profile_ttl: upstream.profile_ttl,
+        probe_on_start: upstream.probe_on_start,
         on_short: config.export.on_short,
         boundary: config.export.boundary,
         deletions_by_difference: config.export.deletions_by_difference,
@@ -456,13 +462,21 @@ fn search_upstream(
     let upstream = &config.upstream;
     let base = upstream.export_base_url.as_ref().unwrap_or(&upstream.base_url).clone();
     let scheme = base.scheme().parse().context("could not read the scheme of the upstream's base URL")?;
-    let client = SearchClient::new(&scheme).context("could not set up connections to the upstream")?;
+    let protocols =
+        if upstream.profile.protocol == Some(Protocol::Http1) { Protocols::Http1 } else { Protocols::Negotiated };
+    let client = SearchClient::new(&scheme, protocols).context("could not set up connections to the upstream")?;
     let patience = Patience { timeout: upstream.search_timeout, give_up_after };
     let gate = care::gate(upstream, live, Arc::clone(clock));
     let budget = Budget::new(upstream.memory_budget.bytes(), upstream.max_concurrent_searches);
     // A replica holds what the server wrote: references with the server's own base are as good as its own.
     let known_as = upstream.base_url.as_str().trim_end_matches('/').into();
-    Ok(Upstream::new(client, base, known_as, gate, budget, Arc::clone(clock), patience))
+    let asked = Upstream::new(client, base, known_as, gate, budget, Arc::clone(clock), patience);
+    // What an operator knows holds for the first question too.
+    asked.heed(&Profile::default().known(None, &upstream.profile));
+    if upstream.profile.gzip == Some(false) {
+        asked.ask_for_plain();
+    }
+    Ok(asked)
 }
 
 /// How long one question may fail while somebody waits for what doctor finds.
@@ -475,7 +489,11 @@ pub(crate) async fn examine(config: &Config) -> anyhow::Result<Examination> {
     let upstream = search_upstream(config, &clock, DOCTOR_PATIENCE, live)?;
     let options = &config.upstream;
     let searches = options.max_concurrent_searches;
-    Ok(doctor::examine(&upstream, &options.preset, &options.profile, options.page_max_resources, searches).await?)
+    let capabilities = Capabilities::new(upstream.clone(), clock);
+    let (preset, profile) = (&options.preset, &options.profile);
+    let examined =
+        doctor::examine(&upstream, &capabilities, preset, profile, options.page_max_resources, searches).await?;
+    Ok(examined)
 }
 
 /// Rebuilds a lost job store from what lies beside the output of `instance`, so that the next start serves it.

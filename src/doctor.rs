@@ -2,62 +2,57 @@
 
 use std::fmt;
 
-use crate::fhir::capability::{Capability, CapabilityError};
-use crate::fhir::datatypes::Millis;
+use crate::fhir::capability::Capability;
 use crate::fhir::resource_type::ResourceType;
+use crate::plan::cohort::Lists;
 use crate::profile::{
-    CountMethod, NextLinks, PageTotal, PatientForm, PresetChoice, PresetName, Profile, ProfileOverrides, TimeFilter,
+    ByPatient, CountMethod, Findings, NextLinks, PageTotal, PatientForm, PresetChoice, PresetName, Profile,
+    ProfileOverrides, Protocol, Searches, StrictHandling, TimeFilter,
 };
-use crate::upstream::client::{SearchError, Upstream};
-use crate::upstream::probe::{self, Held};
+use crate::upstream::capabilities::{Capabilities, StatementError};
+use crate::upstream::client::Upstream;
+use crate::upstream::probe::{self, Held, Silent, Survey};
 
 /// What was found out about an upstream.
 #[derive(Debug)]
 pub(crate) struct Examination {
-    capability: Capability,
+    capability: std::sync::Arc<Capability>,
     held: Held,
+    findings: Findings,
+    /// What is made of the findings.
     profile: Profile,
     preset: Option<PresetName>,
     overrides: ProfileOverrides,
-    /// How far the upstream's clock is ahead of ours, in milliseconds, as far as its `Date` tells.
-    ahead: Option<i64>,
 }
 
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DoctorError {
-    #[error("the server's capability statement cannot be fetched")]
-    Metadata(#[source] SearchError),
-    #[error("what the server sends as its capability statement is none")]
-    Capability(#[source] CapabilityError),
-    #[error("the server could no longer be had when it was asked for {0}")]
-    Search(ResourceType, #[source] SearchError),
+    #[error("could not read what the server says of itself")]
+    Statement(#[from] StatementError),
+    #[error("could not probe the server")]
+    Silent(#[from] Silent),
 }
 
-/// Reads the capability statement and runs the probes.
+/// Reads the capability statement and runs the probes, whatever is known from before.
 pub(crate) async fn examine(
     upstream: &Upstream,
+    capabilities: &Capabilities,
     preset: &PresetChoice,
     overrides: &ProfileOverrides,
     page_resources: u32,
     searches: usize,
 ) -> Result<Examination, DoctorError> {
-    let statement = upstream.metadata().await.map_err(DoctorError::Metadata)?;
-    let capability = Capability::parse(&statement).map_err(DoctorError::Capability)?;
+    let capability = capabilities.in_turn().await?;
     let preset = preset.of(&capability.software);
     let given = Profile::default().known(preset, overrides);
     let by_type = |name: &ResourceType| !given.patient_required || !name.is_read_by_patient();
-    let types: Vec<_> = capability.searchable().into_iter().filter(by_type).collect();
-    let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
-    let failed = |source| DoctorError::Search(first, source);
-    let method = probe::count_method(upstream, &types).await.map_err(failed)?;
-    let asked = upstream.now();
-    let held = probe::held(upstream, &types, method, searches).await;
-    let held = held.map_err(|(name, source)| DoctorError::Search(name, source))?;
-    let ahead = held.date.map(|Millis(date)| date - asked.0);
-    let profile = probe::profile(upstream, method, &held.counts, &types, page_resources).await.map_err(failed)?;
-    let profile = profile.known(preset, overrides);
-    Ok(Examination { capability, held, profile, preset, overrides: overrides.clone(), ahead })
+    let all: Vec<_> = capability.searchable().into_iter().collect();
+    let types: Vec<_> = all.iter().copied().filter(by_type).collect();
+    let Survey { held, mut findings } = probe::survey(upstream, &types, page_resources, searches).await?;
+    probe::try_patients(upstream, &all, &held, &given, &mut findings, searches).await?;
+    let profile = findings.profile.clone().known(preset, overrides);
+    Ok(Examination { capability, held, findings, profile, preset, overrides: overrides.clone() })
 }
 
 /// `Date` has whole seconds, and an answer takes a moment.
@@ -66,7 +61,7 @@ const CLOCK_TOLERANCE_MILLIS: i64 = 3_000;
 impl fmt::Display for Examination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, value: &str, means: &str| writeln!(f, "{name:<14}{value:<16}{means}");
-        let Capability { fhir_version, software, version, .. } = &self.capability;
+        let Capability { fhir_version, software, version, .. } = &*self.capability;
         // It comes from outside, and a terminal may obey it.
         let software = format!("{software} {version}");
         let software: String = software.trim().chars().filter(|character| !character.is_control()).take(60).collect();
@@ -96,7 +91,7 @@ impl fmt::Display for Examination {
             };
             line("", name.as_str(), means)?;
         }
-        match self.ahead {
+        match self.findings.ahead_millis {
             Some(ahead) if ahead.abs() > CLOCK_TOLERANCE_MILLIS => {
                 let (by, way) = (ahead.abs() / 1_000, if ahead > 0 { "ahead of" } else { "behind" });
                 line("clock", &format!("{by} s"), &format!("{way} ours; exports go by the server's own"))?;
@@ -105,6 +100,10 @@ impl fmt::Display for Examination {
             None => line("clock", "unknown", "the server sends no Date; exports go by our clock")?,
         }
         self.lines(&mut line)?;
+        if !self.findings.untried.is_empty() {
+            let untried: Vec<_> = self.findings.untried.iter().map(|line| line.as_str()).collect();
+            line("untried", &untried.join(", "), "no witness was found; each export tries again")?;
+        }
         if self.overrides != ProfileOverrides::default() {
             line("", "", "(with the lines that upstream.profile sets)")?;
         }
@@ -112,51 +111,82 @@ impl fmt::Display for Examination {
     }
 }
 
+type Line<'a> = dyn FnMut(&str, &str, &str) -> fmt::Result + 'a;
+
 impl Examination {
-    fn lines(&self, line: &mut impl FnMut(&str, &str, &str) -> fmt::Result) -> fmt::Result {
-        let Profile { last_updated, sort, counts, page_total, links, page_most, patients, .. } = &self.profile;
-        let Profile { or_lists: _, id_lists, patient_required, searches, .. } = &self.profile;
-        let (value, means) = match last_updated {
-            TimeFilter::Millisecond => ("millisecond", "types are read in windows of time, many at once"),
-            TimeFilter::Second => ("second", "types are read in windows of whole seconds, many at once"),
-            TimeFilter::None => (
-                "none",
-                "types are read as one chain of pages; `_since` is our own filter, where resources say their time",
-            ),
+    /// Every line of the profile. No `..`: a new one does not compile until it is printed.
+    fn lines(&self, line: &mut Line<'_>) -> fmt::Result {
+        let Profile {
+            last_updated,
+            sort,
+            counts,
+            page_total,
+            links,
+            page_most,
+            patients,
+            or_lists,
+            id_lists,
+            url_most_bytes,
+            post,
+            everything,
+            history,
+            strict,
+            gzip,
+            protocol,
+            patient_required,
+            searches,
+        } = &self.profile;
+        reading(line, *last_updated, *sort, *counts, *page_total)?;
+        pages(line, *links, *page_most)?;
+        self.by_patient(line, *patients, *patient_required, searches)?;
+        lists(line, *or_lists, *url_most_bytes, *post)?;
+        let means = if *id_lists { "several ids are asked for at once" } else { "ids are asked for one by one" };
+        line("id lists", proven(*id_lists), means)?;
+        let means = match everything {
+            Some(true) => "what no search by patient reaches is read from it, unproven",
+            Some(false) => "what no search by patient reaches is refused by name",
+            None => "there is nobody to try it on: each export tries",
         };
-        line("_lastUpdated", value, means)?;
-        let (value, means) = if *sort {
-            ("obeyed", "the newest change is found by one search")
-        } else {
-            ("unproven", "the newest change is found by halving; pages are never relied on to be in order")
+        line("$everything", offered(*everything), means)?;
+        let means = match history {
+            Some(true) => "exports with `_since` say what was deleted",
+            Some(false) => "exports with `_since` cannot say what was deleted, and say so",
+            None => "there is nothing to try it on: each export tries",
         };
-        line("_sort", value, means)?;
-        let (value, means) = match counts {
-            Some(CountMethod::Summary) => ("summary", "exact; the proof can say `counted`"),
-            Some(CountMethod::Accurate) => ("accurate", "exact with `_total=accurate`; the proof can say `counted`"),
-            None => ("none", "nothing exact: every slice is read twice, and the proof says `reread`"),
+        line("history", offered(*history), means)?;
+        let (value, means) = match strict {
+            StrictHandling::Enforced => ("enforced", "a parameter that the server does not know is refused by it"),
+            StrictHandling::Accepted => ("accepted", "and of no use: a parameter that is not known is ignored"),
+            StrictHandling::Refused => ("refused", "searches are sent without `Prefer: handling=strict`"),
         };
-        line("counts", value, means)?;
-        let (value, means) = match page_total {
-            Some(PageTotal::Always) => ("always", "a page's own total is exact"),
-            Some(PageTotal::OnRequest) => ("on_request", "a page's own total is exact with `_total=accurate`"),
-            None => ("none", "each slice is counted apart before it is read"),
-        };
-        line("page total", value, means)?;
-        let (value, means) = match links {
-            NextLinks::Stable => ("stable", "lists or cursors: several pages can prove themselves"),
-            NextLinks::Offsets => ("offsets", "several pages are read until two readings are the same"),
-            NextLinks::Unknown => ("unknown", "none was seen: taken for offsets"),
-        };
-        line("next links", value, means)?;
-        let most = page_most.map_or_else(|| "as asked".to_owned(), |most| most.to_string());
-        line("page size", &most, "resources at most")?;
-        let form = match patients {
+        line("strict", value, means)?;
+        let (value, means) =
+            if *gzip { ("yes", "pages come compressed") } else { ("no", "pages come as large as they are") };
+        line("gzip", value, means)?;
+        match protocol {
+            Protocol::Http1 => line("protocol", "http/1.1", "each search at the same time has a connection"),
+            Protocol::Http2 => line("protocol", "h2", "searches share a connection"),
+        }
+    }
+
+    fn by_patient(
+        &self,
+        line: &mut Line<'_>,
+        form: PatientForm,
+        is_required: bool,
+        searches: &Searches,
+    ) -> fmt::Result {
+        let form = match form {
             PatientForm::Id => "id",
             PatientForm::Typed => "typed",
         };
         line("patients", form, "how searches name a patient; tried again for each Group export")?;
-        if *patient_required {
+        match &self.findings.by_patient {
+            ByPatient::Tried => {}
+            ByPatient::Untried => line("", "untried", "there is nobody to try searches by patient on")?,
+            ByPatient::Unreliable(why) => line("", "unreliable", why)?,
+        }
+        if is_required {
             line("", "required", "what belongs to patients is read patient by patient, at every level")?;
         }
         for (name, count) in searches.types() {
@@ -164,10 +194,81 @@ impl Examination {
                 format!("is read by {count} searches for each patient; unproven, unless the server counts without");
             line("", name.as_str(), &means)?;
         }
-        line(
-            "id lists",
-            if *id_lists { "proven" } else { "unproven" },
-            if *id_lists { "" } else { "ids are asked for one by one" },
-        )
+        Ok(())
+    }
+}
+
+fn reading(
+    line: &mut Line<'_>,
+    last_updated: TimeFilter,
+    sort: bool,
+    counts: Option<CountMethod>,
+    page_total: Option<PageTotal>,
+) -> fmt::Result {
+    let (value, means) = match last_updated {
+        TimeFilter::Millisecond => ("millisecond", "types are read in windows of time, many at once"),
+        TimeFilter::Second => ("second", "types are read in windows of whole seconds, many at once"),
+        TimeFilter::None => {
+            ("none", "types are read as one chain of pages; `_since` is our own filter, where resources say their time")
+        }
+    };
+    line("_lastUpdated", value, means)?;
+    let (value, means) = if sort {
+        ("obeyed", "the newest change is found by one search")
+    } else {
+        ("unproven", "the newest change is found by halving; pages are never relied on to be in order")
+    };
+    line("_sort", value, means)?;
+    let (value, means) = match counts {
+        Some(CountMethod::Summary) => ("summary", "exact; the proof can say `counted`"),
+        Some(CountMethod::Accurate) => ("accurate", "exact with `_total=accurate`; the proof can say `counted`"),
+        None => ("none", "nothing exact: every slice is read twice, and the proof says `reread`"),
+    };
+    line("counts", value, means)?;
+    let (value, means) = match page_total {
+        Some(PageTotal::Always) => ("always", "a page's own total is exact"),
+        Some(PageTotal::OnRequest) => ("on_request", "a page's own total is exact with `_total=accurate`"),
+        None => ("none", "each slice is counted apart before it is read"),
+    };
+    line("page total", value, means)
+}
+
+fn pages(line: &mut Line<'_>, links: NextLinks, page_most: Option<u32>) -> fmt::Result {
+    let (value, means) = match links {
+        NextLinks::Stable => ("stable", "lists or cursors: several pages can prove themselves"),
+        NextLinks::Offsets => ("offsets", "several pages are read until two readings are the same"),
+        NextLinks::Unknown => ("unknown", "none was seen: taken for offsets"),
+    };
+    line("next links", value, means)?;
+    let most = page_most.map_or_else(|| "as asked".to_owned(), |most| most.to_string());
+    line("page size", &most, "resources at most")
+}
+
+/// How long a list of patients may be: what was found restricts what servers usually take.
+fn lists(line: &mut Line<'_>, or_lists: bool, url_most_bytes: Option<u32>, post: bool) -> fmt::Result {
+    let means = if or_lists { "one search names many patients" } else { "patients are asked for one by one" };
+    line("patient lists", proven(or_lists), means)?;
+    if or_lists {
+        let bytes = url_most_bytes.map_or(Lists::IN_A_URL.bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let means = if bytes == 0 { "in a URL: no list goes into one" } else { "in a URL, of all that it names" };
+        line("", &format!("{bytes} bytes"), means)?;
+    }
+    let (value, means) = if post {
+        (format!("{} patients", Lists::IN_A_FORM.patients), "by POST at most")
+    } else {
+        ("not proven".to_owned(), "by POST: no list is longer than a URL takes")
+    };
+    line("", &value, means)
+}
+
+fn proven(is_proven: bool) -> &'static str {
+    if is_proven { "proven" } else { "unproven" }
+}
+
+fn offered(offered: Option<bool>) -> &'static str {
+    match offered {
+        Some(true) => "offered",
+        Some(false) => "refused",
+        None => "untried",
     }
 }

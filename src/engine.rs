@@ -10,6 +10,7 @@ mod held;
 mod isolate;
 mod planner;
 mod pool;
+mod profiler;
 pub(crate) mod progress;
 mod read;
 mod reaper;
@@ -39,9 +40,11 @@ use crate::plan::{BoundaryChoice, OnShort};
 use crate::profile::{PresetChoice, ProfileOverrides};
 use crate::smart::admit::Grant;
 use crate::telemetry::error_chain;
+use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
 use files::{FileLimits, Files, FilesError, Services};
 use planner::{PlanError, Planned, Planner};
+use profiler::{Profiler, ProfilerParts};
 use progress::Progress;
 use read::{PageLimits, Reader};
 use worker::{Worker, WorkerError};
@@ -52,6 +55,8 @@ pub(crate) struct EngineParts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) output: Output,
     pub(crate) upstream: Upstream,
+    /// What the upstream says of itself.
+    pub(crate) capabilities: Capabilities,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) instance: String,
     /// What checkpoint objects are authenticated with.
@@ -78,6 +83,10 @@ pub(crate) struct EngineSettings {
     pub(crate) preset: PresetChoice,
     /// What an operator knows better of the upstream than the probes.
     pub(crate) profile: ProfileOverrides,
+    /// How long what the probes found is believed.
+    pub(crate) profile_ttl: Duration,
+    /// Whether the upstream is probed before there is an export.
+    pub(crate) probe_on_start: bool,
     pub(crate) on_short: OnShort,
     pub(crate) boundary: BoundaryChoice,
     pub(crate) deletions_by_difference: bool,
@@ -129,8 +138,6 @@ struct Handle {
 
 /// Bytes of sidecars kept in memory.
 const SIDECAR_CACHE_BYTES: u64 = 16 * 1024 * 1024;
-/// How long what the probes found is believed.
-const PROFILE_LIFETIME: Duration = Duration::from_mins(10);
 /// First pause after store or output failed under a job; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -141,7 +148,18 @@ const REAP_EVERY: Duration = Duration::from_secs(30);
 
 impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Self {
-        let EngineParts { store, output, upstream, clock, instance, checkpoint_key, settings, runtime } = parts;
+        let EngineParts { store, output, upstream, clock, instance, checkpoint_key, settings, runtime, .. } = parts;
+        let profiler = Profiler::new(ProfilerParts {
+            store: Arc::clone(&store),
+            upstream: upstream.clone(),
+            capabilities: parts.capabilities,
+            clock: Arc::clone(&clock),
+            preset: settings.preset.clone(),
+            overrides: settings.profile.clone(),
+            page_resources: settings.page_resources,
+            searches: settings.searches,
+            ttl: settings.profile_ttl,
+        });
         let weigher = |_: &String, sidecar: &Arc<Sidecar>| u32::try_from(sidecar.weight()).unwrap_or(u32::MAX);
         let sidecars = Cache::builder().weigher(weigher).max_capacity(SIDECAR_CACHE_BYTES).build();
         let planner = Planner {
@@ -156,7 +174,7 @@ impl Engine {
             on_short: settings.on_short,
             boundary: settings.boundary,
             deletions_by_difference: settings.deletions_by_difference,
-            profiles: Cache::builder().max_capacity(1).time_to_live(PROFILE_LIFETIME).build(),
+            profiler,
         };
         let places = Arc::new(Semaphore::new(settings.most_running));
         let services = Services { store, output, clock, sidecars, instance: instance.into(), checkpoint_key };
@@ -183,6 +201,7 @@ impl Engine {
     /// If the store cannot be read.
     pub(crate) async fn start(&self) -> Result<(), StoreError> {
         let mut jobs = self.inner.services.store.jobs().await?;
+        self.inner.planner.profiler.recall().await;
         jobs.sort_by_key(|job| (job.created, job.id));
         {
             let mut known = self.inner.jobs();
@@ -194,6 +213,11 @@ impl Engine {
         self.inner.tasks.spawn_on(async move { engine.schedule().await }, &self.inner.runtime);
         let engine = self.clone();
         self.inner.tasks.spawn_on(async move { engine.reap().await }, &self.inner.runtime);
+        if self.inner.settings.probe_on_start {
+            let engine = self.clone();
+            let probing = async move { engine.inner.planner.profiler.find_out(&engine.inner.drain).await };
+            self.inner.tasks.spawn_on(probing, &self.inner.runtime);
+        }
         Ok(())
     }
 
@@ -391,6 +415,8 @@ impl Inner {
             }
             (_, JobState::Complete(_) | JobState::Failed(_) | JobState::Deleted) => return Ok(()),
         };
+        // The plan may be older than this process.
+        self.upstream.heed(&plan.profile);
         let plan = Arc::new(plan);
         let types = plan.types.keys().copied().collect();
         let grant = Grant::new(plan.cohort.clone(), types, plan.context.clone(), plan.bases.clone());

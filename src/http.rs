@@ -27,6 +27,7 @@ use crate::fhir::capability::Capability;
 use crate::fhir::datatypes::Millis;
 use crate::job::JobId;
 use crate::output::Output;
+use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
 use links::Links;
 use problem::Problem;
@@ -44,7 +45,7 @@ pub(crate) struct Edge {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) links: Links,
     pub(crate) most_members: usize,
-    pub(crate) capabilities: Cache<(), Arc<Capability>>,
+    pub(crate) capabilities: Capabilities,
     /// Places for bodies of kick-off requests.
     pub(crate) bodies: Semaphore,
     /// Jobs whose first poll was answered.
@@ -81,12 +82,7 @@ impl Edge {
     }
 
     async fn capability(&self) -> Result<Arc<Capability>, Problem> {
-        let fetched = self.capabilities.try_get_with((), async {
-            let statement = self.upstream.metadata().await.map_err(|_| ())?;
-            let capability = Capability::parse(&statement).map_err(|_| ())?;
-            Ok(Arc::new(capability))
-        });
-        fetched.await.map_err(|_: Arc<()>| {
+        self.capabilities.at_once().await.map_err(|_unavailable| {
             Problem::unavailable("the FHIR server's capability statement cannot be had at the moment")
         })
     }

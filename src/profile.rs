@@ -1,10 +1,12 @@
 //! Profile: what the server really does, and the strategy that it allows.
 
+mod found;
 mod preset;
 mod searches;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use found::{ByPatient, Findings, Found, Line, ProfileKey, Software};
 pub use preset::PresetChoice;
 pub(crate) use preset::PresetName;
 pub(crate) use searches::Narrowing;
@@ -38,6 +40,21 @@ pub(crate) struct Profile {
     /// A search by POST, with a longer list in its form, finds the same.
     #[serde(default)]
     pub(crate) post: bool,
+    /// Whether the server gives the records of patients by `$everything`; `None` where nobody knows.
+    #[serde(default)]
+    pub(crate) everything: Option<bool>,
+    /// Whether it tells what was changed and deleted by `_history` of a type; `None` where nobody knows.
+    #[serde(default)]
+    pub(crate) history: Option<bool>,
+    /// What `Prefer: handling=strict` does to a search.
+    #[serde(default)]
+    pub(crate) strict: StrictHandling,
+    /// Answers come compressed.
+    #[serde(default)]
+    pub(crate) gzip: bool,
+    /// What connections speak.
+    #[serde(default)]
+    pub(crate) protocol: Protocol,
     /// What lies in the Patient compartment can be searched with a patient only. No probe says so beforehand.
     #[serde(default)]
     pub(crate) patient_required: bool,
@@ -103,6 +120,31 @@ pub enum PatientForm {
     Typed,
 }
 
+/// What `Prefer: handling=strict` does to a search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StrictHandling {
+    /// A search that carries it is refused, so that none does.
+    Refused,
+    /// It does no harm, and nobody saw that it does any good.
+    #[default]
+    Accepted,
+    /// A parameter that the server does not know is refused because of it, and not left out in silence.
+    Enforced,
+}
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    #[serde(rename = "http/1.1")]
+    Http1,
+    /// HTTP/2, as it is agreed upon with TLS.
+    #[serde(rename = "h2")]
+    Http2,
+}
+
 /// Lines of a profile that an operator knows better than a preset, or than anybody finds out by asking.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -140,6 +182,21 @@ pub struct ProfileOverrides {
     /// Whether longer lists are sent by POST.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub post: Option<bool>,
+    /// Whether `Patient/[id]/$everything` is asked for what no search reaches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub everything: Option<bool>,
+    /// Whether `_history` is asked for what was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<bool>,
+    /// What `Prefer: handling=strict` does: `refused` (then it is not sent), `accepted` or `enforced`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict: Option<StrictHandling>,
+    /// Whether compressed answers are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gzip: Option<bool>,
+    /// What connections speak: `http/1.1` keeps HTTP/2 from being agreed upon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
     /// Whether what lies in the Patient compartment can be searched with a patient only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patient_required: Option<bool>,
@@ -201,6 +258,15 @@ impl Profile {
         }
     }
 
+    /// Notes how searches name patients, and what lists of them may be, if there may be any: bytes in a URL, and whether a
+    /// form may hold more.
+    pub(crate) fn note(&mut self, form: PatientForm, lists: Option<(Option<u32>, bool)>) {
+        self.patients = form;
+        self.or_lists = lists.is_some();
+        self.url_most_bytes = lists.and_then(|(url_most_bytes, _)| url_most_bytes);
+        self.post = lists.is_some_and(|(_, post)| post);
+    }
+
     pub(crate) fn filters_by_time(&self) -> bool {
         match self.last_updated {
             TimeFilter::Second | TimeFilter::Millisecond => true,
@@ -217,24 +283,49 @@ impl Profile {
         restricted.overridden(overrides)
     }
 
-    /// This profile with the lines that are known better.
-    fn overridden(mut self, known: &ProfileOverrides) -> Self {
-        let ProfileOverrides { last_updated, sort, counts, page_total, links, page_most, patients, .. } = known;
-        let ProfileOverrides { or_lists, id_lists, url_most_bytes, post, patient_required, searches, .. } = known;
-        self.last_updated = last_updated.unwrap_or(self.last_updated);
-        self.sort = sort.unwrap_or(self.sort);
-        self.counts = counts.map_or(self.counts, OrNone::into_option);
-        self.page_total = page_total.map_or(self.page_total, OrNone::into_option);
-        self.links = links.unwrap_or(self.links);
-        self.page_most = page_most.or(self.page_most);
-        self.patients = patients.unwrap_or(self.patients);
-        self.or_lists = or_lists.unwrap_or(self.or_lists);
-        self.id_lists = id_lists.unwrap_or(self.id_lists);
-        self.url_most_bytes = url_most_bytes.or(self.url_most_bytes);
-        self.post = post.unwrap_or(self.post);
-        self.patient_required = patient_required.unwrap_or(self.patient_required);
-        self.searches = self.searches.overridden(searches);
-        self
+    /// This profile with the lines that are known better. No `..` on any side: a new line does not compile until it can be
+    /// overridden.
+    fn overridden(self, known: &ProfileOverrides) -> Self {
+        let ProfileOverrides {
+            last_updated,
+            sort,
+            counts,
+            page_total,
+            links,
+            page_most,
+            patients,
+            or_lists,
+            id_lists,
+            url_most_bytes,
+            post,
+            everything,
+            history,
+            strict,
+            gzip,
+            protocol,
+            patient_required,
+            searches,
+        } = known;
+        Self {
+            last_updated: last_updated.unwrap_or(self.last_updated),
+            sort: sort.unwrap_or(self.sort),
+            counts: counts.map_or(self.counts, OrNone::into_option),
+            page_total: page_total.map_or(self.page_total, OrNone::into_option),
+            links: links.unwrap_or(self.links),
+            page_most: page_most.or(self.page_most),
+            patients: patients.unwrap_or(self.patients),
+            or_lists: or_lists.unwrap_or(self.or_lists),
+            id_lists: id_lists.unwrap_or(self.id_lists),
+            url_most_bytes: url_most_bytes.or(self.url_most_bytes),
+            post: post.unwrap_or(self.post),
+            everything: everything.or(self.everything),
+            history: history.or(self.history),
+            strict: strict.unwrap_or(self.strict),
+            gzip: gzip.unwrap_or(self.gzip),
+            protocol: protocol.unwrap_or(self.protocol),
+            patient_required: patient_required.unwrap_or(self.patient_required),
+            searches: self.searches.overridden(searches),
+        }
     }
 }
 
@@ -256,5 +347,47 @@ mod tests {
         assert!(epic.is_some());
         let profile = found.known(epic, &ProfileOverrides { sort: Some(true), ..ProfileOverrides::default() });
         assert_eq!((profile.counts, profile.sort), (None, true), "an operator goes before a preset");
+    }
+
+    /// One value for every line, none of which is what nobody has found out.
+    const EVERY_LINE: &str = r#"{"last_updated":"second","sort":true,"counts":"accurate","page_total":"on_request",
+        "links":"offsets","page_most":77,"patients":"typed","or_lists":true,"id_lists":true,"url_most_bytes":123,
+        "post":true,"everything":true,"history":true,"strict":"enforced","gzip":true,"protocol":"h2",
+        "patient_required":true,"searches":{"Observation":["category=laboratory"]}}"#;
+
+    fn lines(text: &str) -> serde_json::Map<String, serde_json::Value> {
+        serde_json::from_str(text).expect("an object")
+    }
+
+    fn of(profile: &Profile) -> serde_json::Map<String, serde_json::Value> {
+        lines(&serde_json::to_string(profile).expect("plain values"))
+    }
+
+    #[test]
+    fn every_line_can_be_overridden_alone_and_no_other_line_moves() {
+        let found = of(&Profile::default());
+        let given = lines(EVERY_LINE);
+        let names = |lines: &serde_json::Map<_, _>| lines.keys().cloned().collect::<Vec<String>>();
+        assert_eq!(names(&found), names(&given), "a line without an option, or an option without a line");
+        for (name, value) in given {
+            let one = serde_json::json!({ &*name: value });
+            let known: ProfileOverrides = serde_json::from_value(one).expect("one line");
+            let mut expected = found.clone();
+            assert_ne!(expected.insert(name.clone(), value.clone()), Some(value), "{name}");
+            assert_eq!(of(&Profile::default().known(None, &known)), expected, "{name}");
+        }
+        let unknown = serde_json::from_str::<ProfileOverrides>(r#"{"sorts":true}"#);
+        assert!(
+            unknown.is_err_and(|error| error.to_string().contains("sorts")),
+            "a line that does not exist is refused"
+        );
+    }
+
+    #[test]
+    fn a_profile_of_before_there_were_some_lines_is_read() {
+        let old = r#"{"last_updated":"second","sort":true,"counts":"summary","page_total":null,"links":"stable",
+            "page_most":null,"patients":"id","or_lists":true,"id_lists":true}"#;
+        let read: Profile = serde_json::from_str(old).expect("a plan of an older version");
+        assert_eq!((read.history, read.strict, read.protocol), (None, StrictHandling::Accepted, Protocol::Http1));
     }
 }

@@ -1,6 +1,7 @@
 //! The FHIR server we stand before.
 
 pub(crate) mod budget;
+pub(crate) mod capabilities;
 pub(crate) mod client;
 pub(crate) mod connect;
 pub(crate) mod gate;

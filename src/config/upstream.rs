@@ -53,6 +53,13 @@ pub struct UpstreamConfig {
     /// What is known of the server by its product: `auto`, `none` or the name of a preset.
     #[serde(default)]
     pub preset: PresetChoice,
+    /// How long what the probes found out about the server is believed. It is found out again at once where the capability
+    /// statement tells of another software, version or version of FHIR.
+    #[serde(rename = "profile_ttl_seconds", default = "profile_ttl", with = "seconds")]
+    pub profile_ttl: Duration,
+    /// Whether the server is probed when Offtake starts, if that was not done lately; else the first export does.
+    #[serde(default = "probe_on_start")]
+    pub probe_on_start: bool,
     /// Lines of the server's profile that are known better than the probes find them; `offtake doctor` prints it.
     #[serde(default)]
     pub profile: ProfileOverrides,
@@ -80,6 +87,13 @@ fn give_up_after() -> Duration {
     Duration::from_mins(10)
 }
 
+fn profile_ttl() -> Duration {
+    Duration::from_hours(24)
+}
+fn probe_on_start() -> bool {
+    true
+}
+
 impl Section for UpstreamConfig {
     fn check(&self, problems: &mut Problems) {
         server::check_base(&self.base_url, "base_url", problems);
@@ -104,6 +118,9 @@ impl Section for UpstreamConfig {
         let share = self.memory_budget.bytes() / self.max_concurrent_searches.max(1) as u64;
         if self.page_target.bytes() < 64 * 1024 || self.page_target.bytes() > share {
             problems.add("page_target_bytes", "is below 64 KiB or above memory_budget_bytes / max_concurrent_searches");
+        }
+        if self.profile_ttl.is_zero() {
+            problems.add("profile_ttl_seconds", "is 0, so every export would probe the server anew");
         }
         if self.search_timeout.is_zero() {
             problems.add("search_timeout_seconds", "is 0, so every search would fail");

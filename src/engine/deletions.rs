@@ -12,6 +12,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::index::IdHash;
 use crate::plan::Cohort;
 use crate::smart::admit::Line;
+use crate::upstream::client::history::HISTORY_PAGE;
 
 /// What is to be said of deletions.
 #[derive(Debug, Default)]
@@ -42,7 +43,11 @@ impl Worker {
             if self.drain.is_cancelled() {
                 return Err(WorkerError::Draining);
             }
-            match self.reader.deleted_between(resource_type, since, until).await {
+            let told = match self.plan.profile.history {
+                Some(false) => None,
+                Some(true) | None => self.reader.deleted_between(resource_type, since, until).await,
+            };
+            match told {
                 Some(deleted) => self.list(resource_type, deleted, &mut found).await?,
                 None => found.untold.push(resource_type),
             }
@@ -117,7 +122,7 @@ impl super::read::Reader {
 
     async fn deleted_since(&self, name: ResourceType, since: Instant) -> Option<BTreeSet<Id>> {
         let upstream = self.upstream.within(PATIENCE);
-        let mut page = upstream.history(name, since).await.ok()?;
+        let mut page = upstream.history(name, since, HISTORY_PAGE).await.ok()?;
         let mut deleted = BTreeSet::new();
         let mut chain = Chain::default();
         let mut pages = 0;

@@ -1,11 +1,10 @@
 //! Makes the plan of a job: asks the upstream what it holds, how it behaves and what time it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use futures_util::StreamExt;
-use moka::future::Cache;
 
+use super::profiler::Profiler;
 use crate::bulk::kickoff::ExportLevel;
 use crate::fhir::bundle::Scope;
 use crate::fhir::datatypes::{Id, Instant, Millis};
@@ -20,7 +19,7 @@ use crate::plan::{
 use crate::profile::{CountMethod, PresetChoice, Profile, ProfileOverrides, Searches};
 use crate::upstream::client::{Room, SearchError, Upstream};
 use crate::upstream::group::{self, GroupError};
-use crate::upstream::probe::{self, ListError, PatientProbeError, Reached, Way};
+use crate::upstream::probe::{self, ListError, PatientProbeError, Reached, Silent, Way};
 
 /// What planning needs to know beside the job.
 #[derive(Debug, Clone)]
@@ -37,8 +36,8 @@ pub(super) struct Planner {
     pub(super) on_short: OnShort,
     pub(super) boundary: BoundaryChoice,
     pub(super) deletions_by_difference: bool,
-    /// What was found out about the upstream, for a while.
-    pub(super) profiles: Cache<(), Arc<Profile>>,
+    /// What was found out about the upstream.
+    pub(super) profiler: Profiler,
 }
 
 /// A plan, and what is to be said about what it leaves out.
@@ -55,7 +54,6 @@ pub(super) struct Planned {
 struct Survey {
     /// Those that are answered without a patient, and Patient where it tells of the server.
     types: Vec<ResourceType>,
-    method: Option<CountMethod>,
     /// How many there are of each, where the server counts.
     held: BTreeMap<ResourceType, u64>,
     date: Option<Millis>,
@@ -67,11 +65,6 @@ struct Survey {
 }
 
 impl Survey {
-    /// The type that errors of questions about all of them name.
-    fn first(&self) -> ResourceType {
-        self.types.first().copied().unwrap_or(ResourceType::PATIENT)
-    }
-
     /// Where nothing at all is found of what belongs to patients unless one is named, that is likely no emptiness but how
     /// the server answers: then nothing is left out for being empty.
     fn doubt_emptiness(&mut self) {
@@ -115,9 +108,15 @@ impl PlanError {
             Self::Search { source, .. } | Self::Group(GroupError::Upstream(source)) => source.is_stopping(),
             Self::Patients(PatientProbeError::Search { source, .. }) => source.is_stopping(),
             Self::Listing(ListError::Search(source)) => source.is_stopping(),
-            Self::Group(_) | Self::Patients(PatientProbeError::FindsNothing { .. }) | Self::NobodyListed => false,
-            Self::Listing(_) | Self::Unstamped(_) => false,
+            Self::Patients(PatientProbeError::FindsNothing { .. } | PatientProbeError::Ignores { .. }) => false,
+            Self::Group(_) | Self::NobodyListed | Self::Listing(_) | Self::Unstamped(_) => false,
         }
+    }
+}
+
+impl From<Silent> for PlanError {
+    fn from(Silent { resource_type, source }: Silent) -> Self {
+        Self::Search { resource_type, source }
     }
 }
 
@@ -129,6 +128,7 @@ impl Planner {
         let preset = self.preset.of(&job.software);
         // What is known before anything is asked.
         let given = Profile::default().known(preset, &self.overrides);
+        let findings = self.profiler.findings(&job.types).await?;
         let mut survey = self.survey(job, &given).await?;
         let now = survey.date.unwrap_or_else(|| self.upstream.now());
         let mut left_out = false;
@@ -144,19 +144,15 @@ impl Planner {
         if matches!(&cohort, Cohort::Members(members) if !members.is_empty()) {
             survey.doubt_emptiness();
         }
-        let profile = self.profile(survey.method, &survey.held, &survey.types).await;
-        let mut profile = profile.map_err(|source| PlanError::Search { resource_type: survey.first(), source })?;
+        let mut profile = findings.profile;
         let some = self.some_patients(&mut survey, &cohort, &given).await?;
         let reached = self.reach(&mut survey, &some, &given.searches).await?;
-        let records = self.records(&mut survey, &cohort, &some).await?;
+        let records = self.records(&mut survey, &cohort, &some, &given).await?;
         if matches!(cohort, Cohort::Members(_)) || !reached.is_empty() {
             let tried = if matches!(cohort, Cohort::Members(_)) { survey.types.as_slice() } else { &[] };
-            let ways = ways(&reached, &given.searches);
+            let ways = probe::ways(&reached, &given.searches);
             let found = self.patients(&some, &survey.held, tried, &ways, profile.counts).await?;
-            profile.patients = found.form;
-            profile.or_lists = found.lists.is_some();
-            profile.url_most_bytes = found.lists.and_then(|lists| lists.url_most_bytes);
-            profile.post = found.lists.is_some_and(|lists| lists.post);
+            profile.note(found.form, found.lists.map(|lists| (lists.url_most_bytes, lists.post)));
         }
         let profile = profile.known(preset, &self.overrides);
         let kickoff = &job.kickoff;
@@ -280,10 +276,10 @@ impl Planner {
         if !required.is_empty() && !types.contains(&ResourceType::PATIENT) {
             types.push(ResourceType::PATIENT);
         }
-        let (mut method, mut held) = self.held(&types).await?;
+        let mut held = self.held(&types).await?;
         if !types.is_empty() && held.refused.len() == types.len() && !types.contains(&ResourceType::PATIENT) {
             types.push(ResourceType::PATIENT);
-            (method, held) = self.held(&types).await?;
+            held = self.held(&types).await?;
         }
         let probe::Held { counts: held, date, mut refused } = held;
         if matches!(job.kickoff.level, ExportLevel::Group(_)) {
@@ -294,7 +290,7 @@ impl Planner {
         let (by_patient, refused) = refused.into_iter().partition(|(name, _)| name.is_read_by_patient());
         let mut alone: Vec<(ResourceType, Vec<Issue>)> = by_patient;
         alone.extend(required.into_iter().map(|name| (name, Vec::new())));
-        Ok(Survey { types, method, held, date, refused, alone, unreached: Vec::new() })
+        Ok(Survey { types, held, date, refused, alone, unreached: Vec::new() })
     }
 
     /// Patients to try searches on: the members of a Group, or some of all.
@@ -345,6 +341,7 @@ impl Planner {
         survey: &mut Survey,
         cohort: &Cohort,
         patients: &[Id],
+        given: &Profile,
     ) -> Result<Vec<ResourceType>, PlanError> {
         let of_patients = match cohort {
             Cohort::AllPatients | Cohort::Members(_) => true,
@@ -352,37 +349,25 @@ impl Planner {
         };
         let failed = |source| PlanError::Search { resource_type: ResourceType::PATIENT, source };
         let unreached = std::mem::take(&mut survey.unreached);
-        if of_patients && !unreached.is_empty() && probe::records(&self.upstream, patients).await.map_err(failed)? {
-            return Ok(unreached.into_iter().map(|(name, _)| name).collect());
+        if of_patients && !unreached.is_empty() {
+            let offered = match given.everything {
+                Some(known) => known,
+                None => probe::records(&self.upstream, patients).await.map_err(failed)?,
+            };
+            if offered {
+                return Ok(unreached.into_iter().map(|(name, _)| name).collect());
+            }
         }
         survey.refused.extend(unreached);
         Ok(Vec::new())
     }
 
-    /// What there is of each of `types`, and how it was counted.
-    async fn held(&self, types: &[ResourceType]) -> Result<(Option<CountMethod>, probe::Held), PlanError> {
+    /// What there is of each of `types`.
+    async fn held(&self, types: &[ResourceType]) -> Result<probe::Held, PlanError> {
         let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
         let failed = |(resource_type, source)| PlanError::Search { resource_type, source };
         let method = probe::count_method(&self.upstream, types).await.map_err(|source| failed((first, source)))?;
-        Ok((method, probe::held(&self.upstream, types, method, self.searches).await.map_err(failed)?))
-    }
-
-    async fn profile(
-        &self,
-        method: Option<CountMethod>,
-        held: &BTreeMap<ResourceType, u64>,
-        types: &[ResourceType],
-    ) -> Result<Profile, SearchError> {
-        if let Some(profile) = self.profiles.get(&()).await {
-            return Ok((*profile).clone());
-        }
-        let profile = probe::profile(&self.upstream, method, held, types, self.page_resources).await?;
-        // What was not proven for want of resources is tried again by the next export.
-        if profile.filters_by_time() {
-            self.profiles.insert((), Arc::new(profile.clone())).await;
-        }
-        tracing::info!(?profile, "the upstream was probed");
-        Ok(profile)
+        probe::held(&self.upstream, types, method, self.searches).await.map_err(failed)
     }
 
     /// What searches by patient do, by some who are patients.
@@ -503,16 +488,6 @@ fn strategy(resource_type: ResourceType, cohort: &Cohort, profile: &Profile) -> 
         Cohort::Everything | Cohort::AllPatients if profile.filters_by_time() => Strategy::Windows,
         Cohort::Everything | Cohort::AllPatients => Strategy::Chain,
     }
-}
-
-/// The searches by patient that were answered.
-fn ways<'a>(reached: &BTreeMap<ResourceType, Reached>, searches: &'a Searches) -> Vec<Way<'a>> {
-    let found = reached.iter().filter(|(_, reach)| reach.found.is_some());
-    let ways = found.filter_map(|(name, reach)| {
-        let link = *reach.links.first()?;
-        Some(Way { resource_type: *name, link, narrowing: searches.of(*name).first(), found: reach.found })
-    });
-    ways.collect()
 }
 
 /// The plan of a type that cannot be searched without a patient.

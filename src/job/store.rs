@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use super::checkpoint::{FileNo, FileRecord};
 use super::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
+use crate::profile::{Found, ProfileKey};
 
 /// Keeps jobs, plans and files. Every call is durable when it answers, atomic, and may be repeated.
 pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
@@ -46,6 +47,13 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Forgets a deleted job and all that belongs to it. A job that is not deleted is left alone.
     fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// What was found out about an upstream. A record that is damaged, or that a later version wrote, is as good as none:
+    /// the server can be asked again.
+    fn profile(&self, key: ProfileKey) -> BoxFuture<'_, Result<Option<Found>, StoreError>>;
+
+    /// Keeps what was found out about an upstream, in the place of what was kept before.
+    fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
 /// The right to commit to a job until somebody else claims it.

@@ -163,7 +163,7 @@ impl Preset {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{CountMethod, PageTotal, PatientForm};
+    use crate::profile::{CountMethod, PageTotal, PatientForm, Protocol, StrictHandling};
 
     #[test]
     fn a_product_is_known_by_the_whole_words_that_its_name_begins_with() {
@@ -201,6 +201,11 @@ mod tests {
             id_lists: true,
             url_most_bytes: None,
             post: true,
+            everything: Some(true),
+            history: Some(true),
+            strict: StrictHandling::Enforced,
+            gzip: true,
+            protocol: Protocol::Http2,
             patient_required: false,
             searches: Searches::default(),
         };

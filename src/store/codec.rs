@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::job::JobId;
 use crate::job::checkpoint::FileNo;
 use crate::job::store::StoreError;
+use crate::profile::ProfileKey;
 
 /// The layout written; others are refused.
 const VERSION: u8 = 1;
@@ -31,6 +32,7 @@ pub(crate) enum Record {
     Job(JobId),
     Plan(JobId),
     File(JobId, FileNo),
+    Profile(ProfileKey),
 }
 
 impl Record {
@@ -39,6 +41,7 @@ impl Record {
         match self {
             Self::Job(id) | Self::Plan(id) => id.as_bytes().to_vec(),
             Self::File(id, no) => [id.as_bytes().as_slice(), &no.0.to_be_bytes()].concat(),
+            Self::Profile(key) => key.as_bytes().to_vec(),
         }
     }
 
@@ -57,6 +60,10 @@ impl fmt::Display for Record {
             Self::Job(id) => write!(f, "of job {id}"),
             Self::Plan(id) => write!(f, "of the plan of job {id}"),
             Self::File(id, FileNo(no)) => write!(f, "of file {no} of job {id}"),
+            // The checksum covers this name, so that one under another's key is noticed.
+            Self::Profile(key) => {
+                write!(f, "of the profile {:032x}", u128::from_be_bytes(*key.as_bytes()))
+            }
         }
     }
 }

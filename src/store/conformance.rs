@@ -10,7 +10,7 @@ use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState, Running};
 use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
-use crate::profile::Profile;
+use crate::profile::{Findings, Found, Profile, ProfileKey, Software};
 
 /// Runs the suite, each part of it on an empty store that `make` gives.
 pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
@@ -25,15 +25,16 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     records_of_any_size_are_read_back_and_can_shrink(&*make().await).await;
     jobs_do_not_mix(&*make().await).await;
     a_restored_job_is_there_as_it_was_found(&*make().await).await;
+    the_latest_profile_of_each_upstream_is_kept_whatever_becomes_of_jobs(&*make().await).await;
 }
 
 async fn a_job_is_recorded_once(store: &dyn Store) {
     store.create(job(1)).await.expect("a new job");
-    assert_eq!(found(store, 1).await, Some(job(1)));
+    assert_eq!(job_of(store, 1).await, Some(job(1)));
     let lease = store.claim(job(1).id).await.expect("it is there");
     store.commit(lease, running(3)).await.expect("the lease is good");
     store.create(job(1)).await.expect("a call may be repeated");
-    let after = found(store, 1).await.expect("it is still there");
+    let after = job_of(store, 1).await.expect("it is still there");
     assert_ne!(after.state, JobState::Accepted, "a repeated create must not undo what came later");
     store.commit(lease, running(4)).await.expect("nor end the lease");
 }
@@ -41,7 +42,7 @@ async fn a_job_is_recorded_once(store: &dyn Store) {
 async fn an_unknown_job_has_nothing_and_takes_nothing(store: &dyn Store) {
     let id = job(1).id;
     assert_eq!(store.jobs().await.expect("an empty store"), vec![]);
-    assert_eq!(found(store, 1).await, None);
+    assert_eq!(job_of(store, 1).await, None);
     assert_eq!(store.files(id).await.expect("no files"), vec![]);
     assert_eq!(store.plan(id).await.expect("no plan"), None);
     assert_fenced(store.claim(id).await);
@@ -62,7 +63,7 @@ async fn whoever_claims_last_may_commit(store: &dyn Store) {
     assert_fenced(store.commit(first, running(2)).await);
     store.commit(second, running(3)).await.expect("the later lease");
     store.commit(second, running(3)).await.expect("a call may be repeated");
-    assert_eq!(found(store, 1).await.map(|job| job.state), running(3).state);
+    assert_eq!(job_of(store, 1).await.map(|job| job.state), running(3).state);
 }
 
 async fn a_deleted_job_takes_no_commit_and_no_claim(store: &dyn Store) {
@@ -74,7 +75,7 @@ async fn a_deleted_job_takes_no_commit_and_no_claim(store: &dyn Store) {
     assert_fenced(store.commit(lease, running(1)).await);
     assert_fenced(store.claim(id).await);
     store.create(job(1)).await.expect("a call may be repeated");
-    assert_eq!(found(store, 1).await, Some(Job { state: JobState::Deleted, ..job(1) }));
+    assert_eq!(job_of(store, 1).await, Some(Job { state: JobState::Deleted, ..job(1) }));
 }
 
 async fn only_a_deleted_job_is_purged_and_then_nothing_is_left(store: &dyn Store) {
@@ -90,7 +91,7 @@ async fn only_a_deleted_job_is_purged_and_then_nothing_is_left(store: &dyn Store
     assert!(store.plan(id).await.expect("it is not purged yet").is_some());
     for _ in 0..2 {
         store.purge(id).await.expect("it is deleted, then unknown");
-        assert_eq!(found(store, 1).await, None);
+        assert_eq!(job_of(store, 1).await, None);
         assert_eq!(store.files(id).await.expect("they are purged"), vec![]);
         assert_eq!(store.plan(id).await.expect("it is purged"), None);
         assert_eq!(store.jobs().await.expect("it is purged"), vec![]);
@@ -107,7 +108,7 @@ async fn a_fenced_change_leaves_nothing(store: &dyn Store) {
     assert_fenced(
         store.commit(old, Change { plan: Some(plan(2)), files, forgotten: vec![FileNo(1)], ..running(9) }).await,
     );
-    assert_eq!(found(store, 1).await, Some(job(1)));
+    assert_eq!(job_of(store, 1).await, Some(job(1)));
     assert_eq!(store.plan(id).await.expect("there is none"), None);
     assert_eq!(store.files(id).await.expect("there is one"), vec![file(1)]);
 }
@@ -119,13 +120,13 @@ async fn a_change_records_all_it_holds(store: &dyn Store) {
     let change = Change { plan: Some(plan(2)), files: vec![file(1), file(2)], ..running(5) };
     store.commit(lease, change).await.expect("the lease is good");
     assert_eq!(store.plan(id).await.expect("it is there"), Some(plan(2)));
-    assert_eq!(found(store, 1).await.map(|job| job.state), running(5).state);
+    assert_eq!(job_of(store, 1).await.map(|job| job.state), running(5).state);
     let later = FileRecord { state: open("another key"), ..file(2) };
     let change = Change { files: vec![later.clone()], forgotten: vec![FileNo(1), FileNo(8)], ..Change::default() };
     store.commit(lease, change).await.expect("the lease is good");
     assert_eq!(store.files(id).await.expect("they are there"), vec![later]);
     assert_eq!(store.plan(id).await.expect("no new one was given"), Some(plan(2)));
-    assert_eq!(found(store, 1).await.map(|job| job.state), running(5).state, "no new one was given");
+    assert_eq!(job_of(store, 1).await.map(|job| job.state), running(5).state, "no new one was given");
 }
 
 async fn files_come_in_the_order_of_their_numbers(store: &dyn Store) {
@@ -159,7 +160,7 @@ async fn records_of_any_size_are_read_back_and_can_shrink(store: &dyn Store) {
         let files = store.files(id).await.expect("they are whole");
         assert!(files == vec![file(6), record, file(8)], "a key of {length} bytes");
     }
-    assert!(found(store, 1).await == Some(large));
+    assert!(job_of(store, 1).await == Some(large));
     assert_eq!(store.jobs().await.expect("they are whole").len(), 2);
 }
 
@@ -191,10 +192,34 @@ async fn a_restored_job_is_there_as_it_was_found(store: &dyn Store) {
     store.restore(found_outside.clone()).await.expect("a job that is not known");
     let other = Restored { epoch: Epoch(3), plan: None, files: Vec::new(), ..found_outside.clone() };
     store.restore(other).await.expect("it is left alone");
-    assert_eq!(found(store, 1).await, Some(found_outside.job));
+    assert_eq!(job_of(store, 1).await, Some(found_outside.job));
     assert!(store.plan(id).await.expect("it is there") == found_outside.plan);
     assert_eq!(store.files(id).await.expect("they are there"), found_outside.files);
     assert_eq!(store.claim(id).await.expect("it is there"), Lease { job: id, epoch: Epoch(42) });
+}
+
+async fn the_latest_profile_of_each_upstream_is_kept_whatever_becomes_of_jobs(store: &dyn Store) {
+    let ((key, first), (other, second)) = (found("1"), found("2"));
+    assert_eq!(store.profile(key).await.expect("an empty store"), None);
+    store.keep_profile(key, first.clone()).await.expect("it is kept");
+    store.keep_profile(other, second.clone()).await.expect("it is kept");
+    store.create(job(1)).await.expect("a new job");
+    assert!(store.delete(job(1).id).await.expect("it is there"));
+    store.purge(job(1).id).await.expect("it is deleted");
+    assert_eq!(store.profile(key).await.expect("it is there"), Some(first.clone()));
+    let mut later = first;
+    later.at.0 += 1;
+    store.keep_profile(key, later.clone()).await.expect("it is kept");
+    assert_eq!(store.profile(key).await.expect("it is there"), Some(later));
+    assert_eq!(store.profile(other).await.expect("it is there"), Some(second));
+    assert_eq!(store.jobs().await.expect("none is left"), vec![]);
+}
+
+/// What was found out about an upstream of its own for every number.
+pub(super) fn found(number: &str) -> (ProfileKey, Found) {
+    let base = format!("https://fhir.example/{number}");
+    let found = Found::new(&base, Software::default(), Millis(1_764_000_000_000), Findings::default());
+    (ProfileKey::of(&base), found)
 }
 
 /// A job of its own for every number.
@@ -249,7 +274,7 @@ fn open(key: &str) -> FileState {
     FileState::Open { key: key.to_owned(), epoch: Epoch(1) }
 }
 
-async fn found(store: &dyn Store, number: u8) -> Option<Job> {
+async fn job_of(store: &dyn Store, number: u8) -> Option<Job> {
     store.job(job(number).id).await.expect("the store answers")
 }
 

@@ -17,6 +17,7 @@ use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
+use crate::profile::{Found, ProfileKey};
 
 /// Hands every call on to another store, until its [`CrashPoint`] is reached: from then on no call ever completes,
 /// not even one that was under way.
@@ -155,6 +156,14 @@ impl Store for CrashStore {
     fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {
         self.point.effect(self.below.purge(id)).boxed()
     }
+
+    fn profile(&self, key: ProfileKey) -> BoxFuture<'_, Result<Option<Found>, StoreError>> {
+        self.point.look(self.below.profile(key)).boxed()
+    }
+
+    fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.point.effect(self.below.keep_profile(key, found)).boxed()
+    }
 }
 
 impl fmt::Debug for CrashStore {
@@ -210,6 +219,9 @@ mod tests {
         assert!(poll!(store.claim(id)).is_pending());
         assert!(poll!(store.delete(id)).is_pending());
         assert!(poll!(store.purge(id)).is_pending());
+        let key = conformance::found("1").0;
+        assert!(poll!(store.profile(key)).is_pending());
+        assert!(poll!(store.keep_profile(key, conformance::found("1").1)).is_pending());
         assert_eq!(below.job(id).await.expect("it is in memory"), Some(job(1)));
         assert_eq!(point.effects(), 1);
     }

@@ -10,11 +10,13 @@ use crate::job::checkpoint::{FileNo, FileRecord};
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
+use crate::profile::{Found, ProfileKey};
 
 /// A store that ends with the process.
 #[derive(Default)]
 pub(crate) struct MemoryStore {
     jobs: Mutex<BTreeMap<JobId, Kept>>,
+    profiles: Mutex<BTreeMap<ProfileKey, Found>>,
 }
 
 struct Kept {
@@ -28,6 +30,10 @@ impl MemoryStore {
     fn kept(&self) -> MutexGuard<'_, BTreeMap<JobId, Kept>> {
         // No change is left half done by a panic: each is checked first and then made without a step that can fail.
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn profiles(&self) -> MutexGuard<'_, BTreeMap<ProfileKey, Found>> {
+        self.profiles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, lease: Lease, change: Change) -> Result<(), StoreError> {
@@ -115,6 +121,18 @@ impl Store for MemoryStore {
     fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {
         async move {
             self.kept().retain(|known, kept| *known != id || kept.job.state != JobState::Deleted);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn profile(&self, key: ProfileKey) -> BoxFuture<'_, Result<Option<Found>, StoreError>> {
+        async move { Ok(self.profiles().get(&key).cloned()) }.boxed()
+    }
+
+    fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move {
+            self.profiles().insert(key, found);
             Ok(())
         }
         .boxed()

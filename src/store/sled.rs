@@ -24,6 +24,7 @@ use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
+use crate::profile::{Found, ProfileKey};
 
 /// The embedded job store.
 pub(crate) struct SledStore {
@@ -131,6 +132,14 @@ impl Store for SledStore {
 
     fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {
         self.write(move |trees| Ok((trees.purge(id)?, ()))).boxed()
+    }
+
+    fn profile(&self, key: ProfileKey) -> BoxFuture<'_, Result<Option<Found>, StoreError>> {
+        self.read(move |trees| trees.profile(key)).boxed()
+    }
+
+    fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(move |trees| Ok((trees.keep_profile(key, &found)?, ()))).boxed()
     }
 }
 

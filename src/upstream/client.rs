@@ -1,10 +1,10 @@
 //! Searches: one question in, one validated page out, with patience where it may help.
 
-mod history;
+pub(crate) mod history;
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::response::Parts;
@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 
 use super::budget::{Budget, Reservation};
-use super::connect::SearchClient;
+use super::connect::{SearchClient, WasCompressed};
 use super::gate::{Gate, Patient, Place, Refusal};
 use super::limit::{Outcome, Reason};
 use super::media::{Media, MediaInUse};
@@ -24,7 +24,7 @@ use crate::fhir::datatypes::{Id, Millis, parse_http_date};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Manner, SearchQuery};
-use crate::profile::CountMethod;
+use crate::profile::{CountMethod, Profile, Protocol, StrictHandling};
 
 /// The upstream as exports see it. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +35,8 @@ pub(crate) struct Upstream {
     /// A question that fails by itself is soon given back, to be asked in parts.
     gives_back: bool,
     is_urgent: bool,
+    /// `Prefer: handling=strict` or not, whatever holds for other questions.
+    strict: Option<bool>,
 }
 
 struct Inner {
@@ -51,8 +53,28 @@ struct Inner {
     /// The latest `Date` of an answer, in Unix milliseconds; zero before the first.
     date: AtomicI64,
     media: MediaInUse,
+    manners: Manners,
+    seen: Seen,
     /// The base that the server itself writes into links and references, where it says so.
     advertised: OnceLock<Box<str>>,
+}
+
+/// How everything is asked: as a profile says.
+#[derive(Debug, Default)]
+struct Manners {
+    /// Searches do not carry `Prefer: handling=strict`.
+    lenient: AtomicBool,
+    /// Compressed answers are not wanted.
+    plain: AtomicBool,
+}
+
+/// What was seen of answers on the way.
+#[derive(Debug, Default)]
+struct Seen {
+    compressed: AtomicBool,
+    http2: AtomicBool,
+    /// How far the upstream's clock is ahead of ours or behind it, as its last `Date` told; there is none before.
+    skew: Mutex<Option<i64>>,
 }
 
 /// An upstream's clock is not believed further ahead of ours than a day.
@@ -158,11 +180,17 @@ const BUFFER: usize = 33 * 1024 * 1024;
 struct Ask<'a> {
     target: &'a str,
     form: Option<&'a str>,
+    /// How parameters are handled can be preferred of searches only.
+    is_search: bool,
 }
 
 impl<'a> Ask<'a> {
     fn get(target: &'a str) -> Self {
-        Self { target, form: None }
+        Self { target, form: None, is_search: false }
+    }
+
+    fn search(target: &'a str) -> Self {
+        Self { target, form: None, is_search: true }
     }
 }
 
@@ -197,8 +225,59 @@ impl Upstream {
     ) -> Self {
         let (ahead, date) = (AtomicI64::new(0), AtomicI64::new(0));
         let (media, advertised) = (MediaInUse::default(), OnceLock::new());
-        let inner = Inner { client, base, known_as, gate, budget, clock, patience, ahead, date, media, advertised };
-        Self { inner: Arc::new(inner), patience: None, gives_back: false, is_urgent: false }
+        let (manners, seen) = (Manners::default(), Seen::default());
+        let inner = Inner {
+            client,
+            base,
+            known_as,
+            gate,
+            budget,
+            clock,
+            patience,
+            ahead,
+            date,
+            media,
+            manners,
+            seen,
+            advertised,
+        };
+        Self { inner: Arc::new(inner), patience: None, gives_back: false, is_urgent: false, strict: None }
+    }
+
+    /// From now on everything is asked as `profile` says.
+    pub(crate) fn heed(&self, profile: &Profile) {
+        let Manners { lenient, .. } = &self.inner.manners;
+        lenient.store(profile.strict == StrictHandling::Refused, Ordering::Relaxed);
+    }
+
+    /// From now on no answer need be compressed.
+    pub(crate) fn ask_for_plain(&self) {
+        self.inner.manners.plain.store(true, Ordering::Relaxed);
+    }
+
+    /// The same upstream, each search of which carries `Prefer: handling=strict` or not.
+    pub(crate) fn strictly(&self, strict: bool) -> Self {
+        Self { strict: Some(strict), ..self.clone() }
+    }
+
+    /// Whether an answer came compressed.
+    pub(crate) fn compresses(&self) -> bool {
+        self.inner.seen.compressed.load(Ordering::Relaxed)
+    }
+
+    /// How far the upstream's clock is ahead of ours, in milliseconds, as its latest `Date` tells, which has whole seconds.
+    pub(crate) fn skew_millis(&self) -> Option<i64> {
+        *self.inner.seen.skew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the connection spoke that the latest answer came by.
+    pub(crate) fn protocol(&self) -> Protocol {
+        if self.inner.seen.http2.load(Ordering::Relaxed) { Protocol::Http2 } else { Protocol::Http1 }
+    }
+
+    /// The base that is asked, without a slash at its end.
+    pub(crate) fn base(&self) -> &str {
+        self.inner.base.as_str().trim_end_matches('/')
     }
 
     /// The same for single questions that a client of ours waits for: they are asked at once, whatever exports wait for.
@@ -245,7 +324,7 @@ impl Upstream {
     /// The bases that absolute references to this server begin with, without a slash at their end: the one that it is
     /// asked at, the one that requests pass through to, and the one that it advertises.
     pub(crate) fn bases(&self) -> Vec<&str> {
-        let own = self.inner.base.as_str().trim_end_matches('/');
+        let own = self.base();
         let mut bases = vec![own];
         bases.extend([&*self.inner.known_as].into_iter().filter(|base| *base != own));
         bases.extend(self.inner.advertised.get().map(|base| &**base).filter(|base| !bases.contains(base)));
@@ -262,13 +341,13 @@ impl Upstream {
         let (base, name, params) = (self.base_path(), query.resource_type(), query.to_query());
         if let Some(patient) = query.patient() {
             let target = format!("{base}/{}/{patient}/$everything?{params}", ResourceType::PATIENT);
-            return self.answer(Ask::get(&target), scope, room).await;
+            return self.answer(Ask::search(&target), scope, room).await;
         }
         match query.manner() {
-            Manner::Get => self.answer(Ask::get(&format!("{base}/{name}?{params}")), scope, room).await,
+            Manner::Get => self.answer(Ask::search(&format!("{base}/{name}?{params}")), scope, room).await,
             Manner::Post => {
                 let target = format!("{base}/{name}/_search");
-                self.answer(Ask { target: &target, form: Some(&params) }, scope, room).await
+                self.answer(Ask { form: Some(&params), ..Ask::search(&target) }, scope, room).await
             }
         }
     }
@@ -276,7 +355,7 @@ impl Upstream {
     /// The page that a `next` link leads to.
     pub(crate) async fn next(&self, next: &str, scope: Scope, room: Room) -> Result<Answer, SearchError> {
         let target = link::anchor(self.base_path(), next).ok_or(SearchError::Link)?;
-        self.answer(Ask::get(&target), scope, room).await
+        self.answer(Ask::search(&target), scope, room).await
     }
 
     /// How many resources a search finds, and the upstream's date; `None` where the answer has no number.
@@ -449,9 +528,13 @@ impl Upstream {
         let request = self.request(ask, media).map_err(|_| Miss::Final(SearchError::Link))?;
         let sent = tokio::time::timeout(timeout, self.inner.client.send(request)).await.map_err(silence)?;
         let (head, mut stream) = sent.map_err(|error| again(Failure::Connection(error)))?.into_parts();
+        let Seen { compressed, http2, skew } = &self.inner.seen;
+        compressed.fetch_or(head.extensions.get::<WasCompressed>().is_some(), Ordering::Relaxed);
+        http2.store(head.version == http::Version::HTTP_2, Ordering::Relaxed);
         let date = header(&head.headers, &header::DATE).and_then(parse_http_date);
         if let Some(date) = date {
             let ahead = date.0.saturating_sub(self.inner.clock.unix_millis());
+            *skew.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
             self.inner.date.fetch_max(date.0, Ordering::Relaxed);
             self.inner.ahead.store(ahead.clamp(0, MOST_AHEAD_MILLIS), Ordering::Relaxed);
         }
@@ -486,12 +569,18 @@ impl Upstream {
                 (request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded"), body::full(form))
             }
         };
-        request
+        let mut request = request
             .header(header::ACCEPT, media.accept())
             // A server's cache has been seen to mix up `lt` with `le`; `no-store` has been seen to cut lists short.
-            .header(header::CACHE_CONTROL, "no-cache")
-            .header("prefer", "handling=strict")
-            .body(body)
+            .header(header::CACHE_CONTROL, "no-cache");
+        let Manners { lenient, plain } = &self.inner.manners;
+        if ask.is_search && self.strict.unwrap_or_else(|| !lenient.load(Ordering::Relaxed)) {
+            request = request.header("prefer", "handling=strict");
+        }
+        if plain.load(Ordering::Relaxed) {
+            request = request.header(header::ACCEPT_ENCODING, "identity");
+        }
+        request.body(body)
     }
 }
 

@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use tower::Layer as _;
 use tower::ServiceExt as _;
+use tower::util::MapResponse;
 use tower_http::decompression::{Decompression, DecompressionLayer};
 
 use crate::body::{self, Body, BoxError};
@@ -60,7 +61,7 @@ pub(crate) enum ConnectError {
 
 /// Which protocols a connection may speak.
 #[derive(Debug, Clone, Copy)]
-enum Protocols {
+pub(crate) enum Protocols {
     /// Chosen by the server in the TLS handshake; without TLS it is HTTP/1.1.
     Negotiated,
     Http1,
@@ -132,8 +133,14 @@ fn names_connection_scheme(values: &header::GetAll<'_, http::HeaderValue>) -> bo
 /// Asks what exports need. Answers may be compressed on the wire and are plain here.
 #[derive(Clone)]
 pub(crate) struct SearchClient {
-    service: Decompression<Client<HttpsConnector<HttpConnector>, Body>>,
+    service: Decompression<MapResponse<Client<HttpsConnector<HttpConnector>, Body>, Mark>>,
 }
+
+type Mark = fn(Response<Incoming>) -> Response<Incoming>;
+
+/// In the extensions of an answer that was compressed on the wire.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WasCompressed;
 
 impl fmt::Debug for SearchClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -143,13 +150,14 @@ impl fmt::Debug for SearchClient {
 
 impl SearchClient {
     /// A client for an upstream of this scheme; certificates are needed for `https` only.
-    pub(crate) fn new(scheme: &Scheme) -> Result<Self, ConnectError> {
+    pub(crate) fn new(scheme: &Scheme, protocols: Protocols) -> Result<Self, ConnectError> {
         let client = builder()
             .http1_max_buf_size(SEARCH_BUFFER_BYTES)
             .http2_initial_stream_window_size(SEARCH_STREAM_WINDOW_BYTES)
             .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .build(connector(tls(scheme)?, Protocols::Negotiated));
-        Ok(Self { service: DecompressionLayer::new().layer(client) })
+            .build(connector(tls(scheme)?, protocols));
+        let marked = MapResponse::new(client, mark as Mark);
+        Ok(Self { service: DecompressionLayer::new().layer(marked) })
     }
 
     /// Sends a request and answers once the head of the upstream's answer is there.
@@ -158,6 +166,14 @@ impl SearchClient {
         let answer = self.service.clone().oneshot(request).boxed();
         Box::pin(async move { Ok(answer.await?.map(body::map)) })
     }
+}
+
+/// Nobody above sees how an answer was encoded.
+fn mark(mut response: Response<Incoming>) -> Response<Incoming> {
+    if response.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip") {
+        response.extensions_mut().insert(WasCompressed);
+    }
+    response
 }
 
 /// What both clients have in common.
@@ -219,7 +235,7 @@ mod tests {
             socket.write_all(answer).await.expect("the client reads");
             String::from_utf8(head).expect("the client sends text")
         });
-        let client = SearchClient::new(&Scheme::HTTP).expect("plain HTTP needs no roots");
+        let client = SearchClient::new(&Scheme::HTTP, Protocols::Negotiated).expect("plain HTTP needs no roots");
         let request = Request::get(format!("http://{upstream}/fhir/Patient?_count=1"))
             .body(body::empty())
             .expect("the request is well formed");
@@ -235,6 +251,7 @@ mod tests {
         )
         .await;
         assert!(head.contains("\r\naccept-encoding: gzip\r\n"), "{head}");
+        assert!(response.extensions().get::<WasCompressed>().is_some());
         let body = response.into_body().collect().await.expect("the body comes whole");
         assert_eq!(body.to_bytes(), "hello");
     }
@@ -244,12 +261,14 @@ mod tests {
         let (response, _) =
             search(b"HTTP/1.1 307 Away\r\nLocation: http://evil.example/\r\nContent-Length: 0\r\n\r\n").await;
         assert_eq!(response.status(), 307);
+        assert!(response.extensions().get::<WasCompressed>().is_none());
     }
 
     #[test]
     fn a_client_for_https_needs_nothing_but_certificate_authorities() {
         // Machines without any exist.
-        let made = [PassThroughClient::new(&Scheme::HTTPS).map(drop), SearchClient::new(&Scheme::HTTPS).map(drop)];
+        let search = SearchClient::new(&Scheme::HTTPS, Protocols::Negotiated);
+        let made = [PassThroughClient::new(&Scheme::HTTPS).map(drop), search.map(drop)];
         for made in made {
             assert!(matches!(made, Ok(()) | Err(ConnectError::Roots(_))), "{made:?}");
         }

@@ -1,8 +1,25 @@
 //! Asks the server the questions that a Profile needs. Whatever fails leaves the feature unproven.
+//!
+//! | probe | where |
+//! |---|---|
+//! | P1, P7 `_lastUpdated`, its precision and edges | [`time_filter`] |
+//! | P2 a patient that nobody is finds nothing | [`patients`](mod@patients) |
+//! | P3 `_sort` | [`sorts`] |
+//! | P4 what next links point into | [`link::kind`]; a second sort key is never sent |
+//! | P5 counts and totals | [`exact_count`], [`page_total`] |
+//! | P6 the largest page | [`page_most`] |
+//! | P8, P9 lists of ids and of patients, in URLs and in forms | [`lists_of_ids`], [`long_lists`] |
+//! | P10 `_history` | [`history`] |
+//! | P11 links to another base | none: every link is anchored at the configured base |
+//! | P12 the clock | [`Upstream::skew_millis`] |
+//! | P13 `Prefer: handling=strict` | [`strict`] |
+//! | P14 compression and HTTP/2 | [`Upstream::compresses`], [`Upstream::protocol`] |
+//! | P15 batches of searches | not asked: an export never sends one. A batch hides the single search's status, its retry hints and its next link, and is one large answer in memory where pages are small |
 
 mod by_patient;
 mod long_lists;
 mod patients;
+mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,10 +33,13 @@ use crate::fhir::datatypes::{Id, Instant, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, Prefix, SearchQuery};
-use crate::profile::{CountMethod, NextLinks, PageTotal, PatientForm, Profile, TimeFilter};
+use crate::profile::{
+    CountMethod, Findings, Line, NextLinks, PageTotal, PatientForm, Profile, StrictHandling, TimeFilter,
+};
 
 pub(crate) use by_patient::{ListError, Reached, all_patients, reach, records, some_patients};
 pub(crate) use patients::{PatientProbeError, Patients, Way, list, patients};
+pub(crate) use survey::{Silent, Survey, survey, try_patients, ways};
 
 /// A type of which at most so many resources are read to see whether counts are exact.
 const READ_AT_MOST: u32 = 200;
@@ -33,6 +53,8 @@ const TYPES_COUNTED: usize = 20;
 const STAMPS_TRIED: usize = 4;
 /// How long a question about histories may fail: exports can do without them.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(10);
+/// How long before the upstream's time changes are asked for where only the answer's form matters.
+const RECENTLY_MILLIS: i64 = 60_000;
 /// Resources on the pages that orders are seen from.
 const A_FEW: u32 = 20;
 
@@ -121,24 +143,26 @@ pub(crate) async fn held(
 ///
 /// # Errors
 /// If the server cannot be had. A refused probe is an answer: that feature is not to be used.
-pub(crate) async fn profile(
+async fn profile(
     upstream: &Upstream,
     counts: Option<CountMethod>,
     held: &BTreeMap<ResourceType, u64>,
     fallback: &[ResourceType],
     most: u32,
-) -> Result<Profile, SearchError> {
+) -> Result<Findings, SearchError> {
     let mut profile = Profile::default();
+    let mut untried = BTreeSet::from([Line::LastUpdated, Line::Sort, Line::Counts, Line::Links, Line::IdLists]);
     // The fewest resources that still make two pages of one: cheap to read in full.
     let mut several: Vec<_> = held.iter().filter(|(_, count)| **count > 1).collect();
     several.sort_by_key(|(_, count)| **count);
     let mut witnesses: Vec<ResourceType> = several.iter().map(|(name, _)| **name).collect();
     if witnesses.is_empty() {
-        witnesses = fallback.iter().copied().take(20).collect();
+        witnesses = fallback.iter().copied().take(TYPES_COUNTED).collect();
     }
     for resource_type in witnesses.iter().copied() {
         let Some(first) = allowed(page(upstream, SearchQuery::new(resource_type).count(1)).await)? else { continue };
         let Some(next) = &first.next else { continue };
+        untried.clear();
         profile.links = link::kind(next);
         profile.last_updated = time_filter(upstream, resource_type).await?;
         profile.id_lists = lists_of_ids(upstream, resource_type).await?;
@@ -151,19 +175,66 @@ pub(crate) async fn profile(
     if profile.links == NextLinks::Unknown {
         profile.links = NextLinks::Offsets;
     }
-    if profile.last_updated != TimeFilter::None {
+    if profile.last_updated == TimeFilter::None {
+        // Where everything was written while it was looked at, or nothing has a stamp, it looks the same; and a server that
+        // filters is read in so much a better way that it is worth another try.
+        untried.insert(Line::LastUpdated);
+    } else {
+        untried.insert(Line::Sort);
         // The more there are, the more stamps.
-        for resource_type in witnesses.into_iter().rev().take(TYPES_TRIED) {
-            if sorts(upstream, resource_type).await? {
-                profile.sort = true;
-                break;
+        for resource_type in witnesses.iter().rev().copied().take(TYPES_TRIED) {
+            match sorts(upstream, resource_type).await? {
+                Some(true) => {
+                    profile.sort = true;
+                    untried.remove(&Line::Sort);
+                    break;
+                }
+                Some(false) => drop(untried.remove(&Line::Sort)),
+                None => {}
             }
         }
     }
     if let Some((resource_type, count)) = several.last() {
         profile.page_most = page_most(upstream, **resource_type, **count, most).await?;
     }
-    Ok(profile)
+    profile.history = history(upstream, held).await?;
+    if profile.history.is_none() {
+        untried.insert(Line::History);
+    }
+    profile.gzip = upstream.compresses();
+    profile.protocol = upstream.protocol();
+    Ok(Findings { profile, untried, ahead_millis: upstream.skew_millis(), ..Findings::default() })
+}
+
+/// P13: whether a search may carry `Prefer: handling=strict`, and whether a parameter that nobody knows is then refused.
+async fn strict(upstream: &Upstream, types: &[ResourceType]) -> Result<StrictHandling, SearchError> {
+    let (strictly, leniently) = (upstream.strictly(true), upstream.strictly(false));
+    for resource_type in types.iter().copied().take(TYPES_COUNTED) {
+        let query = SearchQuery::new(resource_type).count(1);
+        if allowed(page(&strictly, query.clone()).await)?.is_some() {
+            let unknown = query.param("offtake-probe", "1".to_owned());
+            let answer = strictly.giving_back().page(&unknown, Scope::of(resource_type), Room::Share).await;
+            let refused = matches!(answer, Err(SearchError::Refused { status, .. }) if status.is_client_error());
+            return Ok(if refused { StrictHandling::Enforced } else { StrictHandling::Accepted });
+        }
+        if allowed(page(&leniently, query).await)?.is_some() {
+            return Ok(StrictHandling::Refused);
+        }
+    }
+    Ok(StrictHandling::Accepted)
+}
+
+/// P10: whether the history of any type that holds something can be asked for; `None` if none holds anything.
+async fn history(upstream: &Upstream, held: &BTreeMap<ResourceType, u64>) -> Result<Option<bool>, SearchError> {
+    let since = Millis(upstream.now().0 - RECENTLY_MILLIS).into();
+    let mut offered = None;
+    for (resource_type, _) in held.iter().filter(|(_, count)| **count > 0).take(TYPES_COUNTED) {
+        if allowed(upstream.giving_back().history(*resource_type, since, 2).await)?.is_some() {
+            return Ok(Some(true));
+        }
+        offered = Some(false);
+    }
+    Ok(offered)
 }
 
 /// P1 and P7: windows in the far future are empty and those in the far past are not; and around one resource's own
@@ -240,23 +311,26 @@ pub(crate) async fn keeps_versions(upstream: &Upstream, resource_type: ResourceT
     Ok(is_empty)
 }
 
-/// P3: both directions are obeyed, which resources of more than one stamp show.
-async fn sorts(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
+/// P3: both directions are obeyed, which resources of more than one stamp show; `None` if there are none.
+async fn sorts(upstream: &Upstream, resource_type: ResourceType) -> Result<Option<bool>, SearchError> {
     let mut edges = Vec::new();
     for direction in [Direction::Ascending, Direction::Descending] {
         let query = SearchQuery::new(resource_type).sort_last_updated(direction).count(A_FEW).ids_only();
-        let Some(seen) = allowed(page(upstream, query).await)? else { return Ok(false) };
+        let Some(seen) = allowed(page(upstream, query).await)? else { return Ok(Some(false)) };
         let stamps: Vec<_> = seen.entries.iter().filter_map(stamp).collect();
         let in_order = |pair: &[Millis]| match direction {
             Direction::Ascending => pair[0] <= pair[1],
             Direction::Descending => pair[0] >= pair[1],
         };
         if !stamps.windows(2).all(in_order) {
-            return Ok(false);
+            return Ok(Some(false));
         }
-        edges.extend(stamps.first().copied());
+        edges.extend(stamps.first().copied().zip(stamps.last().copied()));
     }
-    Ok(edges.len() == 2 && edges[0] < edges[1])
+    let [(oldest, later), (newest, earlier)] = edges.as_slice() else { return Ok(None) };
+    // Pages of one stamp each show no order, unless the same page comes for both directions.
+    let is_uniform = oldest == newest && oldest == later && newest == earlier;
+    Ok((!is_uniform).then_some(oldest < newest))
 }
 
 /// P8: two ids in one search find two resources, and one finds one.
@@ -386,8 +460,9 @@ struct Seen {
 
 async fn page(upstream: &Upstream, query: SearchQuery) -> Result<Seen, SearchError> {
     let scope = Scope::of(query.resource_type());
-    let page = answer(upstream, &query, scope).await?.page;
-    Ok(Seen { entries: page.entries, total: page.total, next: page.next })
+    // The reservation lasts as long as the page's bytes do; what is kept of it is small.
+    let Answer { mut page, reservation: _reservation, .. } = answer(upstream, &query, scope).await?;
+    Ok(Seen { entries: std::mem::take(&mut page.entries), total: page.total, next: page.next.take() })
 }
 
 /// The answer to one question. One record that the server cannot give leaves something unproven and ends nothing; what

@@ -4,6 +4,7 @@
 mod by_patient;
 mod closed;
 mod posts;
+mod presets;
 mod records;
 mod rows;
 
@@ -30,6 +31,8 @@ struct Row {
     patients: usize,
     /// Done to the data before the export.
     prepare: fn(&SampleUpstream),
+    /// The preset that the configuration names, where the server's own name does not.
+    preset: Option<&'static str>,
     level: &'static str,
     expected: Expected,
     /// What is to be seen afterwards.
@@ -47,11 +50,16 @@ enum Expected {
 
 impl Row {
     async fn run(self) -> Option<String> {
-        let Self { name, settings, patients, prepare, level, expected, check } = self;
+        let Self { name, settings, patients, prepare, preset, level, expected, check } = self;
         let upstream = SampleUpstream::new(settings);
         upstream.generate(patients);
         prepare(&upstream);
-        let app = App::before(upstream, |_| {}).await;
+        let app = App::before(upstream, |config| {
+            if let Some(preset) = preset {
+                config.upstream.preset = serde_json::from_value(preset.into()).expect("there is such a preset");
+            }
+        })
+        .await;
         let exported = tokio::time::timeout(PATIENCE, app.export_exactly(level)).await;
         let problem = match (exported, expected) {
             (Err(_), _) => Some(format!("no end within {PATIENCE:?}")),

@@ -27,6 +27,7 @@ mod outage;
 mod paths;
 mod poisoned;
 mod process;
+mod profile;
 mod proof;
 mod random;
 mod raw;

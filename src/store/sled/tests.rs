@@ -58,6 +58,35 @@ async fn what_was_answered_is_there_after_a_restart() {
     assert_filled(&opened(&folder)).await;
 }
 
+/// The server can be asked again: a profile that cannot be read is none, and nothing else suffers.
+#[tokio::test]
+async fn a_profile_that_is_damaged_or_of_a_later_version_is_none() {
+    let (_parent, folder) = folder();
+    let (key, found) = conformance::found("1");
+    for damage in ["flip", "version", "cut"] {
+        let store = opened(&folder);
+        store.keep_profile(key, found.clone()).await.expect("it is kept");
+        drop(store);
+        assert_eq!(opened(&folder).profile(key).await.expect("the store answers"), Some(found.clone()));
+        let db = ::sled::Config::new().path(&folder).open().expect("sled opens it");
+        let tree = db.open_tree("profiles").expect("there is such a tree");
+        let (part, value) = tree.iter().next().expect("one is kept").expect("it can be read");
+        let mut value = value.to_vec();
+        match damage {
+            "flip" => *value.last_mut().expect("it is not empty") ^= 1,
+            "version" => value[0] += 1,
+            _ => value.truncate(3),
+        }
+        tree.insert(part, value).expect("the disk takes it");
+        drop((tree, db));
+        let store = opened(&folder);
+        assert_eq!(store.profile(key).await.expect("the store answers"), None, "{damage}");
+        fill(&store).await;
+        store.keep_profile(key, found.clone()).await.expect("another one is kept");
+        assert_eq!(store.profile(key).await.expect("the store answers"), Some(found.clone()), "{damage}");
+    }
+}
+
 #[tokio::test]
 async fn a_second_process_is_told_that_the_folder_is_in_use() {
     let (_parent, folder) = folder();

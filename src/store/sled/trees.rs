@@ -11,6 +11,7 @@ use crate::job::checkpoint::{FileNo, FileRecord};
 use crate::job::store::{Change, Lease, Restored, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
+use crate::profile::{Found, ProfileKey};
 use crate::store::codec::{self, Record};
 
 /// One tree for each kind of record. (No `Debug`: a tree's own prints what it holds.)
@@ -19,6 +20,7 @@ pub(super) struct Trees {
     jobs: Tree,
     plans: Tree,
     files: Tree,
+    profiles: Tree,
     meta: Tree,
 }
 
@@ -31,6 +33,7 @@ pub(super) struct Writes {
     jobs: Batch,
     plans: Batch,
     files: Batch,
+    profiles: Batch,
 }
 
 /// A job with what only the store needs to know of it.
@@ -43,7 +46,8 @@ struct JobRecord {
 impl Trees {
     pub(super) fn open(db: &Db) -> ::sled::Result<Self> {
         let tree = |name| db.open_tree(name);
-        Ok(Self { jobs: tree("jobs")?, plans: tree("plans")?, files: tree("files")?, meta: tree("meta")? })
+        let (jobs, plans, files) = (tree("jobs")?, tree("plans")?, tree("files")?);
+        Ok(Self { jobs, plans, files, profiles: tree("profiles")?, meta: tree("meta")? })
     }
 
     /// Whether this log was ever [marked](Self::mark).
@@ -163,13 +167,33 @@ impl Trees {
         Ok(writes)
     }
 
+    /// A record that cannot be read is as good as none, whatever the reason.
+    pub(super) fn profile(&self, key: ProfileKey) -> Result<Option<Found>, StoreError> {
+        let record = Record::Profile(key);
+        let parts = parts(&self.profiles, record)?;
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let decoded = codec::decode(record, &parts);
+        Ok(decoded
+            .inspect_err(|error| tracing::warn!(%record, %error, "what is kept of the upstream cannot be read"))
+            .ok())
+    }
+
+    pub(super) fn keep_profile(&self, key: ProfileKey, found: &Found) -> Result<Writes, StoreError> {
+        let mut writes = Writes::default();
+        put(&self.profiles, &mut writes.profiles, Record::Profile(key), found)?;
+        Ok(writes)
+    }
+
     /// Makes `writes` visible; durable they are once `flush` was called and the file synced.
     pub(super) fn apply(&self, writes: &Writes) -> ::sled::Result<()> {
-        let Writes { jobs, plans, files } = writes;
-        let applied = (&self.jobs, &self.plans, &self.files).transaction(|trees| {
+        let Writes { jobs, plans, files, profiles } = writes;
+        let applied = (&self.jobs, &self.plans, &self.files, &self.profiles).transaction(|trees| {
             trees.0.apply_batch(jobs)?;
             trees.1.apply_batch(plans)?;
             trees.2.apply_batch(files)?;
+            trees.3.apply_batch(profiles)?;
             Ok::<_, ConflictableTransactionError<::sled::Error>>(())
         });
         applied.map_err(|(TransactionError::Abort(error) | TransactionError::Storage(error))| error)
@@ -211,9 +235,12 @@ fn remove(tree: &Tree, batch: &mut Batch, record: Record) -> Result<(), StoreErr
 }
 
 fn one<T: DeserializeOwned>(tree: &Tree, record: Record) -> Result<Option<T>, StoreError> {
-    let parts: Vec<_> =
-        tree.scan_prefix(record.prefix()).collect::<Result<_, _>>().map_err(|error| failed(error, record))?;
+    let parts = parts(tree, record)?;
     if parts.is_empty() { Ok(None) } else { codec::decode(record, &parts).map(Some) }
+}
+
+fn parts(tree: &Tree, record: Record) -> Result<Vec<(IVec, IVec)>, StoreError> {
+    tree.scan_prefix(record.prefix()).collect::<Result<_, _>>().map_err(|error| failed(error, record))
 }
 
 /// The records that `parts`, in the order of their keys, make up; `record` knows them by a part's key.

@@ -13,7 +13,7 @@ use crate::fhir::search::escape;
 use crate::upstream::link;
 
 /// Versions asked for on one page of a type's history.
-const HISTORY_PAGE: u32 = 500;
+pub(crate) const HISTORY_PAGE: u32 = 500;
 /// Versions asked for on one page of a resource's history: the wanted one is among the newest.
 const VERSIONS_PAGE: u32 = 5;
 /// Pages of a resource's history that are looked through.
@@ -25,10 +25,11 @@ impl Upstream {
         &self,
         resource_type: ResourceType,
         since: Instant,
+        count: u32,
     ) -> Result<HistoryPage, SearchError> {
         let mut query = String::new();
         escape(&since.to_string(), &mut query);
-        let target = format!("{}/{resource_type}/_history?_since={query}&_count={HISTORY_PAGE}", self.base_path());
+        let target = format!("{}/{resource_type}/_history?_since={query}&_count={count}", self.base_path());
         self.history_at(&target, resource_type).await
     }
 

@@ -28,6 +28,9 @@ pub(crate) enum PatientProbeError {
     /// A resource that names a patient is not found by that patient.
     #[error("the server does not find {resource_type} by `{link}`, although there are some: none would be exported")]
     FindsNothing { resource_type: ResourceType, link: &'static str },
+    /// A patient that nobody is has something.
+    #[error("the server ignores `{link}` in searches of {resource_type}: what belongs to others would be exported")]
+    Ignores { resource_type: ResourceType, link: &'static str },
     #[error("could not ask the server about {resource_type}")]
     Search {
         resource_type: ResourceType,
@@ -80,6 +83,7 @@ pub(crate) async fn patients(
             }
             Found::NoWitness => {}
             Found::Nothing(link) => return Err(PatientProbeError::FindsNothing { resource_type, link }),
+            Found::Anything(link) => return Err(PatientProbeError::Ignores { resource_type, link }),
         }
     }
     if form == PatientForm::Typed {
@@ -90,8 +94,10 @@ pub(crate) async fn patients(
         for resource_type in found {
             let again = by_its_own_patients(upstream, resource_type, &[form]).await;
             let again = again.map_err(|source| PatientProbeError::Search { resource_type, source })?;
-            if let Found::Nothing(link) = again {
-                return Err(PatientProbeError::FindsNothing { resource_type, link });
+            match again {
+                Found::Nothing(link) => return Err(PatientProbeError::FindsNothing { resource_type, link }),
+                Found::Anything(link) => return Err(PatientProbeError::Ignores { resource_type, link }),
+                Found::By(_) | Found::NoWitness => {}
             }
         }
     }
@@ -110,7 +116,12 @@ enum Found {
     /// There is nothing to try it on, or nothing that may be seen without a patient.
     NoWitness,
     Nothing(&'static str),
+    /// Something is found by a patient that nobody is.
+    Anything(&'static str),
 }
+
+/// An id that no patient has.
+const NOBODY: &str = "offtake-probe-nobody";
 
 /// How patients may be named, the usual way first.
 const ALL_FORMS: [PatientForm; 2] = [PatientForm::Id, PatientForm::Typed];
@@ -162,6 +173,13 @@ async fn by_its_own_patients(
         }
         if !is_witness {
             continue;
+        }
+        // P2: it finds what it should, and nothing else.
+        let nobody = by.map(|form| (form, Id::parse(NOBODY)));
+        if let Some((form, Ok(nobody))) = nobody
+            && finds(upstream, resource_type, link.param, list(&[&nobody], form)).await? == Finds::Some
+        {
+            return Ok(Found::Anything(link.param));
         }
         match (by, &found) {
             // Of two ways that differ the stricter one is told.

@@ -19,7 +19,7 @@ fn required(names: &[(&str, &[&str])]) -> BTreeMap<String, Vec<String>> {
 }
 
 /// As Epic is known to be: one patient at a time, a category for observations, no times, no counts.
-fn like_epic() -> Settings {
+pub(super) fn like_epic() -> Settings {
     Settings {
         software: "Epic".to_owned(),
         no_last_updated: true,

@@ -47,7 +47,8 @@ fn in_urls(upstream: &SampleUpstream, _: &str) -> Result<(), String> {
 
 fn row(name: impl Into<String>, settings: Settings, check: fn(&SampleUpstream, &str) -> Result<(), String>) -> Row {
     let expected = Complete("counted");
-    Row { name: name.into(), settings, patients: PATIENTS, prepare: |_| {}, level: GROUP, expected, check }
+    let (name, patients) = (name.into(), PATIENTS);
+    Row { name, settings, patients, prepare: |_| {}, preset: None, level: GROUP, expected, check }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ pub(crate) fn statement(upstream: &SampleUpstream, base: &str) -> String {
         "status": "active",
         "date": instant::text(upstream.now()),
         "kind": "instance",
-        "software": { "name": settings.software, "version": env!("CARGO_PKG_VERSION") },
+        "software": { "name": settings.software, "version": settings.version },
         "implementation": { "description": "sample upstream", "url": base },
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "json"],

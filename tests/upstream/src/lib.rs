@@ -38,7 +38,7 @@ mod store;
 mod upstream;
 mod wire;
 
-pub use lies::{Accepts, Bounds, Lies, Links, Posts};
+pub use lies::{Accepts, Bounds, Handling, Lies, Links, Posts};
 pub use requests::RequestSeen;
 pub use server::Running;
 pub use settings::{Everything, Faults, Paging, Rate, Settings, Stamp, Total};

@@ -57,6 +57,8 @@ pub struct Lies {
     pub closed_records: BTreeSet<String>,
     /// A history of a type or of the server that is not asked for with `_since` lacks its older half (HAPI, under writes).
     pub history_loses_tail: bool,
+    /// What becomes of a parameter that it does not know, and of `Prefer`.
+    pub handling: Handling,
     /// `Type/id` of resources that are found and counted, but on no page.
     pub dropped: BTreeSet<String>,
     /// Pages with resources say beside them that an error occurred, as facades do whose own servers failed.
@@ -98,6 +100,20 @@ pub enum Posts {
     NextForgets,
     /// Of a list longer than a hundred values only the first hundred count.
     ListsCut,
+}
+
+/// What becomes of a parameter that it does not know, and of `Prefer: handling=…`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Handling {
+    /// It is refused, whatever is preferred (HAPI).
+    #[default]
+    Strict,
+    /// It is ignored unless `handling=strict` is preferred (helios-hfs, Microsoft).
+    AsPreferred,
+    /// It is ignored, whatever is preferred.
+    Lenient,
+    /// A search with `Prefer` is refused, and what it does not know is ignored.
+    PreferRefused,
 }
 
 /// What bounds of `_lastUpdated` mean.

@@ -8,8 +8,7 @@ use http::{HeaderMap, StatusCode};
 use crate::answer::{Answer, Refusal};
 use crate::body::{Body, Payload};
 use crate::bundle::{Bundle, Head, subset};
-use crate::lies::Lies;
-use crate::lies::Posts;
+use crate::lies::{Handling, Lies, Posts};
 use crate::paging::{Position, ResultList};
 use crate::params;
 use crate::query::Search;
@@ -33,13 +32,24 @@ pub(crate) struct Manner {
     cached: bool,
     /// The answer may not be kept.
     no_store: bool,
+    /// `Prefer` is there, and `handling=strict` in it.
+    prefers: bool,
+    strict: bool,
 }
 
 impl Manner {
     pub(crate) fn get(headers: &HeaderMap) -> Self {
         let values = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|value| value.to_str().ok());
         let directives: Vec<_> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
-        Self { by_post: false, cached: !directives.contains(&"no-cache"), no_store: directives.contains(&"no-store") }
+        let prefer = headers.get_all("prefer").into_iter().filter_map(|value| value.to_str().ok());
+        let prefer: Vec<_> = prefer.flat_map(|value| value.split(',')).map(str::trim).collect();
+        Self {
+            by_post: false,
+            cached: !directives.contains(&"no-cache"),
+            no_store: directives.contains(&"no-store"),
+            prefers: !prefer.is_empty(),
+            strict: prefer.contains(&"handling=strict"),
+        }
     }
 
     pub(crate) fn post(headers: &HeaderMap) -> Self {
@@ -90,6 +100,13 @@ pub(crate) fn search(
     if !held.iter().any(|name| name == resource_type) && !params::known_types().any(|name| name == resource_type) {
         return Err(Refusal::not_found(format!("unknown resource type '{resource_type}'")));
     }
+    let ignores = match settings.lies.handling {
+        Handling::Strict => false,
+        Handling::AsPreferred => !manner.strict,
+        Handling::Lenient => true,
+        Handling::PreferRefused if manner.prefers => return Err(Refusal::invalid("nothing can be preferred here")),
+        Handling::PreferRefused => true,
+    };
     if settings.lies.refuses(&pairs) {
         return Err(Refusal::invalid("times are given in whole seconds"));
     }
@@ -98,6 +115,11 @@ pub(crate) fn search(
         for (_, value) in &mut pairs {
             *value = first_hundred(value);
         }
+    }
+    if ignores {
+        let bare = |name: &str| name.split(':').next().unwrap_or_default().to_owned();
+        let is_known = |name: &str| name.starts_with('_') || params::kind_of(resource_type, &bare(name)).is_some();
+        pairs.retain(|(name, _)| is_known(name));
     }
     settings.lies.bend(&mut pairs, manner.cached);
     let mut search = Search::parse(resource_type, pairs, &settings, &held)?;

@@ -13,6 +13,8 @@ use crate::lies::Lies;
 pub struct Settings {
     /// What the server's software calls itself.
     pub software: String,
+    /// Which version of it that is, as it says.
+    pub version: String,
     /// Longer queries of a URL are answered with 414, as from Jetty.
     pub most_url_bytes: usize,
     /// How later pages of a search are reached.
@@ -74,6 +76,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             software: "sample upstream".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             most_url_bytes: 8 * 1024,
             paging: Paging::Snapshot,
             total: Total::WhenComplete,
