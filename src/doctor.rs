@@ -1,6 +1,8 @@
 //! Finds trouble before an export does: asks the upstream what an export would rely on, and says what that means.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::fhir::capability::Capability;
 use crate::fhir::resource_type::ResourceType;
@@ -16,7 +18,7 @@ use crate::upstream::probe::{self, Held, Silent, Survey};
 /// What was found out about an upstream.
 #[derive(Debug)]
 pub(crate) struct Examination {
-    capability: std::sync::Arc<Capability>,
+    capability: Arc<Capability>,
     held: Held,
     findings: Findings,
     /// What is made of the findings.
@@ -60,7 +62,7 @@ const CLOCK_TOLERANCE_MILLIS: i64 = 3_000;
 
 impl fmt::Display for Examination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = |name: &str, value: &str, means: &str| writeln!(f, "{name:<14}{value:<16}{means}");
+        let mut line = |name: &str, value: &str, means: &str| writeln!(f, "{name:<14}{value:<15} {means}");
         let Capability { fhir_version, software, version, .. } = &*self.capability;
         // It comes from outside, and a terminal may obey it.
         let software = format!("{software} {version}");
@@ -82,15 +84,12 @@ impl fmt::Display for Examination {
         let occupied = self.held.counts.values().filter(|count| **count > 0).count();
         let all = self.held.counts.values().copied().fold(0, u64::saturating_add);
         let searchable = self.held.counts.len() + self.held.refused.len();
-        line("types", &searchable.to_string(), &format!("can be searched; {occupied} hold {all} resources together"))?;
-        for (name, _) in &self.held.refused {
-            let means = if name.is_read_by_patient() {
-                "is refused without a patient: exports try it patient by patient"
-            } else {
-                "is refused although the capability statement lists it: none would be exported"
-            };
-            line("", name.as_str(), means)?;
-        }
+        let means = match self.findings.profile.counts {
+            Some(_) => format!("can be searched; {occupied} hold {all} resources together"),
+            None => "can be searched; nothing shows how much they hold".to_owned(),
+        };
+        line("types", &searchable.to_string(), &means)?;
+        self.refused(&mut line)?;
         match self.findings.ahead_millis {
             Some(ahead) if ahead.abs() > CLOCK_TOLERANCE_MILLIS => {
                 let (by, way) = (ahead.abs() / 1_000, if ahead > 0 { "ahead of" } else { "behind" });
@@ -167,6 +166,20 @@ impl Examination {
             Protocol::Http1 => line("protocol", "http/1.1", "each search at the same time has a connection"),
             Protocol::Http2 => line("protocol", "h2", "searches share a connection"),
         }
+    }
+
+    fn refused(&self, line: &mut Line<'_>) -> fmt::Result {
+        let refused: BTreeSet<_> = self.held.refused.iter().map(|(name, _)| name.as_str()).collect();
+        for name in refused {
+            let by_patient = ResourceType::parse(name).is_some_and(ResourceType::is_read_by_patient);
+            let means = if by_patient {
+                "is refused without a patient: exports try it patient by patient"
+            } else {
+                "is refused although the capability statement lists it: none would be exported"
+            };
+            line("", name, means)?;
+        }
+        Ok(())
     }
 
     fn by_patient(

@@ -202,6 +202,8 @@ impl Stand {
         let base = format!("http://{}/fhir", listener.local_addr()?);
         let mut config = Config::local(&server.base_url, &base, folder.path())?;
         config.upstream.page_max_resources = PAGE;
+        // Else the first export would be measured together with it.
+        config.upstream.probe_on_start = false;
         change(&mut config);
         let offtake = Offtake::builder(config).build()?;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -1,15 +1,22 @@
 //! What `offtake doctor` says of a server.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
-use sample_upstream::{Paging, SampleUpstream, Settings, Total};
+use sample_upstream::{Everything, Handling, Lies, Paging, Posts, SampleUpstream, Settings, Total};
 
 use crate::support::listener;
 
 /// The report, line by line: a name and its value.
 async fn examined(settings: Settings, more: &str) -> Output {
+    examined_of(5, settings, more).await
+}
+
+async fn examined_of(patients: usize, settings: Settings, more: &str) -> Output {
     let upstream = SampleUpstream::new(settings);
-    upstream.generate(5);
+    if patients > 0 {
+        upstream.generate(patients);
+    }
     let server = upstream.serve(listener().await).await;
     let folder = tempfile::tempdir().expect("a folder of its own");
     let config = folder.path().join("offtake.yaml");
@@ -56,6 +63,144 @@ async fn a_good_server_is_described_as_it_is() {
         assert!(line.1.starts_with(value), "{line:?}");
     }
 }
+
+/// What doctor prints, word for word.
+async fn report(settings: Settings, more: &str) -> String {
+    report_of(5, settings, more).await
+}
+
+async fn report_of(patients: usize, settings: Settings, more: &str) -> String {
+    let output = examined_of(patients, settings, more).await;
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    // `Date` has whole seconds.
+    let lines: Vec<_> = text.lines().map(|line| line.trim_end().replace("119 s", "120 s") + "\n").collect();
+    lines.concat()
+}
+
+/// Every line of the profile is there with what it means for exports: of a server that does all.
+#[tokio::test]
+async fn the_whole_report_of_a_good_server() {
+    let settings = Settings {
+        total: Total::Exact,
+        max_count: Some(12),
+        everything: Everything::Paged,
+        version: "1.2.3".to_owned(),
+        ..Settings::default()
+    };
+    assert_eq!(report(settings, "").await, GOOD);
+}
+
+/// And of one that does as little as there is to do, and whose clock is ahead.
+#[tokio::test]
+async fn the_whole_report_of_a_poor_server() {
+    let lies =
+        Lies { first_of_list: true, handling: Handling::PreferRefused, posts: Posts::Refused, ..Lies::default() };
+    let settings = Settings {
+        paging: Paging::Offset,
+        total: Total::PageSized,
+        counts: false,
+        accurate_total: false,
+        ignore_sort: true,
+        no_last_updated: true,
+        history: false,
+        gzip: false,
+        required_params: BTreeMap::from([("Immunization".to_owned(), vec!["patient".to_owned()])]),
+        clock_skew: chrono::TimeDelta::minutes(2),
+        version: "1.2.3".to_owned(),
+        lies,
+        ..Settings::default()
+    };
+    assert_eq!(report(settings, ", profile: { page_most: 10 }").await, POOR);
+}
+
+/// Before a server that holds nothing there is nothing to try, which is said.
+#[tokio::test]
+async fn the_whole_report_of_an_empty_server() {
+    let settings = Settings { version: "1.2.3".to_owned(), ..Settings::default() };
+    assert_eq!(report_of(0, settings, "").await, EMPTY);
+}
+
+/// A filter that is ignored is found before anything is exported.
+#[tokio::test]
+async fn searches_by_patient_that_cannot_be_relied_on_are_named() {
+    let ignored = Settings { ignored_params: vec!["patient".to_owned(), "subject".to_owned()], ..Settings::default() };
+    let text = report(ignored, "").await;
+    assert!(text.contains("unreliable      the server ignores `"), "{text}");
+}
+
+const GOOD: &str = concat!(
+    "software      sample upstream 1.2.3\n",
+    "preset        none            all that is relied on was found by asking\n",
+    "FHIR          4.0.1           all levels can be exported\n",
+    "types         78              can be searched; 20 hold 136 resources together\n",
+    "clock         agrees          with ours\n",
+    "_lastUpdated  millisecond     types are read in windows of time, many at once\n",
+    "_sort         obeyed          the newest change is found by one search\n",
+    "counts        summary         exact; the proof can say `counted`\n",
+    "page total    always          a page's own total is exact\n",
+    "next links    stable          lists or cursors: several pages can prove themselves\n",
+    "page size     12              resources at most\n",
+    "patients      id              how searches name a patient; tried again for each Group export\n",
+    "patient lists proven          one search names many patients\n",
+    "              1700 bytes      in a URL, of all that it names\n",
+    "              200 patients    by POST at most\n",
+    "id lists      proven          several ids are asked for at once\n",
+    "$everything   offered         what no search by patient reaches is read from it, unproven\n",
+    "history       offered         exports with `_since` say what was deleted\n",
+    "strict        enforced        a parameter that the server does not know is refused by it\n",
+    "gzip          yes             pages come compressed\n",
+    "protocol      http/1.1        each search at the same time has a connection\n",
+);
+const POOR: &str = concat!(
+    "software      sample upstream 1.2.3\n",
+    "preset        none            all that is relied on was found by asking\n",
+    "FHIR          4.0.1           all levels can be exported\n",
+    "types         78              can be searched; nothing shows how much they hold\n",
+    "              Immunization    is refused without a patient: exports try it patient by patient\n",
+    "clock         120 s           ahead of ours; exports go by the server's own\n",
+    "_lastUpdated  none            types are read as one chain of pages; `_since` cannot be offered\n",
+    "_sort         unproven        the newest change is found by halving; pages are never relied on to be in order\n",
+    "counts        none            nothing exact: every slice is read twice, and the proof says `reread`\n",
+    "page total    none            each slice is counted apart before it is read\n",
+    "next links    offsets         several pages are read until two readings are the same\n",
+    "page size     10              resources at most\n",
+    "patients      id              how searches name a patient; tried again for each Group export\n",
+    "patient lists unproven        patients are asked for one by one\n",
+    "              not proven      by POST: no list is longer than a URL takes\n",
+    "id lists      unproven        ids are asked for one by one\n",
+    "$everything   refused         what no search by patient reaches is refused by name\n",
+    "history       refused         exports with `_since` cannot say what was deleted, and say so\n",
+    "strict        refused         searches are sent without `Prefer: handling=strict`\n",
+    "gzip          no              pages come as large as they are\n",
+    "protocol      http/1.1        each search at the same time has a connection\n",
+    "untried       last_updated    no witness was found; each export tries again\n",
+    "                              (with the lines that upstream.profile sets)\n",
+);
+const EMPTY: &str = concat!(
+    "software      sample upstream 1.2.3\n",
+    "preset        none            all that is relied on was found by asking\n",
+    "FHIR          4.0.1           all levels can be exported\n",
+    "types         78              can be searched; nothing shows how much they hold\n",
+    "clock         agrees          with ours\n",
+    "_lastUpdated  none            types are read as one chain of pages; `_since` cannot be offered\n",
+    "_sort         unproven        the newest change is found by halving; pages are never relied on to be in order\n",
+    "counts        none            nothing exact: every slice is read twice, and the proof says `reread`\n",
+    "page total    none            each slice is counted apart before it is read\n",
+    "next links    offsets         several pages are read until two readings are the same\n",
+    "page size     as asked        resources at most\n",
+    "patients      id              how searches name a patient; tried again for each Group export\n",
+    "              untried         there is nobody to try searches by patient on\n",
+    "patient lists unproven        patients are asked for one by one\n",
+    "              not proven      by POST: no list is longer than a URL takes\n",
+    "id lists      unproven        ids are asked for one by one\n",
+    "$everything   untried         there is nobody to try it on: each export tries\n",
+    "history       untried         there is nothing to try it on: each export tries\n",
+    "strict        enforced        a parameter that the server does not know is refused by it\n",
+    "gzip          yes             pages come compressed\n",
+    "protocol      http/1.1        each search at the same time has a connection\n",
+    "untried       last_updated, sort, counts, links, id_lists, history no witness was found; each export tries again\n",
+);
 
 #[tokio::test]
 async fn what_a_server_does_not_do_is_not_relied_on() {

@@ -188,7 +188,7 @@ fn every_preset_has_a_product_of_its_own_here() {
     let presets: Vec<_> = names.filter_map(|line| line.strip_suffix(':')).collect();
     let here: Vec<_> = products().iter().map(|product| product.preset).collect();
     assert!(presets.len() >= 11, "{presets:?}");
-    assert_eq!(BTreeSet::from_iter(presets), BTreeSet::from_iter(here.iter().copied()));
+    assert_eq!(presets.iter().copied().collect::<BTreeSet<_>>(), here.iter().copied().collect());
     assert_eq!(here.len(), here.iter().collect::<BTreeSet<_>>().len());
     // One that does not name itself would not be recognised, and the others are.
     for product in products() {

@@ -32,9 +32,15 @@ pub(crate) struct Manner {
     cached: bool,
     /// The answer may not be kept.
     no_store: bool,
-    /// `Prefer` is there, and `handling=strict` in it.
-    prefers: bool,
-    strict: bool,
+    prefers: Prefers,
+}
+
+/// What `Prefer` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prefers {
+    Nothing,
+    Something,
+    StrictHandling,
 }
 
 impl Manner {
@@ -47,8 +53,11 @@ impl Manner {
             by_post: false,
             cached: !directives.contains(&"no-cache"),
             no_store: directives.contains(&"no-store"),
-            prefers: !prefer.is_empty(),
-            strict: prefer.contains(&"handling=strict"),
+            prefers: match prefer.as_slice() {
+                [] => Prefers::Nothing,
+                some if some.contains(&"handling=strict") => Prefers::StrictHandling,
+                _ => Prefers::Something,
+            },
         }
     }
 
@@ -102,10 +111,11 @@ pub(crate) fn search(
     }
     let ignores = match settings.lies.handling {
         Handling::Strict => false,
-        Handling::AsPreferred => !manner.strict,
-        Handling::Lenient => true,
-        Handling::PreferRefused if manner.prefers => return Err(Refusal::invalid("nothing can be preferred here")),
-        Handling::PreferRefused => true,
+        Handling::AsPreferred => manner.prefers != Prefers::StrictHandling,
+        Handling::PreferRefused if manner.prefers != Prefers::Nothing => {
+            return Err(Refusal::invalid("nothing can be preferred here"));
+        }
+        Handling::PreferRefused | Handling::Lenient => true,
     };
     if settings.lies.refuses(&pairs) {
         return Err(Refusal::invalid("times are given in whole seconds"));
@@ -117,8 +127,10 @@ pub(crate) fn search(
         }
     }
     if ignores {
-        let bare = |name: &str| name.split(':').next().unwrap_or_default().to_owned();
-        let is_known = |name: &str| name.starts_with('_') || params::kind_of(resource_type, &bare(name)).is_some();
+        let is_known = |name: &str| {
+            let unmodified = name.split(':').next().unwrap_or_default();
+            name.starts_with('_') || params::kind_of(resource_type, unmodified).is_some()
+        };
         pairs.retain(|(name, _)| is_known(name));
     }
     settings.lies.bend(&mut pairs, manner.cached);
