@@ -1,6 +1,7 @@
 //! What is known of the upstream: found out once, kept in the store for as long as it holds, and shared by all who need it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
@@ -29,6 +30,8 @@ struct Inner {
     parts: ProfilerParts,
     /// What is known in this life of the process. Whoever probes holds it, so that all others get what that one finds.
     known: Mutex<Option<Found>>,
+    /// How often the server was probed in this life.
+    probings: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -67,7 +70,7 @@ enum Untried {
 
 impl Profiler {
     pub(super) fn new(parts: ProfilerParts) -> Self {
-        Self { inner: Arc::new(Inner { parts, known: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { parts, known: Mutex::default(), probings: AtomicU64::new(0) }) }
     }
 
     /// What an export goes by; found out now, if that is not known or had nothing to be tried on. `fallback` is what is
@@ -130,7 +133,8 @@ impl Profiler {
     ) -> Result<Known, Silent> {
         let parts = &self.inner.parts;
         let software = capability.map(Software::of);
-        let began = clock::now(&*parts.clock);
+        let probings = || self.inner.probings.load(Ordering::Relaxed);
+        let before = probings();
         let mut known = self.inner.known.lock().await;
         if known.as_ref().is_none_or(|found| !self.holds(found, software.as_ref())) {
             self.recall_into(&mut known, software.as_ref()).await;
@@ -138,7 +142,7 @@ impl Profiler {
         if let Some(found) = &*known
             && self.holds(found, software.as_ref())
             // Somebody else may have tried while this one waited.
-            && (untried == Untried::Kept || found.findings.untried.is_empty() || found.at >= began)
+            && (untried == Untried::Kept || found.findings.untried.is_empty() || probings() > before)
         {
             let found = found.clone();
             self.apply(&found);
@@ -155,6 +159,7 @@ impl Profiler {
         let found =
             Found::new(parts.upstream.base(), software.unwrap_or_default(), clock::now(&*parts.clock), findings);
         tracing::info!(profile = ?self.profile(&found), untried = ?found.findings.untried, "the upstream was probed");
+        self.inner.probings.fetch_add(1, Ordering::Relaxed);
         self.keep(&found, &mut known).await;
         self.apply(&found);
         Ok(Known { found, held: Some(held) })

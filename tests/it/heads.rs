@@ -10,10 +10,7 @@ use crate::support::App;
 /// SEC-10: a page in a browser, a rebound name and a proxy beside us get nothing from `open` mode.
 #[tokio::test]
 async fn open_mode_answers_nobody_but_this_machine() {
-    let upstream = SampleUpstream::new(Settings::default());
-    upstream.generate(2);
-    // Nothing is asked for but what is asked here.
-    let app = App::before(upstream, |config| config.upstream.probe_on_start = false).await;
+    let app = App::with_patients(2, Settings::default()).await;
     let host = app.host();
     let port = host.rsplit_once(':').map(|(_, port)| port).expect("a port");
     let job = "0123456789abcdef0123456789abcdef";

@@ -119,8 +119,6 @@ async fn an_answer_without_end_is_cut_off() {
         config.upstream.memory_budget = offtake::config::Size::mebibytes(4);
         config.upstream.page_target = offtake::config::Size::mebibytes(1);
         config.upstream.max_concurrent_searches = 2;
-        // What is asked is counted.
-        config.upstream.probe_on_start = false;
     };
     let front = Front::before(&format!("http://{address}/fhir"), change, Arc::new(offtake::SystemClock)).await;
     let request = raw::request("GET", "/fhir/Group/g/$export", &front.host(), &KICKOFF, b"");

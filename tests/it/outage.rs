@@ -102,12 +102,7 @@ impl Moment {
         upstream.generate(8);
         let is_now = self.is_now;
         upstream.away_when(is_now, away);
-        let change = |config: &mut offtake::Config| {
-            config.upstream.give_up_after = give_up_after;
-            // The moment is one of the export's.
-            config.upstream.probe_on_start = false;
-        };
-        App::before(upstream, change).await
+        App::before(upstream, |config| config.upstream.give_up_after = give_up_after).await
     }
 
     /// Half a minute later all is there.
@@ -242,8 +237,7 @@ async fn a_kickoff_while_the_upstream_is_away_is_answered_soon() {
     });
     let upstream = SampleUpstream::new(Settings::default());
     upstream.generate(2);
-    // Nothing is known of the upstream before the kick-off.
-    let app = App::with_clock(upstream, |config| config.upstream.probe_on_start = false, clock.clone()).await;
+    let app = App::with_clock(upstream, |_| {}, clock.clone()).await;
     // The job store is open once an unknown job is not found.
     let unknown = format!("/$bulk-status/{}", "0".repeat(32));
     let opened = async { while app.ask("GET", &unknown, &KICKOFF, b"").await.status != 404 {} };

@@ -120,6 +120,8 @@ impl Front {
         let listener = listener().await;
         let base = format!("http://{}/fhir", listener.local_addr().expect("it listens"));
         let mut config = Config::local(upstream, &base, folder.path()).expect("a good configuration");
+        // Most tests look at what the server is asked, and when; those of processes and of profiles start as usual.
+        config.upstream.probe_on_start = false;
         change(&mut config);
         let offtake = Offtake::builder(config).clock(clock).build().expect("everything can be opened");
         let (stop, stopped) = oneshot::channel::<()>();

@@ -27,7 +27,7 @@ fn settings(everything: Everything) -> Settings {
 async fn before(settings: Settings) -> App {
     let upstream = SampleUpstream::new(settings);
     upstream.generate(PATIENTS);
-    App::before(upstream, |config| config.upstream.probe_on_start = false).await
+    App::before(upstream, |_| {}).await
 }
 
 fn records_asked_for(upstream: &SampleUpstream) -> usize {
