@@ -170,11 +170,17 @@ impl Pool {
         };
         let millis = length(window.span(cutting.grid));
         let capacity = u64::from(cutting.capacity);
-        queue.push_front(Segment { slice, known: total.filter(|total| *total > capacity) });
+        let known = total.filter(|total| *total > capacity);
         let total = total.unwrap_or(4 * capacity).max(2 * capacity);
         let density = self.densities.entry(resource_type).or_insert_with(|| Density::of(total, millis));
         density.learn(total, millis);
         density.per_milli = density.per_milli.max(ratio(total, millis));
+        let halves = window.carve(millis / 2, cutting.grid).filter(|_| known.is_none() && density.irregular);
+        let Some((first, rest)) = halves else { return queue.push_front(Segment { slice, known }) };
+        // Neither is known how many there are, nor can it be estimated: as a whole it would be asked for again and again.
+        for window in [rest, first] {
+            queue.push_front(Segment { slice: Slice { scope: Scope::Window(window), ..slice.clone() }, known: None });
+        }
     }
 
     /// A slice that would fit one page is to be read in parts all the same: both halves take its place.
@@ -257,6 +263,8 @@ fn cut(segment: Segment, density: Option<Density>, cutting: Cutting) -> (Task, O
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::fhir::datatypes::Millis;
     use crate::plan::slice::{Phase, Window};
@@ -324,6 +332,30 @@ mod tests {
         println!("{name}: {searches:.3} searches for each full page, {thrown:.4} thrown away");
         assert!(searches <= most_searches, "{name}: {searches} searches for each full page");
         assert!(thrown <= most_thrown, "{name}: {thrown} of all resources thrown away");
+    }
+
+    /// What does not count and says no totals tells only that there is more: nothing is gained by asking for the same again.
+    #[test]
+    fn what_does_not_fit_and_was_not_counted_is_never_asked_for_as_a_whole_again() {
+        let mut random = noise();
+        let mut stamps: Vec<i64> =
+            (0..30_000).map(|at| if at % 3 == 0 { random(50_000) } else { 50_000_000 + at }).collect();
+        stamps.sort_unstable();
+        let mut pool = Pool::new(vec![whole(60_000_000)], Order::Any);
+        let mut asked = HashSet::new();
+        let mut read = 0;
+        while let Some(task) = pool.next(|_| CUTTING) {
+            let Scope::Window(window) = task.slice.scope else { panic!("only windows were put in") };
+            assert!(asked.insert(window), "{window:?} once more");
+            let count = stamps.iter().filter(|at| window.contains(Millis(**at))).count() as u64;
+            if count <= u64::from(CUTTING.capacity) {
+                read += count;
+                pool.read(task, count, GRID);
+            } else {
+                pool.put_back(task, None, CUTTING);
+            }
+        }
+        assert_eq!(read, stamps.len() as u64);
     }
 
     #[test]
