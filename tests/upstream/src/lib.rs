@@ -37,9 +37,10 @@ mod splice;
 mod store;
 mod upstream;
 mod wire;
+pub mod world;
 
 pub use lies::{Accepts, Bounds, Handling, Lies, Links, Posts};
 pub use requests::RequestSeen;
 pub use server::Running;
-pub use settings::{Everything, Faults, Paging, Rate, Settings, Stamp, Total};
+pub use settings::{Everything, Faults, Order, Paging, Rate, Settings, Stamp, Total};
 pub use upstream::{Op, Pending, SampleUpstream, Stored, Version};

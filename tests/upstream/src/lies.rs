@@ -37,6 +37,9 @@ pub struct Lies {
     /// Every so-many-th page of a search by offsets is one entry short and taken for the last one, and its total agrees: a
     /// row was deleted between the query for ids and their load (HAPI's `_offset`). 0 is never.
     pub early_end_every: u64,
+    /// A full page by offsets that lost a row between the query for ids and their load is taken for the last one, and its
+    /// total agrees (the same, but where it really happens).
+    pub ends_where_deleted: bool,
     /// Without `Cache-Control: no-cache` a search for `lt` is answered with the list of `le` (HAPI's search cache).
     pub cache_mixes_lt_and_le: bool,
     /// With `Cache-Control: no-store` a list ends after its first entry (HAPI).

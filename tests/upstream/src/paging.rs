@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::base64;
 use crate::query::Search;
-use crate::store::Record;
 
 /// A place in an order: that of the last entry of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,10 +16,6 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    pub(crate) fn of(record: &Record, pid: u64) -> Self {
-        Self { millis: record.millis(), pid, id: record.id.as_ref().to_owned() }
-    }
-
     /// The opaque value of `_cursor`.
     pub(crate) fn encode(&self) -> String {
         base64::encode(format!("{}:{}:{}", self.millis, self.pid, self.id).as_bytes())

@@ -4,7 +4,7 @@ use crate::answer::Refusal;
 use crate::instant::Comparison;
 use crate::paging::Position;
 use crate::params::{self, Kind};
-use crate::settings::{Paging, Settings};
+use crate::settings::{Order, Paging, Settings};
 
 /// One search, understood.
 #[derive(Debug, Clone)]
@@ -90,8 +90,13 @@ impl Search {
         }
         search.count = search.count.max(1);
         if search.order.is_empty() {
-            let newest_first = settings.paging == Paging::Cursor;
-            let field = if newest_first { Field::LastUpdated } else { Field::Inserted };
+            let newest_first = settings.order == Order::Own && settings.paging == Paging::Cursor;
+            let field = match settings.order {
+                Order::Own if newest_first => Field::LastUpdated,
+                Order::Own => Field::Inserted,
+                Order::LastUpdated => Field::LastUpdated,
+                Order::Id => Field::Id,
+            };
             search.order.push(SortKey { field, descending: newest_first });
         }
         if settings.no_last_updated {

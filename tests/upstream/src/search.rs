@@ -48,7 +48,7 @@ impl<'s> Matcher<'s> {
         let mut found: Vec<Position> = self
             .candidates()
             .filter(|pid| self.matches(*pid))
-            .filter_map(|pid| Some(Position::of(self.store.current(self.of_type, pid)?, pid)))
+            .filter_map(|pid| self.store.position(self.of_type, pid))
             .filter(|position| after.is_none_or(|after| compare(order, position, after) == Ordering::Greater))
             .collect();
         found.sort_unstable_by(|one, other| compare(order, one, other));
@@ -119,10 +119,9 @@ impl<'s> Matcher<'s> {
             return false;
         };
         let without = |term: &String| !self.of_type.posting(term).is_some_and(|posting| posting.contains(&pid));
-        // What has no stamp is found by no comparison.
-        let is_placed = self.filters.times.is_empty() || record.last_updated.is_some();
-        is_placed
-            && self.filters.times.iter().all(|time| time.holds(record.millis()))
+        // What has no place in time is found by no comparison.
+        let place = self.of_type.place(pid);
+        self.filters.times.iter().all(|time| place.is_some_and(|place| time.holds(place)))
             && self.filters.ids.as_ref().is_none_or(|ids| ids.iter().any(|id| **id == *record.id))
             && self.groups.iter().all(|group| group.iter().any(|posting| posting.contains(&pid)))
             && self.filters.without.iter().all(without)
@@ -183,7 +182,10 @@ mod tests {
             let incoming = Incoming::parse(&text).expect("a resource");
             let id = incoming.id().expect("an id").into();
             let at = chrono::DateTime::from_timestamp(number / 2, 0).expect("in range");
-            store.apply(Change::Put { id, incoming }, Moment { last_updated: Some(at), visible_at: at });
+            store.apply(
+                Change::Put { id, incoming },
+                Moment { last_updated: Some(at), visible_at: at, is_indexed: true },
+            );
         }
         store
     }
@@ -198,8 +200,7 @@ mod tests {
         let mut place = None;
         loop {
             let page: Vec<u64> = matcher.select(&search.order, place.as_ref()).take(step).collect();
-            let records = page.iter().filter_map(|pid| Some((store.current(of_type, *pid)?, *pid)));
-            let positions: Vec<_> = records.map(|(record, pid)| Position::of(record, pid)).collect();
+            let positions: Vec<_> = page.iter().filter_map(|pid| store.position(of_type, *pid)).collect();
             assert_eq!(matcher.count(), matcher.select(&search.order, None).count(), "{query}");
             let Some(last) = positions.last() else { break };
             place = Some(last.clone());

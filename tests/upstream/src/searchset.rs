@@ -9,13 +9,13 @@ use crate::answer::{Answer, Refusal};
 use crate::body::{Body, Payload};
 use crate::bundle::{Bundle, Head, subset};
 use crate::lies::{Handling, Lies, Posts};
-use crate::paging::{Position, ResultList};
+use crate::paging::ResultList;
 use crate::params;
 use crate::query::Search;
 use crate::search::Matcher;
 use crate::settings::{Paging, Settings, Total};
 use crate::store::{Record, Store};
-use crate::upstream::SampleUpstream;
+use crate::upstream::{SampleUpstream, Step};
 
 /// What a page says beside its resources where the settings want it.
 const WARNING: &str = r#"{"resourceType":"OperationOutcome","issue":[{"severity":"warning","code":"suppressed","details":{"coding":[{"system":"urn:oid:1.2.3","code":"4119"}]}}]}"#;
@@ -78,6 +78,15 @@ impl Lies {
     fn fails_to_count(&self, search: &Search) -> bool {
         let names_one = |(name, _): &(String, String)| matches!(name.as_str(), "patient" | "subject");
         self.count_errors && search.count_only && !search.pairs.iter().any(names_one)
+    }
+}
+
+impl std::fmt::Display for Page<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for record in &self.records {
+            write!(f, "{} v{}, ", record.id, record.version)?;
+        }
+        write!(f, "total {:?}{}", self.total, if self.next.is_some() { ", next" } else { "" })
     }
 }
 
@@ -147,8 +156,11 @@ pub(crate) fn search(
     } else {
         link(base, &search, &[])
     };
-    upstream.read(|store| {
-        let mut page = first_page(upstream, store, &settings, base, &search);
+    let found = upstream.read(|store| find(upstream, store, &settings, base, &search));
+    upstream.play(Step::Found);
+    let mut told = None;
+    let answer = upstream.read(|store| {
+        let mut page = found.load(store, &settings, &search);
         if manner.no_store && settings.lies.no_store_truncates {
             page.records.truncate(1);
             page.next = None;
@@ -163,8 +175,13 @@ pub(crate) fn search(
         if settings.lies.fails_to_count(&search) {
             page.total = Some(0);
         }
+        told = upstream.is_scripted().then(|| page.to_string());
         Ok(Answer::fhir(StatusCode::OK, write(upstream, base, &search, &own, page)))
-    })
+    });
+    if let Some(page) = told {
+        upstream.play(Step::Loaded(&page));
+    }
+    answer
 }
 
 /// Answers a later page of a frozen result list.
@@ -190,6 +207,8 @@ pub(crate) fn later_page(
     };
     let offset: usize = number("_getpagesoffset", 0)?;
     let count = number("_count", list.search.count)?.clamp(1, settings.max_count.unwrap_or(usize::MAX).max(1));
+    upstream.play(Step::Found);
+    let mut told = None;
     let answer = upstream.read(|store| {
         let end = offset.saturating_add(count).min(list.pids.len());
         let start = if settings.lies.repeats { offset.saturating_sub(1) } else { offset };
@@ -205,62 +224,83 @@ pub(crate) fn later_page(
         let own = list_link(base, id, offset, count);
         let page = Page { records, total, next };
         page.check(&settings, &list.search)?;
+        told = upstream.is_scripted().then(|| page.to_string());
         Ok(Answer::fhir(StatusCode::OK, write(upstream, base, &list.search, &own, page)))
     })?;
+    if let Some(page) = told {
+        upstream.play(Step::Loaded(&page));
+    }
     Ok((answer, list.search.pretty))
 }
 
-fn first_page<'s>(
-    upstream: &SampleUpstream,
-    store: &'s Store,
-    settings: &Settings,
-    base: &str,
-    search: &Search,
-) -> Page<'s> {
+/// What a search found before it is loaded.
+struct Found {
+    pids: Vec<u64>,
+    total: Option<usize>,
+    next: Option<String>,
+}
+
+impl Found {
+    /// What became of a resource since it was found is what is shown.
+    fn load<'s>(self, store: &'s Store, settings: &Settings, search: &Search) -> Page<'s> {
+        let Self { pids, mut total, mut next } = self;
+        let of_type = store.of_type(&search.resource_type);
+        let current = |pid: &u64| of_type.and_then(|of_type| store.current(of_type, *pid));
+        let records: Vec<_> = pids.iter().filter_map(current).collect();
+        let says_its_size = settings.total == Total::PageSized && !(search.accurate || search.count_only);
+        let is_cut = records.len() < pids.len() && pids.len() >= search.count;
+        if settings.lies.ends_where_deleted && settings.paging == Paging::Offset && is_cut {
+            next = None;
+            total = total.map(|_| search.offset + records.len());
+        }
+        if says_its_size {
+            total = Some(records.len());
+        }
+        Page { records, total, next }
+    }
+}
+
+fn find(upstream: &SampleUpstream, store: &Store, settings: &Settings, base: &str, search: &Search) -> Found {
     let Some(of_type) = store.of_type(&search.resource_type) else {
-        return Page { records: Vec::new(), total: total(settings, search, true, 0, || 0), next: None };
+        return Found { pids: Vec::new(), total: total(settings, search, true, 0, || 0), next: None };
     };
     let matcher = Matcher::new(store, of_type, &search.filters);
     if search.count_only {
-        return Page { records: Vec::new(), total: total(settings, search, true, 0, || matcher.count()), next: None };
+        return Found { pids: Vec::new(), total: total(settings, search, true, 0, || matcher.count()), next: None };
     }
-    let current = |pid: &u64| store.current(of_type, *pid);
     let lies = &settings.lies;
     if lies.empty_pages && !search.is_later() && !search.pairs.iter().any(|(name, _)| name == BEGUN) {
         let next = (matcher.count() > 0).then(|| link(base, search, &[(BEGUN, "true".to_owned())]));
-        return Page {
-            records: Vec::new(),
-            total: total(settings, search, next.is_none(), 0, || matcher.count()),
-            next,
-        };
+        let total = total(settings, search, next.is_none(), 0, || matcher.count());
+        return Found { pids: Vec::new(), total, next };
     }
     let mut shortened = search.clone();
     if lies.is_short(&search.pairs) && !search.is_later() {
         shortened.count = 1;
     }
     let page_count = shortened.count;
-    let (mut records, mut next, mut known): (Vec<_>, _, _) = match settings.paging {
+    let (mut pids, mut next, mut known): (Vec<u64>, _, _) = match settings.paging {
         Paging::Snapshot => {
             let pids: Vec<u64> = matcher.select(&search.order, None).collect();
-            let records = pids.iter().take(page_count).filter_map(current).collect();
+            let first = pids.iter().take(page_count).copied().collect();
             let all = pids.len();
             let next = (all > page_count || (lies.always_next && all > 0)).then(|| {
                 let list = ResultList { search: search.clone(), pids, served: AtomicUsize::default() };
                 let id = upstream.lists().keep(list, settings.seed);
                 list_link(base, &id, page_count, search.count)
             });
-            (records, next, Some(all))
+            (first, next, Some(all))
         }
         Paging::Cursor => {
             let after = search.cursor.as_ref();
             let mut pids: Vec<u64> = matcher.select(&search.order, after).take(page_count + 1).collect();
             let more = pids.len() > page_count;
             pids.truncate(page_count);
-            let last = pids.last().and_then(|pid| Some(Position::of(current(pid)?, *pid)));
+            let last = pids.last().and_then(|pid| store.position(of_type, *pid));
             let cursor = last.filter(|_| more).map(|last| last.encode());
             let next = cursor.map(|cursor| link(base, search, &[("_cursor", cursor)]));
-            let repeated = after.filter(|_| lies.repeats).and_then(|after| current(&after.pid));
-            (repeated.into_iter().chain(pids.iter().filter_map(current)).collect(), next, None)
+            let repeated = after.filter(|_| lies.repeats).map(|after| after.pid);
+            (repeated.into_iter().chain(pids).collect(), next, None)
         }
         Paging::Offset => {
             let repeated = usize::from(lies.repeats && search.offset > 0);
@@ -270,17 +310,17 @@ fn first_page<'s>(
             pids.truncate(page_count + repeated);
             let offset = (search.offset + page_count).to_string();
             let next = more.then(|| link(base, search, &[("_offset", offset)]));
-            (pids.iter().filter_map(current).collect(), next, None)
+            (pids, next, None)
         }
     };
-    let ends_early = settings.paging == Paging::Offset && lies.early_end_every > 0 && records.len() > 1;
+    let ends_early = settings.paging == Paging::Offset && lies.early_end_every > 0 && pids.len() > 1;
     if ends_early && upstream.next_page_number().is_multiple_of(lies.early_end_every) {
-        records.pop();
+        pids.pop();
         next = None;
-        known = Some(search.offset + records.len());
+        known = Some(search.offset + pids.len());
     }
-    let total = total(settings, search, next.is_none(), records.len(), || known.unwrap_or_else(|| matcher.count()));
-    Page { records, total, next }
+    let total = total(settings, search, next.is_none(), pids.len(), || known.unwrap_or_else(|| matcher.count()));
+    Found { pids, total, next }
 }
 
 fn total(

@@ -21,7 +21,7 @@ use crate::requests::RequestSeen;
 use crate::route::{self, Asked, BASE_PATH};
 use crate::searchset;
 use crate::settings::Settings;
-use crate::upstream::SampleUpstream;
+use crate::upstream::{SampleUpstream, Step};
 use crate::wire::{self, Broken, Manner, WireBody};
 
 /// The largest resource or form that is read.
@@ -158,6 +158,8 @@ async fn answer(upstream: SampleUpstream, request: Request<Incoming>) -> Result<
         tokio::time::sleep(stall).await;
     }
 
+    upstream.play(Step::Arrived { path: below.as_deref().unwrap_or_default(), query: &query });
+
     let gzip = settings.gzip && wire::takes_gzip(&parts.headers);
     let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
     let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
@@ -183,6 +185,7 @@ async fn answer(upstream: SampleUpstream, request: Request<Incoming>) -> Result<
         }
     };
     drop(slot);
+    upstream.play(Step::Answered);
     let manner = Manner { pretty, gzip, truncate: fault == Some(Fault::Truncate) };
     Ok(wire::response(&upstream, answer, manner))
 }

@@ -49,6 +49,8 @@ pub struct Settings {
     pub ignored_params: Vec<String>,
     /// `_sort` is silently ignored.
     pub ignore_sort: bool,
+    /// The order of a search that is not sorted.
+    pub order: Order,
     /// Clinical searches must name a patient or an id, else 400 (Epic, Oracle Health).
     pub require_patient: bool,
     /// By type, parameters of which a search must have one, or `_id`, else 400 (Epic: a category or a code of an
@@ -94,6 +96,7 @@ impl Default for Settings {
             no_last_updated: false,
             ignored_params: Vec::new(),
             ignore_sort: false,
+            order: Order::default(),
             require_patient: false,
             required_params: BTreeMap::new(),
             one_patient: false,
@@ -131,6 +134,18 @@ pub enum Paging {
     Cursor,
     /// A number of entries to skip: `_offset=…`. Loses and doubles under writes, as real ones do.
     Offset,
+}
+
+/// The order of a search that is not sorted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// That of creation; by cursors the newest first.
+    #[default]
+    Own,
+    /// By `lastUpdated`, ascending.
+    LastUpdated,
+    /// By id.
+    Id,
 }
 
 /// What `Bundle.total` says on ordinary pages; `_total=accurate` goes before it where it is honoured, but for

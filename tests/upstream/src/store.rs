@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::body::Body;
+use crate::paging::Position;
 use crate::splice::Shape;
 use crate::{instant, params};
 
@@ -80,6 +81,8 @@ pub(crate) struct Moment {
     /// `None` where the server keeps no stamps.
     pub(crate) last_updated: Option<DateTime<Utc>>,
     pub(crate) visible_at: DateTime<Utc>,
+    /// Whether its place in time can be searched for at once, or only after [`Store::index`].
+    pub(crate) is_indexed: bool,
 }
 
 /// One version of one resource.
@@ -95,9 +98,8 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The place in time, as searches compare it.
-    pub(crate) fn millis(&self) -> i64 {
-        self.last_updated.map_or(0, |at| at.timestamp_millis())
+    fn millis(&self) -> Option<i64> {
+        self.last_updated.map(|at| at.timestamp_millis())
     }
 }
 
@@ -116,7 +118,7 @@ pub(crate) struct TypeStore {
     pub(crate) rows: BTreeMap<u64, Row>,
     /// Live and deleted ones.
     pub(crate) ids: BTreeMap<Arc<str>, Slot>,
-    /// Live ones by `lastUpdated` in milliseconds.
+    /// Live ones by their place in time, in milliseconds; those without one come first.
     pub(crate) times: BTreeSet<(i64, u64)>,
     terms: HashMap<Box<str>, u32>,
     postings: Vec<BTreeSet<u64>>,
@@ -126,6 +128,8 @@ pub(crate) struct TypeStore {
 #[derive(Debug)]
 pub(crate) struct Row {
     record: usize,
+    /// The place in time that searches compare; none if there is no stamp, or none was indexed yet.
+    place: Option<i64>,
     terms: Box<[u32]>,
 }
 
@@ -153,9 +157,14 @@ impl TypeStore {
         number
     }
 
-    fn unlink(&mut self, pid: u64, millis: i64) {
-        self.times.remove(&(millis, pid));
+    /// The place in time that a search would find this live resource at.
+    pub(crate) fn place(&self, pid: u64) -> Option<i64> {
+        self.rows.get(&pid)?.place
+    }
+
+    fn unlink(&mut self, pid: u64) {
         if let Some(row) = self.rows.remove(&pid) {
+            self.times.remove(&(row.place.unwrap_or(0), pid));
             for term in row.terms {
                 if let Some(posting) = self.postings.get_mut(term as usize) {
                     posting.remove(&pid);
@@ -164,15 +173,15 @@ impl TypeStore {
         }
     }
 
-    fn link(&mut self, pid: u64, millis: i64, record: usize, terms: Vec<String>) {
+    fn link(&mut self, pid: u64, place: Option<i64>, record: usize, terms: Vec<String>) {
         let terms: Box<[u32]> = terms.into_iter().map(|term| self.intern(term)).collect();
         for term in &terms {
             if let Some(posting) = self.postings.get_mut(*term as usize) {
                 posting.insert(pid);
             }
         }
-        self.times.insert((millis, pid));
-        self.rows.insert(pid, Row { record, terms });
+        self.times.insert((place.unwrap_or(0), pid));
+        self.rows.insert(pid, Row { record, place, terms });
     }
 }
 
@@ -195,6 +204,23 @@ impl Store {
         self.records.get(of_type.rows.get(&pid)?.record)
     }
 
+    /// Where a live resource stands among others.
+    pub(crate) fn position(&self, of_type: &TypeStore, pid: u64) -> Option<Position> {
+        let record = self.current(of_type, pid)?;
+        Some(Position { millis: of_type.place(pid).unwrap_or(0), pid, id: record.id.as_ref().to_owned() })
+    }
+
+    /// From now on a live resource is searched for by its present stamp.
+    pub(crate) fn index(&mut self, resource_type: &str, id: &str) {
+        let Some(of_type) = self.types.get_mut(resource_type) else { return };
+        let Some(pid) = of_type.ids.get(id).map(|slot| slot.pid) else { return };
+        let Some(row) = of_type.rows.get_mut(&pid) else { return };
+        let place = self.records.get(row.record).and_then(Record::millis);
+        let before = std::mem::replace(&mut row.place, place);
+        of_type.times.remove(&(before.unwrap_or(0), pid));
+        of_type.times.insert((place.unwrap_or(0), pid));
+    }
+
     /// The newest version of a resource, be it a deletion.
     pub(crate) fn newest(&self, resource_type: &str, id: &str) -> Option<&Record> {
         self.records.get(self.types.get(resource_type)?.ids.get(id)?.record)
@@ -206,12 +232,11 @@ impl Store {
             Change::Put { id, incoming } => (incoming.resource_type().into(), id, Some(incoming)),
             Change::Delete { resource_type, id } => (resource_type, id, None),
         };
-        let before =
-            self.newest(&resource_type, &id).map(|record| (record.version, record.millis(), record.body.is_some()));
-        if incoming.is_none() && !before.is_some_and(|(_, _, live)| live) {
+        let before = self.newest(&resource_type, &id).map(|record| (record.version, record.body.is_some()));
+        if incoming.is_none() && !before.is_some_and(|(_, live)| live) {
             return None;
         }
-        let version = before.map_or(0, |(version, _, _)| version) + 1;
+        let version = before.map_or(0, |(version, _)| version) + 1;
         let of_type = self.types.entry(Arc::clone(&resource_type)).or_default();
         let number = self.records.len();
         let next_pid = self.next_pid;
@@ -219,9 +244,8 @@ impl Store {
         slot.record = number;
         let pid = slot.pid;
         self.next_pid += u64::from(pid == next_pid);
-        if let Some((_, millis, true)) = before {
-            of_type.unlink(pid, millis);
-        }
+        let place_before = of_type.place(pid);
+        of_type.unlink(pid);
         let mut record = Record {
             resource_type,
             id,
@@ -231,7 +255,8 @@ impl Store {
             body: None,
         };
         if let Some(mut incoming) = incoming {
-            of_type.link(pid, record.millis(), number, std::mem::take(&mut incoming.terms));
+            let place = if moment.is_indexed { record.millis() } else { place_before };
+            of_type.link(pid, place, number, std::mem::take(&mut incoming.terms));
             record.body = Some(incoming.stamped(&record.id, version, moment.last_updated));
         }
         self.records.push(record);
@@ -251,7 +276,7 @@ mod tests {
 
     fn moment(second: i64) -> Moment {
         let at = DateTime::from_timestamp(second, 0).expect("in range");
-        Moment { last_updated: Some(at), visible_at: at }
+        Moment { last_updated: Some(at), visible_at: at, is_indexed: true }
     }
 
     #[test]
@@ -267,6 +292,22 @@ mod tests {
         assert_eq!(current.version, 2);
         let text = current.body.as_ref().expect("live").text();
         assert!(text.contains(r#""meta":{"versionId":"2","lastUpdated":"1970-01-01T00:00:02.000+00:00"}"#), "{text}");
+    }
+
+    #[test]
+    fn an_index_that_runs_behind_finds_an_update_at_its_old_place() {
+        let mut store = Store::default();
+        put(&mut store, r#"{"resourceType":"Basic","id":"a"}"#, 1);
+        for (id, second) in [("a", 2), ("b", 3)] {
+            let incoming = Incoming::parse(&format!(r#"{{"resourceType":"Basic","id":"{id}"}}"#)).expect("a resource");
+            store.apply(Change::Put { id: id.into(), incoming }, Moment { is_indexed: false, ..moment(second) });
+        }
+        let places = |store: &Store| store.of_type("Basic").map(|basics| [basics.place(0), basics.place(1)]);
+        assert_eq!(places(&store), Some([Some(1_000), None]));
+        store.index("Basic", "a");
+        store.index("Basic", "b");
+        assert_eq!(places(&store), Some([Some(2_000), Some(3_000)]));
+        assert_eq!(store.of_type("Basic").map(|basics| basics.times.len()), Some(2));
     }
 
     #[test]

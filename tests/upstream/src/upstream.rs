@@ -37,6 +37,25 @@ struct Inner {
     next_id: std::sync::atomic::AtomicU64,
     /// Pages by offsets that were made.
     pages: std::sync::atomic::AtomicU64,
+    script: RwLock<Option<Arc<dyn Script>>>,
+}
+
+/// What happens to the server while it answers.
+pub(crate) trait Script: Send + Sync {
+    fn play(&self, step: Step<'_>);
+}
+
+/// Where the answer to a request stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step<'r> {
+    /// It has arrived: its path below the base, and its query.
+    Arrived { path: &'r str, query: &'r str },
+    /// A search knows which resources it found and has not loaded them.
+    Found,
+    /// The resources of a page, as text for people.
+    Loaded(&'r str),
+    /// The answer is made and on its way.
+    Answered,
 }
 
 /// The current version of a resource.
@@ -133,6 +152,7 @@ impl SampleUpstream {
                 slots: Slots::default(),
                 next_id: std::sync::atomic::AtomicU64::new(1),
                 pages: std::sync::atomic::AtomicU64::new(0),
+                script: RwLock::default(),
             }),
         }
     }
@@ -335,17 +355,42 @@ impl SampleUpstream {
     /// As [`Self::apply`]; `visible_at` is what [`Self::versions`] will tell.
     pub(crate) fn apply_seen_at(&self, changes: Vec<Change>, stamp: DateTime<Utc>, visible_at: DateTime<Utc>) {
         let keeps_stamps = !self.settings().no_last_updated;
-        let moment = Moment { last_updated: keeps_stamps.then(|| instant::to_millis(stamp)), visible_at };
-        let mut store = self.inner.store.write().unwrap_or_else(PoisonError::into_inner);
-        for change in changes {
-            store.apply(change, moment);
-        }
+        let last_updated = keeps_stamps.then(|| instant::to_millis(stamp));
+        let moment = Moment { last_updated, visible_at, is_indexed: true };
+        self.write(|store| {
+            for change in changes {
+                store.apply(change, moment);
+            }
+        });
     }
 
     /// Makes a change without a stamp visible.
     pub(crate) fn apply_unstamped(&self, change: Change, visible_at: DateTime<Utc>) {
-        let mut store = self.inner.store.write().unwrap_or_else(PoisonError::into_inner);
-        store.apply(change, Moment { last_updated: None, visible_at });
+        let moment = Moment { last_updated: None, visible_at, is_indexed: true };
+        self.write(|store| {
+            store.apply(change, moment);
+        });
+    }
+
+    pub(crate) fn write<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+        change(&mut self.inner.store.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has `script` play at each step of every request from now on.
+    pub(crate) fn set_script(&self, script: Option<Arc<dyn Script>>) {
+        *self.inner.script.write().unwrap_or_else(PoisonError::into_inner) = script;
+    }
+
+    pub(crate) fn is_scripted(&self) -> bool {
+        self.inner.script.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// What a script has to play at this step. The store may not be held.
+    pub(crate) fn play(&self, step: Step<'_>) {
+        let script = self.inner.script.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(script) = script {
+            script.play(step);
+        }
     }
 
     /// The number of one more page by offsets, from 1.
