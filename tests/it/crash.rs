@@ -1,7 +1,7 @@
 //! A process that is aborted before and after each effect on its store and its output: whatever the moment, the next
 //! life ends with exactly what is to be exported, and leaves nothing behind that no manifest lists.
 
-mod output;
+pub(crate) mod output;
 
 use std::collections::BTreeMap;
 use std::path::Path;

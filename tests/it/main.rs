@@ -23,6 +23,7 @@ mod kill;
 mod lies;
 mod limits;
 mod links;
+mod model;
 mod outage;
 mod paths;
 mod poisoned;

@@ -15,15 +15,29 @@ use object_store::{
 };
 use offtake::testing::CrashPoint;
 
-#[derive(Debug)]
-pub(super) struct CrashOutput {
+pub(crate) struct CrashOutput {
     below: Arc<dyn ObjectStore>,
     point: Arc<CrashPoint>,
+    /// Is told the name of each small object that was written.
+    on_put: Option<OnPut>,
 }
 
+type OnPut = Box<dyn Fn(&str) + Send + Sync>;
+
 impl CrashOutput {
-    pub(super) fn new(below: Arc<dyn ObjectStore>, point: Arc<CrashPoint>) -> Self {
-        Self { below, point }
+    pub(crate) fn new(below: Arc<dyn ObjectStore>, point: Arc<CrashPoint>) -> Self {
+        Self { below, point, on_put: None }
+    }
+
+    /// The same, telling the name of each small object once it is written.
+    pub(crate) fn telling(self, on_put: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { on_put: Some(Box::new(on_put)), ..self }
+    }
+}
+
+impl fmt::Debug for CrashOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
     }
 }
 
@@ -36,7 +50,11 @@ impl fmt::Display for CrashOutput {
 #[async_trait]
 impl ObjectStore for CrashOutput {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.point.effect(self.below.put_opts(location, payload, options)).await
+        let put = self.point.effect(self.below.put_opts(location, payload, options)).await;
+        if let (Some(on_put), Some(name)) = (&self.on_put, location.filename()) {
+            on_put(name);
+        }
+        put
     }
 
     async fn put_multipart_opts(
