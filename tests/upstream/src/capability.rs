@@ -11,7 +11,7 @@ use crate::{instant, settings::Settings};
 /// The text of the `CapabilityStatement`. Lies (ignored parameters) are not admitted.
 pub(crate) fn statement(upstream: &SampleUpstream, base: &str) -> String {
     let settings = upstream.settings();
-    let mut types: BTreeSet<String> = params::known_types().map(str::to_owned).collect();
+    let mut types: BTreeSet<String> = params::known_types(settings.version()).map(str::to_owned).collect();
     types.extend(upstream.read(|store| store.types().map(|(name, _)| name.as_ref().to_owned()).collect::<Vec<_>>()));
     let resources: Vec<Value> = types.iter().map(|name| resource(name, &settings)).collect();
     json!({
@@ -21,7 +21,7 @@ pub(crate) fn statement(upstream: &SampleUpstream, base: &str) -> String {
         "kind": "instance",
         "software": { "name": settings.software, "version": settings.version },
         "implementation": { "description": "sample upstream", "url": base },
-        "fhirVersion": "4.0.1",
+        "fhirVersion": settings.fhir_version,
         "format": ["application/fhir+json", "json"],
         "rest": [{
             "mode": "server",
@@ -39,7 +39,7 @@ fn resource(name: &str, settings: &Settings) -> Value {
     if !settings.no_last_updated {
         search_params.push(json!({ "name": "_lastUpdated", "type": "date" }));
     }
-    for param in params::of(name) {
+    for param in params::of(settings.version(), name) {
         let kind = match param.kind {
             Kind::Reference => "reference",
             Kind::Token => "token",

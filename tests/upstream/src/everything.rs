@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use crate::answer::{Answer, Refusal};
 use crate::bundle::{Bundle, Head};
-use crate::params::{self, Kind};
+use crate::params::{self, Kind, Version};
 use crate::settings::Everything;
 use crate::store::{Record, Store};
 use crate::upstream::SampleUpstream;
@@ -48,7 +48,7 @@ pub(crate) fn everything(
     upstream.read(|store| {
         store.newest("Patient", id).ok_or_else(|| Refusal::not_found("there is no such patient"))?;
         let everybody = settings.everything == Everything::OfEverybody;
-        let found = record(store, id, everybody);
+        let found = record(store, settings.version(), id, everybody);
         let wanted =
             |record: &&(&Record, bool)| types.as_ref().is_none_or(|types| types.contains(&*record.0.resource_type));
         let found: Vec<_> = found.iter().filter(wanted).collect();
@@ -75,15 +75,15 @@ pub(crate) fn everything(
 }
 
 /// What belongs to the patient, or to any, and what comes along.
-fn record<'s>(store: &'s Store, id: &str, everybody: bool) -> Vec<(&'s Record, bool)> {
+fn record<'s>(store: &'s Store, version: Version, id: &str, everybody: bool) -> Vec<(&'s Record, bool)> {
     let mut found = Vec::new();
     for (name, of_type) in store.types() {
         let along = ALONG.contains(&&**name);
-        let all = along || (everybody && (params::is_clinical(name) || &**name == "Patient"));
+        let all = along || (everybody && (params::is_clinical(version, name) || &**name == "Patient"));
         let pids: BTreeSet<u64> = if all {
             of_type.rows.keys().copied().collect()
-        } else if params::is_clinical(name) {
-            let links = params::of(name).filter(|param| param.kind == Kind::Reference);
+        } else if params::is_clinical(version, name) {
+            let links = params::of(version, name).filter(|param| param.kind == Kind::Reference);
             let postings = links.filter_map(|param| of_type.posting(&format!("{}=Patient/{id}", param.name)));
             postings.flatten().copied().collect()
         } else {

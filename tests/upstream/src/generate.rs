@@ -121,6 +121,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::params::Version;
     use crate::store::Incoming;
 
     #[test]
@@ -128,7 +129,7 @@ mod tests {
         let texts = resources(25, 3);
         let mut names = BTreeSet::new();
         for text in &texts {
-            let incoming = Incoming::parse(text).unwrap_or_else(|error| panic!("{error:#}: {text}"));
+            let incoming = Incoming::parse(Version::R4, text).unwrap_or_else(|error| panic!("{error:#}: {text}"));
             let name = format!("{}/{}", incoming.resource_type(), incoming.id().expect("an id"));
             assert!(names.insert(name.clone()), "{name} twice");
         }

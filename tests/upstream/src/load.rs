@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use flate2::read::MultiGzDecoder;
 
 use crate::generate;
+use crate::params::Version;
 use crate::rng::Rng;
 use crate::settings::Stamp;
 use crate::store::{Change, Incoming};
@@ -26,17 +27,18 @@ impl SampleUpstream {
     /// # Errors
     /// If the folder cannot be read or a line is no resource with an id; then nothing is stored.
     pub fn load_dir(&self, dir: &Path) -> anyhow::Result<usize> {
+        let version = self.settings().version();
         let mut changes = Vec::new();
         for file in ndjson_files(dir)? {
-            read_file(&file, &mut changes).with_context(|| format!("reading {}", file.display()))?;
+            read_file(version, &file, &mut changes).with_context(|| format!("reading {}", file.display()))?;
         }
-        resolve_conditional(&mut changes)?;
+        resolve_conditional(version, &mut changes)?;
         if !changes.iter().any(|(_, incoming)| incoming.resource_type() == "Group") {
             let patients = changes.iter().filter(|(_, incoming)| incoming.resource_type() == "Patient");
             let ids = patients.filter_map(|(_, incoming)| incoming.id());
             let members: Vec<String> = ids.map(|id| generate::member(&format!("Patient/{id}"), "")).collect();
             let group = generate::group("all", "person", &members);
-            let incoming = Incoming::parse(&group)?;
+            let incoming = Incoming::parse(version, &group)?;
             changes.push((group, incoming));
         }
         let count = changes.len();
@@ -46,8 +48,10 @@ impl SampleUpstream {
 
     /// Makes so many patients and their records, the same for the same seed.
     pub fn generate(&self, patients: usize) {
-        let texts = generate::resources(patients, self.settings().seed);
-        let parsed = texts.into_iter().map(|text| Incoming::parse(&text)).collect::<anyhow::Result<_>>();
+        let settings = self.settings();
+        let texts = generate::resources(patients, settings.seed);
+        let parsed =
+            texts.into_iter().map(|text| Incoming::parse(settings.version(), &text)).collect::<anyhow::Result<_>>();
         let stored = parsed.and_then(|incoming| self.store_all(incoming));
         stored.expect("generated resources are resources: a unit test reads them all");
     }
@@ -55,12 +59,13 @@ impl SampleUpstream {
     /// Makes `count` resources of about `bytes` bytes each, of `DocumentReference`, Binary and Observation in
     /// turn, with three patients in `Group/all`. They share one filler, so that they take no memory here.
     pub fn generate_big(&self, count: usize, bytes: usize) {
+        let version = self.settings().version();
         let texts = generate::few_patients(3);
-        let parsed = texts.iter().map(|text| Incoming::parse(text));
+        let parsed = texts.iter().map(|text| Incoming::parse(version, text));
         let big = (0..count).map(|number| {
             let (head, tail) = generate::big_around_filler(number);
             let filler_bytes = bytes.saturating_sub(head.len() + tail.len()) / 4 * 4;
-            Incoming::filled(&head, filler_bytes, &tail)
+            Incoming::filled(version, &head, filler_bytes, &tail)
         });
         let stored = parsed.chain(big).collect::<anyhow::Result<_>>().and_then(|incoming| self.store_all(incoming));
         stored.expect("generated resources are resources: a unit test reads them all");
@@ -134,7 +139,7 @@ fn ndjson_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read_file(path: &Path, into: &mut Vec<(String, Incoming)>) -> anyhow::Result<()> {
+fn read_file(version: Version, path: &Path, into: &mut Vec<(String, Incoming)>) -> anyhow::Result<()> {
     let file = File::open(path)?;
     let zipped = path.extension().is_some_and(|extension| extension == "gz");
     let lines: Box<dyn BufRead> =
@@ -142,7 +147,7 @@ fn read_file(path: &Path, into: &mut Vec<(String, Incoming)>) -> anyhow::Result<
     for (line, number) in lines.lines().zip(1..) {
         let line = line?;
         if !line.trim().is_empty() {
-            let incoming = Incoming::parse(&line).with_context(|| format!("line {number}"))?;
+            let incoming = Incoming::parse(version, &line).with_context(|| format!("line {number}"))?;
             into.push((line, incoming));
         }
     }
@@ -150,7 +155,7 @@ fn read_file(path: &Path, into: &mut Vec<(String, Incoming)>) -> anyhow::Result<
 }
 
 /// Puts `Type/id` where a reference names a resource by an identifier that one of `all` has.
-fn resolve_conditional(all: &mut [(String, Incoming)]) -> anyhow::Result<()> {
+fn resolve_conditional(version: Version, all: &mut [(String, Incoming)]) -> anyhow::Result<()> {
     const MARK: &str = "?identifier=";
     if !all.iter().any(|(text, _)| text.contains(MARK)) {
         return Ok(());
@@ -177,7 +182,7 @@ fn resolve_conditional(all: &mut [(String, Incoming)]) -> anyhow::Result<()> {
         }
         if copied > 0 {
             resolved.push_str(&text[copied..]);
-            *incoming = Incoming::parse(&resolved)?;
+            *incoming = Incoming::parse(version, &resolved)?;
             *text = resolved;
         }
     }

@@ -20,6 +20,14 @@ pub(crate) struct Param {
     paths: &'static str,
 }
 
+/// The version of FHIR whose parameters are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// R4 and R4B, and whatever is spoken that is not R5.
+    R4,
+    R5,
+}
+
 /// Types of the R4 Patient compartment (`spec/bulk-data.md` section 6.2) with `parameter=element` pairs.
 /// `patient` finds references to patients only. Sorted by type.
 const COMPARTMENT: &[(&str, &str)] = &[
@@ -94,6 +102,50 @@ const COMPARTMENT: &[(&str, &str)] = &[
     ("VisionPrescription", "patient=patient"),
 ];
 
+/// The same of R5, where it differs: types that it has no more are `None`.
+const OF_R5: &[(&str, Option<&str>)] = &[
+    ("AllergyIntolerance", Some("patient=patient participant=participant.actor")),
+    ("AuditEvent", Some("patient=patient")),
+    ("BiologicallyDerivedProductDispense", Some("patient=patient")),
+    ("CarePlan", Some("patient=subject subject=subject")),
+    (
+        "CommunicationRequest",
+        Some(
+            "subject=subject patient=subject information-provider=informationProvider recipient=recipient requester=requester",
+        ),
+    ),
+    ("Condition", Some("patient=subject subject=subject participant-actor=participant.actor")),
+    ("Consent", Some("subject=subject patient=subject")),
+    ("Contract", Some("patient=subject subject=subject")),
+    (
+        "Coverage",
+        Some(
+            "policy-holder=policyHolder subscriber=subscriber beneficiary=beneficiary paymentby-party=paymentBy.party patient=beneficiary",
+        ),
+    ),
+    ("DetectedIssue", Some("patient=subject subject=subject")),
+    ("DeviceAssociation", Some("subject=subject patient=subject operator=operation.operator")),
+    ("DeviceRequest", Some("subject=subject patient=subject performer=performer.reference")),
+    ("DeviceUsage", Some("patient=patient")),
+    ("DeviceUseStatement", None),
+    ("DocumentManifest", None),
+    ("EncounterHistory", Some("patient=subject subject=subject")),
+    ("GenomicStudy", Some("patient=subject subject=subject")),
+    ("GuidanceResponse", Some("patient=subject subject=subject")),
+    ("ImagingSelection", Some("patient=subject subject=subject")),
+    ("Media", None),
+    ("MedicationAdministration", Some("patient=subject subject=subject")),
+    ("MolecularSequence", Some("subject=subject patient=subject")),
+    ("NutritionIntake", Some("subject=subject patient=subject source=reportedReference")),
+    ("NutritionOrder", Some("patient=subject subject=subject")),
+    ("Provenance", Some("patient=patient target=target")),
+    ("RequestGroup", None),
+    ("RequestOrchestration", Some("subject=subject patient=subject participant=action.participant.actorReference")),
+    ("ResearchSubject", Some("subject=subject patient=subject")),
+    ("SupplyRequest", Some("subject=deliverTo patient=deliverFor")),
+    ("Task", Some("patient=for subject=for focus=focus")),
+];
+
 /// Types outside the compartment that are known all the same.
 const OTHERS: &[(&str, &str)] = &[
     ("Binary", ""),
@@ -130,18 +182,19 @@ const TOKENS: &[(&str, &[(&str, &str)])] = &[
 ];
 
 /// The names of all types that are known without holding any.
-pub(crate) fn known_types() -> impl Iterator<Item = &'static str> {
-    COMPARTMENT.iter().chain(OTHERS).map(|(resource_type, _)| *resource_type)
+pub(crate) fn known_types(version: Version) -> impl Iterator<Item = &'static str> {
+    let all = COMPARTMENT.iter().chain(OTHERS).map(|(name, _)| *name).chain(OF_R5.iter().map(|(name, _)| *name));
+    all.filter(move |name| in_compartment(version, name).is_some() || references(OTHERS, name).is_some())
 }
 
 /// Whether searches of this type are about patients' records: the compartment without Patient and Group.
-pub(crate) fn is_clinical(resource_type: &str) -> bool {
-    !matches!(resource_type, "Patient" | "Group") && references(COMPARTMENT, resource_type).is_some()
+pub(crate) fn is_clinical(version: Version, resource_type: &str) -> bool {
+    !matches!(resource_type, "Patient" | "Group") && in_compartment(version, resource_type).is_some()
 }
 
 /// The parameters of a type beside those that begin with `_` and are no tokens.
-pub(crate) fn of(resource_type: &str) -> impl Iterator<Item = Param> {
-    let pairs = references(COMPARTMENT, resource_type).or_else(|| references(OTHERS, resource_type)).unwrap_or("");
+pub(crate) fn of(version: Version, resource_type: &str) -> impl Iterator<Item = Param> {
+    let pairs = in_compartment(version, resource_type).or_else(|| references(OTHERS, resource_type)).unwrap_or("");
     let references = pairs.split_ascii_whitespace().filter_map(|pair| pair.split_once('='));
     let own = TOKENS.iter().find(|(name, _)| *name == resource_type).map_or(&[][..], |(_, tokens)| tokens);
     let tokens = COMMON_TOKENS.iter().chain(own);
@@ -151,8 +204,13 @@ pub(crate) fn of(resource_type: &str) -> impl Iterator<Item = Param> {
 }
 
 /// How the parameter of this name, without a modifier, is compared.
-pub(crate) fn kind_of(resource_type: &str, name: &str) -> Option<Kind> {
-    of(resource_type).find(|param| param.name == name).map(|param| param.kind)
+pub(crate) fn kind_of(version: Version, resource_type: &str, name: &str) -> Option<Kind> {
+    of(version, resource_type).find(|param| param.name == name).map(|param| param.kind)
+}
+
+fn in_compartment(version: Version, resource_type: &str) -> Option<&'static str> {
+    let changed = OF_R5.iter().find(|(name, _)| version == Version::R5 && *name == resource_type);
+    changed.map_or_else(|| references(COMPARTMENT, resource_type), |(_, pairs)| *pairs)
 }
 
 fn references(table: &'static [(&str, &str)], resource_type: &str) -> Option<&'static str> {
@@ -161,9 +219,9 @@ fn references(table: &'static [(&str, &str)], resource_type: &str) -> Option<&'s
 
 /// Every `parameter=value` under which a resource can be found; `subject:present` where a reference
 /// parameter has any value.
-pub(crate) fn terms(resource_type: &str, resource: &Value) -> Vec<String> {
+pub(crate) fn terms(version: Version, resource_type: &str, resource: &Value) -> Vec<String> {
     let mut terms = Vec::new();
-    for param in of(resource_type) {
+    for param in of(version, resource_type) {
         let mut values = Vec::new();
         for path in param.paths.split('|') {
             collect(resource, path, &mut values);
@@ -239,19 +297,25 @@ fn token_terms(param: &str, value: &Value, terms: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn terms_of(text: &str) -> Vec<String> {
         let resource: Value = serde_json::from_str(text).expect("JSON");
         let resource_type = resource["resourceType"].as_str().expect("a type").to_owned();
-        terms(&resource_type, &resource)
+        terms(Version::R4, &resource_type, &resource)
     }
 
     #[test]
-    fn the_compartment_has_the_66_types_of_r4_in_order() {
+    fn the_compartment_has_the_66_types_of_r4_or_the_73_of_r5() {
         let types: Vec<_> = COMPARTMENT.iter().map(|(name, _)| *name).collect();
         assert_eq!(types.len(), 66);
-        assert!(types.is_sorted(), "in order");
+        assert!(types.is_sorted() && OF_R5.is_sorted_by_key(|(name, _)| name), "in order");
+        let of = |version| {
+            known_types(version).filter(|name| in_compartment(version, name).is_some()).collect::<BTreeSet<_>>()
+        };
+        assert_eq!((of(Version::R4).len(), of(Version::R5).len()), (66, 73));
     }
 
     #[test]

@@ -106,7 +106,10 @@ impl Search {
                 }
             }
         }
-        if settings.require_patient && params::is_clinical(resource_type) && !search.names_a_patient() {
+        if settings.require_patient
+            && params::is_clinical(settings.version(), resource_type)
+            && !search.names_a_patient()
+        {
             return Err(Refusal::new(
                 http::StatusCode::BAD_REQUEST,
                 "required",
@@ -120,14 +123,15 @@ impl Search {
             return Err(Refusal::new(http::StatusCode::BAD_REQUEST, "required", text));
         }
         let is_list = |(name, value): &(String, String)| {
-            matches!(params::kind_of(resource_type, name), Some(Kind::Reference)) && value.contains(',')
+            matches!(params::kind_of(settings.version(), resource_type, name), Some(Kind::Reference))
+                && value.contains(',')
         };
         if settings.one_patient && pairs.iter().any(is_list) {
             return Err(Refusal::invalid("more than one patient in a search"));
         }
         let closed = &settings.lies.closed_records;
         let is_closed = |(name, value): &(String, String)| {
-            let names = matches!(params::kind_of(resource_type, name), Some(Kind::Reference));
+            let names = matches!(params::kind_of(settings.version(), resource_type, name), Some(Kind::Reference));
             names && value.split(',').any(|id| closed.contains(id.trim_start_matches("Patient/")))
         };
         if !closed.is_empty() && pairs.iter().any(is_closed) {
@@ -180,14 +184,14 @@ impl Search {
             "_cursor" if settings.paging == Paging::Cursor => {
                 self.cursor = Some(Position::decode(value).ok_or_else(|| Refusal::gone("unknown cursor"))?);
             }
-            _ => self.read_filter(name, value, types, settings.lies.typed_references)?,
+            _ => self.read_filter(name, value, types, settings)?,
         }
         Ok(())
     }
 
-    fn read_filter(&mut self, name: &str, value: &str, types: &[String], only_typed: bool) -> Result<(), Refusal> {
+    fn read_filter(&mut self, name: &str, value: &str, types: &[String], settings: &Settings) -> Result<(), Refusal> {
         let (bare, modifier) = name.split_once(':').map_or((name, None), |(bare, modifier)| (bare, Some(modifier)));
-        let Some(param) = params::of(&self.resource_type).find(|param| param.name == bare) else {
+        let Some(param) = params::of(settings.version(), &self.resource_type).find(|param| param.name == bare) else {
             if name.starts_with('_') {
                 return Ok(());
             }
@@ -200,7 +204,7 @@ impl Search {
             match (param.kind, modifier) {
                 (Kind::Token, None) => group.push(format!("{bare}={value}")),
                 (Kind::Reference, None) if value.contains('/') => group.push(format!("{bare}={value}")),
-                (Kind::Reference, None) if only_typed => group.push(format!("{bare}={value}")),
+                (Kind::Reference, None) if settings.lies.typed_references => group.push(format!("{bare}={value}")),
                 (Kind::Reference, None) if bare == "patient" => group.push(format!("patient=Patient/{value}")),
                 (Kind::Reference, None) => group.extend(types.iter().map(|target| format!("{bare}={target}/{value}"))),
                 (Kind::Reference, Some("missing")) => match value {

@@ -166,6 +166,7 @@ fn compare(order: &[SortKey], one: &Position, other: &Position) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::params::Version;
     use crate::query::Search;
     use crate::settings::Settings;
     use crate::store::{Change, Incoming, Moment};
@@ -179,7 +180,7 @@ mod tests {
                 8 - number,
                 number % 3
             );
-            let incoming = Incoming::parse(&text).expect("a resource");
+            let incoming = Incoming::parse(Version::R4, &text).expect("a resource");
             let id = incoming.id().expect("an id").into();
             let at = chrono::DateTime::from_timestamp(number / 2, 0).expect("in range");
             store.apply(

@@ -115,7 +115,9 @@ pub(crate) fn search(
 ) -> Result<Answer, Refusal> {
     let settings = upstream.settings();
     let held: Vec<String> = upstream.read(|store| store.types().map(|(name, _)| name.as_ref().to_owned()).collect());
-    if !held.iter().any(|name| name == resource_type) && !params::known_types().any(|name| name == resource_type) {
+    if !held.iter().any(|name| name == resource_type)
+        && !params::known_types(settings.version()).any(|name| name == resource_type)
+    {
         return Err(Refusal::not_found(format!("unknown resource type '{resource_type}'")));
     }
     let ignores = match settings.lies.handling {

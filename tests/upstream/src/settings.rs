@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use crate::lies::Lies;
+use crate::params::Version;
 
 /// Everything that makes one sample upstream behave differently from another.
 #[derive(Debug, Clone)]
@@ -15,6 +16,8 @@ pub struct Settings {
     pub software: String,
     /// Which version of it that is, as it says.
     pub version: String,
+    /// The version of FHIR that it says it speaks. With R5 it has R5's search parameters from the start.
+    pub fhir_version: String,
     /// Longer queries of a URL are answered with 414, as from Jetty.
     pub most_url_bytes: usize,
     /// How later pages of a search are reached.
@@ -79,6 +82,7 @@ impl Default for Settings {
         Self {
             software: "sample upstream".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            fhir_version: "4.0.1".to_owned(),
             most_url_bytes: 8 * 1024,
             paging: Paging::Snapshot,
             total: Total::WhenComplete,
@@ -108,6 +112,13 @@ impl Default for Settings {
             stamp: Stamp::default(),
             seed: 1,
         }
+    }
+}
+
+impl Settings {
+    /// Whose search parameters there are.
+    pub(crate) fn version(&self) -> Version {
+        if self.fhir_version.starts_with('5') { Version::R5 } else { Version::R4 }
     }
 }
 

@@ -9,9 +9,10 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::body::Body;
+use crate::instant;
 use crate::paging::Position;
+use crate::params::{self, Version};
 use crate::splice::Shape;
-use crate::{instant, params};
 
 /// A resource as a client sent it, checked and read once.
 #[derive(Debug)]
@@ -26,10 +27,10 @@ impl Incoming {
     ///
     /// # Errors
     /// If the text is no JSON object with a `resourceType`.
-    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(version: Version, text: &str) -> anyhow::Result<Self> {
         let resource: Value = serde_json::from_str(text).context("not JSON")?;
         let shape = Shape::of(text)?;
-        let terms = params::terms(shape.resource_type(), &resource);
+        let terms = params::terms(version, shape.resource_type(), &resource);
         Ok(Self { body: Body::Text(text.into()), shape, terms })
     }
 
@@ -37,8 +38,8 @@ impl Incoming {
     ///
     /// # Errors
     /// If the two are no resource without the filler, or the id stands after it.
-    pub(crate) fn filled(head: &str, filler_bytes: usize, tail: &str) -> anyhow::Result<Self> {
-        let skeleton = Self::parse(&format!("{head}{tail}"))?;
+    pub(crate) fn filled(version: Version, head: &str, filler_bytes: usize, tail: &str) -> anyhow::Result<Self> {
+        let skeleton = Self::parse(version, &format!("{head}{tail}"))?;
         anyhow::ensure!(skeleton.shape.reach() <= head.len(), "id and meta must stand before the filler");
         Ok(Self { body: Body::Filled { head: head.into(), filler_bytes, tail: tail.into() }, ..skeleton })
     }
@@ -269,7 +270,7 @@ mod tests {
     use super::*;
 
     fn put(store: &mut Store, text: &str, second: i64) {
-        let incoming = Incoming::parse(text).expect("a resource");
+        let incoming = Incoming::parse(Version::R4, text).expect("a resource");
         let id = incoming.id().expect("an id").into();
         store.apply(Change::Put { id, incoming }, moment(second));
     }
@@ -325,14 +326,14 @@ mod tests {
 
     #[test]
     fn a_large_resource_is_stamped_before_its_filler() {
-        let incoming =
-            Incoming::filled(r#"{"resourceType":"Binary","id":"b","data":""#, 400, r#""}"#).expect("a resource");
+        let incoming = Incoming::filled(Version::R4, r#"{"resourceType":"Binary","id":"b","data":""#, 400, r#""}"#)
+            .expect("a resource");
         let mut store = Store::default();
         store.apply(Change::Put { id: "b".into(), incoming }, moment(1));
         let text = store.newest("Binary", "b").and_then(|record| record.body.clone()).expect("live").text();
         let value: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(value["meta"]["versionId"], "1");
         assert_eq!(value["data"].as_str().map(str::len), Some(400));
-        assert!(Incoming::filled(r#"{"resourceType":"Binary","data":""#, 4, r#"","id":"b"}"#).is_err());
+        assert!(Incoming::filled(Version::R4, r#"{"resourceType":"Binary","data":""#, 4, r#"","id":"b"}"#).is_err());
     }
 }

@@ -332,12 +332,12 @@ impl SampleUpstream {
     pub(crate) fn prepare(&self, op: Op) -> anyhow::Result<Change> {
         match op {
             Op::Create(json) => {
-                let incoming = Incoming::parse(&json)?;
+                let incoming = Incoming::parse(self.settings().version(), &json)?;
                 let id = incoming.id().map_or_else(|| self.new_id(), Arc::from);
                 Ok(Change::Put { id, incoming })
             }
             Op::Update(json) => {
-                let incoming = Incoming::parse(&json)?;
+                let incoming = Incoming::parse(self.settings().version(), &json)?;
                 let id = incoming.id().context("an update names its id")?.into();
                 Ok(Change::Put { id, incoming })
             }
