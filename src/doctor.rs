@@ -48,11 +48,12 @@ pub(crate) async fn examine(
     let capability = capabilities.in_turn().await?;
     let preset = preset.of(&capability.software);
     let given = Profile::default().known(preset, overrides);
-    let by_type = |name: &ResourceType| !given.patient_required || !name.is_read_by_patient();
+    let compartments = capability.compartments().unwrap_or_default();
+    let by_type = |name: &ResourceType| !given.patient_required || !compartments.are_read_by_patient(*name);
     let all: Vec<_> = capability.searchable().into_iter().collect();
     let types: Vec<_> = all.iter().copied().filter(by_type).collect();
     let Survey { held, mut findings } = probe::survey(upstream, &types, page_resources, searches).await?;
-    probe::try_patients(upstream, &all, &held, &given, &mut findings, searches).await?;
+    probe::try_patients(upstream, compartments, &all, &held, &given, &mut findings, searches).await?;
     let profile = findings.profile.clone().known(preset, overrides);
     Ok(Examination { capability, held, findings, profile, preset, overrides: overrides.clone() })
 }
@@ -75,7 +76,7 @@ impl fmt::Display for Examination {
             }
             None => line("preset", "none", "all that is relied on was found by asking")?,
         }
-        let means = if self.capability.has_our_compartments() {
+        let means = if self.capability.compartments().is_some() {
             "all levels can be exported"
         } else {
             "System level only: of this version the Patient compartment is not known here"
@@ -170,8 +171,9 @@ impl Examination {
 
     fn refused(&self, line: &mut Line<'_>) -> fmt::Result {
         let refused: BTreeSet<_> = self.held.refused.iter().map(|(name, _)| name.as_str()).collect();
+        let compartments = self.capability.compartments().unwrap_or_default();
         for name in refused {
-            let by_patient = ResourceType::parse(name).is_some_and(ResourceType::is_read_by_patient);
+            let by_patient = ResourceType::parse(name).is_some_and(|name| compartments.are_read_by_patient(name));
             let means = if by_patient {
                 "is refused without a patient: exports try it patient by patient"
             } else {

@@ -419,7 +419,7 @@ impl Inner {
         self.upstream.heed(&plan.profile);
         let plan = Arc::new(plan);
         let types = plan.types.keys().copied().collect();
-        let grant = Grant::new(plan.cohort.clone(), types, plan.context.clone(), plan.bases.clone());
+        let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, plan.context.clone(), plan.bases.clone());
         let grant = Arc::new(grant);
         let limits =
             PageLimits { most_resources: self.settings.page_resources, target_bytes: self.settings.page_bytes };

@@ -2,6 +2,7 @@
 
 pub(crate) mod bundle;
 pub(crate) mod capability;
+pub(crate) mod compartment;
 pub(crate) mod datatypes;
 pub(crate) mod history;
 pub(crate) mod outcome;

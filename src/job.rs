@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use crate::bulk::job_id::JobId;
 use crate::bulk::kickoff::Kickoff;
 use crate::bulk::manifest::TypeProof;
+use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Instant, Millis};
 use crate::fhir::outcome::{Issue, IssueType};
 use crate::fhir::resource_type::ResourceType;
@@ -27,6 +28,9 @@ pub(crate) struct Job {
     pub(crate) kickoff: Kickoff,
     /// The types to export: those asked for, or all that the level allows.
     pub(crate) types: Vec<ResourceType>,
+    /// What belongs to patients in the version of FHIR that the upstream spoke at kick-off.
+    #[serde(default)]
+    pub(crate) compartments: Compartments,
     /// The whole kick-off URL, as the manifest repeats it.
     pub(crate) request: String,
     /// The base that the upstream said is its own, where it says so.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Instant, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::Manner;
@@ -23,6 +24,9 @@ pub(crate) struct ExportPlan {
     pub(crate) profile: Profile,
     pub(crate) types: BTreeMap<ResourceType, TypePlan>,
     pub(crate) cohort: Cohort,
+    /// What belongs to patients in the upstream's version of FHIR.
+    #[serde(default)]
+    pub(crate) compartments: Compartments,
     /// Whom to ask for at System and Patient level where a search has to name a patient.
     #[serde(default)]
     pub(crate) listed: Listed,
@@ -413,6 +417,7 @@ mod tests {
                     profile: Profile::default(),
                     types: BTreeMap::from([(resource_type, plan)]),
                     cohort: Cohort::Members(vec![Id::parse("p").expect("an id")]),
+                    compartments: Compartments::R4,
                     listed: Listed::default(),
                     context: Vec::new(),
                     on_short: OnShort::Fail,

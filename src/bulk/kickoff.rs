@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::{HeaderMap, Method, header};
 use serde::{Deserialize, Serialize};
 
+use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Instant};
 use crate::fhir::resource_type::ResourceType;
 use parameters::{Parameter, ParametersError};
@@ -101,7 +102,7 @@ pub(crate) enum KickoffError {
     #[error("{location}: none of the types asked for belongs to patients; ask for them at system level")]
     OutsideCompartment { location: String },
     #[error(
-        "patients can be exported of servers that speak FHIR R4 or R4B, and this one speaks another version; System level is offered"
+        "patients can be exported of servers that speak FHIR R4, R4B or R5, and this one speaks another version; System level is offered"
     )]
     FhirVersion,
 }
@@ -237,6 +238,7 @@ impl Kickoff {
         &self,
         places: &Places,
         searchable: &BTreeSet<ResourceType>,
+        compartments: Compartments,
     ) -> Result<Vec<ResourceType>, KickoffError> {
         let wanted = match &self.types {
             None => searchable,
@@ -247,7 +249,7 @@ impl Kickoff {
                 None => types,
             },
         };
-        let of_patients = |name: &ResourceType| name.in_patient_compartment() && !name.left_out_of_patient_exports();
+        let of_patients = |name: &ResourceType| compartments.hold(*name) && !name.left_out_of_patient_exports();
         let types: Vec<_> = match self.level {
             ExportLevel::System => wanted.iter().copied().collect(),
             ExportLevel::Patient | ExportLevel::Group(_) => wanted.iter().copied().filter(of_patients).collect(),
@@ -542,7 +544,7 @@ mod tests {
         let resolve = |level, names: Option<&[&str]>| {
             let types = names.map(types);
             let kickoff = Kickoff { level, types, since: None, until: None, ignored: vec![] };
-            let names = kickoff.resolve(&Places::default(), &searchable);
+            let names = kickoff.resolve(&Places::default(), &searchable, Compartments::R4);
             names.map(|names| names.iter().map(|name| name.as_str()).collect::<Vec<_>>())
         };
         assert_eq!(resolve(ExportLevel::System, None), Ok(vec!["Group", "Observation", "Organization", "Patient"]));

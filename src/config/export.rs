@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Problems, Section, seconds};
+use crate::fhir::compartment::Compartments;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::{BoundaryChoice, OnShort};
 
@@ -65,7 +66,8 @@ impl Section for ExportConfig {
         }
         for name in &self.follow_references {
             match ResourceType::parse(name) {
-                Some(known) if known.in_patient_compartment() => {
+                // What belongs to patients in later versions only is known when there is a server.
+                Some(known) if Compartments::R4.hold(known) => {
                     problems.add("follow_references", &format!("names {name}, which belongs to patients"));
                 }
                 Some(_) => {}

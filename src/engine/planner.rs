@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use super::profiler::Profiler;
 use crate::bulk::kickoff::ExportLevel;
 use crate::fhir::bundle::Scope;
+use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Instant, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
@@ -67,8 +68,8 @@ struct Survey {
 impl Survey {
     /// Where nothing at all is found of what belongs to patients unless one is named, that is likely no emptiness but how
     /// the server answers: then nothing is left out for being empty.
-    fn doubt_emptiness(&mut self) {
-        let of_patients = |name: &ResourceType| *name != ResourceType::PATIENT && name.compartment().next().is_some();
+    fn doubt_emptiness(&mut self, compartments: Compartments) {
+        let of_patients = |name: &ResourceType| *name != ResourceType::PATIENT && compartments.hold(*name);
         if self.held.iter().all(|(name, count)| !of_patients(name) || *count == 0) {
             self.held.retain(|name, _| !of_patients(name));
         }
@@ -125,6 +126,7 @@ const UNSEEN_MILLIS: i64 = 15 * 60 * 1000;
 
 impl Planner {
     pub(super) async fn plan(&self, job: &Job) -> Result<Planned, PlanError> {
+        let compartments = job.compartments;
         let preset = self.preset.of(&job.software);
         // What is known before anything is asked.
         let given = Profile::default().known(preset, &self.overrides);
@@ -142,16 +144,16 @@ impl Planner {
             }
         };
         if matches!(&cohort, Cohort::Members(members) if !members.is_empty()) {
-            survey.doubt_emptiness();
+            survey.doubt_emptiness(job.compartments);
         }
         let mut profile = findings.profile;
-        let some = self.some_patients(&mut survey, &cohort, &given).await?;
-        let reached = self.reach(&mut survey, &some, &given.searches).await?;
+        let some = self.some_patients(job, &mut survey, &cohort, &given).await?;
+        let reached = self.reach(job, &mut survey, &some, &given.searches).await?;
         let records = self.records(&mut survey, &cohort, &some, &given).await?;
         if matches!(cohort, Cohort::Members(_)) || !reached.is_empty() {
             let tried = if matches!(cohort, Cohort::Members(_)) { survey.types.as_slice() } else { &[] };
             let ways = probe::ways(&reached, &given.searches);
-            let found = self.patients(&some, &survey.held, tried, &ways, profile.counts).await?;
+            let found = self.patients(job, &some, &survey.held, tried, &ways, profile.counts).await?;
             profile.note(found.form, found.lists.map(|lists| (lists.url_most_bytes, lists.post)));
         }
         let profile = profile.known(preset, &self.overrides);
@@ -168,7 +170,7 @@ impl Planner {
         };
         let mut plans = BTreeMap::new();
         for resource_type in survey.types.iter().filter(|name| job.types.contains(name)) {
-            let strategy = strategy(*resource_type, &cohort, &profile);
+            let strategy = strategy(*resource_type, job.compartments, &cohort, &profile);
             let baseline = profile.counts.and_then(|_| survey.held.get(resource_type).copied());
             plans.insert(*resource_type, TypePlan { strategy, baseline, oldest: None, assumed: BTreeSet::new() });
         }
@@ -181,9 +183,11 @@ impl Planner {
         plans.extend(records.iter().map(|name| (*name, by_records())));
         let horizon = self.horizon(job, &profile, newest, now);
         let asked_for = |name: &ResourceType| kickoff.types.as_ref().is_none_or(|types| types.contains(name));
+        // What belongs to patients comes with its patients, or not at all.
+        let is_context = |name: &ResourceType| !compartments.hold(*name) && asked_for(name);
         let context = match cohort {
             Cohort::Everything => Vec::new(),
-            Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(asked_for).collect(),
+            Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(is_context).collect(),
         };
         let bases = self.upstream.bases().into_iter().map(str::to_owned).collect();
         let boundary = self.boundary(&survey).await?;
@@ -193,6 +197,7 @@ impl Planner {
             profile,
             types: plans,
             cohort,
+            compartments,
             listed,
             context,
             on_short,
@@ -271,7 +276,7 @@ impl Planner {
     /// Asks for every type of a job without a patient, but for those of which it is known that this is of no use. Where
     /// nothing is answered, patients tell more of the server than nothing.
     async fn survey(&self, job: &Job, given: &Profile) -> Result<Survey, PlanError> {
-        let required = |name: &ResourceType| given.patient_required && name.is_read_by_patient();
+        let required = |name: &ResourceType| given.patient_required && job.compartments.are_read_by_patient(*name);
         let (required, mut types): (Vec<_>, Vec<_>) = job.types.iter().copied().partition(required);
         if !required.is_empty() && !types.contains(&ResourceType::PATIENT) {
             types.push(ResourceType::PATIENT);
@@ -287,14 +292,21 @@ impl Planner {
             refused.retain(|(name, _)| *name != ResourceType::PATIENT);
         }
         types.retain(|name| refused.iter().all(|(refused, _)| refused != name));
-        let (by_patient, refused) = refused.into_iter().partition(|(name, _)| name.is_read_by_patient());
+        let (by_patient, refused) =
+            refused.into_iter().partition(|(name, _)| job.compartments.are_read_by_patient(*name));
         let mut alone: Vec<(ResourceType, Vec<Issue>)> = by_patient;
         alone.extend(required.into_iter().map(|name| (name, Vec::new())));
         Ok(Survey { types, held, date, refused, alone, unreached: Vec::new() })
     }
 
     /// Patients to try searches on: the members of a Group, or some of all.
-    async fn some_patients(&self, survey: &mut Survey, cohort: &Cohort, given: &Profile) -> Result<Vec<Id>, PlanError> {
+    async fn some_patients(
+        &self,
+        job: &Job,
+        survey: &mut Survey,
+        cohort: &Cohort,
+        given: &Profile,
+    ) -> Result<Vec<Id>, PlanError> {
         match cohort {
             Cohort::Members(members) => return Ok(members.clone()),
             Cohort::Everything | Cohort::AllPatients if survey.alone.is_empty() => return Ok(Vec::new()),
@@ -303,7 +315,7 @@ impl Planner {
         let failed = |source| PlanError::Search { resource_type: ResourceType::PATIENT, source };
         let some = probe::some_patients(&self.upstream).await.map_err(failed)?;
         if some.is_none() {
-            if given.patient_required || !survey.types.iter().copied().any(ResourceType::is_read_by_patient) {
+            if given.patient_required || !survey.types.iter().any(|name| job.compartments.are_read_by_patient(*name)) {
                 return Err(PlanError::NobodyListed);
             }
             // A few types that are not to be had do not stop the others.
@@ -315,12 +327,13 @@ impl Planner {
     /// How the types that want a patient can be searched by some of `patients`.
     async fn reach(
         &self,
+        job: &Job,
         survey: &mut Survey,
         patients: &[Id],
         searches: &Searches,
     ) -> Result<BTreeMap<ResourceType, Reached>, PlanError> {
         let reach = |name: ResourceType| async move {
-            (name, probe::reach(&self.upstream, name, patients, searches.of(name)).await)
+            (name, probe::reach(&self.upstream, job.compartments, name, patients, searches.of(name)).await)
         };
         let alone: Vec<_> = std::mem::take(&mut survey.alone).into_iter().map(|(name, _)| name).collect();
         let mut answers = futures_util::stream::iter(alone).map(reach).buffer_unordered(self.searches);
@@ -373,6 +386,7 @@ impl Planner {
     /// What searches by patient do, by some who are patients.
     async fn patients(
         &self,
+        job: &Job,
         members: &[Id],
         held: &BTreeMap<ResourceType, u64>,
         types: &[ResourceType],
@@ -381,7 +395,7 @@ impl Planner {
     ) -> Result<probe::Patients, PlanError> {
         let occupied = |name: &ResourceType| *name != ResourceType::PATIENT && held.get(name) != Some(&0);
         let occupied: Vec<_> = types.iter().copied().filter(occupied).collect();
-        Ok(probe::patients(&self.upstream, &occupied, known, members, counts, self.searches).await?)
+        Ok(probe::patients(&self.upstream, job.compartments, &occupied, known, members, counts, self.searches).await?)
     }
 
     /// The newest stamp that is not after `now`, to the second before it, where the server does not sort: by whether
@@ -476,13 +490,13 @@ impl Planner {
     }
 }
 
-fn strategy(resource_type: ResourceType, cohort: &Cohort, profile: &Profile) -> Strategy {
+fn strategy(resource_type: ResourceType, compartments: Compartments, cohort: &Cohort, profile: &Profile) -> Strategy {
     match cohort {
         Cohort::Members(_) if resource_type == ResourceType::PATIENT => {
             Strategy::Patients { links: vec!["_id".into()], searches: Vec::new() }
         }
         Cohort::Members(_) => {
-            let links = resource_type.compartment().map(|link| link.param.into());
+            let links = compartments.links(resource_type).map(|link| link.param.into());
             Strategy::Patients { links: links.collect(), searches: profile.searches.of(resource_type).to_vec() }
         }
         Cohort::Everything | Cohort::AllPatients if profile.filters_by_time() => Strategy::Windows,

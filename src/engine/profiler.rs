@@ -180,7 +180,8 @@ impl Profiler {
                 .map_err(|(resource_type, source)| Silent { resource_type, source })?,
         };
         let mut findings = found.findings.clone();
-        probe::try_patients(upstream, &all, &held, &given, &mut findings, parts.searches).await?;
+        let compartments = capability.compartments().unwrap_or_default();
+        probe::try_patients(upstream, compartments, &all, &held, &given, &mut findings, parts.searches).await?;
         if findings.by_patient == ByPatient::Untried {
             return Ok(());
         }
@@ -196,7 +197,8 @@ impl Profiler {
     /// The types that can be searched without a patient, as far as that is known beforehand.
     fn types(&self, capability: &Capability, preset: Option<PresetName>) -> Vec<ResourceType> {
         let given = Profile::default().known(preset, &self.inner.parts.overrides);
-        let by_type = |name: &ResourceType| !given.patient_required || !name.is_read_by_patient();
+        let compartments = capability.compartments().unwrap_or_default();
+        let by_type = |name: &ResourceType| !given.patient_required || !compartments.are_read_by_patient(*name);
         capability.searchable().into_iter().filter(by_type).collect()
     }
 

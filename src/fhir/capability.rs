@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::compartment::Compartments;
 use super::resource_type::ResourceType;
 
 /// What the upstream says of itself.
@@ -53,10 +54,10 @@ impl Capability {
         Ok(Self { fhir_version: statement.fhir_version.unwrap_or_default(), software, version, base, types })
     }
 
-    /// Whether the server speaks a version of FHIR whose Patient compartment is ours: R4 or R4B. One that does not say
-    /// is taken at its word when it is searched.
-    pub(crate) fn has_our_compartments(&self) -> bool {
-        self.fhir_version.is_empty() || self.fhir_version.starts_with("4.0") || self.fhir_version.starts_with("4.3")
+    /// The Patient compartment of the version of FHIR that the server speaks, where that is known here. One that does
+    /// not say is taken for R4, and at its word when it is searched.
+    pub(crate) fn compartments(&self) -> Option<Compartments> {
+        if self.fhir_version.is_empty() { Some(Compartments::R4) } else { Compartments::of_version(&self.fhir_version) }
     }
 
     /// The types that can be searched.
@@ -118,9 +119,15 @@ mod tests {
         let capability = Capability::parse(json).expect("a capability statement");
         assert_eq!(capability.searchable(), BTreeSet::from([ResourceType::PATIENT]));
         assert_eq!(capability.fhir_version, "4.0.1");
-        assert!(capability.has_our_compartments());
-        let later = Capability { fhir_version: "5.0.0".to_owned(), ..capability };
-        assert!(!later.has_our_compartments());
+        for (version, expected) in [
+            ("4.0.1", Some(Compartments::R4)),
+            ("", Some(Compartments::R4)),
+            ("5.0.0", Some(Compartments::R5)),
+            ("3.0.2", None),
+        ] {
+            let other = Capability { fhir_version: version.to_owned(), ..capability.clone() };
+            assert_eq!(other.compartments(), expected, "{version}");
+        }
         assert!(matches!(Capability::parse(br#"{"resourceType":"Bundle"}"#), Err(CapabilityError::Other(_))));
         assert!(matches!(Capability::parse(b"<html>"), Err(CapabilityError::Json { .. })));
     }

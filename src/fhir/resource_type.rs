@@ -1,4 +1,4 @@
-//! Checked type names; Patient compartment membership.
+//! Checked type names.
 
 use std::fmt;
 
@@ -8,14 +8,6 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub(crate) struct ResourceType(&'static str);
-
-/// One way in which a resource belongs to a patient: a search parameter, and the elements that it reads, as paths
-/// from the root without indices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Link {
-    pub(crate) param: &'static str,
-    pub(crate) paths: &'static [&'static str],
-}
 
 impl ResourceType {
     pub(crate) const GROUP: Self = Self("Group");
@@ -30,25 +22,7 @@ impl ResourceType {
         self.0
     }
 
-    /// How resources of this type come to lie in the Patient compartment of R4; empty if they never do.
-    ///
-    /// Source: <https://hl7.org/fhir/R4/compartmentdefinition-patient.html>
-    pub(crate) fn compartment(self) -> impl Iterator<Item = Link> + Clone {
-        let index = COMPARTMENT.binary_search_by_key(&self.0, |(name, _)| name);
-        let links: &[(&str, &[&str])] = index.map_or(&[], |index| COMPARTMENT[index].1);
-        links.iter().map(|(param, paths)| Link { param, paths })
-    }
-
-    pub(crate) fn in_patient_compartment(self) -> bool {
-        self.compartment().next().is_some()
-    }
-
-    /// Types whose resources are a patient's, beside the patient.
-    pub(crate) fn is_read_by_patient(self) -> bool {
-        self != Self::PATIENT && self.in_patient_compartment() && !self.left_out_of_patient_exports()
-    }
-
-    /// Types that lie in the compartment and are still no part of a patient's export: they speak of other
+    /// Types that lie in the Patient compartment and are still no part of a patient's export: they speak of other
     /// patients, or are logs and summaries.
     pub(crate) fn left_out_of_patient_exports(self) -> bool {
         matches!(self.0, "AuditEvent" | "Basic" | "Group" | "List" | "MeasureReport" | "Person")
@@ -116,101 +90,16 @@ const NAMES: &[&str] = &[
     "TestScript", "Transport", "ValueSet", "VerificationResult", "VisionPrescription",
 ];
 
-type Row = (&'static str, &'static [(&'static str, &'static [&'static str])]);
-
-/// Type, then search parameters and the elements that each of them reads; in the order of the types' bytes.
-#[rustfmt::skip]
-const COMPARTMENT: &[Row] = &[
-    ("Account", &[("subject", &["subject"])]),
-    ("AdverseEvent", &[("subject", &["subject"])]),
-    ("AllergyIntolerance", &[("patient", &["patient"]), ("recorder", &["recorder"]), ("asserter", &["asserter"])]),
-    ("Appointment", &[("actor", &["participant.actor"])]),
-    ("AppointmentResponse", &[("actor", &["actor"])]),
-    ("AuditEvent", &[("patient", &["agent.who", "entity.what"])]),
-    ("Basic", &[("patient", &["subject"]), ("author", &["author"])]),
-    ("BodyStructure", &[("patient", &["patient"])]),
-    ("CarePlan", &[("patient", &["subject"]), ("performer", &["activity.detail.performer"])]),
-    ("CareTeam", &[("patient", &["subject"]), ("participant", &["participant.member"])]),
-    ("ChargeItem", &[("subject", &["subject"])]),
-    ("Claim", &[("patient", &["patient"]), ("payee", &["payee.party"])]),
-    ("ClaimResponse", &[("patient", &["patient"])]),
-    ("ClinicalImpression", &[("subject", &["subject"])]),
-    ("Communication", &[("subject", &["subject"]), ("sender", &["sender"]), ("recipient", &["recipient"])]),
-    ("CommunicationRequest", &[("subject", &["subject"]), ("sender", &["sender"]), ("recipient", &["recipient"]), ("requester", &["requester"])]),
-    ("Composition", &[("subject", &["subject"]), ("author", &["author"]), ("attester", &["attester.party"])]),
-    ("Condition", &[("patient", &["subject"]), ("asserter", &["asserter"])]),
-    ("Consent", &[("patient", &["patient"])]),
-    ("Coverage", &[("policy-holder", &["policyHolder"]), ("subscriber", &["subscriber"]), ("beneficiary", &["beneficiary"]), ("payor", &["payor"])]),
-    ("CoverageEligibilityRequest", &[("patient", &["patient"])]),
-    ("CoverageEligibilityResponse", &[("patient", &["patient"])]),
-    ("DetectedIssue", &[("patient", &["patient"])]),
-    ("DeviceRequest", &[("subject", &["subject"]), ("performer", &["performer"])]),
-    ("DeviceUseStatement", &[("subject", &["subject"])]),
-    ("DiagnosticReport", &[("subject", &["subject"])]),
-    ("DocumentManifest", &[("subject", &["subject"]), ("author", &["author"]), ("recipient", &["recipient"])]),
-    ("DocumentReference", &[("subject", &["subject"]), ("author", &["author"])]),
-    ("Encounter", &[("patient", &["subject"])]),
-    ("EnrollmentRequest", &[("subject", &["candidate"])]),
-    ("EpisodeOfCare", &[("patient", &["patient"])]),
-    ("ExplanationOfBenefit", &[("patient", &["patient"]), ("payee", &["payee.party"])]),
-    ("FamilyMemberHistory", &[("patient", &["patient"])]),
-    ("Flag", &[("patient", &["subject"])]),
-    ("Goal", &[("patient", &["subject"])]),
-    ("Group", &[("member", &["member.entity"])]),
-    ("ImagingStudy", &[("patient", &["subject"])]),
-    ("Immunization", &[("patient", &["patient"])]),
-    ("ImmunizationEvaluation", &[("patient", &["patient"])]),
-    ("ImmunizationRecommendation", &[("patient", &["patient"])]),
-    ("Invoice", &[("subject", &["subject"]), ("patient", &["subject"]), ("recipient", &["recipient"])]),
-    ("List", &[("subject", &["subject"]), ("source", &["source"])]),
-    ("MeasureReport", &[("patient", &["subject"])]),
-    ("Media", &[("subject", &["subject"])]),
-    ("MedicationAdministration", &[("patient", &["subject"]), ("performer", &["performer.actor"]), ("subject", &["subject"])]),
-    ("MedicationDispense", &[("subject", &["subject"]), ("patient", &["subject"]), ("receiver", &["receiver"])]),
-    ("MedicationRequest", &[("subject", &["subject"])]),
-    ("MedicationStatement", &[("subject", &["subject"])]),
-    ("MolecularSequence", &[("patient", &["patient"])]),
-    ("NutritionOrder", &[("patient", &["patient"])]),
-    ("Observation", &[("subject", &["subject"]), ("performer", &["performer"])]),
-    ("Patient", &[("link", &["link.other"])]),
-    ("Person", &[("patient", &["link.target"])]),
-    ("Procedure", &[("patient", &["subject"]), ("performer", &["performer.actor"])]),
-    ("Provenance", &[("patient", &["target"])]),
-    ("QuestionnaireResponse", &[("subject", &["subject"]), ("author", &["author"])]),
-    ("RelatedPerson", &[("patient", &["patient"])]),
-    ("RequestGroup", &[("subject", &["subject"]), ("participant", &["action.participant", "action.action.participant"])]),
-    ("ResearchSubject", &[("individual", &["individual"])]),
-    ("RiskAssessment", &[("subject", &["subject"])]),
-    ("Schedule", &[("actor", &["actor"])]),
-    ("ServiceRequest", &[("subject", &["subject"]), ("performer", &["performer"])]),
-    ("Specimen", &[("subject", &["subject"])]),
-    ("SupplyDelivery", &[("patient", &["patient"])]),
-    ("SupplyRequest", &[("subject", &["deliverTo"])]),
-    ("VisionPrescription", &[("patient", &["patient"])]),
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_tables_can_be_searched() {
-        assert!(NAMES.is_sorted() && COMPARTMENT.is_sorted_by_key(|(name, _)| name));
+    fn names_are_those_of_types() {
+        assert!(NAMES.is_sorted());
         assert!(NAMES.iter().all(|name| ResourceType::parse(name).is_some_and(|parsed| parsed.as_str() == *name)));
         for name in ["patient", "Patient ", "", "Dragon"] {
             assert_eq!(ResourceType::parse(name), None, "{name}");
         }
-    }
-
-    /// BD-051: 66 types and 100 pairs of type and parameter.
-    #[test]
-    fn the_compartment_is_that_of_r4() {
-        assert_eq!(COMPARTMENT.len(), 66);
-        assert_eq!(COMPARTMENT.iter().map(|(_, links)| links.len()).sum::<usize>(), 100);
-        assert!(COMPARTMENT.iter().all(|(name, _)| ResourceType::parse(name).is_some()));
-        let params =
-            |name| ResourceType::parse(name).expect("a type").compartment().map(|link| link.param).collect::<Vec<_>>();
-        assert_eq!(params("Observation"), ["subject", "performer"]);
-        assert_eq!(params("Device"), [""; 0]);
     }
 }

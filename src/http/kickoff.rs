@@ -13,6 +13,7 @@ use super::body::{self, Body, BoxError};
 use super::problem::Problem;
 use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError, Places};
 use crate::clock;
+use crate::fhir::compartment::Compartments;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::{Job, JobId, JobState};
 use crate::upstream::group;
@@ -48,7 +49,7 @@ where
         let now = edge.upstream.now();
         Kickoff::parse(level, &head.method, head.uri.query(), &headers, &sent, now.into())?
     };
-    let Resolved { types, advertised_base, software } = tokio::select! {
+    let Resolved { types, compartments, advertised_base, software } = tokio::select! {
         resolved = resolve(edge, &kickoff, &places) => resolved?,
         () = edge.clock.sleep(UPSTREAM_PATIENCE) => {
             return Err(Problem::unavailable("the FHIR server behind this one does not answer at the moment"));
@@ -58,7 +59,8 @@ where
     let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let id = JobId::new(clock::random().map_err(|_| Problem::unavailable("the system has no randomness to give"))?);
     let request = edge.links.public_url(path);
-    let job = Job { id, kickoff, types, request, advertised_base, software, created: now, state: JobState::Accepted };
+    let state = JobState::Accepted;
+    let job = Job { id, kickoff, types, compartments, request, advertised_base, software, created: now, state };
     engine.submit(job).await?;
     tracing::info!(export.job_id = %id, "an export was accepted");
     let answer = Response::builder()
@@ -72,6 +74,8 @@ where
 struct Resolved {
     /// The types that there are to export.
     types: Vec<ResourceType>,
+    /// What belongs to patients in the version of FHIR that it speaks.
+    compartments: Compartments,
     /// The base under which it knows itself.
     advertised_base: Option<String>,
     /// What its software calls itself.
@@ -84,15 +88,19 @@ async fn resolve(edge: &Edge, kickoff: &Kickoff, places: &Places) -> Result<Reso
     if let Some(base) = &capability.base {
         edge.upstream.advertise(base);
     }
-    if kickoff.level != ExportLevel::System && !capability.has_our_compartments() {
-        return Err(KickoffError::FhirVersion.into());
-    }
-    let types = kickoff.resolve(places, &capability.searchable())?;
+    let compartments = match (capability.compartments(), &kickoff.level) {
+        (Some(compartments), _) => compartments,
+        // Only how types are searched that are refused without a patient hangs on it, and is tried out.
+        (None, ExportLevel::System) => Compartments::default(),
+        (None, ExportLevel::Patient | ExportLevel::Group(_)) => return Err(KickoffError::FhirVersion.into()),
+    };
+    let types = kickoff.resolve(places, &capability.searchable(), compartments)?;
     if let ExportLevel::Group(id) = &kickoff.level {
         // Read again when the plan is made; here only so that a Group that is not there is refused at once.
         group::members(&edge.upstream, id, edge.most_members, clock::now(&*edge.clock)).await?;
     }
-    Ok(Resolved { types, advertised_base: capability.base.clone(), software: capability.software.clone() })
+    let (advertised_base, software) = (capability.base.clone(), capability.software.clone());
+    Ok(Resolved { types, compartments, advertised_base, software })
 }
 
 async fn place(edge: &Edge) -> Result<SemaphorePermit<'_>, Problem> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::fhir::compartment::Compartments;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::SearchQuery;
 
@@ -49,7 +50,9 @@ impl TryFrom<BTreeMap<ResourceType, Vec<Narrowing>>> for Searches {
 
     fn try_from(searches: BTreeMap<ResourceType, Vec<Narrowing>>) -> Result<Self, Self::Error> {
         for (name, searches) in &searches {
-            let links: Vec<_> = name.compartment().map(|link| link.param).collect();
+            // Whatever version the server speaks.
+            let links: Vec<_> =
+                Compartments::ALL.iter().flat_map(|all| all.links(*name)).map(|link| link.param).collect();
             if links.is_empty() || *name == ResourceType::PATIENT {
                 return Err(format!("searches names {name}, which is not read by patient"));
             }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::bulk::manifest::{OutcomeLine, deletion_line};
 use crate::fhir::bundle::Entry;
+use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
@@ -28,6 +29,7 @@ impl std::fmt::Debug for Line {
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     cohort: Cohort,
+    compartments: Compartments,
     types: Vec<ResourceType>,
     context: Vec<ResourceType>,
     /// The upstream's bases, as absolute references write them.
@@ -46,14 +48,15 @@ pub(crate) enum Withheld {
 }
 
 impl Grant {
-    /// `types` and, by reference only, `context`; both of `cohort`.
+    /// `types` and, by reference only, `context`; both of `cohort`, by what `compartments` say is a patient's.
     pub(crate) fn new(
         cohort: Cohort,
+        compartments: Compartments,
         types: Vec<ResourceType>,
         context: Vec<ResourceType>,
         bases: Vec<String>,
     ) -> Self {
-        Self { cohort, types, context, bases }
+        Self { cohort, compartments, types, context, bases }
     }
 
     /// The resource as a line, if it may leave. SEC-20: at Patient and Group level it must lie in the
@@ -109,7 +112,7 @@ impl Grant {
 
     /// The patients in whose compartments the resource lies.
     fn patients<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = Id> + 'a {
-        let links = entry.resource_type.compartment();
+        let links = self.compartments.links(entry.resource_type);
         let paths = move |path: &str| links.clone().any(|link| link.paths.contains(&path));
         let targets = entry.references.iter().filter(move |reference| paths(&reference.path));
         let targets = targets.filter_map(|reference| self.local(&reference.target));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::bulk::kickoff::{ExportLevel, Kickoff};
+use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
@@ -228,6 +229,7 @@ pub(super) fn job(number: u8) -> Job {
         id: JobId::new([number; 16]),
         kickoff: Kickoff { level: ExportLevel::System, types: None, since: None, until: None, ignored: Vec::new() },
         types: vec![ResourceType::PATIENT],
+        compartments: Compartments::R5,
         request: format!("https://fhir.example/$export?number={number}"),
         advertised_base: None,
         software: String::new(),
@@ -256,6 +258,7 @@ pub(super) fn plan(members: u32) -> ExportPlan {
         profile: Profile::default(),
         types: BTreeMap::new(),
         cohort: Cohort::Members((0..members).map(member).collect()),
+        compartments: Compartments::R5,
         listed: Listed::default(),
         context: Vec::new(),
         on_short: OnShort::Fail,
@@ -281,4 +284,16 @@ async fn job_of(store: &dyn Store, number: u8) -> Option<Job> {
 #[track_caller]
 fn assert_fenced<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
     assert!(matches!(answer, Err(StoreError::Fenced)), "{answer:?}");
+}
+
+#[test]
+fn what_was_stored_without_a_version_is_of_r4() {
+    fn without<T: serde::Serialize + serde::de::DeserializeOwned>(record: &T) -> T {
+        let mut record = serde_json::to_value(record).expect("a record");
+        let members = record.as_object_mut().expect("an object");
+        assert_eq!(members.remove("compartments"), Some("r5".into()));
+        serde_json::from_value(record).expect("what was stored stays readable")
+    }
+    assert_eq!(without(&job(1)).compartments, Compartments::R4);
+    assert_eq!(without(&plan(1)).compartments, Compartments::R4);
 }

@@ -126,6 +126,9 @@ struct Group<'a> {
     active: Option<bool>,
     /// R4: without it there are no members but traits.
     actual: Option<bool>,
+    /// R5: `definitional` or `enumerated`.
+    #[serde(borrow)]
+    membership: Option<Cow<'a, str>>,
     /// As it came: a list of a million is never held in parts.
     #[serde(borrow)]
     member: Option<&'a RawValue>,
@@ -161,11 +164,12 @@ impl Group<'_> {
     fn check(&self) -> Result<Result<(), GroupError>, GroupError> {
         let mut members = 0_u64;
         self.each_member(|_| members += 1)?;
+        let is_of_traits = self.actual == Some(false) || self.membership.as_deref() == Some("definitional");
         Ok(if self.active == Some(false) {
             Err(GroupError::Inactive)
         } else if !self.modifier_extension.is_empty() {
             Err(GroupError::ModifierExtension)
-        } else if members == 0 && (!self.characteristic.is_empty() || self.actual == Some(false)) {
+        } else if members == 0 && (!self.characteristic.is_empty() || is_of_traits) {
             Err(GroupError::Characteristics)
         } else {
             Ok(())
@@ -279,6 +283,9 @@ mod tests {
         assert!(check(r#"{"actual":false,"member":[{}]}"#).is_ok());
         assert!(matches!(check(r#"{"actual":false,"characteristic":[{}]}"#), Err(GroupError::Characteristics)));
         assert!(matches!(check(r#"{"actual":false,"member":[]}"#), Err(GroupError::Characteristics)));
+        assert!(matches!(check(r#"{"membership":"definitional"}"#), Err(GroupError::Characteristics)));
+        assert!(check(r#"{"membership":"definitional","member":[{}]}"#).is_ok());
+        assert!(check(r#"{"membership":"enumerated"}"#).is_ok());
         assert!(matches!(check(r#"{"active":false,"member":[{}]}"#), Err(GroupError::Inactive)));
         assert!(matches!(check(r#"{"modifierExtension":[{}]}"#), Err(GroupError::ModifierExtension)));
         assert!(matches!(check(r#"{"member":5}"#), Err(GroupError::Malformed)));

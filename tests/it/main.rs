@@ -39,4 +39,5 @@ mod restart;
 mod since;
 mod status;
 mod support;
+mod versions;
 mod writer;

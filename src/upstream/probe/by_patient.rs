@@ -8,6 +8,7 @@ use http::StatusCode;
 use super::patients::{PatientProbeError, list, patients_of};
 use super::{A_FEW, page};
 use crate::fhir::bundle::{Entry, Referenced, Scope};
+use crate::fhir::compartment::{Compartments, Link};
 use crate::fhir::datatypes::Id;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
@@ -28,8 +29,11 @@ const RECORD_PAGES: usize = 50;
 /// Pages in a row without anybody new.
 const MOST_EMPTY_PAGES: u32 = 100;
 
-/// The parameters that R4's `patient` stands for where a type has one: it finds what they find, if that is a patient.
-const SAME_AS_PATIENT: [&str; 5] = ["subject", "beneficiary", "individual", "actor", "target"];
+/// Whether `patient` stands for this parameter where a type has both: it finds what the other finds, if that is a patient.
+/// Not so for supplies of R5: `patient` is whom they are for, and `subject` whom they are delivered to.
+fn is_same_as_patient(link: &Link) -> bool {
+    matches!(link.param, "subject" | "beneficiary" | "individual" | "actor" | "target") && link.paths != ["deliverTo"]
+}
 
 /// How a type can be searched by patient.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,7 @@ enum Tried {
 /// [`PatientProbeError::FindsNothing`] if a resource that names a patient is not found by that patient.
 pub(crate) async fn reach(
     upstream: &Upstream,
+    compartments: Compartments,
     resource_type: ResourceType,
     patients: &[Id],
     searches: &[Narrowing],
@@ -69,13 +74,13 @@ pub(crate) async fn reach(
     let mut said = Vec::new();
     let mut witnesses: Vec<Vec<Referenced>> = Vec::new();
     let mut as_patient = None;
-    for link in resource_type.compartment() {
+    for link in compartments.links(resource_type) {
         let bases = upstream.bases();
         let witness = witnesses.iter().flat_map(|named| patients_of(named, link.paths, &bases)).next();
         let asked: Vec<&Id> = witness.iter().chain(some.iter().copied()).collect();
         let mut param = link.param;
         let mut tried = probe.tries(param, &asked).await.map_err(failed)?;
-        if matches!(tried, Tried::Refused(_)) && SAME_AS_PATIENT.contains(&param) && as_patient != Some(false) {
+        if matches!(tried, Tried::Refused(_)) && is_same_as_patient(&link) && as_patient != Some(false) {
             let other = probe.tries("patient", &asked).await.map_err(failed)?;
             as_patient = Some(!matches!(other, Tried::Refused(_)));
             if as_patient == Some(true) {

@@ -9,6 +9,7 @@ use http::StatusCode;
 use super::long_lists::{LongLists, long_lists};
 use super::{A_FEW, allowed, page};
 use crate::fhir::bundle::{Referenced, Scope};
+use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, SearchQuery};
@@ -64,6 +65,7 @@ pub(crate) struct Way<'a> {
 /// [`PatientProbeError::FindsNothing`] if a type's search finds nothing where there is something.
 pub(crate) async fn patients(
     upstream: &Upstream,
+    compartments: Compartments,
     types: &[ResourceType],
     known: &[Way<'_>],
     members: &[Id],
@@ -71,7 +73,7 @@ pub(crate) async fn patients(
     at_once: usize,
 ) -> Result<Patients, PatientProbeError> {
     let mut tried = futures_util::stream::iter(types.iter().copied())
-        .map(|name| async move { (name, by_its_own_patients(upstream, name, &ALL_FORMS).await) })
+        .map(|name| async move { (name, by_its_own_patients(upstream, compartments, name, &ALL_FORMS).await) })
         .buffer_unordered(at_once);
     let mut form = known.iter().filter_map(|way| way.found).max().unwrap_or_default();
     let mut found = Vec::new();
@@ -92,7 +94,7 @@ pub(crate) async fn patients(
             return Err(PatientProbeError::FindsNothing { resource_type: way.resource_type, link: way.link });
         }
         for resource_type in found {
-            let again = by_its_own_patients(upstream, resource_type, &[form]).await;
+            let again = by_its_own_patients(upstream, compartments, resource_type, &[form]).await;
             let again = again.map_err(|source| PatientProbeError::Search { resource_type, source })?;
             match again {
                 Found::Nothing(link) => return Err(PatientProbeError::FindsNothing { resource_type, link }),
@@ -102,7 +104,7 @@ pub(crate) async fn patients(
         }
     }
     let first = |resource_type: &ResourceType| {
-        let link = resource_type.compartment().next()?.param;
+        let link = compartments.links(*resource_type).next()?.param;
         Some(Way { resource_type: *resource_type, link, narrowing: None, found: None })
     };
     let ways: Vec<_> = types.iter().filter_map(first).chain(known.iter().copied()).collect();
@@ -128,6 +130,7 @@ const ALL_FORMS: [PatientForm; 2] = [PatientForm::Id, PatientForm::Typed];
 
 async fn by_its_own_patients(
     upstream: &Upstream,
+    compartments: Compartments,
     resource_type: ResourceType,
     forms: &[PatientForm],
 ) -> Result<Found, SearchError> {
@@ -144,8 +147,8 @@ async fn by_its_own_patients(
     }
     let Some(answer) = allowed(answer)? else { return Ok(Found::NoWitness) };
     let bases = upstream.bases();
-    let witnesses: Vec<_> = resource_type
-        .compartment()
+    let witnesses: Vec<_> = compartments
+        .links(resource_type)
         .map(|link| {
             let entries = answer.page.entries.iter();
             let patients = entries.flat_map(|entry| patients_of(&entry.references, link.paths, &bases));

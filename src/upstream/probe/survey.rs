@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use super::by_patient::{Reached, reach, records, some_patients};
 use super::patients::{PatientProbeError, Way, patients};
 use super::{Held, count_method, held, profile, strict};
+use crate::fhir::compartment::Compartments;
 use crate::fhir::resource_type::ResourceType;
 use crate::profile::{ByPatient, Findings, Profile, Searches, StrictHandling};
 use crate::upstream::client::{SearchError, Upstream};
@@ -57,6 +58,7 @@ pub(crate) async fn survey(
 /// If the server cannot be had. That searches by patient cannot be relied on is a finding.
 pub(crate) async fn try_patients(
     upstream: &Upstream,
+    compartments: Compartments,
     types: &[ResourceType],
     held: &Held,
     given: &Profile,
@@ -70,7 +72,7 @@ pub(crate) async fn try_patients(
         return Ok(());
     }
     let is_refused = |name: &ResourceType| held.refused.iter().any(|(refused, _)| refused == name);
-    let of_patients: Vec<_> = types.iter().copied().filter(|name| name.is_read_by_patient()).collect();
+    let of_patients: Vec<_> = types.iter().copied().filter(|name| compartments.are_read_by_patient(*name)).collect();
     let (alone, answered): (Vec<_>, Vec<_>) =
         of_patients.into_iter().partition(|name| given.patient_required || is_refused(name));
     let occupied: Vec<_> = answered.into_iter().filter(|name| held.counts.get(name) != Some(&0)).collect();
@@ -78,7 +80,7 @@ pub(crate) async fn try_patients(
         let mut answers = futures_util::stream::iter(alone)
             .map(|name| {
                 let some = &some;
-                async move { (name, reach(upstream, name, some, given.searches.of(name)).await) }
+                async move { (name, reach(upstream, compartments, name, some, given.searches.of(name)).await) }
             })
             .buffer_unordered(at_once);
         let mut reached = BTreeMap::new();
@@ -88,7 +90,7 @@ pub(crate) async fn try_patients(
             }
         }
         let ways = ways(&reached, &given.searches);
-        patients(upstream, &occupied, &ways, &some, findings.profile.counts, at_once).await
+        patients(upstream, compartments, &occupied, &ways, &some, findings.profile.counts, at_once).await
     };
     match tried.await {
         Ok(found) => {

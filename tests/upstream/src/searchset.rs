@@ -140,7 +140,7 @@ pub(crate) fn search(
     if ignores {
         let is_known = |name: &str| {
             let unmodified = name.split(':').next().unwrap_or_default();
-            name.starts_with('_') || params::kind_of(resource_type, unmodified).is_some()
+            name.starts_with('_') || params::kind_of(settings.version(), resource_type, unmodified).is_some()
         };
         pairs.retain(|(name, _)| is_known(name));
     }

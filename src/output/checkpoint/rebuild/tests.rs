@@ -1,5 +1,6 @@
 use super::*;
 use crate::bulk::kickoff::{ExportLevel, Kickoff};
+use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::Instant;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{CompleteFile, StoredObject};
@@ -18,6 +19,7 @@ fn sheet(state: JobState) -> JobSheet {
         types: BTreeMap::new(),
         listed: Listed::default(),
         cohort: Cohort::Everything,
+        compartments: Compartments::R4,
         context: Vec::new(),
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,
@@ -28,6 +30,7 @@ fn sheet(state: JobState) -> JobSheet {
         id: JobId::new([1; 16]),
         kickoff: Kickoff { level: ExportLevel::System, types: None, since: None, until: None, ignored: Vec::new() },
         types: vec![ResourceType::PATIENT],
+        compartments: Compartments::R4,
         request: String::new(),
         advertised_base: None,
         software: String::new(),
