@@ -15,6 +15,7 @@ pub(crate) mod progress;
 mod read;
 mod reaper;
 mod refusal;
+mod sidecars;
 mod worker;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -31,7 +32,6 @@ use crate::clock::{self, Clock};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileRecord, FileState};
-use crate::job::index::Sidecar;
 use crate::job::store::{Change, Lease, Store, StoreError};
 use crate::job::{Epoch, Failed, Job, JobId, JobState, Running};
 use crate::output::Output;
@@ -47,6 +47,7 @@ use planner::{PlanError, Planned, Planner};
 use profiler::{Profiler, ProfilerParts};
 use progress::Progress;
 use read::{PageLimits, Reader};
+use sidecars::Sidecars;
 use worker::{Worker, WorkerError};
 
 /// Everything that jobs are run with.
@@ -160,8 +161,7 @@ impl Engine {
             searches: settings.searches,
             ttl: settings.profile_ttl,
         });
-        let weigher = |_: &String, sidecar: &Arc<Sidecar>| u32::try_from(sidecar.weight()).unwrap_or(u32::MAX);
-        let sidecars = Cache::builder().weigher(weigher).max_capacity(SIDECAR_CACHE_BYTES).build();
+        let sidecars = Sidecars::within(SIDECAR_CACHE_BYTES);
         let planner = Planner {
             upstream: upstream.clone(),
             searches: settings.searches,

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use moka::future::Cache;
 use serde::Serialize;
 
 use super::read::{Accepted, Received, Summary};
+use super::sidecars::Sidecars;
 use crate::clock::Clock;
 use crate::fhir::datatypes::LocalReference;
 use crate::fhir::outcome::Issue;
@@ -62,8 +62,7 @@ pub(super) struct Services {
     pub(super) store: Arc<dyn Store>,
     pub(super) output: Output,
     pub(super) clock: Arc<dyn Clock>,
-    /// Sidecars of complete files by their keys, within a bound of bytes.
-    pub(super) sidecars: Cache<String, Arc<Sidecar>>,
+    pub(super) sidecars: Sidecars,
     pub(super) instance: Arc<str>,
     pub(super) checkpoint_key: CheckpointKey,
 }
@@ -575,7 +574,7 @@ impl OpenFile {
                 let name = layout::sidecar(&key);
                 let sidecar = Sidecar::new(self.ids, self.notes);
                 services.output.put(&name, sidecar.encode()).await?;
-                services.sidecars.insert(name.clone(), Arc::new(sidecar)).await;
+                services.sidecars.keep(&name, Arc::new(sidecar)).await;
                 Some(name)
             }
             FileContent::Resources(_) | FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
@@ -612,7 +611,7 @@ async fn sidecar(services: &Services, key: &str) -> Result<Arc<Sidecar>, OutputE
     }
     let bytes = services.output.get(key).await?;
     let sidecar = Arc::new(Sidecar::decode(&bytes).ok_or(OutputError::Damaged)?);
-    services.sidecars.insert(key.to_owned(), Arc::clone(&sidecar)).await;
+    services.sidecars.keep(key, Arc::clone(&sidecar)).await;
     Ok(sidecar)
 }
 
