@@ -4,6 +4,7 @@
 //! ```text
 //! cargo test --release --test it limits -- --nocapture                         # prints the figures; two minutes
 //! OFFTAKE_LIMITS=full cargo test --release --test it limits -- --nocapture     # all 12 GB of large resources
+//! OFFTAKE_LIMITS=millions cargo test --release --test it limits::millions -- --nocapture     # one and ten millions
 //! ```
 //!
 //! Without `--release` the same is measured with less data.
@@ -25,6 +26,7 @@ use sample_upstream::{SampleUpstream, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::{Client, Manifest, Poll};
+use crate::crowd::{self, Crowd};
 use crate::process::{Options, Process, until};
 use crate::support::listener;
 
@@ -42,12 +44,16 @@ const PASSING_BYTES: u64 = if IS_DEBUG { 40 * MEGABYTE } else { 200 * MEGABYTE }
 const SLOW_BYTES_PER_SECOND: u64 = MEGABYTE;
 const SLOW_TIME: Duration = Duration::from_secs(if IS_DEBUG { 5 } else { 20 });
 
-#[expect(clippy::disallowed_methods, reason = "a switch of this test alone, for all there is to measure")]
+#[expect(clippy::disallowed_methods, reason = "a switch of these tests alone, for all there is to measure")]
+fn is_asked_for(what: &str) -> bool {
+    std::env::var("OFFTAKE_LIMITS").is_ok_and(|asked| asked == what)
+}
+
 fn large_resources() -> usize {
-    match std::env::var("OFFTAKE_LIMITS").as_deref() {
-        Ok("full") => 300,
-        _ if IS_DEBUG => 4,
-        _ => 60,
+    match is_asked_for("full") {
+        true => 300,
+        false if IS_DEBUG => 4,
+        false => 60,
     }
 }
 
@@ -75,6 +81,30 @@ async fn large_resources_are_exported_in_little_memory() {
     let (count, least) = (count as u64, count as u64 * (LARGE_BYTES as u64 - 1_000));
     assert!(figures.resources == count + 4 && figures.bytes > least, "{figures:?}");
     assert!(figures.peak_bytes <= MOST, "{figures:?}");
+}
+
+/// Small resources of one type, ten times as many in the second round: memory does not follow, and pages are full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn millions_of_small_resources_are_exported_by_full_pages_in_the_same_memory() {
+    let (few, most_searches) = match is_asked_for("millions") {
+        true => (1_000_000, 1.2),
+        // A few questions come before all reading.
+        false if IS_DEBUG => (10_000, 9.0),
+        false => (50_000, 4.0),
+    };
+    for (name, stamps) in [("even", crowd::even as fn(usize) -> Vec<i64>), ("random", crowd::random_with_ties)] {
+        let mut peaks = Vec::new();
+        for count in [few, 10 * few] {
+            let figures =
+                export_crowd(stamps(count)).await.unwrap_or_else(|error| panic!("{name}, {count}: {error:#}"));
+            println!("{name}, {count}: {figures:?}");
+            assert!(figures.peak_bytes <= MOST, "{name}, {count}: {figures:?}");
+            assert!(figures.searches_per_full_page <= most_searches, "{name}, {count}: {figures:?}");
+            assert!(figures.thrown_away <= 0.03 || few < 1_000_000, "{name}, {count}: {figures:?}");
+            peaks.push(figures.peak_bytes);
+        }
+        assert!(few < 1_000_000 || peaks[1] * 10 <= peaks[0] * 11, "{name}: from {} to {} bytes", peaks[0], peaks[1]);
+    }
 }
 
 /// Bodies in both directions, as fast as they go and with readers of 1 MB/s.
@@ -118,6 +148,54 @@ async fn export(upstream: &SampleUpstream, path: &str) -> anyhow::Result<Figures
         took,
         idle_bytes,
         peak_bytes: process.peak_memory()?,
+    })
+}
+
+/// What an export of many small resources took.
+#[derive(Debug)]
+#[expect(dead_code, reason = "some figures are for whoever reads them")]
+struct Crowded {
+    took: Duration,
+    peak_bytes: u64,
+    /// Of all questions, as a part of the pages that hold everything if each is full.
+    searches_per_full_page: f64,
+    /// Of the resources' bytes.
+    thrown_away: f64,
+}
+
+/// Exports, and fails unless each resource has one line, byte for byte.
+#[expect(clippy::cast_precision_loss, reason = "ratios")]
+async fn export_crowd(stamps: Vec<i64>) -> anyhow::Result<Crowded> {
+    const PAGE: f64 = 1_000.0;
+    let count = stamps.len();
+    let crowd = Crowd::new(stamps);
+    let server = crowd.serve().await;
+    let process = Process::start(&server.base_url, Options::default()).await?;
+    let (client, began) = (Client::new(), Instant::now());
+    let status = process.kick_off(&client, "/$export").await?;
+    let manifest = process.finished(&client, &status).await?;
+    let took = began.elapsed();
+    let peak_bytes = process.peak_memory()?;
+    let mut is_there = vec![false; count];
+    let mut bytes = 0_u64;
+    for file in &manifest.output {
+        let lines = client.download(&file.url).await?;
+        for line in std::str::from_utf8(&lines)?.lines() {
+            let id = line.split(r#""id":""#).nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+            let number = Crowd::number(id).context("a line with another id")?;
+            ensure!(crowd.text(number).as_deref() == Some(line), "resource {number} came otherwise than it was sent");
+            ensure!(!std::mem::replace(&mut is_there[number], true), "resource {number} came twice");
+            bytes += line.len() as u64;
+        }
+    }
+    let lines: usize = manifest.output.iter().map(|file| file.count).sum();
+    ensure!(lines == count && is_there.iter().all(|came| *came), "{lines} lines for {count} resources");
+    let cost = crowd.cost();
+    Ok(Crowded {
+        took,
+        peak_bytes,
+        searches_per_full_page: cost.searches as f64 / (count as f64 / PAGE),
+        thrown_away: 1.0 - bytes as f64 / cost.bytes as f64,
     })
 }
 

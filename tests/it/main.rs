@@ -10,6 +10,7 @@ mod as_of;
 mod care;
 mod churn;
 mod crash;
+mod crowd;
 mod deletes;
 mod deletions;
 mod doctor;
