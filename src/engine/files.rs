@@ -15,7 +15,9 @@ use crate::clock::Clock;
 use crate::fhir::datatypes::LocalReference;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
-use crate::job::checkpoint::{CompleteFile, FileContent, FileNo, FileRecord, FileState, SliceRecord, StoredObject};
+use crate::job::checkpoint::{
+    CompleteFile, FileContent, FileNo, FileRecord, FileState, SliceRecord, StoredObject, joined,
+};
 use crate::job::index::{IdHash, Notes, Sidecar};
 use crate::job::store::{Change, Lease, Store, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState, Running};
@@ -586,7 +588,7 @@ impl OpenFile {
                 Some(StoredObject { key, lines: written.lines, bytes: written.bytes, sha256 })
             }
         };
-        let state = FileState::Complete(CompleteFile { object, sidecar, slices: self.slices, commit: 0 });
+        let state = FileState::Complete(CompleteFile { object, sidecar, slices: joined(self.slices), commit: 0 });
         Ok(FileRecord { no: self.no, content, state })
     }
 

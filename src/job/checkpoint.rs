@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Epoch;
 use crate::bulk::manifest::Method;
 use crate::fhir::resource_type::ResourceType;
-use crate::plan::slice::Slice;
+use crate::plan::slice::{Phase, Scope, Slice, Window};
 
 /// The number of a file within its job; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -133,5 +133,97 @@ impl FileRecord {
             FileState::Complete(file) => &file.slices,
             FileState::Open { .. } => &[],
         }
+    }
+}
+
+/// Records of old windows that lie side by side become one: nobody asks for the single ones again, so that what is kept of
+/// a large type is as much as its files, not as its pages. Young ones stay, for they are counted once more.
+pub(crate) fn joined(records: Vec<SliceRecord>) -> Vec<SliceRecord> {
+    let window = |record: &SliceRecord| match &record.slice {
+        Slice { phase: Phase::Old, scope: Scope::Window(window), .. } => Some(*window),
+        Slice {
+            phase: Phase::Old, scope: Scope::Patients { .. } | Scope::Record { .. } | Scope::Ids { .. }, ..
+        }
+        | Slice { phase: Phase::Young | Phase::Gap | Phase::Sweep(_) | Phase::References, .. } => None,
+    };
+    let (mut old, others): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| window(record).is_some());
+    old.sort_by_key(window);
+    let mut all: Vec<SliceRecord> = Vec::new();
+    for next in old {
+        let both = all.last().and_then(window).zip(window(&next));
+        let meet = both.filter(|(before, after)| before.until.is_some() && before.until == after.from);
+        match (all.last_mut(), meet) {
+            (Some(last), Some((before, after)))
+                if last.method == next.method && last.slice.resource_type == next.slice.resource_type =>
+            {
+                last.absorb(&next, Window { from: before.from, until: after.until });
+            }
+            (_, _) => all.push(next),
+        }
+    }
+    all.extend(others);
+    all
+}
+
+impl SliceRecord {
+    fn absorb(&mut self, next: &Self, window: Window) {
+        self.slice.scope = Scope::Window(window);
+        self.expected = self.expected.saturating_add(next.expected);
+        self.received = self.received.saturating_add(next.received);
+        self.written = self.written.saturating_add(next.written);
+        self.repeated = self.repeated.saturating_add(next.repeated);
+        self.withheld = self.withheld.saturating_add(next.withheld);
+        self.reread = self.reread.saturating_add(next.reread);
+        self.short = self.short.saturating_add(next.short);
+        self.unreadable = self.unreadable.saturating_add(next.unreadable);
+        self.refused |= next.refused;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::datatypes::Millis;
+
+    fn record(phase: Phase, from: Option<i64>, until: i64, written: u64, method: Method) -> SliceRecord {
+        let window = Window { from: from.map(Millis), until: Some(Millis(until)) };
+        let slice = Slice { phase, resource_type: ResourceType::PATIENT, scope: Scope::Window(window) };
+        let (expected, received) = (written, written);
+        let none = (0, 0, 0, 1, 0);
+        let (repeated, withheld, short, reread, unreadable) = none;
+        let refused = false;
+        SliceRecord {
+            slice,
+            expected,
+            received,
+            written,
+            repeated,
+            withheld,
+            reread,
+            short,
+            unreadable,
+            refused,
+            method,
+        }
+    }
+
+    #[test]
+    fn old_windows_that_meet_are_one_record_and_say_the_same_together() {
+        use Method::{Counted, Reread};
+        let read = vec![
+            record(Phase::Old, Some(20), 30, 3, Counted),
+            record(Phase::Young, Some(60), 70, 6, Counted),
+            record(Phase::Old, None, 10, 1, Counted),
+            record(Phase::Young, Some(70), 80, 7, Counted),
+            record(Phase::Old, Some(10), 20, 2, Counted),
+            record(Phase::Old, Some(30), 40, 4, Reread),
+            record(Phase::Old, Some(50), 60, 5, Reread),
+        ];
+        let kept = joined(read.clone());
+        let first = SliceRecord { reread: 3, ..record(Phase::Old, None, 30, 6, Counted) };
+        assert_eq!(kept, [first, read[5].clone(), read[6].clone(), read[1].clone(), read[3].clone()]);
+        let windows = |records: &[SliceRecord]| records.iter().map(|record| record.slice.window()).collect::<Vec<_>>();
+        assert_eq!(Window::ALL.remaining(windows(&kept)), Window::ALL.remaining(windows(&read)), "the same is left");
+        assert_eq!(joined(Vec::new()), []);
     }
 }
