@@ -300,7 +300,8 @@ mod tests {
         let mut store = Store::default();
         put(&mut store, r#"{"resourceType":"Basic","id":"a"}"#, 1);
         for (id, second) in [("a", 2), ("b", 3)] {
-            let incoming = Incoming::parse(Version::R4, &format!(r#"{{"resourceType":"Basic","id":"{id}"}}"#)).expect("a resource");
+            let incoming = Incoming::parse(Version::R4, &format!(r#"{{"resourceType":"Basic","id":"{id}"}}"#))
+                .expect("a resource");
             store.apply(Change::Put { id: id.into(), incoming }, Moment { is_indexed: false, ..moment(second) });
         }
         let places = |store: &Store| store.of_type("Basic").map(|basics| [basics.place(0), basics.place(1)]);

@@ -476,7 +476,8 @@ impl World {
     }
 
     fn put(&self, name: &Name, known: &Known, is_indexed: bool) {
-        let incoming = Incoming::parse(self.upstream.settings().version(), &text(name, &known.patients)).expect("a resource");
+        let incoming =
+            Incoming::parse(self.upstream.settings().version(), &text(name, &known.patients)).expect("a resource");
         let (last_updated, visible_at) = (known.stamp.map(at), self.upstream.now());
         let change = Change::Put { id: name.1.as_str().into(), incoming };
         self.upstream.write(|store| {
