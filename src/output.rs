@@ -82,8 +82,8 @@ impl Output {
     }
 
     /// Writes a small object in one go.
-    pub(crate) async fn put(&self, key: &str, bytes: Vec<u8>) -> Result<(), OutputError> {
-        let (store, key) = (Arc::clone(&self.store), Path::from(key));
+    pub(crate) async fn put(&self, key: &str, bytes: impl Into<Bytes>) -> Result<(), OutputError> {
+        let (store, key, bytes) = (Arc::clone(&self.store), Path::from(key), bytes.into());
         let writing = Arc::clone(&self.puts).read_owned().await;
         let put = tokio::spawn(async move {
             let put = store.put(&key, PutPayload::from(bytes)).await;

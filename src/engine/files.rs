@@ -575,7 +575,7 @@ impl OpenFile {
                 };
                 let name = layout::sidecar(&key);
                 let sidecar = Sidecar::new(self.ids, self.notes);
-                services.output.put(&name, sidecar.encode()).await?;
+                services.output.put(&name, sidecar.encoded()).await?;
                 services.sidecars.keep(&name, Arc::new(sidecar)).await;
                 Some(name)
             }
@@ -612,7 +612,7 @@ async fn sidecar(services: &Services, key: &str) -> Result<Arc<Sidecar>, OutputE
         return Ok(sidecar);
     }
     let bytes = services.output.get(key).await?;
-    let sidecar = Arc::new(Sidecar::decode(&bytes).ok_or(OutputError::Damaged)?);
+    let sidecar = Arc::new(Sidecar::decode(bytes).ok_or(OutputError::Damaged)?);
     services.sidecars.keep(key, Arc::clone(&sidecar)).await;
     Ok(sidecar)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::fhir::datatypes::{Id, LocalReference};
@@ -37,9 +38,12 @@ impl IdHash {
 }
 
 /// What is said of one file beside its lines.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sidecar {
-    ids: Vec<IdHash>,
+    /// As it is stored: the ids are looked up where they lie.
+    bytes: Bytes,
+    /// How many ids there are.
+    count: usize,
     pub(crate) notes: Notes,
 }
 
@@ -81,57 +85,61 @@ impl Notes {
 
 const MAGIC: &[u8; 8] = b"offtake1";
 const HASH: usize = size_of::<u128>();
+/// Where the ids begin: after what it is and how many there are.
+const HEAD: usize = MAGIC.len() + size_of::<u64>();
 
 impl Sidecar {
     pub(crate) fn new(ids: impl IntoIterator<Item = IdHash>, notes: Notes) -> Self {
-        let mut ids: Vec<_> = ids.into_iter().collect();
+        let mut bytes = Vec::from(MAGIC);
+        bytes.extend_from_slice(&[0; size_of::<u64>()]);
+        ids.into_iter().for_each(|id| bytes.extend_from_slice(&id.0.to_be_bytes()));
+        // What is sorted as bytes is sorted as numbers.
+        let (ids, _) = bytes[HEAD..].as_chunks_mut::<HASH>();
         ids.sort_unstable();
-        Self { ids, notes }
+        let count = ids.len();
+        bytes[MAGIC.len()..HEAD].copy_from_slice(&(count as u64).to_be_bytes());
+        let Notes { references, outcomes, unreadable, names } = &notes;
+        let outcomes: Vec<_> = outcomes.iter().collect();
+        let said = serde_json::to_vec(&(references, outcomes, unreadable, names));
+        bytes.extend_from_slice(&said.expect("strings and numbers always become JSON"));
+        let checksum = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&checksum.to_be_bytes());
+        Self { bytes: Bytes::from(bytes), count, notes }
     }
 
     pub(crate) fn contains(&self, id: IdHash) -> bool {
-        self.ids.binary_search(&id).is_ok()
+        let ids = self.bytes.get(HEAD..HEAD + self.count * HASH).unwrap_or_default();
+        let (ids, _) = ids.as_chunks::<HASH>();
+        ids.binary_search(&id.0.to_be_bytes()).is_ok()
     }
 
     /// Bytes of memory that it takes.
     pub(crate) fn weight(&self) -> usize {
-        self.ids.len() * HASH + (self.notes.len() + self.notes.names.len()) * 80 + 64
+        self.bytes.len() + (self.notes.len() + self.notes.names.len()) * 80 + 64
     }
 
     /// `offtake1`, the number of ids, the ids, the notes as JSON, CRC-32 of all before it.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.ids.len() * HASH + 256);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&(self.ids.len() as u64).to_be_bytes());
-        self.ids.iter().for_each(|id| bytes.extend_from_slice(&id.0.to_be_bytes()));
-        let outcomes: Vec<_> = self.notes.outcomes.iter().collect();
-        let Notes { references, unreadable, names, .. } = &self.notes;
-        let notes = serde_json::to_vec(&(references, outcomes, unreadable, names));
-        bytes.extend_from_slice(&notes.expect("strings and numbers always become JSON"));
-        let checksum = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(&checksum.to_be_bytes());
-        bytes
+    pub(crate) fn encoded(&self) -> Bytes {
+        self.bytes.clone()
     }
 
-    /// The sidecar whose [`encode`](Self::encode) gave `bytes`; `None` if anything is not as it was written.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    /// The sidecar whose [`encoded`](Self::encoded) form is `bytes`; `None` if anything is not as it was written.
+    pub(crate) fn decode(bytes: Bytes) -> Option<Self> {
         let (body, checksum) = bytes.split_last_chunk::<4>()?;
         if crc32fast::hash(body) != u32::from_be_bytes(*checksum) {
             return None;
         }
-        let body = body.strip_prefix(MAGIC)?;
-        let (count, body) = body.split_first_chunk::<8>()?;
-        let length = usize::try_from(u64::from_be_bytes(*count)).ok()?.checked_mul(HASH)?;
-        let (ids, notes) = body.split_at_checked(length)?;
-        let (ids, _) = ids.as_chunks::<HASH>();
+        let (count, body) = body.strip_prefix(MAGIC)?.split_first_chunk::<8>()?;
+        let count = usize::try_from(u64::from_be_bytes(*count)).ok()?;
+        let (_, said) = body.split_at_checked(count.checked_mul(HASH)?)?;
         let (references, outcomes, unreadable, names): (_, Vec<(Issue, u64)>, _, _) =
-            serde_json::from_slice(notes).ok().or_else(|| {
+            serde_json::from_slice(said).ok().or_else(|| {
                 // Those written before there were names.
-                let (references, outcomes, unreadable) = serde_json::from_slice(notes).ok()?;
+                let (references, outcomes, unreadable) = serde_json::from_slice(said).ok()?;
                 Some((references, outcomes, unreadable, Vec::new()))
             })?;
-        let ids = ids.iter().map(|id| IdHash(u128::from_be_bytes(*id))).collect();
-        Some(Self { ids, notes: Notes { references, outcomes: outcomes.into_iter().collect(), unreadable, names } })
+        let notes = Notes { references, outcomes: outcomes.into_iter().collect(), unreadable, names };
+        Some(Self { bytes, count, notes })
     }
 }
 
@@ -146,15 +154,16 @@ mod tests {
     #[test]
     fn a_sidecar_is_read_back_as_it_was_written_and_in_no_other_way() {
         let sidecar = Sidecar::new(["b", "a", "c"].map(hash), Notes::default());
-        let bytes = sidecar.encode();
-        let back = Sidecar::decode(&bytes).expect("what was written");
+        let bytes = sidecar.encoded().to_vec();
+        let decode = |bytes: &[u8]| Sidecar::decode(Bytes::copy_from_slice(bytes));
+        let back = decode(&bytes).expect("what was written");
         assert_eq!(back, sidecar);
         assert!(back.contains(hash("b")) && !back.contains(hash("d")));
         for index in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[index] ^= 1;
-            assert_eq!(Sidecar::decode(&damaged), None, "byte {index}");
-            assert_eq!(Sidecar::decode(&bytes[..index]), None, "cut at {index}");
+            assert_eq!(decode(&damaged), None, "byte {index}");
+            assert_eq!(decode(&bytes[..index]), None, "cut at {index}");
         }
     }
 
