@@ -420,12 +420,16 @@ impl Inner {
         let types = plan.types.keys().copied().collect();
         let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, plan.context.clone(), plan.bases.clone());
         let grant = Arc::new(grant);
-        let limits =
-            PageLimits { most_resources: self.settings.page_resources, target_bytes: self.settings.page_bytes };
+        let limits = PageLimits {
+            readers: self.settings.searches,
+            most_resources: self.settings.page_resources,
+            target_bytes: self.settings.page_bytes,
+        };
         let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
         let services = self.services.clone();
         let limits = self.settings.files;
         let files = Files::resume(services, lease, grant, Arc::clone(&plan), limits, running.clone(), records);
+        reader.refused_before(files.slices());
         let baselines = plan.types.values().filter_map(|plan| plan.baseline);
         let expected = baselines.fold(0, u64::saturating_add);
         progress.plan(expected, files.slices().map(|record| record.written).sum());

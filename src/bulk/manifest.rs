@@ -189,8 +189,8 @@ impl OutcomeLine {
 
     /// Types of which the server does not tell how they were at the transaction time, although that was wanted.
     pub(crate) fn not_as_of(names: &[ResourceType]) -> Self {
-        let text = "changes after the transaction time are in this export as far as they were seen, as the server keeps no \
-                    history to tell what was before";
+        let text = "changes after the transaction time are in this export as far as they were seen, as the server gives no \
+                    history to tell what was before of these";
         Self::about(names, IssueSeverity::Warning, IssueType::NotSupported, text)
     }
 

@@ -8,7 +8,7 @@ use crate::fhir::datatypes::Instant;
 use crate::plan::Boundary;
 use crate::plan::slice::Slice;
 use crate::upstream::budget::Reservation;
-use crate::upstream::client::SearchError;
+use crate::upstream::client::{Room, SearchError};
 
 impl Reader {
     /// The instant that resources are to be exported as of.
@@ -31,7 +31,7 @@ impl Reader {
         let mut restored = Vec::with_capacity(resources.len());
         for resource in resources {
             if self.is_too_new(&resource) {
-                let resource = match self.restore(resource).await {
+                let resource = match self.restore(resource, Room::Free).await {
                     Ok(resource) => resource,
                     Err(ReadError::Search(SearchError::TooLarge { .. })) => return Ok(in_parts(slice, can_be_cut)),
                     Err(error) => return Err(error),
@@ -54,13 +54,17 @@ impl Reader {
     }
 
     /// A resource as it was; it stays out if it was not there.
-    pub(super) async fn restore(&self, resource: Received) -> Result<Received, ReadError> {
+    pub(super) async fn restore(&self, resource: Received, room: Room) -> Result<Received, ReadError> {
         let Some(instant) = self.as_of() else { return Ok(resource) };
         let scope = self.page_scope(resource.entry.resource_type);
         let Entry { resource_type, id, .. } = &resource.entry;
-        let then = match self.upstream.version_at(*resource_type, id, instant, scope).await {
+        let then = match self.upstream.version_at(*resource_type, id, instant, scope, room).await {
             // It was deleted since, and some servers know nothing of what is gone.
-            Err(SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. }) => None,
+            Err(SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. })
+                if room == Room::Free || self.upstream.read(*resource_type, id).await?.is_none() =>
+            {
+                None
+            }
             then => then?,
         };
         Ok(match then {

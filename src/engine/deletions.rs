@@ -1,13 +1,13 @@
 //! What was deleted since the client's last export, from the server's own history (BD-078 to BD-080, SEC-27).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::held::Base;
 use super::read::Chain;
 use super::worker::{Worker, WorkerError};
 use crate::fhir::bundle::{Entry, Scope};
-use crate::fhir::datatypes::{Id, Instant};
+use crate::fhir::datatypes::{Id, Instant, LocalReference};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::index::IdHash;
 use crate::plan::Cohort;
@@ -22,12 +22,14 @@ pub(super) struct Deletions {
     pub(super) untold: Vec<ResourceType>,
     /// Whether some deletions are left out because the export may not tell of them.
     pub(super) left_out: bool,
-    /// Whatever was seen to be gone of what the client holds.
+    /// What is listed: the client holds it no longer.
     pub(super) gone: HashSet<IdHash>,
 }
 
 /// How long a question about deletions may fail.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// An instant since which nothing can have been deleted.
+const FAR_AWAY: &str = "2900-01-01T00:00:00Z";
 /// Deletions of one type that one export lists.
 pub(super) const MOST_OF_A_TYPE: usize = 100_000;
 
@@ -48,7 +50,7 @@ impl Worker {
                 Some(true) | None => self.reader.deleted_between(resource_type, since, until).await,
             };
             match told {
-                Some(deleted) => self.list(resource_type, deleted, &mut found).await?,
+                Some(deleted) => self.list(resource_type, deleted, base, &mut found).await?,
                 None => found.untold.push(resource_type),
             }
         }
@@ -58,11 +60,13 @@ impl Worker {
         Ok(found)
     }
 
-    /// Lists those of `deleted` that are gone still, that no file holds, and that this export may tell of.
+    /// Lists those of `deleted` that are gone still, that no file holds, and that this export may tell of: because its
+    /// history shows that it would have been a part of it, or because the client received it with `base`.
     async fn list(
         &self,
         resource_type: ResourceType,
         deleted: Vec<Id>,
+        base: Option<&Base>,
         found: &mut Deletions,
     ) -> Result<(), WorkerError> {
         let hashes: Vec<_> = deleted.iter().map(|id| IdHash::of(resource_type, id)).collect();
@@ -72,28 +76,43 @@ impl Worker {
         let subjects: Vec<_> = gone.into_iter().map(|id| (resource_type, id)).collect();
         let reader = self.reader.clone();
         let by_patient = !matches!(self.plan.cohort, Cohort::Everything);
-        found.gone.extend(subjects.iter().map(|(name, id)| IdHash::of(*name, id)));
-        let lines = self
+        let fates = self
             .each(&subjects, move |(name, id)| {
                 let reader = reader.clone();
                 async move {
                     match reader.upstream.within(PATIENCE).read(name, &id).await {
                         Ok(None) => {}
                         Ok(Some(_)) => return Ok(Fate::Lives),
-                        Err(_) => return Ok(Fate::Withheld),
+                        Err(_) => return Ok(Fate::Unknown),
                     }
                     let last = if by_patient { reader.last_living(name, &id).await } else { None };
-                    Ok(reader.grant.admit_deletion(name, &id, last.as_ref()).map_or(Fate::Withheld, Fate::Listed))
+                    Ok(reader.grant.admit_deletion(name, &id, last.as_ref()).map_or(Fate::Gone, Fate::Listed))
                 }
             })
             .await?;
-        for ((name, id), fate) in lines {
+        let mut untold = HashMap::new();
+        for ((name, id), fate) in fates {
+            let hash = IdHash::of(name, &id);
             match fate {
-                Fate::Listed(line) => found.lines.push(line),
-                Fate::Withheld => found.left_out = true,
-                Fate::Lives => drop(found.gone.remove(&IdHash::of(name, &id))),
+                Fate::Listed(line) => {
+                    found.gone.insert(hash);
+                    found.lines.push(line);
+                }
+                Fate::Gone => drop(untold.insert(hash, LocalReference { resource_type: name, id })),
+                Fate::Unknown => found.left_out = true,
+                Fate::Lives => {}
             }
         }
+        if let (Some(base), false) = (base, untold.is_empty()) {
+            for received in self.received(base, &mut untold).await? {
+                let hash = IdHash::of(received.resource_type, &received.id);
+                if let Some(line) = self.reader.grant.admit_deletion_of_received(&received) {
+                    found.gone.insert(hash);
+                    found.lines.push(line);
+                }
+            }
+        }
+        found.left_out |= !untold.is_empty();
         Ok(())
     }
 }
@@ -103,8 +122,10 @@ enum Fate {
     /// It was made anew since.
     Lives,
     Listed(Line),
-    /// Nothing shows that it would have been a part of this export.
-    Withheld,
+    /// It is gone, and nothing shows that it would have been a part of this export.
+    Gone,
+    /// The server does not say whether it is there.
+    Unknown,
 }
 
 impl super::read::Reader {
@@ -117,6 +138,13 @@ impl super::read::Reader {
         }
         // Histories have been seen that do not say when something was deleted.
         let later = self.deleted_since(name, until).await?;
+        // One that tells the same whenever it is asked since has not heard the question.
+        if later == deleted
+            && let Ok(far) = Instant::parse(FAR_AWAY)
+            && self.deleted_since(name, far).await.is_some_and(|ever| ever == deleted)
+        {
+            return None;
+        }
         Some(deleted.into_iter().filter(|id| !later.contains(id)).collect())
     }
 

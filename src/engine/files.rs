@@ -359,14 +359,13 @@ impl Files {
         Ok(self.services.output.stream(&object.key, 0..object.bytes).await?)
     }
 
-    /// The keys of the sidecars of all complete files.
-    pub(super) fn sidecars(&self) -> Vec<String> {
-        self.complete.iter().filter_map(FileRecord::sidecar).map(str::to_owned).collect()
-    }
-
-    /// What a file with this sidecar holds.
-    pub(super) async fn names_in(&self, sidecar: &str) -> Result<Vec<LocalReference>, FilesError> {
-        Ok(self::sidecar(&self.services, sidecar).await?.notes.names.clone())
+    /// The complete files of resources: their types and objects.
+    pub(super) fn data(&self) -> Vec<(ResourceType, StoredObject)> {
+        let data = self.complete.iter().filter_map(|record| match record.content {
+            FileContent::Resources(resource_type) => Some((resource_type, record.object()?.clone())),
+            FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
+        });
+        data.collect()
     }
 
     /// Begins a file of what the client holds; it is recorded with the job's end.
@@ -485,10 +484,6 @@ impl Files {
                     tally.written += 1;
                     if slice.phase != Phase::References {
                         notes.references.extend(self.grant.follows(entry));
-                    }
-                    if self.plan.tells_deletions_by_difference {
-                        let (resource_type, id) = (entry.resource_type, entry.id.clone());
-                        notes.names.push(LocalReference { resource_type, id });
                     }
                     lines.push((resource.id, line));
                 }

@@ -2,18 +2,17 @@
 //! server's history does not tell what was deleted, the next export asks for all of these (SEC-27: what is not theirs is not
 //! told to them).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 
 use super::deletions::{Deletions, MOST_OF_A_TYPE, PATIENCE};
 use super::files::{Files, FilesError};
-use super::read::ReadError;
 use super::worker::{IDS_PER_SEARCH, Worker, WorkerError};
-use crate::fhir::bundle::Scope;
+use crate::fhir::bundle::{Entry, Scope};
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::SearchQuery;
@@ -21,15 +20,16 @@ use crate::job::checkpoint::{FileRecord, StoredObject};
 use crate::job::index::IdHash;
 use crate::job::{Complete, Job, JobState};
 use crate::output::OutputError;
+use crate::plan::Boundary;
 use crate::profile::PatientForm;
-use crate::smart::admit::{Grant, Line};
-use crate::upstream::client::{Room, SearchError};
+use crate::smart::admit::Grant;
+use crate::upstream::client::{Room, SearchError, Upstream};
 use crate::upstream::probe::list;
 
 /// Names that are looked at together.
 const AT_ONCE: usize = 2_000;
-/// A line that is longer is none of ours.
-const LONGEST_LINE: usize = 4_096;
+/// Resources that are read to see whether the server gives any at this moment.
+const CONTROLS: usize = 3;
 
 /// What the client held after an earlier export.
 #[derive(Debug)]
@@ -40,35 +40,39 @@ pub(super) struct Base {
 }
 
 impl Worker {
-    /// The newest export of the same kind that the client may have built on, if what it left is as it was written.
+    /// The export that ended at `_since` and is of the same kind, if what it left is as it was written: what came to the
+    /// client by others is not known here. Of several the one of the most types.
     pub(super) async fn base(&self, job: &Job) -> Result<Option<Base>, WorkerError> {
         let Some(since) = job.kickoff.since.filter(|_| self.plan.tells_deletions_by_difference) else {
             return Ok(None);
         };
-        let mut earlier: Vec<_> = self.files.jobs().await?;
-        earlier.retain(|other| other.id != job.id && other.kickoff.level == job.kickoff.level);
-        let ended = |job: &Job| match &job.state {
-            JobState::Complete(Complete { transaction_time, .. }) => Some(*transaction_time),
-            JobState::Accepted | JobState::Running(_) | JobState::Failed(_) | JobState::Deleted => None,
+        let ended = |other: &Job| match &other.state {
+            JobState::Complete(Complete { transaction_time, .. }) => *transaction_time == since,
+            JobState::Accepted | JobState::Running(_) | JobState::Failed(_) | JobState::Deleted => false,
         };
-        let mut earlier: Vec<_> = earlier.iter().filter_map(|job| Some((ended(job)?, job))).collect();
-        earlier.retain(|(time, _)| *time <= since);
-        earlier.sort_unstable_by_key(|(time, job)| (*time, job.created));
-        while let Some((_, job)) = earlier.pop() {
-            if let Some(object) = self.files.held_by(job.id).await?
+        let mut earlier = self.files.jobs().await?;
+        earlier.retain(|other| other.id != job.id && other.kickoff.level == job.kickoff.level && ended(other));
+        let mut best: Option<Base> = None;
+        for other in earlier {
+            if let Some(object) = self.files.held_by(other.id).await?
                 && let Some(types) = self.files.whole(&object).await?
+                && best.as_ref().is_none_or(|best| types.len() > best.types.len())
             {
-                return Ok(Some(Base { object, types }));
+                best = Some(Base { object, types });
             }
         }
-        Ok(None)
+        Ok(best)
     }
 
-    /// Lists those of what the client holds that are gone, of the types whose deletions nobody tells.
+    /// Lists those of what the client holds that are gone, of the types whose deletions nobody tells. When they went is not
+    /// known: an export as of an instant cannot tell them.
     pub(super) async fn differences(&self, base: &Base, found: &mut Deletions) -> Result<(), WorkerError> {
+        if self.plan.boundary == Boundary::AsOf {
+            return Ok(());
+        }
         let (told, untold): (Vec<_>, _) = found.untold.drain(..).partition(|name| base.types.contains(name));
         found.untold = untold;
-        let mut lines: BTreeMap<ResourceType, Vec<Line>> = BTreeMap::new();
+        let mut gone: BTreeMap<ResourceType, Vec<Id>> = BTreeMap::new();
         let mut failed = BTreeSet::new();
         let mut held = self.files.read_held(base.object.clone()).await?;
         while let Some(names) = held.next().await? {
@@ -79,29 +83,44 @@ impl Worker {
                 let hashes: Vec<_> = ids.iter().map(|id| IdHash::of(resource_type, id)).collect();
                 let exported = self.files.are_complete(resource_type, &hashes).await?;
                 let ids: Vec<_> = ids.into_iter().zip(exported).filter(|(_, here)| !here).map(|(id, _)| id).collect();
-                let Some(gone) = self.gone(resource_type, ids).await? else {
-                    failed.insert(resource_type);
-                    continue;
-                };
-                let lines = lines.entry(resource_type).or_default();
-                for id in gone {
-                    found.gone.insert(IdHash::of(resource_type, &id));
-                    lines.extend(self.reader.grant.admit_deletion_of_received(&LocalReference { resource_type, id }));
-                }
-                if lines.len() > MOST_OF_A_TYPE {
-                    failed.insert(resource_type);
+                let all = gone.entry(resource_type).or_default();
+                match self.gone(resource_type, ids).await? {
+                    Some(more) if all.len() + more.len() <= MOST_OF_A_TYPE => all.extend(more),
+                    Some(_) | None => drop(failed.insert(resource_type)),
                 }
             }
         }
         // Of a type that could not be asked for to its end nothing is told: a part would be taken for all.
-        lines.retain(|name, _| !failed.contains(name));
+        gone.retain(|name, _| !failed.contains(name));
         found.untold.extend(failed);
         found.untold.sort_unstable();
-        found.lines.extend(lines.into_values().flatten());
+        for (resource_type, id) in gone.into_iter().flat_map(|(name, ids)| ids.into_iter().map(move |id| (name, id))) {
+            let hash = IdHash::of(resource_type, &id);
+            let received = LocalReference { resource_type, id };
+            if let Some(line) = self.reader.grant.admit_deletion_of_received(&received) {
+                found.gone.insert(hash);
+                found.lines.push(line);
+            }
+        }
         Ok(())
     }
 
-    /// Those of `ids` that no search finds and no read gives; `None` if the server does not answer.
+    /// Takes those out of `asked` that the client received.
+    pub(super) async fn received(
+        &self,
+        base: &Base,
+        asked: &mut HashMap<IdHash, LocalReference>,
+    ) -> Result<Vec<LocalReference>, WorkerError> {
+        let mut received = Vec::new();
+        let mut held = self.files.read_held(base.object.clone()).await?;
+        while let Some(names) = held.next().await? {
+            received.extend(names.iter().filter_map(|name| asked.remove(&IdHash::of(name.resource_type, &name.id))));
+        }
+        Ok(received)
+    }
+
+    /// Those of `ids` that no search finds and no read gives; `None` if the server does not answer, or gives nothing at all
+    /// at this moment: then what is missing may only be out of reach.
     async fn gone(&self, resource_type: ResourceType, ids: Vec<Id>) -> Result<Option<Vec<Id>>, WorkerError> {
         let at_once = if self.plan.profile.id_lists { IDS_PER_SEARCH as usize } else { 1 };
         let lists: Vec<_> = ids.chunks(at_once).map(|ids| (resource_type, ids.to_vec())).collect();
@@ -110,36 +129,17 @@ impl Worker {
             .each(&lists, |(name, ids)| {
                 let upstream = upstream.clone();
                 async move {
-                    let named: Vec<_> = ids.iter().collect();
-                    let query = SearchQuery::new(name).param("_id", list(&named, PatientForm::Id));
-                    let query = query.count(IDS_PER_SEARCH).ids_only();
-                    let mut missing: BTreeSet<_> = ids.iter().cloned().collect();
-                    match upstream.page(&query, Scope::of(name), Room::Share).await {
-                        Ok(answer) => missing.retain(|id| answer.page.entries.iter().all(|entry| entry.id != *id)),
-                        // What cannot be searched can be read.
-                        Err(SearchError::Refused { .. } | SearchError::TooLarge { .. }) => {}
-                        Err(error) => return Self::unanswered(error),
+                    match missing(&upstream, name, &ids).await {
+                        Ok(gone) => Ok(gone),
+                        // An export can do without it: whatever goes wrong is only said, but a stop.
+                        Err(error) if error.is_stopping() => Err(error.into()),
+                        Err(_) => Ok(None),
                     }
-                    let mut gone = Vec::new();
-                    for id in missing {
-                        // Only a read tells what is gone from what a search did not find.
-                        match upstream.read(name, &id).await {
-                            Ok(None) => gone.push(id),
-                            Ok(Some(_)) => {}
-                            Err(error) => return Self::unanswered(error),
-                        }
-                    }
-                    Ok(Some(gone))
                 }
             })
             .await?;
         let gone: Option<Vec<_>> = answers.into_iter().map(|(_, gone)| gone).collect();
         Ok(gone.map(|gone| gone.into_iter().flatten().collect()))
-    }
-
-    /// An export can do without it: whatever goes wrong is only said, but a stop.
-    fn unanswered(error: SearchError) -> Result<Option<Vec<Id>>, ReadError> {
-        if error.is_stopping() { Err(error.into()) } else { Ok(None) }
     }
 
     /// Writes what the client holds after this export, where that is known: what it held before but for what is `gone`, and
@@ -175,12 +175,61 @@ impl Worker {
                 }
             }
         }
-        for key in self.files.sidecars() {
-            let names = self.files.names_in(&key).await?.into_iter();
-            let names = names.filter(|name| types.contains(&name.resource_type));
-            self.files.write_held(&mut file, lines(names)).await?;
+        for (resource_type, object) in self.files.data() {
+            if !types.contains(&resource_type) {
+                continue;
+            }
+            let mut written = Lines::of(self.files.read(&object).await?);
+            while let Some(line) = written.next().await.map_err(FilesError::from)? {
+                let entry = Entry::parse(&line, Scope::of(resource_type));
+                let entry = entry.ok_or(FilesError::Output(OutputError::Damaged))?;
+                let name = LocalReference { resource_type, id: entry.id };
+                self.files.write_held(&mut file, lines(std::iter::once(name))).await?;
+            }
         }
         Ok(Some(self.files.finish_held(file).await?))
+    }
+}
+
+/// Those of `ids` that are gone, as is shown by a search that did not find them, a read that did not give them, and another
+/// resource that was read after that; `None` if nothing shows it.
+async fn missing(upstream: &Upstream, name: ResourceType, ids: &[Id]) -> Result<Option<Vec<Id>>, SearchError> {
+    let named: Vec<_> = ids.iter().collect();
+    let query = SearchQuery::new(name).param("_id", list(&named, PatientForm::Id)).count(IDS_PER_SEARCH).ids_only();
+    let Some(found) = ids_of(upstream, &query).await? else { return Ok(None) };
+    let mut gone = Vec::new();
+    let mut alive: Vec<_> = ids.iter().filter(|id| found.contains(id)).collect();
+    for id in ids.iter().filter(|id| !found.contains(id)) {
+        match upstream.read(name, id).await? {
+            None => gone.push(id.clone()),
+            Some(_) => alive.push(id),
+        }
+    }
+    if gone.is_empty() {
+        return Ok(Some(gone));
+    }
+    let some = ids_of(upstream, &SearchQuery::new(name).count(1).ids_only()).await?;
+    let others: Vec<_> = alive.into_iter().chain(some.iter().flatten()).collect();
+    if others.is_empty() && some.is_some() {
+        // There is nothing of this type at all, and the server says so.
+        return Ok(Some(gone));
+    }
+    // One of them may have gone in between.
+    for other in others.into_iter().take(CONTROLS) {
+        if upstream.read(name, other).await?.is_some() {
+            return Ok(Some(gone));
+        }
+    }
+    Ok(None)
+}
+
+/// The ids on the first page of a search; `None` if it is refused.
+async fn ids_of(upstream: &Upstream, query: &SearchQuery) -> Result<Option<Vec<Id>>, SearchError> {
+    match upstream.page(query, Scope::of(query.resource_type()), Room::Share).await {
+        Ok(answer) if answer.page.is_troubled() => Ok(None),
+        Ok(answer) => Ok(Some(answer.page.entries.into_iter().map(|entry| entry.id).collect())),
+        Err(SearchError::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -211,7 +260,7 @@ impl Files {
         loop {
             match held.next().await {
                 Ok(Some(_)) => {}
-                Ok(None) => return Ok(Some(held.types)),
+                Ok(None) => return Ok(held.types),
                 Err(FilesError::Output(OutputError::Damaged)) => return Ok(None),
                 Err(error) => return Err(error),
             }
@@ -219,8 +268,8 @@ impl Files {
     }
 
     async fn read_held(&self, object: StoredObject) -> Result<Held, FilesError> {
-        let stream = self.read(&object).await?;
-        Ok(Held { object, stream, digest: Context::new(&SHA256), rest: Vec::new(), types: BTreeSet::new(), lines: 0 })
+        let lines = Lines::of(self.read(&object).await?);
+        Ok(Held { object, lines, types: None })
     }
 
     async fn write_held(&self, file: &mut super::files::OpenFile, text: String) -> Result<(), FilesError> {
@@ -228,14 +277,50 @@ impl Files {
     }
 }
 
+/// The lines of an object, one after another.
+struct Lines {
+    stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
+    digest: Context,
+    rest: BytesMut,
+}
+
+impl Lines {
+    fn of(stream: BoxStream<'static, Result<Bytes, object_store::Error>>) -> Self {
+        Self { stream, digest: Context::new(&SHA256), rest: BytesMut::new() }
+    }
+
+    /// The next line without its end; `None` at the end of all.
+    async fn next(&mut self) -> Result<Option<BytesMut>, OutputError> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', self.rest.get(searched..).unwrap_or_default()) {
+                let mut line = self.rest.split_to(searched + end + 1);
+                line.truncate(searched + end);
+                return Ok(Some(line));
+            }
+            searched = self.rest.len();
+            let Some(chunk) = self.stream.next().await else {
+                // Every line of ours has an end.
+                return if self.rest.is_empty() { Ok(None) } else { Err(OutputError::Damaged) };
+            };
+            let chunk = chunk.map_err(|source| OutputError::Store { doing: "read an object", source })?;
+            self.digest.update(&chunk);
+            self.rest.extend_from_slice(&chunk);
+        }
+    }
+
+    /// SHA-256 of all that was read, in hexadecimal digits.
+    fn sha256(&mut self) -> String {
+        let digest = std::mem::replace(&mut self.digest, Context::new(&SHA256)).finish();
+        digest.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    }
+}
+
 /// Reads back what a client held, some names at a time.
 struct Held {
     object: StoredObject,
-    stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
-    digest: Context,
-    rest: Vec<u8>,
-    types: BTreeSet<ResourceType>,
-    lines: u64,
+    lines: Lines,
+    types: Option<BTreeSet<ResourceType>>,
 }
 
 impl Held {
@@ -246,37 +331,17 @@ impl Held {
     async fn next(&mut self) -> Result<Option<Vec<LocalReference>>, FilesError> {
         let mut names = Vec::new();
         while names.len() < AT_ONCE {
-            let Some(chunk) = self.stream.next().await else { break };
-            let chunk = chunk.map_err(|source| OutputError::Store { doing: "read an object", source })?;
-            self.digest.update(&chunk);
-            self.rest.extend_from_slice(&chunk);
-            let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else {
-                if self.rest.len() > LONGEST_LINE {
-                    return Err(OutputError::Damaged.into());
-                }
-                continue;
-            };
-            let whole: Vec<u8> = self.rest.drain(..=end).collect();
-            for line in whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                let line = std::str::from_utf8(line).map_err(|_| OutputError::Damaged)?;
-                self.lines += 1;
-                if self.lines == 1 {
-                    self.types = line.split(',').filter_map(ResourceType::parse).collect();
-                } else {
-                    names.push(LocalReference::parse_on(line, &[]).ok_or(OutputError::Damaged)?);
-                }
+            let Some(line) = self.lines.next().await? else { break };
+            let text = std::str::from_utf8(&line).map_err(|_| OutputError::Damaged)?;
+            if self.types.is_none() {
+                self.types = Some(text.split(',').filter_map(ResourceType::parse).collect());
+            } else {
+                names.push(LocalReference::parse_on(text, &[]).ok_or(OutputError::Damaged)?);
             }
         }
-        if names.is_empty() && !self.is_whole() {
+        if names.is_empty() && self.lines.sha256() != self.object.sha256 {
             return Err(OutputError::Damaged.into());
         }
         Ok((!names.is_empty()).then_some(names))
-    }
-
-    /// Whether all that was read is what was written.
-    fn is_whole(&mut self) -> bool {
-        let digest = std::mem::replace(&mut self.digest, Context::new(&SHA256)).finish();
-        let text = digest.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        self.rest.is_empty() && text == self.object.sha256
     }
 }

@@ -159,7 +159,7 @@ impl Planner {
         let profile = profile.known(preset, &self.overrides);
         let kickoff = &job.kickoff;
         if !profile.filters_by_time() && (kickoff.since.is_some() || kickoff.until.is_some()) {
-            self.must_be_stamped(&survey, &reached).await?;
+            self.must_be_stamped(job, &survey, &reached, &records).await?;
         }
         let listed = match &cohort {
             Cohort::Everything | Cohort::AllPatients if !reached.is_empty() || !records.is_empty() => {
@@ -174,6 +174,7 @@ impl Planner {
             let baseline = profile.counts.and_then(|_| survey.held.get(resource_type).copied());
             plans.insert(*resource_type, TypePlan { strategy, baseline, oldest: None, assumed: BTreeSet::new() });
         }
+        self.chain_what_time_may_not_find(&mut plans, &profile).await?;
         let newest = match (profile.filters_by_time(), profile.sort) {
             (true, true) => self.edges(&mut plans, now).await?,
             (true, false) => self.newest_by_halves(&plans, now).await?,
@@ -190,7 +191,7 @@ impl Planner {
             Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(is_context).collect(),
         };
         let bases = self.upstream.bases().into_iter().map(str::to_owned).collect();
-        let boundary = self.boundary(&survey).await?;
+        let boundary = self.boundary(plans.keys().chain(&context).copied().collect(), &survey).await?;
         let (listed, on_short) = (Listed(listed), self.on_short);
         let plan = ExportPlan {
             horizon,
@@ -213,13 +214,18 @@ impl Planner {
     /// would be exported as a whole each time.
     async fn must_be_stamped(
         &self,
+        job: &Job,
         survey: &Survey,
         reached: &BTreeMap<ResourceType, Reached>,
+        records: &[ResourceType],
     ) -> Result<(), PlanError> {
-        if let Some((name, _)) = reached.iter().find(|(_, reach)| reach.is_unstamped) {
-            return Err(PlanError::Unstamped(*name));
+        let unstamped = reached.iter().find(|(_, reach)| reach.is_unstamped).map(|(name, _)| *name);
+        // What only records hold was not looked at.
+        if let Some(name) = unstamped.or_else(|| records.first().copied()) {
+            return Err(PlanError::Unstamped(name));
         }
-        let occupied = survey.types.iter().copied().filter(|name| survey.held.get(name) != Some(&0));
+        let is_asked = |name: &ResourceType| job.types.contains(name) && survey.held.get(name) != Some(&0);
+        let occupied = survey.types.iter().copied().filter(is_asked);
         let mut answers = futures_util::stream::iter(occupied)
             .map(|name| async move { (name, probe::is_unstamped(&self.upstream, name).await) })
             .buffer_unordered(self.searches);
@@ -231,14 +237,37 @@ impl Planner {
         Ok(())
     }
 
+    /// Where nothing counts what no window can see, a type that has resources without a time is read as a whole.
+    async fn chain_what_time_may_not_find(
+        &self,
+        plans: &mut BTreeMap<ResourceType, TypePlan>,
+        profile: &Profile,
+    ) -> Result<(), PlanError> {
+        if profile.counts.is_some() {
+            return Ok(());
+        }
+        let by_windows = plans.iter().filter(|(_, plan)| plan.strategy == Strategy::Windows).map(|(name, _)| *name);
+        let mut answers = futures_util::stream::iter(by_windows.collect::<Vec<_>>())
+            .map(|name| async move { (name, probe::is_partly_unstamped(&self.upstream, name).await) })
+            .buffer_unordered(self.searches);
+        while let Some((name, answer)) = answers.next().await {
+            if answer.map_err(|source| PlanError::Search { resource_type: name, source })?
+                && let Some(plan) = plans.get_mut(&name)
+            {
+                plan.strategy = Strategy::Chain;
+            }
+        }
+        Ok(())
+    }
+
     /// What is to become of what changed after the transaction time: whether the server keeps histories is seen on one
     /// resource of each type.
-    async fn boundary(&self, survey: &Survey) -> Result<Boundary, PlanError> {
+    async fn boundary(&self, types: BTreeSet<ResourceType>, survey: &Survey) -> Result<Boundary, PlanError> {
         match self.boundary {
             BoundaryChoice::NoLoss => return Ok(Boundary::NoLoss),
             BoundaryChoice::AsOf => {}
         }
-        let occupied = survey.types.iter().copied().filter(|name| survey.held.get(name) != Some(&0));
+        let occupied = types.into_iter().filter(|name| survey.held.get(name) != Some(&0));
         let mut answers = futures_util::stream::iter(occupied)
             .map(|name| async move { (name, probe::keeps_versions(&self.upstream, name).await) })
             .buffer_unordered(self.searches);
@@ -266,11 +295,18 @@ impl Planner {
             windows_until: Millis(
                 grid.floor(newest.map_or_else(unseen, |newest| Millis(newest.0 + grid.step)).min(now).0),
             ),
-            lag_millis: self.lag_millis,
+            lag_millis: self.lag(newest, grid.step, now),
             since: kickoff.since,
             until: kickoff.until,
             step_millis: grid.step,
         }
+    }
+
+    /// How long before W the transaction time lies. As of an instant nothing is exported that is newer: at a server where
+    /// nothing was written for so long that nothing can be late any more, it is the newest change.
+    fn lag(&self, newest: Option<Millis>, step: i64, now: Millis) -> i64 {
+        let is_at_rest = newest.is_some_and(|newest| now.0 - newest.0 >= UNSEEN_MILLIS);
+        if self.boundary == BoundaryChoice::AsOf && is_at_rest { step.min(self.lag_millis) } else { self.lag_millis }
     }
 
     /// Asks for every type of a job without a patient, but for those of which it is known that this is of no use. Where

@@ -19,6 +19,8 @@ pub(super) enum Order {
 pub(super) struct Cutting {
     /// Resources that one page holds.
     pub(super) capacity: u32,
+    /// Searches that can be under way at the same time.
+    pub(super) readers: usize,
     pub(super) grid: Grid,
 }
 
@@ -48,6 +50,14 @@ pub(super) struct Pool {
 struct Segment {
     slice: Slice,
     known: Option<u64>,
+    /// So many of it are for each reader: it is the last of what waits.
+    share: Option<f64>,
+}
+
+impl Segment {
+    fn of(slice: Slice, known: Option<u64>) -> Self {
+        Self { slice, known, share: None }
+    }
 }
 
 /// How close to one another resources lie in time.
@@ -78,9 +88,20 @@ impl Density {
         Self { per_milli: ratio(count.max(1), millis), error: FIRST_ERROR, irregular: false }
     }
 
-    /// How long a window may be to fit a page of `capacity`.
-    fn length(self, capacity: u32) -> i64 {
+    /// How many of those in `span` milliseconds are for each reader, where they are more than a page and less than one for
+    /// each.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    fn share(self, span: i64, cutting: Cutting) -> Option<f64> {
+        let left = span as f64 * self.per_milli;
+        let share = left / cutting.readers.max(1) as f64;
+        let capacity = f64::from(cutting.capacity);
+        (left > capacity && share < capacity).then_some(share)
+    }
+
+    /// How long a window may be to fit a page of `capacity`, and to hold no more than a `share`.
+    fn length(self, capacity: u32, share: Option<f64>) -> i64 {
         let aim = f64::from(capacity) * (1.0 - MARGIN * self.error).clamp(EMPTIEST, FULLEST);
+        let aim = share.map_or(aim, |share| aim.min(share));
         #[expect(clippy::cast_possible_truncation, reason = "out of range becomes the nearest that is in it")]
         let length = (aim / self.per_milli).floor() as i64;
         length.max(1)
@@ -107,7 +128,7 @@ impl Pool {
     pub(super) fn new(slices: Vec<Slice>, order: Order) -> Self {
         let mut waiting: BTreeMap<_, VecDeque<_>> = BTreeMap::new();
         for slice in slices {
-            waiting.entry(slice.resource_type).or_default().push_back(Segment { slice, known: None });
+            waiting.entry(slice.resource_type).or_default().push_back(Segment::of(slice, None));
         }
         Self { waiting, busy: HashMap::new(), densities: HashMap::new(), turn: None, order }
     }
@@ -125,12 +146,14 @@ impl Pool {
         };
         let turn = self.turn.filter(|name| self.waiting.contains_key(name) && is_free(name));
         let name = turn.or_else(|| self.waiting.keys().copied().find(is_free))?;
+        let others = self.waiting.len() - 1;
         let queue = self.waiting.get_mut(&name)?;
         let density = self.densities.get(&name).copied();
+        let is_last = others == 0 && queue.len() == 1 && self.order == Order::Any;
         let task = queue.pop_front().map(|segment| {
-            let (task, rest) = cut(segment, density, cutting(name));
-            if let Some(slice) = rest {
-                queue.push_front(Segment { slice, known: None });
+            let (task, rest) = cut(segment, density, cutting(name), is_last);
+            if let Some(rest) = rest {
+                queue.push_front(rest);
             }
             task
         });
@@ -160,12 +183,12 @@ impl Pool {
         self.done(task, total);
         let queue = self.waiting.entry(resource_type).or_default();
         if let Some([first, second]) = slice.halves() {
-            queue.push_front(Segment { slice: second, known: None });
-            queue.push_front(Segment { slice: first, known: None });
+            queue.push_front(Segment::of(second, None));
+            queue.push_front(Segment::of(first, None));
             return;
         }
         let Scope::Window(window) = &slice.scope else {
-            queue.push_front(Segment { slice, known: None });
+            queue.push_front(Segment::of(slice, None));
             return;
         };
         let millis = length(window.span(cutting.grid));
@@ -177,10 +200,10 @@ impl Pool {
         density.learn(total, millis);
         density.per_milli = density.per_milli.max(ratio(total, millis));
         let halves = window.carve(millis / 2, cutting.grid).filter(|_| known.is_none() && density.irregular);
-        let Some((first, rest)) = halves else { return queue.push_front(Segment { slice, known }) };
+        let Some((first, rest)) = halves else { return queue.push_front(Segment::of(slice, known)) };
         // Neither is known how many there are, nor can it be estimated: as a whole it would be asked for again and again.
         for window in [rest, first] {
-            queue.push_front(Segment { slice: Slice { scope: Scope::Window(window), ..slice.clone() }, known: None });
+            queue.push_front(Segment::of(Slice { scope: Scope::Window(window), ..slice.clone() }, None));
         }
     }
 
@@ -195,7 +218,7 @@ impl Pool {
         });
         let parts = parts.map_or_else(|| vec![slice.clone()], Vec::from);
         let queue = self.waiting.entry(slice.resource_type).or_default();
-        parts.into_iter().rev().for_each(|slice| queue.push_front(Segment { slice, known: None }));
+        parts.into_iter().rev().for_each(|slice| queue.push_front(Segment::of(slice, None)));
     }
 
     /// A slice is neither read nor put back: somebody else takes care of it.
@@ -219,7 +242,7 @@ impl Pool {
         self.release(resource_type);
         if let Some((slice, both)) = task.sibling {
             let known = count.and_then(|count| both.checked_sub(count));
-            self.waiting.entry(resource_type).or_default().push_front(Segment { slice, known });
+            self.waiting.entry(resource_type).or_default().push_front(Segment::of(slice, known));
         }
     }
 
@@ -232,9 +255,10 @@ fn length(span: std::ops::Range<i64>) -> i64 {
     span.end - span.start
 }
 
-/// As much of what is left of a step as fits one page by what is known of it, and the rest.
-fn cut(segment: Segment, density: Option<Density>, cutting: Cutting) -> (Task, Option<Slice>) {
-    let Segment { slice, known } = segment;
+/// As much of what is left of a step as fits one page by what is known of it, and the rest. What is the last of all that
+/// waits is shared out to all readers, if it is more than a page: none of them is idle before the end.
+fn cut(segment: Segment, density: Option<Density>, cutting: Cutting, is_last: bool) -> (Task, Option<Segment>) {
+    let Segment { slice, known, share } = segment;
     let whole = |slice, count_first| (Task { slice, count_first, sibling: None }, None);
     let Scope::Window(window) = &slice.scope else { return whole(slice, false) };
     let fits = known.is_some_and(|known| known <= u64::from(cutting.capacity));
@@ -253,11 +277,15 @@ fn cut(segment: Segment, density: Option<Density>, cutting: Cutting) -> (Task, O
             None => whole(slice, false),
         };
     }
-    let length = density.length(cutting.capacity);
+    let share = share.filter(|_| is_last).or_else(|| density.share(span, cutting).filter(|_| is_last));
+    let length = density.length(cutting.capacity, share);
     // A count that is too large for one page goes before an estimate that says otherwise.
     let length = if known.is_some() { length.min(span / 2) } else { length };
     match window.carve(length, cutting.grid).filter(|_| length < span) {
-        Some((first, rest)) => (Task { slice: with(first), count_first: false, sibling: None }, Some(with(rest))),
+        Some((first, rest)) => {
+            let rest = Segment { slice: with(rest), known: None, share };
+            (Task { slice: with(first), count_first: false, sibling: None }, Some(rest))
+        }
         None => whole(slice, false),
     }
 }
@@ -271,7 +299,7 @@ mod tests {
     use crate::plan::slice::{Phase, Window};
 
     const GRID: Grid = Grid { step: 1, oldest: Millis(0), now: Millis(10_000_000_000) };
-    const CUTTING: Cutting = Cutting { capacity: 1_000, grid: GRID };
+    const CUTTING: Cutting = Cutting { capacity: 1_000, readers: 8, grid: GRID };
 
     fn whole(until: i64) -> Slice {
         let window = Window { from: None, until: Some(Millis(until)) };
@@ -381,6 +409,20 @@ mod tests {
         // A bulk load of an hour after a year of trickle.
         let loaded = (0..200_000).map(|number| if number < 20_000 { random(year) } else { year + random(3_600_000) });
         assert_cheap("bulk load", loaded.collect(), 2.0, 0.05);
+    }
+
+    /// Three pages for eight readers: each of them gets some.
+    #[test]
+    fn what_is_left_at_last_is_shared_out_to_all_readers() {
+        let mut pool = Pool::new(vec![whole(30_000_000)], Order::Any);
+        pool.expect(ResourceType::PATIENT, 3_000, 30_000_000);
+        let tasks: Vec<_> = std::iter::from_fn(|| pool.next(|_| CUTTING)).collect();
+        assert!((7..=9).contains(&tasks.len()), "{}", tasks.len());
+        assert_eq!(Window::ALL.remaining(tasks.iter().map(|task| task.slice.window())).len(), 1, "all but the future");
+        // One page is one search, and as long as others wait pages are full.
+        let mut pool = Pool::new(vec![whole(10_000_000)], Order::Any);
+        pool.expect(ResourceType::PATIENT, 700, 10_000_000);
+        assert_eq!(std::iter::from_fn(|| pool.next(|_| CUTTING)).count(), 1);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::isolate::OneByOne;
 use super::pool::{Cutting, Task};
+use super::refusal::RefusalOf;
 use http::StatusCode;
 
 use crate::bulk::manifest::Method;
@@ -236,7 +237,10 @@ impl Reader {
             let before = match self.count_before(slice, &judge).await {
                 Ok(None) if task.count_first && can_be_cut && attempt == 0 => self.count(slice).await?,
                 Ok(counted) => counted,
-                Err(error) => return self.refused(slice, error, None, attempt).await,
+                Err(error) => match self.refused(slice, error, None, attempt).await? {
+                    Some(read) => return Ok(read),
+                    None => continue,
+                },
             };
             let pace = self.pace(slice.resource_type);
             if can_be_cut && before.is_some_and(|count| count > u64::from(pace.count())) {
@@ -261,7 +265,10 @@ impl Reader {
                     }
                     continue;
                 }
-                Err(error) => return self.refused(slice, error, before, attempt).await,
+                Err(error) => match self.refused(slice, error, before, attempt).await? {
+                    Some(read) => return Ok(read),
+                    None => continue,
+                },
             };
             self.learn(pace, &answer.page);
             if let Some(read) = self.in_parts(slice, &answer.page, asked, before, attempt) {
@@ -349,19 +356,19 @@ impl Reader {
     }
 
     /// What it means that a slice was refused. A list may be too long, or name somebody who is refused alone; and a patient
-    /// who was deleted since has no record any more.
+    /// who was deleted since has no record any more. `None` if it is answered now.
     async fn refused(
         &self,
         slice: &Slice,
         error: SearchError,
         counted: Option<u64>,
         attempt: u32,
-    ) -> Result<Read, ReadError> {
+    ) -> Result<Option<Read>, ReadError> {
         let SearchError::Refused { status, .. } = &error else { return Err(error.into()) };
         let patients = slice.patients().map(|members| range(self.plan.patients(), members)).unwrap_or_default();
         let is_refused = match (*status, patients) {
             (status, [_, _, ..]) if FOR_LENGTH.contains(&status) || FOR_ONE_OF_MANY.contains(&status) => {
-                return Ok(Read::TooMany { total: counted });
+                return Ok(Some(Read::TooMany { total: counted }));
             }
             (StatusCode::NOT_FOUND | StatusCode::GONE, [patient]) if matches!(slice.scope, Scope::Record { .. }) => {
                 if self.upstream.read(ResourceType::PATIENT, patient).await?.is_some() {
@@ -369,14 +376,18 @@ impl Reader {
                 }
                 false
             }
-            (StatusCode::FORBIDDEN, [_]) if self.is_refused_alone(slice).await? => true,
+            (StatusCode::FORBIDDEN, [_]) => match self.refusal(slice).await? {
+                RefusalOf::One => true,
+                RefusalOf::Many => return Err(error.into()),
+                RefusalOf::Nobody => return Ok(None),
+            },
             _ => return Err(error.into()),
         };
         let method = Method::Unproven;
         let summary =
             Summary { expected: 0, received: 0, short: 0, unreadable: 0, refused: is_refused, reread: attempt, method };
         let (resources, unreadable, issues) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Read::Accepted(Accepted { resources, unreadable, summary, issues, reservation: None }))
+        Ok(Some(Read::Accepted(Accepted { resources, unreadable, summary, issues, reservation: None })))
     }
 
     /// Whether a list of ids was taken in part only, as where the server reads so many of them and no more: those that did
@@ -499,7 +510,7 @@ impl Reader {
             oldest: oldest.unwrap_or(Millis(0)),
             now: self.upstream.now(),
         };
-        Cutting { capacity: self.pace(resource_type).count(), grid }
+        Cutting { capacity: self.pace(resource_type).count(), readers: self.limits.readers, grid }
     }
 
     fn pace(&self, resource_type: ResourceType) -> &Pace {

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -19,7 +20,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::Running;
 use crate::plan::slice::{Phase, Scope, Slice};
 use crate::plan::{Cohort, ExportPlan, Strategy, TypePlan};
-use crate::upstream::client::SearchError;
+use crate::upstream::client::{Room, SearchError};
 
 /// The worker of one planned job.
 #[derive(Debug)]
@@ -307,12 +308,17 @@ impl Worker {
             let resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
             reading.made_since = made_since(&resources, counting).map(|more| more + reading.made_since.unwrap_or(0));
             self.progress.received(resources.len());
-            let (too_new, others) = resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
+            let (mut too_new, others): (Vec<_>, _) =
+                resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
+            // They are part of the page, whose memory is given back now.
+            for resource in &mut too_new {
+                resource.entry.line = Bytes::new();
+            }
             self.files.write_staged(stage, slice, others, issues).await?;
             drop(answer.reservation);
             // One by one: each may take as much memory as a page.
             for resource in too_new {
-                let restored = self.reader.restore(resource).await.map_err(StreamError::Read)?;
+                let restored = self.reader.restore(resource, Room::Share).await.map_err(StreamError::Read)?;
                 self.files.write_staged(stage, slice, vec![restored], Vec::new()).await?;
             }
             if let Some(next) = &next {

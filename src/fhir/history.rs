@@ -38,19 +38,22 @@ pub(crate) struct LookBack<'a> {
     /// Histories do not say when a deletion was made. One that lies between a version that is too new and an older one may
     /// have been made before `instant`: then nothing shows that the older one was current.
     deleted: bool,
+    /// The stamp of the latest version that was looked at: later ones on the way down are older.
+    below: Option<Instant>,
 }
 
 impl<'a> LookBack<'a> {
     pub(crate) fn new(id: &'a Id, scope: Scope, instant: Instant) -> Self {
-        Self { id, scope, instant, deleted: false }
+        Self { id, scope, instant, deleted: false, below: None }
     }
 
     /// Looks through one page, after all newer ones.
     ///
     /// # Errors
-    /// If the answer is no history.
+    /// If the answer is no history, or one that does not begin with the newest version.
     pub(crate) fn page(&mut self, json: &[u8]) -> Result<Then, NotAHistory> {
         let bundle = Bundle::parse(json)?;
+        let mut then: Option<Then> = None;
         for entry in &bundle.entry {
             if entry.is_deletion() {
                 self.deleted = true;
@@ -58,12 +61,22 @@ impl<'a> LookBack<'a> {
             }
             let resource = entry.resource.and_then(|raw| Resource::parse(raw.get().as_bytes(), self.scope));
             let Some(resource) = resource.filter(|resource| resource.id == *self.id) else { continue };
-            match resource.last_updated {
-                Some(stamp) if stamp <= self.instant && self.deleted => return Ok(Then::Absent),
-                Some(stamp) if stamp <= self.instant => return Ok(Then::Version(Box::new(resource))),
-                Some(_) => self.deleted = false,
-                None => {}
+            let Some(stamp) = resource.last_updated else { continue };
+            if self.below.is_some_and(|below| stamp > below) {
+                return Err(NotAHistory);
             }
+            self.below = Some(stamp);
+            if then.is_some() {
+                continue;
+            }
+            if stamp > self.instant {
+                self.deleted = false;
+            } else {
+                then = Some(if self.deleted { Then::Absent } else { Then::Version(Box::new(resource)) });
+            }
+        }
+        if let Some(then) = then {
+            return Ok(then);
         }
         Ok(link_of(&bundle.link, "next").map_or(Then::Absent, Then::Before))
     }
@@ -212,6 +225,10 @@ mod tests {
             };
             assert_eq!(found.as_deref(), expected, "{entries}");
         }
+        let ascending = format!(r#"{{"resourceType":"Bundle","type":"history","entry":[{early},{late}]}}"#);
+        let (id, noon) = (Id::parse("o").expect("an id"), Instant::parse("2026-01-01T12:00:00Z").expect("an instant"));
+        let mut look_back = LookBack::new(&id, Scope::of(ResourceType::PATIENT), noon);
+        look_back.page(ascending.as_bytes()).expect_err("the newest version has to come first");
         assert!(matches!(at_noon(&format!("{late},{other}")), Then::Before(next) if next == "n"));
     }
 

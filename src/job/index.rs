@@ -56,9 +56,6 @@ pub(crate) struct Notes {
     pub(crate) outcomes: BTreeMap<Issue, u64>,
     /// Resources that the upstream fails to give.
     pub(crate) unreadable: BTreeSet<LocalReference>,
-    /// The ids of the file's resources, where they are needed to tell what is deleted later.
-    #[serde(default)]
-    pub(crate) names: Vec<LocalReference>,
 }
 
 impl Notes {
@@ -68,14 +65,13 @@ impl Notes {
     pub(crate) fn absorb(&mut self, other: Self) {
         self.references.extend(other.references);
         self.unreadable.extend(other.unreadable);
-        self.names.extend(other.names);
         for (issue, times) in other.outcomes {
             *self.outcomes.entry(issue).or_default() += times;
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0 && self.names.is_empty()
+        self.len() == 0
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -98,9 +94,9 @@ impl Sidecar {
         ids.sort_unstable();
         let count = ids.len();
         bytes[MAGIC.len()..HEAD].copy_from_slice(&(count as u64).to_be_bytes());
-        let Notes { references, outcomes, unreadable, names } = &notes;
+        let Notes { references, outcomes, unreadable } = &notes;
         let outcomes: Vec<_> = outcomes.iter().collect();
-        let said = serde_json::to_vec(&(references, outcomes, unreadable, names));
+        let said = serde_json::to_vec(&(references, outcomes, unreadable));
         bytes.extend_from_slice(&said.expect("strings and numbers always become JSON"));
         let checksum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&checksum.to_be_bytes());
@@ -115,7 +111,7 @@ impl Sidecar {
 
     /// Bytes of memory that it takes.
     pub(crate) fn weight(&self) -> usize {
-        self.bytes.len() + (self.notes.len() + self.notes.names.len()) * 80 + 64
+        self.bytes.len() + self.notes.len() * 80 + 64
     }
 
     /// `offtake1`, the number of ids, the ids, the notes as JSON, CRC-32 of all before it.
@@ -132,13 +128,8 @@ impl Sidecar {
         let (count, body) = body.strip_prefix(MAGIC)?.split_first_chunk::<8>()?;
         let count = usize::try_from(u64::from_be_bytes(*count)).ok()?;
         let (_, said) = body.split_at_checked(count.checked_mul(HASH)?)?;
-        let (references, outcomes, unreadable, names): (_, Vec<(Issue, u64)>, _, _) =
-            serde_json::from_slice(said).ok().or_else(|| {
-                // Those written before there were names.
-                let (references, outcomes, unreadable) = serde_json::from_slice(said).ok()?;
-                Some((references, outcomes, unreadable, Vec::new()))
-            })?;
-        let notes = Notes { references, outcomes: outcomes.into_iter().collect(), unreadable, names };
+        let (references, outcomes, unreadable): (_, Vec<(Issue, u64)>, _) = serde_json::from_slice(said).ok()?;
+        let notes = Notes { references, outcomes: outcomes.into_iter().collect(), unreadable };
         Some(Self { bytes, count, notes })
     }
 }

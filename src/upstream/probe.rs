@@ -22,7 +22,6 @@ mod patients;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 
@@ -51,8 +50,6 @@ const TYPES_TRIED: usize = 3;
 const TYPES_COUNTED: usize = 20;
 /// Stamps that a time filter is tried on.
 const STAMPS_TRIED: usize = 4;
-/// How long a question about histories may fail: exports can do without them.
-const HISTORY_PATIENCE: Duration = Duration::from_secs(10);
 /// How long before the upstream's time changes are asked for where only the answer's form matters.
 const RECENTLY_MILLIS: i64 = 60_000;
 /// Resources on the pages that orders are seen from.
@@ -197,6 +194,10 @@ async fn profile(
     if let Some((resource_type, count)) = several.last() {
         profile.page_most = page_most(upstream, **resource_type, **count, most).await?;
     }
+    if counts.is_some() && profile.counts.is_none() {
+        // The server counts, and nothing showed that it counts right: it may have been busy, or refused something once.
+        untried.insert(Line::Counts);
+    }
     profile.history = history(upstream, held).await?;
     if profile.history.is_none() {
         untried.insert(Line::History);
@@ -297,18 +298,20 @@ pub(crate) async fn keeps_versions(upstream: &Upstream, resource_type: ResourceT
     let Some(seen) = allowed(page(upstream, SearchQuery::new(resource_type).count(A_FEW).ids_only()).await)? else {
         return Ok(false);
     };
-    let mut is_empty = true;
     for Entry { id, last_updated, .. } in seen.entries.iter().take(STAMPS_TRIED) {
-        is_empty = false;
         let Some(stamp) = *last_updated else { continue };
-        let asked = upstream.within(HISTORY_PATIENCE);
-        match asked.version_at(resource_type, id, stamp, Scope::of(resource_type)).await {
-            Ok(Some(version)) if version.last_updated == Some(stamp) => return Ok(true),
-            Ok(_) | Err(SearchError::TooLarge { .. } | SearchError::Refused { .. } | SearchError::Failing { .. }) => {}
-            Err(SearchError::GaveUp { .. } | SearchError::Link) => {}
+        let version = upstream.version_at(resource_type, id, stamp, Scope::of(resource_type), Room::Share).await;
+        if allowed(version)?.flatten().is_some_and(|version| version.last_updated == Some(stamp)) {
+            return Ok(true);
         }
     }
-    Ok(is_empty)
+    Ok(seen.entries.is_empty())
+}
+
+/// Whether any of a type's first resources does not say when it was last updated: no search by time may find it.
+pub(crate) async fn is_partly_unstamped(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
+    let seen = allowed(page(upstream, SearchQuery::new(resource_type).count(READ_AT_MOST).ids_only()).await)?;
+    Ok(seen.is_some_and(|seen| seen.entries.iter().any(|entry| entry.last_updated.is_none())))
 }
 
 /// P3: both directions are obeyed, which resources of more than one stamp show; `None` if there are none.

@@ -113,3 +113,21 @@ async fn a_server_without_histories_is_exported_without_loss_and_that_is_said() 
     assert!(line.contains("Observation") && line.contains("Patient"), "{line}");
     app.stop().await;
 }
+
+/// Where nobody writes any more the newest changes are exported too, or they would never be.
+#[tokio::test]
+async fn a_server_at_rest_is_exported_as_of_its_newest_change() {
+    let (upstream, now, clock) = upstream(Settings::default());
+    clock.store(now + 3_600_000, Ordering::SeqCst);
+    let app = as_of(upstream).await;
+    let (manifest, received) = app.export("/$export").await.expect("an export");
+    let statuses = statuses(&received);
+    assert_eq!(statuses.get("changed").map(String::as_str), Some("newest"));
+    assert!(statuses.contains_key("made") && statuses.contains_key("remade"));
+    let time = manifest.whole["transactionTime"].as_str().expect("an instant");
+    let newest = at(now - 20_000);
+    assert_eq!(DateTime::parse_from_rfc3339(time).expect("an instant"), newest);
+    let (_, received) = app.export(&format!("/$export?_since={time}")).await.expect("an export");
+    assert!(received.is_empty(), "nothing has changed since");
+    app.stop().await;
+}

@@ -244,6 +244,58 @@ mod by_difference {
         }
     }
 
+    /// What a gateway says while it cannot reach its server is no deletion.
+    #[tokio::test]
+    async fn what_cannot_be_reached_is_not_said_to_be_gone() {
+        let (app, times, leap) = exported().await;
+        delete(&app, &leap);
+        for finds_nothing in [true, false] {
+            let names_of = |is: bool| if is { BTreeSet::from(["_id".to_owned()]) } else { BTreeSet::new() };
+            let lies = Lies { reads_nothing: true, finds_nothing: names_of(finds_nothing), ..Lies::default() };
+            app.upstream.update_settings(|settings| settings.lies = lies);
+            let (manifest, told) = since(&app, "/$export", &times[0]).await;
+            assert_eq!(told, Some(names(&[])));
+            assert!(says_untold(&manifest).await);
+        }
+        // And it is not forgotten for that.
+        app.upstream.update_settings(|settings| settings.lies = Lies::default());
+        let (_, told) = since(&app, "/$export", &times[0]).await;
+        assert_eq!(told.map(|told| told.len()), Some(4));
+        app.stop().await;
+    }
+
+    /// What came by an export that is gone is not known: a part of the deletions would be taken for all.
+    #[tokio::test]
+    async fn the_export_that_ended_at_since_has_to_be_there() {
+        let (app, times, leap) = exported().await;
+        leap.on();
+        app.upstream.create(&organization("by-the-second")).expect("a resource");
+        leap.on();
+        let client = Client::new();
+        let status = client.kick_off(&format!("{}/$export?_since={}", app.base, times[0])).await.expect("a status");
+        let manifest = client.wait(&status, |_| {}).await.expect("an export");
+        let second = manifest.whole["transactionTime"].as_str().expect("an instant");
+        client.delete(&status).await.expect("it is deleted");
+        app.upstream.delete("Organization", "by-the-second").expect("it is there");
+        app.upstream.delete("Organization", "closed").expect("it is there");
+        let (manifest, told) = since(&app, "/$export", second).await;
+        assert_eq!(told, Some(names(&[])));
+        assert!(says_untold(&manifest).await);
+        app.stop().await;
+    }
+
+    /// SEC-27: what belongs to the Group no longer, or cannot be shown to, and was received before, is told.
+    #[tokio::test]
+    async fn what_a_history_cannot_show_to_be_of_the_group_is_told_to_who_received_it() {
+        let (app, times, leap) = exported().await;
+        app.upstream.update_settings(|settings| settings.history = true);
+        delete(&app, &leap);
+        // Of its versions none is left to be seen but the deletion.
+        let (_, told) = since(&app, "/Group/g/$export", &times[2]).await;
+        assert_eq!(told, Some(names(&["Observation/goes"])));
+        app.stop().await;
+    }
+
     #[tokio::test]
     async fn without_an_earlier_export_that_is_whole_nothing_is_told_and_that_is_said() {
         let (app, times, leap) = exported().await;

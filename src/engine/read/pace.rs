@@ -11,6 +11,8 @@ const SHORT_PAGES: usize = 4;
 /// How large pages are asked for.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) struct PageLimits {
+    /// Searches of one export that can be under way at the same time.
+    pub(in crate::engine) readers: usize,
     pub(in crate::engine) most_resources: u32,
     pub(in crate::engine) target_bytes: usize,
 }

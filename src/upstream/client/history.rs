@@ -49,23 +49,45 @@ impl Upstream {
         self.history_at(&target, resource_type).await
     }
 
-    /// The version of a resource that was current at an instant, as its history tells; `None` if it was not there. Asked by
-    /// who holds memory already: [`SearchError::TooLarge`] where there is no more.
+    /// The version of a resource that was current at an instant, as its history tells; `None` if it was not there.
+    ///
+    /// # Errors
+    /// [`SearchError::TooLarge`] where a single version is, or where memory has to be free at this moment and is not.
     pub(crate) async fn version_at(
         &self,
         resource_type: ResourceType,
         id: &Id,
         instant: Instant,
         scope: Scope,
+        room: Room,
     ) -> Result<Option<Entry>, SearchError> {
-        let mut target = format!("{}/{resource_type}/{id}/_history?_count={VERSIONS_PAGE}", self.base_path());
+        let mut found = Err(SearchError::Link);
+        let ways = [(VERSIONS_PAGE, room), (1, room), (1, Room::Alone)];
+        for (count, room) in ways.into_iter().filter(|(_, way)| room != Room::Free || *way == Room::Free) {
+            found = self.look_back(resource_type, id, (instant, scope), count, room).await;
+            if !matches!(found, Err(SearchError::TooLarge { alone: false, .. })) {
+                break;
+            }
+        }
+        found
+    }
+
+    async fn look_back(
+        &self,
+        resource_type: ResourceType,
+        id: &Id,
+        (instant, scope): (Instant, Scope),
+        count: u32,
+        room: Room,
+    ) -> Result<Option<Entry>, SearchError> {
+        let mut target = format!("{}/{resource_type}/{id}/_history?_count={count}", self.base_path());
         let look_back = Mutex::new(LookBack::new(id, scope, instant));
         for _ in 0..MOST_PAGES {
             let read = |Raw { bytes, .. }: Raw| {
                 let mut look_back = look_back.lock().unwrap_or_else(PoisonError::into_inner);
                 look_back.page(&bytes).map_err(unusable)
             };
-            match self.patiently(Ask::get(&target), &Room::Free, read).await? {
+            match self.patiently(Ask::get(&target), &room, read).await? {
                 Then::Version(version) => return Ok(Some(*version)),
                 Then::Absent => return Ok(None),
                 Then::Before(next) => target = link::anchor(self.base_path(), &next).ok_or(SearchError::Link)?,

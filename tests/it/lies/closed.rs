@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{PROOF, outcomes};
 use crate::expected;
-use crate::support::App;
+use crate::support::{App, until};
 
 const GROUP: &str = "/Group/all/$export";
 const PATIENTS: usize = 24;
@@ -97,4 +97,26 @@ async fn a_server_that_refuses_everybody_or_many_fails_the_export() {
         assert!(!app.output_files().iter().any(is_data), "{count}: nothing of it stays");
         app.stop().await;
     }
+}
+
+/// What is refused once, as by a gateway to which requests came too fast, is asked for again.
+#[tokio::test]
+async fn a_refusal_that_passes_costs_nothing() {
+    let upstream = SampleUpstream::new(Settings { total: Total::Exact, one_patient: true, ..Settings::default() });
+    upstream.generate(PATIENTS);
+    let app = App::before(upstream, |_| {}).await;
+    let closed = close(&app.upstream, 1);
+    let id = closed.into_iter().next().expect("one");
+    let is_asked =
+        || app.upstream.requests().iter().any(|seen| seen.query.contains(&id) && !seen.query.contains("_id="));
+    let opens = async {
+        until("it is refused", std::time::Duration::from_mins(1), is_asked).await;
+        app.upstream.update_settings(|settings| settings.lies.closed_records.clear());
+    };
+    let path = "/Group/all/$export?_type=Condition";
+    let (exported, ()) = tokio::join!(app.export_exactly(path), opens);
+    let manifest = exported.expect("an exact export");
+    assert_eq!(manifest.whole["extension"][PROOF]["Condition"]["method"], "counted");
+    assert!(!outcomes(&manifest).await.contains("refuses searches"));
+    app.stop().await;
 }

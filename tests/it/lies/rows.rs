@@ -270,7 +270,11 @@ fn times() -> Vec<Row> {
             ..row("bounds with fractions are refused", bounds(Bounds::WholeSeconds), SYSTEM, Complete("counted"))
         },
         Row { patients: 12, ..row("one of a hundred has no stamp", unstamped.clone(), SYSTEM, Complete("counted")) },
-        Row { patients: 12, ..row("one of a hundred has no stamp", unstamped, GROUP, Complete("counted")) },
+        Row { patients: 12, ..row("one of a hundred has no stamp", unstamped.clone(), GROUP, Complete("counted")) },
+        Row {
+            patients: 12,
+            ..row("one of a hundred has no stamp, and nothing counts", uncounted(unstamped), SYSTEM, Complete("reread"))
+        },
         Row {
             prepare: |upstream| {
                 let at = "2099-01-01T00:00:00Z".parse().expect("an instant");
@@ -316,6 +320,10 @@ fn times() -> Vec<Row> {
             ..row("a transaction that is seen after its stamp", Settings::default(), SYSTEM, Complete("counted"))
         },
     ]
+}
+
+fn uncounted(settings: Settings) -> Settings {
+    Settings { counts: false, accurate_total: false, total: Total::Absent, ..settings }
 }
 
 fn wire() -> Vec<Row> {

@@ -71,6 +71,7 @@ fn dispatch(upstream: &SampleUpstream, asked: Asked) -> Result<(Answer, bool), R
             searchset::search(upstream, &base, resource_type, pairs, Manner::post(&headers))?
         }
         [resource_type] if method == Method::POST => instance::write(upstream, &base, resource_type, None, &body)?,
+        [_, _] if get && upstream.settings().lies.reads_nothing => return Err(unknown(&path)),
         [resource_type, id] if get => unchanged(&headers, instance::read(upstream, resource_type, id, None)?),
         [resource_type, id] if method == Method::PUT => {
             instance::write(upstream, &base, resource_type, Some(id), &body)?
