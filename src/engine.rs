@@ -137,7 +137,7 @@ struct Handle {
 }
 
 /// Bytes of sidecars kept in memory.
-const SIDECAR_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+const SIDECAR_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// First pause after store or output failed under a job; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

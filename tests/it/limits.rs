@@ -87,7 +87,8 @@ async fn large_resources_are_exported_in_little_memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn millions_of_small_resources_are_exported_by_full_pages_in_the_same_memory() {
     let (few, most_searches) = match is_asked_for("millions") {
-        true => (1_000_000, [1.2, 1.3]),
+        // With ties what a window holds varies twice as much, so that windows are cut smaller.
+        true => (1_000_000, [1.2, 1.4]),
         // A few questions come before all reading.
         false if IS_DEBUG => (10_000, [9.0; 2]),
         false => (50_000, [4.0; 2]),
@@ -105,8 +106,9 @@ async fn millions_of_small_resources_are_exported_by_full_pages_in_the_same_memo
     }
     for figures in &all {
         assert!(figures.peak_bytes <= MOST, "{all:?}");
-        assert!(figures.thrown_away <= 0.03 || few < 1_000_000, "{all:?}");
+        assert!(figures.thrown_away <= 0.04 || few < 1_000_000, "{all:?}");
     }
+    assert!(all[0].thrown_away <= 0.03 || few < 1_000_000, "{all:?}");
     for pair in all.chunks_exact(2) {
         assert!(few < 1_000_000 || pair[1].peak_bytes * 10 <= pair[0].peak_bytes * 11, "{all:?}");
     }

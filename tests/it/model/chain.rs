@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use futures_util::FutureExt as _;
 use http::StatusCode;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -25,6 +26,8 @@ use crate::support::listener;
 
 /// Between two polls.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Kick-offs that may be answered with 503 in a row.
+const MOST_REFUSALS: usize = 20;
 /// So many polls without a request in between: everything waits for the clock.
 const QUIET_POLLS: usize = 40;
 /// What the clock is moved by then.
@@ -147,7 +150,26 @@ impl Chain<'_> {
         if crashes {
             life = self.arm(life, limits).await?;
         }
-        let status = self.client.kick_off(&format!("{}{}", life.base, self.path(since))).await?;
+        let mut refused = 0;
+        let status = loop {
+            let error = match self.client.kick_off(&format!("{}{}", life.base, self.path(since))).await {
+                Ok(status) => break status,
+                Err(error) => error,
+            };
+            refused += 1;
+            if life.point.crashed().now_or_never().is_some() {
+                self.crashes += 1;
+                self.world.say("CRASH");
+                life.abort().await;
+                life = self.begin(limits, None).await?;
+            } else if refused < MOST_REFUSALS && error.to_string().contains("503") {
+                // A client comes again; by the clock that goes with the requests the server was silent for long.
+                self.clock.advance(MOVE);
+                tokio::time::sleep(PAUSE).await;
+            } else {
+                return Err(error);
+            }
+        };
         self.world.say(&format!("KICK-OFF since {:?}", since.and_then(world::ticks)));
         let id = status.rsplit('/').next().context("a job's id")?.to_owned();
         loop {
