@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use moka::future::Cache;
 use object_store::ObjectStore;
+use object_store::multipart::MultipartStore;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -74,12 +75,24 @@ pub struct Builder {
     store: Option<JobStore>,
     output: Option<Arc<dyn ObjectStore>>,
     through: Option<Through>,
+    through_parts: Option<ThroughParts>,
 }
 
 /// Something to put around the object store that the configuration names.
 struct Through(Box<WrapStore>);
 
 type WrapStore = dyn FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send;
+
+/// The same for what uploads in parts.
+struct ThroughParts(Box<WrapParts>);
+
+type WrapParts = dyn FnOnce(Arc<dyn MultipartStore>) -> Arc<dyn MultipartStore> + Send;
+
+impl fmt::Debug for ThroughParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ThroughParts")
+    }
+}
 
 impl fmt::Debug for Through {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,6 +133,17 @@ impl Builder {
         self
     }
 
+    /// The same for uploads in parts, which on S3 and Google Cloud Storage do not go through that.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn uploads_through(
+        mut self,
+        wrap: impl FnOnce(Arc<dyn MultipartStore>) -> Arc<dyn MultipartStore> + Send + 'static,
+    ) -> Self {
+        self.through_parts = Some(ThroughParts(Box::new(wrap)));
+        self
+    }
+
     /// Opens the output, makes or reads the keys, and begins to open the job store; jobs that were under way go on
     /// as soon as it is open. Call it from within a tokio runtime.
     ///
@@ -127,14 +151,18 @@ impl Builder {
     /// If the output cannot be opened, a key cannot be read or made, or TLS cannot be set up. A job store that
     /// cannot be opened is no error: it is tried again, and bulk requests answer 503 until then.
     pub fn build(self) -> anyhow::Result<Offtake> {
-        let Self { config, clock, store, output, through } = self;
+        let Self { config, clock, store, output, through, through_parts } = self;
         let state = config.store.path.clone();
         let output = match output {
             Some(output) => Output::of(output),
-            None => Output::local(&config.output.local_folder()).context("could not open the output")?,
+            None => Output::open(&config.output).context("could not open the output")?,
         };
         let output = match through {
             Some(Through(wrap)) => output.through(wrap),
+            None => output,
+        };
+        let output = match through_parts {
+            Some(ThroughParts(wrap)) => output.through_parts(wrap),
             None => output,
         };
         if store.is_none() {
@@ -179,7 +207,7 @@ impl Offtake {
     /// Begins with a configuration.
     #[must_use]
     pub fn builder(config: Config) -> Builder {
-        Builder { config, clock: Arc::new(SystemClock), store: None, output: None, through: None }
+        Builder { config, clock: Arc::new(SystemClock), store: None, output: None, through: None, through_parts: None }
     }
 
     /// The bulk routes as a tower layer: every other request goes to the service below it.
@@ -515,7 +543,7 @@ pub(crate) async fn recover(config: &Config, instance: &str, key_file: Option<&P
         anyhow::ensure!(known == 0, "the job store in {} holds {known} jobs: it is not lost", jobs.display());
         anyhow::ensure!(!aside.exists(), "{} is in the way; move it away", aside.display());
     }
-    let output = Output::local(&config.output.local_folder()).context("could not open the output")?;
+    let output = Output::open(&config.output).context("could not open the output")?;
     // What an earlier try left.
     let staged = state.join("jobs.recovering");
     let clear = || match std::fs::remove_dir_all(&staged) {

@@ -4,6 +4,7 @@ mod care;
 mod export;
 mod load;
 mod output;
+mod secret;
 mod server;
 mod size;
 mod smart;
@@ -26,7 +27,10 @@ pub use care::{
 };
 pub use export::ExportConfig;
 pub use load::ConfigError;
-pub use output::OutputConfig;
+pub use output::{
+    AzureConfig, GcsConfig, LinkMode, Location, OutputConfig, Place, S3Config, ServerSideEncryption, StorageHttpConfig,
+};
+pub use secret::Secret;
 pub use server::ServerConfig;
 pub use size::Size;
 pub use smart::{SmartConfig, SmartMode};

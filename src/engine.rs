@@ -460,6 +460,8 @@ impl Inner {
         if left.is_empty() {
             return Ok(());
         }
+        let folder = self.services.folder(lease.job);
+        self.services.output.end_uploads(&folder, &left).await.map_err(FilesError::from)?;
         for key in left.iter().flat_map(FileRecord::keys) {
             self.services.output.remove(&key).await.map_err(FilesError::from)?;
         }

@@ -1,6 +1,8 @@
 //! Opens the configured object store and does the few things that the engine and the file route ask of it.
 
 pub(crate) mod checkpoint;
+pub(crate) mod cloud;
+mod fault;
 pub(crate) mod layout;
 pub(crate) mod signing;
 pub(crate) mod writer;
@@ -9,23 +11,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use http::Method;
 use object_store::local::LocalFileSystem;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutOptions, PutPayload};
 use tokio::sync::RwLock;
+use url::Url;
 
 use self::checkpoint::rebuild::Folder;
+use self::cloud::uploads::UploadsError;
+use self::cloud::{Cloud, CloudError, Environment};
+pub(crate) use self::fault::StoreFault;
+use crate::config::{Location, OutputConfig};
+use crate::job::checkpoint::{FileRecord, FileState};
+use crate::telemetry::error_chain;
 
 /// Where the files of exports are kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Output {
     store: Arc<dyn ObjectStore>,
+    /// What all keys begin with; empty, or with a slash at its end.
+    prefix: String,
     /// The folder behind a local store, whose half-written uploads no listing shows.
     local: Option<PathBuf>,
+    /// What a cloud can do besides.
+    cloud: Option<Cloud>,
     /// Shared by small objects being written: they are written to their end even if nobody waits for them any more, and
     /// a removal begins once they are.
     puts: Arc<RwLock<()>>,
@@ -35,7 +51,13 @@ pub(crate) struct Output {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutputError {
     #[error("could not {doing} in the output")]
-    Store { doing: &'static str, source: object_store::Error },
+    Store { doing: &'static str, source: StoreFault },
+    #[error("could not list unfinished uploads to the output")]
+    Uploads(#[source] UploadsError),
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+    #[error("the output is {0}")]
+    Location(&'static str),
     #[error("could not {doing} the output folder")]
     Folder { doing: &'static str, source: std::io::Error },
     #[error("the output folder {} is open to others; make it 0700", .0.display())]
@@ -47,11 +69,30 @@ pub(crate) enum OutputError {
 impl OutputError {
     /// Whether the object is simply not there.
     pub(crate) fn is_missing(&self) -> bool {
-        matches!(self, Self::Store { source: object_store::Error::NotFound { .. }, .. })
+        matches!(self, Self::Store { source, .. } if source.is_missing())
     }
 }
 
+/// A failure of the object store, as ours.
+fn failed(doing: &'static str) -> impl Fn(object_store::Error) -> OutputError {
+    move |error| OutputError::Store { doing, source: StoreFault::from(error) }
+}
+
 impl Output {
+    /// What a configuration names. What it does not say of a cloud, the process's environment does.
+    pub(crate) fn open(config: &OutputConfig) -> Result<Self, OutputError> {
+        let environment = Environment::of_process();
+        let location = config.place().map_err(OutputError::Location)?;
+        let (place, (store, cloud)) = match &location {
+            Location::File(folder) => return Self::local(folder),
+            Location::S3(place) => (place, cloud::s3(config, place, &environment)?),
+            Location::Azure(place) => (place, cloud::azure(config, place, &environment)?),
+            Location::Gcs(place) => (place, cloud::gcs(config, place, &environment)?),
+        };
+        let prefix = if place.prefix.is_empty() { String::new() } else { format!("{}/", place.prefix) };
+        Ok(Self { store, prefix, local: None, cloud: Some(cloud), puts: Arc::default() })
+    }
+
     /// A folder on the local disk, made if it is not there. SEC-40: refused if others may read it.
     pub(crate) fn local(folder: &FsPath) -> Result<Self, OutputError> {
         use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -61,15 +102,14 @@ impl Output {
         if metadata.is_symlink() || metadata.mode() & 0o077 != 0 {
             return Err(OutputError::Exposed(folder.to_owned()));
         }
-        let store = LocalFileSystem::new_with_prefix(folder)
-            .map_err(|source| OutputError::Store { doing: "open a folder", source })?;
+        let store = LocalFileSystem::new_with_prefix(folder).map_err(failed("open a folder"))?;
         let store = Arc::new(store.with_fsync(true).with_automatic_cleanup(true));
-        Ok(Self { store, local: Some(folder.to_owned()), puts: Arc::default() })
+        Ok(Self { store, prefix: String::new(), local: Some(folder.to_owned()), cloud: None, puts: Arc::default() })
     }
 
     /// Any other object store.
     pub(crate) fn of(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, local: None, puts: Arc::default() }
+        Self { store, prefix: String::new(), local: None, cloud: None, puts: Arc::default() }
     }
 
     /// The same output with something around its object store.
@@ -77,21 +117,72 @@ impl Output {
         Self { store: wrap(self.store), ..self }
     }
 
-    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
-        &self.store
+    /// The same with something around what uploads in parts to a cloud, if that is what it does.
+    pub(crate) fn through_parts(
+        mut self,
+        wrap: impl FnOnce(Arc<dyn MultipartStore>) -> Arc<dyn MultipartStore>,
+    ) -> Self {
+        if let Some(parts) = self.cloud.as_mut().and_then(|cloud| cloud.parts.as_mut()) {
+            parts.store = wrap(Arc::clone(&parts.store));
+        }
+        self
+    }
+
+    /// Where an object of this key lies.
+    fn path(&self, key: &str) -> Path {
+        Path::from(format!("{}{key}", self.prefix))
+    }
+
+    /// How long a link can be good that the storage itself answers; `None` if we answer links ourselves.
+    pub(crate) fn signs_for(&self) -> Option<Duration> {
+        self.cloud.as_ref()?.signer.as_ref().map(|signer| signer.longest)
+    }
+
+    /// A link that the storage itself answers, from now on.
+    pub(crate) async fn sign(&self, key: &str, lifetime: Duration) -> Result<Url, OutputError> {
+        let signer = self.cloud.as_ref().and_then(|cloud| cloud.signer.as_ref());
+        let signer = signer.ok_or(OutputError::Location("not one that signs links"))?;
+        let lifetime = lifetime.clamp(Duration::from_secs(1), signer.longest);
+        signer.signer.signed_url(Method::GET, &self.path(key), lifetime).await.map_err(failed("sign a link"))
+    }
+
+    /// Runs to its end what changes the output, even if nobody waits for it any more: a removal begins only once it is done.
+    async fn carry<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        change: impl Future<Output = object_store::Result<T>> + Send + 'static,
+    ) -> Result<T, OutputError> {
+        let changed = self.begin(change).await.await;
+        changed.unwrap_or_else(|source| Err(object_store::Error::JoinError { source })).map_err(failed(doing))
+    }
+
+    /// The same for what somebody will ask after later.
+    async fn begin<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        let writing = Arc::clone(&self.puts).read_owned().await;
+        tokio::spawn(async move {
+            let changed = change.await;
+            drop(writing);
+            changed
+        })
+    }
+
+    fn put_options(&self, key: &str) -> PutOptions {
+        // Local disk takes no attributes.
+        let attributes = self.cloud.as_ref().map(|_| cloud::attributes(key)).unwrap_or_default();
+        PutOptions { attributes, ..PutOptions::default() }
     }
 
     /// Writes a small object in one go.
     pub(crate) async fn put(&self, key: &str, bytes: impl Into<Bytes>) -> Result<(), OutputError> {
-        let (store, key, bytes) = (Arc::clone(&self.store), Path::from(key), bytes.into());
-        let writing = Arc::clone(&self.puts).read_owned().await;
-        let put = tokio::spawn(async move {
-            let put = store.put(&key, PutPayload::from(bytes)).await;
-            drop(writing);
-            put
-        });
-        let put = put.await.unwrap_or_else(|source| Err(object_store::Error::JoinError { source }));
-        put.map(drop).map_err(|source| OutputError::Store { doing: "write an object", source })
+        self.put_payload(key, PutPayload::from(bytes.into())).await
+    }
+
+    async fn put_payload(&self, key: &str, payload: PutPayload) -> Result<(), OutputError> {
+        let (store, path, options) = (Arc::clone(&self.store), self.path(key), self.put_options(key));
+        self.carry("write an object", async move { store.put_opts(&path, payload, options).await }).await.map(drop)
     }
 
     /// The same for one that may be written again: what a killed process has left of it half-written goes first.
@@ -103,8 +194,8 @@ impl Output {
 
     /// Reads a small object in one go.
     pub(crate) async fn get(&self, key: &str) -> Result<Bytes, OutputError> {
-        let failed = |source| OutputError::Store { doing: "read an object", source };
-        self.store.get(&Path::from(key)).await.map_err(failed)?.bytes().await.map_err(failed)
+        let failed = failed("read an object");
+        self.store.get(&self.path(key)).await.map_err(&failed)?.bytes().await.map_err(failed)
     }
 
     /// Streams a part of an object.
@@ -117,8 +208,8 @@ impl Output {
             return Ok(futures_util::stream::empty().boxed());
         }
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let got = self.store.get_opts(&Path::from(key), options).await;
-        Ok(got.map_err(|source| OutputError::Store { doing: "read an object", source })?.into_stream())
+        let got = self.store.get_opts(&self.path(key), options).await;
+        Ok(got.map_err(failed("read an object"))?.into_stream())
     }
 
     /// Removes an object and what an unfinished upload may have left of it. Removing what is not there is done.
@@ -126,11 +217,59 @@ impl Output {
         drop(self.puts.write().await);
         // An upload that is completed at this moment becomes the object: it is looked for first and last.
         self.remove_staged(key).await?;
-        match self.store.delete(&Path::from(key)).await {
+        match self.store.delete(&self.path(key)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(source) => return Err(OutputError::Store { doing: "remove an object", source }),
+            Err(error) => return Err(failed("remove an object")(error)),
         }
         self.remove_staged(key).await
+    }
+
+    /// Ends what uploads to the objects of these records, all in one folder, may have left unfinished on a cloud; on local
+    /// disk that goes with [`remove`](Self::remove). Of the uploads in a folder only those are ended that a record names.
+    pub(crate) async fn end_uploads(&self, folder: &str, records: &[FileRecord]) -> Result<(), OutputError> {
+        let Some(cloud) = &self.cloud else { return Ok(()) };
+        if records.is_empty() {
+            return Ok(());
+        }
+        drop(self.puts.write().await);
+        let Some(parts) = &cloud.parts else { return self.end_blocks(records).await };
+        let mut ended: BTreeSet<(String, String)> = BTreeSet::new();
+        for record in records {
+            if let FileState::Open { key, upload: Some(id), .. } = &record.state {
+                ended.insert((self.path(key).to_string(), id.clone()));
+            }
+        }
+        let named: BTreeSet<_> = records.iter().flat_map(FileRecord::keys).collect();
+        let named: BTreeSet<_> = named.iter().map(|key| self.path(key).to_string()).collect();
+        match parts.uploads.below(&format!("{}{folder}/", self.prefix)).await {
+            Ok(found) => {
+                let found = found.into_iter().filter(|upload| named.contains(&upload.key));
+                ended.extend(found.map(|upload| (upload.key, upload.upload_id)));
+            }
+            // Those that we know by name are ended all the same.
+            Err(UploadsError::Forbidden) => tracing::warn!(
+                "the storage does not let us list unfinished uploads (s3:ListBucketMultipartUploads, \
+                 storage.multipartUploads.list): what a crash leaves of them stays until the bucket's own rules remove it"
+            ),
+            Err(error) => return Err(OutputError::Uploads(error)),
+        }
+        for (key, id) in ended {
+            match parts.store.abort_multipart(&Path::from(key), &id).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(failed("end an upload")(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Azure knows no uploads, only blocks that wait to be put together. An object that is written at once throws them away.
+    async fn end_blocks(&self, records: &[FileRecord]) -> Result<(), OutputError> {
+        for record in records {
+            let FileState::Open { key, .. } = &record.state else { continue };
+            self.put(key, Vec::new()).await?;
+            self.remove(key).await?;
+        }
+        Ok(())
     }
 
     async fn remove_staged(&self, key: &str) -> Result<(), OutputError> {
@@ -143,15 +282,15 @@ impl Output {
 
     /// The folders in a folder; at the top of all, those of instances.
     pub(crate) async fn folders(&self, folder: Option<&str>) -> Result<Vec<String>, OutputError> {
-        let failed = |source| OutputError::Store { doing: "list objects", source };
-        let listed = self.store.list_with_delimiter(folder.map(Path::from).as_ref()).await.map_err(failed)?;
+        let path = self.path(folder.unwrap_or_default());
+        let listed = self.store.list_with_delimiter(Some(&path)).await.map_err(failed("list objects"))?;
         Ok(listed.common_prefixes.iter().filter_map(Path::filename).map(str::to_owned).collect())
     }
 
     /// What lies in the folder of a job.
     pub(crate) async fn folder(&self, folder: &str) -> Result<Folder, OutputError> {
-        let failed = |source| OutputError::Store { doing: "list objects", source };
-        let listed = self.store.list_with_delimiter(Some(&Path::from(folder))).await.map_err(failed)?;
+        let path = self.path(folder);
+        let listed = self.store.list_with_delimiter(Some(&path)).await.map_err(failed("list objects"))?;
         let objects =
             listed.objects.iter().filter_map(|object| Some((object.location.filename()?.to_owned(), object.size)));
         let objects: BTreeMap<_, _> = objects.collect();
@@ -164,11 +303,28 @@ impl Output {
                 unfinished.extend(staged);
             }
         }
+        if let Some(parts) = self.cloud.as_ref().and_then(|cloud| cloud.parts.as_ref()) {
+            let prefix = format!("{path}/");
+            match parts.uploads.below(&prefix).await {
+                Ok(found) => {
+                    let names = found.iter().filter_map(|upload| upload.key.strip_prefix(&prefix));
+                    unfinished.extend(names.map(str::to_owned));
+                }
+                Err(error @ UploadsError::Forbidden) => {
+                    tracing::warn!(error = error_chain(&error), "unfinished uploads stay")
+                }
+                Err(error) => return Err(OutputError::Uploads(error)),
+            }
+        }
         Ok(Folder { objects, unfinished })
     }
 
-    /// Removes the folder of a job that has no object left; local stores only know folders.
+    /// Removes the folder of a job that has no object left; of clouds only Azure's hierarchical namespaces know folders.
     pub(crate) async fn remove_folder(&self, folder: &str) {
+        if self.cloud.as_ref().is_some_and(|cloud| cloud.parts.is_none()) {
+            // Where there are none, or it is not empty, this changes nothing.
+            let _gone = self.store.delete(&self.path(folder)).await;
+        }
         if let Some(root) = &self.local {
             // A folder that is not empty stays: then an object was put there that no record of ours names.
             if let Err(error) = tokio::fs::remove_dir(root.join(folder)).await

@@ -321,9 +321,13 @@ impl Files {
         let mut forgotten: Vec<_> = stage.closed.iter().map(|record| record.no).collect();
         let mut keys: Vec<_> = stage.closed.iter().flat_map(FileRecord::keys).collect();
         if let Some((key, writer)) = stage.open.upload {
+            let upload = writer.upload_id();
             writer.abort().await?;
             forgotten.push(stage.open.no);
-            keys.extend([layout::sidecar(&key), key]);
+            let state = FileState::Open { key, epoch: self.lease.epoch, upload };
+            let record = FileRecord { no: stage.open.no, content: FileContent::Resources(stage.resource_type), state };
+            keys.extend(record.keys());
+            self.services.output.end_uploads(&self.services.folder(self.lease.job), &[record]).await?;
         }
         for key in keys {
             self.services.output.remove(&key).await?;
@@ -546,14 +550,23 @@ impl OpenFile {
             let writer = FileWriter::begin(&services.output, &key).await?;
             self.upload = Some((key, writer));
         }
-        let Some((_, writer)) = &mut self.upload else { return Ok(()) };
+        let no = self.no;
+        let Some((key, writer)) = &mut self.upload else { return Ok(()) };
+        if writer.needs_upload(&line)
+            && let Some(upload) = writer.begin_upload().await?
+        {
+            // Before its first part: what a crash leaves of it is ended by its name.
+            let state = FileState::Open { key: key.clone(), epoch: lease.epoch, upload: Some(upload) };
+            let record = FileRecord { no, content, state };
+            services.store.commit(lease, Change { files: vec![record], ..Change::default() }).await?;
+        }
         Ok(writer.write(line).await?)
     }
 
     /// Records that objects of this file may come to be, so that they are found whatever happens.
     async fn announce(&self, services: &Services, lease: Lease, content: FileContent) -> Result<String, FilesError> {
         let key = layout::object(&services.instance, lease.job, content, self.no, lease.epoch);
-        let state = FileState::Open { key: key.clone(), epoch: lease.epoch };
+        let state = FileState::Open { key: key.clone(), epoch: lease.epoch, upload: None };
         let record = FileRecord { no: self.no, content, state };
         services.store.commit(lease, Change { files: vec![record], ..Change::default() }).await?;
         Ok(key)

@@ -85,9 +85,12 @@ impl Inner {
         }
     }
 
-    /// Removes what the records of a job name: its files, their sidecars, and the checkpoint objects of their commits.
+    /// Removes what the records of a job name: its files, their sidecars, what is left of unfinished uploads to
+    /// them, and the checkpoint objects of their commits.
     async fn remove_objects(&self, id: JobId, records: &[FileRecord]) -> Result<(), FilesError> {
-        let commits = checkpoint::commit_keys(&self.services.folder(id), records);
+        let folder = self.services.folder(id);
+        self.services.output.end_uploads(&folder, records).await?;
+        let commits = checkpoint::commit_keys(&folder, records);
         for key in records.iter().flat_map(FileRecord::keys).chain(commits) {
             self.services.output.remove(&key).await?;
         }

@@ -1,5 +1,9 @@
 //! The status request, and the manifest once there is one.
 
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use http::{Response, StatusCode, header};
 
 use super::Edge;
@@ -9,9 +13,9 @@ use crate::bulk::manifest::{Manifest, ManifestFile};
 use crate::clock;
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
-use crate::job::checkpoint::{FileContent, FileRecord};
+use crate::job::checkpoint::{FileContent, FileRecord, StoredObject};
 use crate::job::{Complete, Job, JobId, JobState};
-use crate::output::layout;
+use crate::output::{OutputError, layout};
 
 /// A job younger than this has its first poll answered with 202 even if it has finished: clients take a first
 /// poll that brings the manifest badly.
@@ -34,7 +38,7 @@ pub(super) async fn status(edge: &Edge, id: JobId) -> Result<Response<Body>, Pro
                 return Ok(in_progress("finishing", 0));
             }
             let files = engine.files(id).await?;
-            Ok(manifest(edge, &job, complete, &files, now))
+            manifest(edge, &job, complete, &files, now).await
         }
         JobState::Failed(failed) => Err(Problem::job_failed(failed)),
         JobState::Deleted => Err(Problem::no_such_job()),
@@ -54,37 +58,84 @@ fn in_progress(text: &str, age_millis: i64) -> Response<Body> {
 }
 
 /// BD-065 to BD-077: every read signs anew (DS-014); `Expires` is when the first of the links does (DS-013).
-fn manifest(edge: &Edge, job: &Job, complete: &Complete, files: &[FileRecord], now: Millis) -> Response<Body> {
-    let links_until = edge.links.expiry(now).min(complete.expires);
-    let listed = |wanted: fn(FileContent) -> bool| {
-        let files = files.iter().filter(move |file| wanted(file.content));
-        files.filter_map(|file| {
-            let object = file.object()?;
-            let resource_type = match file.content {
-                FileContent::Resources(resource_type) => resource_type,
-                FileContent::Outcomes | FileContent::Deletions | FileContent::Held => ResourceType::OPERATION_OUTCOME,
-            };
-            Some(ManifestFile {
-                resource_type,
-                url: edge.links.file(job.id, &layout::file_name(file.content, file.no), links_until),
-                count: object.lines,
-                bytes: object.bytes,
-                sha256: object.sha256.clone(),
-            })
-        })
+async fn manifest(
+    edge: &Edge,
+    job: &Job,
+    complete: &Complete,
+    files: &[FileRecord],
+    now: Millis,
+) -> Result<Response<Body>, Problem> {
+    // A link never outlives what signs it, nor its file.
+    let wanted = edge.links.expiry(now).min(complete.expires);
+    let links_until = match edge.output.signs_for() {
+        Some(longest) => wanted.min(now.saturating_add(longest)),
+        None => wanted,
     };
+    let entries = files.iter().filter(|file| file.content.is_for_clients());
+    let entries = entries.filter_map(|file| Some((file, file.object()?)));
+    let listed: Vec<_> = entries.map(|(file, object)| listed(edge, job.id, file, object, links_until)).collect();
+    // In their order; some clouds are asked for each signature.
+    let signed: Vec<_> = futures_util::stream::iter(listed).buffered(SIGNED_AT_ONCE).try_collect().await?;
+    let (mut output, mut deleted, mut error) = (Vec::new(), Vec::new(), Vec::new());
+    for (content, entry) in signed {
+        match content {
+            FileContent::Resources(_) => output.push(entry),
+            FileContent::Deletions => deleted.push(entry),
+            FileContent::Outcomes => error.push(entry),
+            FileContent::Held => {}
+        }
+    }
     let manifest = Manifest {
         transaction_time: complete.transaction_time,
         request: job.request.clone(),
         requires_access_token: false,
-        output: listed(|content| matches!(content, FileContent::Resources(_))).collect(),
-        deleted: job.kickoff.since.map(|_| listed(|content| matches!(content, FileContent::Deletions)).collect()),
-        error: listed(|content| matches!(content, FileContent::Outcomes)).collect(),
+        output,
+        deleted: job.kickoff.since.map(|_| deleted),
+        error,
         proof: complete.proof.clone(),
     };
     let answer = Response::builder()
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CACHE_CONTROL, "private, no-store, no-transform")
         .header(header::EXPIRES, super::http_date(links_until));
-    answer.body(body::full(manifest.to_json())).expect("a date is a header value")
+    Ok(answer.body(body::full(manifest.to_json())).expect("a date is a header value"))
+}
+
+/// Signatures that are made at the same time.
+const SIGNED_AT_ONCE: usize = 16;
+
+/// One file as the manifest lists it.
+fn listed<'a>(
+    edge: &'a Edge,
+    job: JobId,
+    file: &'a FileRecord,
+    object: &'a StoredObject,
+    until: Millis,
+) -> BoxFuture<'a, Result<(FileContent, ManifestFile), OutputError>> {
+    let resource_type = match file.content {
+        FileContent::Resources(resource_type) => resource_type,
+        FileContent::Outcomes | FileContent::Deletions | FileContent::Held => ResourceType::OPERATION_OUTCOME,
+    };
+    let listed = async move {
+        let url = link(edge, job, file, object, until).await?;
+        let StoredObject { lines: count, bytes, sha256, .. } = object.clone();
+        Ok((file.content, ManifestFile { resource_type, url, count, bytes, sha256 }))
+    };
+    listed.boxed()
+}
+
+/// A link to one file: of the storage itself where it signs, else ours.
+async fn link(
+    edge: &Edge,
+    job: JobId,
+    file: &FileRecord,
+    object: &StoredObject,
+    until: Millis,
+) -> Result<String, OutputError> {
+    if edge.output.signs_for().is_none() {
+        return Ok(edge.links.file(job, &layout::file_name(file.content, file.no), until));
+    }
+    // From now, which is a little later for the last of them. Whole seconds are all that a storage knows.
+    let left = until.0.saturating_sub(clock::now(&*edge.clock).0).max(0).unsigned_abs() / 1000;
+    Ok(edge.output.sign(&object.key, Duration::from_secs(left)).await?.into())
 }

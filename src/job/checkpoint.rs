@@ -48,7 +48,13 @@ impl FileContent {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FileState {
     /// Its object may exist in part; nobody may list it.
-    Open { key: String, epoch: Epoch },
+    Open {
+        key: String,
+        epoch: Epoch,
+        /// The name that a cloud gave to its upload, once it is begun.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        upload: Option<String>,
+    },
     /// Its object is durable and never changes; its slices are read.
     Complete(CompleteFile),
 }

@@ -1,13 +1,14 @@
 //! `FileWriter`: one object, hashed and uploaded part by part as its lines come. It appears whole or not at all.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{Bytes, BytesMut};
-use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::{MultipartId, MultipartUpload, ObjectStoreExt, PutMultipartOptions, PutPayload};
+use tokio::task::JoinHandle;
 
-use super::{Output, OutputError};
+use super::{Output, OutputError, failed};
 use crate::smart::admit::Line;
 
 /// Bytes of one part: the smallest that every store takes.
@@ -18,13 +19,29 @@ const UNCOPIED: usize = 256 * 1024;
 
 /// An object being written.
 pub(crate) struct FileWriter {
-    /// Never locked: it makes a writer that one task holds fit to be seen from another.
-    upload: Mutex<Box<dyn MultipartUpload>>,
+    output: Output,
+    key: String,
+    upload: Upload,
+    /// The part before this one, which a cloud takes while this one is filled.
+    in_flight: Option<JoinHandle<object_store::Result<Option<PartId>>>>,
     hash: Context,
     part: Vec<Bytes>,
     copied: BytesMut,
     part_bytes: usize,
     written: Written,
+}
+
+/// How its bytes get where they belong.
+enum Upload {
+    /// Parts are written one after another to a handle. Never locked: the mutex makes a writer that one task holds fit to be
+    /// seen from another.
+    Handle(Mutex<Box<dyn MultipartUpload>>),
+    /// To a cloud, of which nothing was asked so far: what is less than a part goes there in one go.
+    Later,
+    /// To a cloud that knows uploads by name.
+    Named { store: Arc<dyn MultipartStore>, id: MultipartId, parts: Vec<PartId> },
+    /// To a cloud that does not.
+    Blocks(Mutex<Box<dyn MultipartUpload>>),
 }
 
 /// What has been written so far.
@@ -41,17 +58,63 @@ impl std::fmt::Debug for FileWriter {
 }
 
 impl FileWriter {
-    /// Begins an upload. Nothing can be seen under `key` before [`complete`](Self::complete).
+    /// Begins an object. Nothing can be seen under `key` before [`complete`](Self::complete).
     pub(crate) async fn begin(output: &Output, key: &str) -> Result<Self, OutputError> {
-        let upload = output.store().put_multipart(&Path::from(key)).await.map_err(failed("begin an upload"))?;
+        let upload = if output.cloud.is_some() {
+            Upload::Later
+        } else {
+            let upload = output.store.put_multipart(&output.path(key)).await.map_err(failed("begin an upload"))?;
+            Upload::Handle(Mutex::new(upload))
+        };
         Ok(Self {
-            upload: Mutex::new(upload),
+            output: output.clone(),
+            key: key.to_owned(),
+            upload,
+            in_flight: None,
             hash: Context::new(&SHA256),
             part: Vec::new(),
             copied: BytesMut::new(),
             part_bytes: 0,
             written: Written::default(),
         })
+    }
+
+    /// Whether with this line the object becomes too large for one go, so that an upload has to be
+    /// [begun](Self::begin_upload) before it is written.
+    pub(crate) fn needs_upload(&self, line: &Line) -> bool {
+        matches!(self.upload, Upload::Later) && self.part_bytes + line.len() >= PART
+    }
+
+    /// Begins an upload in parts; gives its name, if it has one.
+    pub(crate) async fn begin_upload(&mut self) -> Result<Option<MultipartId>, OutputError> {
+        let doing = "begin an upload";
+        let path = self.output.path(&self.key);
+        let attributes = super::cloud::attributes(&self.key);
+        let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+        match self.output.cloud.as_ref().and_then(|cloud| cloud.parts.as_ref()) {
+            Some(parts) => {
+                let store = Arc::clone(&parts.store);
+                let creating = Arc::clone(&store);
+                let created = async move { creating.create_multipart_opts(&path, options).await };
+                let id = self.output.carry(doing, created).await?;
+                self.upload = Upload::Named { store, id: id.clone(), parts: Vec::new() };
+                Ok(Some(id))
+            }
+            None => {
+                let store = Arc::clone(&self.output.store);
+                let begun = async move { store.put_multipart_opts(&path, options).await };
+                self.upload = Upload::Blocks(Mutex::new(self.output.carry(doing, begun).await?));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The name of the upload, if it has one.
+    pub(crate) fn upload_id(&self) -> Option<MultipartId> {
+        match &self.upload {
+            Upload::Named { id, .. } => Some(id.clone()),
+            Upload::Handle(_) | Upload::Later | Upload::Blocks(_) => None,
+        }
     }
 
     pub(crate) fn written(&self) -> Written {
@@ -81,19 +144,43 @@ impl FileWriter {
                 self.upload_part().await?;
             }
         }
-        if is_long && self.part_bytes > 0 {
-            // What is left of a long line would pin its page: a copy of less than a part is cheaper.
-            self.copy_part();
+        if is_long {
+            if self.part_bytes > 0 {
+                // What is left of a long line would pin its page: a copy of less than a part is cheaper.
+                self.copy_part();
+            }
+            self.settle().await?;
         }
         Ok(())
     }
 
     /// Makes the object appear: durable, whole and for good. Its SHA-256 is in hexadecimal digits.
     pub(crate) async fn complete(mut self) -> Result<(Written, String), OutputError> {
-        if self.part_bytes > 0 {
-            self.upload_part().await?;
+        let doing = "complete an upload";
+        if matches!(self.upload, Upload::Later) {
+            self.seal_copied();
+            let payload: PutPayload = self.part.drain(..).collect();
+            self.output.put_payload(&self.key, payload).await?;
+        } else {
+            if self.part_bytes > 0 {
+                self.upload_part().await?;
+            }
+            self.settle().await?;
         }
-        self.upload().complete().await.map_err(failed("complete an upload"))?;
+        match self.upload {
+            Upload::Later => {}
+            Upload::Handle(mut upload) => {
+                inner(&mut upload).complete().await.map_err(failed(doing))?;
+            }
+            Upload::Named { store, id, parts } => {
+                let path = self.output.path(&self.key);
+                let completed = async move { store.complete_multipart(&path, &id, parts).await };
+                self.output.carry(doing, completed).await?;
+            }
+            Upload::Blocks(mut upload) => {
+                self.output.carry(doing, async move { inner(&mut upload).complete().await }).await?;
+            }
+        }
         let digest = self.hash.finish();
         let sha256 = digest.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
             use std::fmt::Write as _;
@@ -105,11 +192,22 @@ impl FileWriter {
 
     /// Gives the upload up. What a store keeps of it in spite of that is found by its record.
     pub(crate) async fn abort(mut self) -> Result<(), OutputError> {
-        self.upload().abort().await.map_err(failed("abort an upload"))
+        // However it went: nothing of it is wanted any more.
+        let _settled = self.settle().await;
+        match self.upload {
+            Upload::Handle(mut upload) => inner(&mut upload).abort().await.map_err(failed("abort an upload")),
+            Upload::Later | Upload::Named { .. } | Upload::Blocks(_) => Ok(()),
+        }
     }
 
-    fn upload(&mut self) -> &mut dyn MultipartUpload {
-        &mut **self.upload.get_mut().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the part that is under way is taken.
+    async fn settle(&mut self) -> Result<(), OutputError> {
+        let Some(part) = self.in_flight.take() else { return Ok(()) };
+        let taken = part.await.unwrap_or_else(|source| Err(object_store::Error::JoinError { source }));
+        if let (Some(part), Upload::Named { parts, .. }) = (taken.map_err(failed("write a part"))?, &mut self.upload) {
+            parts.push(part);
+        }
+        Ok(())
     }
 
     fn seal_copied(&mut self) {
@@ -125,14 +223,33 @@ impl FileWriter {
         self.copied = copied;
     }
 
+    /// Sends a full part off; a cloud that is slow to take the one before it is waited for, and so slows the reading.
     async fn upload_part(&mut self) -> Result<(), OutputError> {
         self.seal_copied();
         self.part_bytes = 0;
         let payload: PutPayload = self.part.drain(..).collect();
-        self.upload().put_part(payload).await.map_err(failed("write a part"))
+        self.settle().await?;
+        self.in_flight = match &mut self.upload {
+            Upload::Handle(upload) => {
+                inner(upload).put_part(payload).await.map_err(failed("write a part"))?;
+                None
+            }
+            Upload::Later => return Err(OutputError::Location("not ready for a part")),
+            Upload::Named { store, id, parts } => {
+                let (store, id, index, path) =
+                    (Arc::clone(store), id.clone(), parts.len(), self.output.path(&self.key));
+                let put = async move { store.put_part(&path, &id, index, payload).await.map(Some) };
+                Some(self.output.begin(put).await)
+            }
+            Upload::Blocks(upload) => {
+                let put = inner(upload).put_part(payload);
+                Some(self.output.begin(async move { put.await.map(|()| None) }).await)
+            }
+        };
+        Ok(())
     }
 }
 
-fn failed(doing: &'static str) -> impl FnOnce(object_store::Error) -> OutputError {
-    move |source| OutputError::Store { doing, source }
+fn inner(upload: &mut Mutex<Box<dyn MultipartUpload>>) -> &mut dyn MultipartUpload {
+    &mut **upload.get_mut().unwrap_or_else(PoisonError::into_inner)
 }

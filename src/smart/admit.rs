@@ -17,6 +17,11 @@ impl Line {
     pub(crate) fn into_bytes(self) -> Bytes {
         self.0
     }
+
+    /// Its bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl std::fmt::Debug for Line {

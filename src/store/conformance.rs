@@ -274,7 +274,7 @@ pub(super) fn file(no: u32) -> FileRecord {
 }
 
 fn open(key: &str) -> FileState {
-    FileState::Open { key: key.to_owned(), epoch: Epoch(1) }
+    FileState::Open { key: key.to_owned(), epoch: Epoch(1), upload: None }
 }
 
 async fn job_of(store: &dyn Store, number: u8) -> Option<Job> {

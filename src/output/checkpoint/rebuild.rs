@@ -110,7 +110,7 @@ pub(crate) fn rebuild(
     }
     let first = files.iter().map(|file| file.no.0.saturating_add(1)).max().unwrap_or(0);
     let open = (first..).zip(left).map(|(no, (key, content))| {
-        let state = FileState::Open { key, epoch: last };
+        let state = FileState::Open { key, epoch: last, upload: None };
         FileRecord { no: FileNo(no), content, state }
     });
     files.extend(open);

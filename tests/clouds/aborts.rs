@@ -1,0 +1,101 @@
+//! A process that is aborted before and after each effect on its store and its storage: the next life ends with exactly what
+//! is to be exported, and by what the storage lists itself nothing of ours is left behind, and all of others.
+
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use offtake::testing::{Crash, CrashPoint, JobStore, When};
+
+use crate::client::Client;
+use crate::exports::{OF_LARGE, large};
+use crate::storage::Storage;
+use crate::support::{Life, World};
+
+/// Files are small enough for some to be written at once and large enough for some to take several parts.
+const FILES: &str = "file_max_resources: 44";
+
+pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
+    let world = World::of(storage, large()).await?;
+    let undisturbed = Arc::new(CrashPoint::new(None));
+    lives_of(&world, &undisturbed).await.context("undisturbed")?;
+    let effects = undisturbed.effects();
+    ensure!(effects > 20, "only {effects} effects");
+    for at in 1..=effects {
+        for when in [When::Before, When::After] {
+            let point = Arc::new(CrashPoint::new(Some(Crash { at, when })));
+            lives_of(&world, &point).await.with_context(|| format!("{when:?} effect {at} of {effects}"))?;
+        }
+    }
+    println!("    {effects} effects, each before and after");
+    world.end().await;
+    Ok(())
+}
+
+/// A life up to `point` in which something is exported and deleted, and one after it to a good end.
+async fn lives_of(world: &World<'_>, point: &Arc<CrashPoint>) -> anyhow::Result<()> {
+    let store = JobStore::memory();
+    let life = world.begin_until(FILES, &store, point).await?;
+    tokio::select! {
+        lived = export_and_delete(world, &life) => lived?,
+        () = point.crashed() => {}
+    }
+    point.stop();
+    life.abort().await;
+
+    let life = world.begin_until(FILES, &store, &Arc::new(CrashPoint::new(None))).await?;
+    let client = Client::new();
+    for id in store.job_ids().await {
+        let status = format!("{}/$bulk-status/{id}", life.base);
+        let manifest = client.wait(&status, |_| {}).await?;
+        world.compare(OF_LARGE, &manifest).await?;
+        client.delete(&status).await?;
+    }
+    world.is_empty().await?;
+    life.end().await
+}
+
+async fn export_and_delete(world: &World<'_>, life: &Life) -> anyhow::Result<()> {
+    let (status, _) = life.export(OF_LARGE).await?;
+    Client::new().delete(&status).await?;
+    world.is_empty().await
+}
+
+/// SEC-32: an object and an upload of another program in the very folder of a job.
+pub(crate) async fn spares_others(storage: &Storage) -> anyhow::Result<()> {
+    let world = World::of(storage, large()).await?;
+    let store = JobStore::memory();
+    let whole = Arc::new(CrashPoint::new(None));
+    let life = world.begin_until(FILES, &store, &whole).await?;
+    let (_, manifest) = life.export(OF_LARGE).await?;
+    let url = manifest.output[0].url.split('?').next().context("a URL")?.replace("%2F", "/");
+    let key = url.find(&world.folder).map(|at| &url[at..]).context("a key")?;
+    let folder = key.rsplit_once('/').context("a folder")?.0;
+    let others = [
+        ("put", format!("{folder}/README.txt")),
+        ("begin", format!("{folder}/upload.bin")),
+        ("put", format!("{}/other", world.folder)),
+        ("begin", format!("{}/upload.bin", world.folder)),
+    ];
+    for (what, key) in &others {
+        storage.ask(&[what, key]).await?;
+    }
+    let mut expected: Vec<_> = others
+        .iter()
+        .map(|(what, key)| format!("{} {key}", if *what == "put" { "object" } else { "upload" }))
+        .collect();
+    expected.sort();
+    let client = Client::new();
+    for id in store.job_ids().await {
+        client.delete(&format!("{}/$bulk-status/{id}", life.base)).await?;
+    }
+    crate::support::until("ours are gone and others' are not", crate::support::PATIENCE, async || {
+        let mut left = storage.left_in(&world.folder).await?;
+        left.sort();
+        ensure!(left == expected, "{left:#?} is left, and {expected:#?} should be");
+        Ok(())
+    })
+    .await?;
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! What arrives in a storage is what the server holds.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use sample_upstream::{SampleUpstream, Settings};
+
+use crate::client::Client;
+use crate::storage::Storage;
+use crate::support::World;
+
+pub(crate) async fn is_exact(storage: &Storage) -> anyhow::Result<()> {
+    let world = World::with_patients(storage, 100).await?;
+    let life = world.begin("").await?;
+    for path in ["/$export", "/Group/all/$export"] {
+        let (status, manifest) = life.export(path).await?;
+        ensure!(manifest.output.len() > 3, "{} files", manifest.output.len());
+        world.compare(path, &manifest).await?;
+        Client::new().delete(&status).await?;
+    }
+    world.is_empty().await?;
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}
+
+/// Bytes of a large resource: more than a third of a part.
+const LARGE: usize = 1_900_000;
+
+/// A server with some small resources and some that take an upload in parts.
+pub(crate) fn large() -> SampleUpstream {
+    let upstream = SampleUpstream::new(Settings::default());
+    let insert = |json: String| upstream.insert_raw(&json).expect("a resource");
+    for number in 0..40 {
+        insert(format!(r#"{{"resourceType":"Patient","id":"p{number:02}"}}"#));
+        insert(format!(
+            r#"{{"resourceType":"DocumentReference","id":"s{number:02}","status":"current","subject":{{"reference":"Patient/p{number:02}"}}}}"#
+        ));
+    }
+    for number in 0..7 {
+        // Not all alike, so that parts in a wrong order are seen.
+        let data = format!("{number}").repeat(LARGE);
+        insert(format!(
+            r#"{{"resourceType":"DocumentReference","id":"d{number}","status":"current","subject":{{"reference":"Patient/p0{number}"}},"content":[{{"attachment":{{"data":"{data}"}}}}]}}"#
+        ));
+    }
+    upstream
+}
+
+pub(crate) const OF_LARGE: &str = "/$export?_type=Patient,DocumentReference";
+
+pub(crate) async fn is_exact_in_parts(storage: &Storage) -> anyhow::Result<()> {
+    let world = World::of(storage, large()).await?;
+    let life = world.begin("").await?;
+    let (status, manifest) = life.export(OF_LARGE).await?;
+    let largest = manifest.whole["output"].as_array().into_iter().flatten();
+    let largest = largest.filter(|file| file["count"].as_u64().is_some_and(|count| count >= 40)).count();
+    ensure!(largest >= 2, "the files do not hold what they should: {:?}", manifest.output);
+    world.compare(OF_LARGE, &manifest).await?;
+    Client::new().delete(&status).await?;
+    world.is_empty().await?;
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}
+
+/// A storage that answers nothing for longer than a request is waited for costs time, and nothing else.
+pub(crate) async fn outlasts_a_stall(storage: &Storage) -> anyhow::Result<()> {
+    let mut world = World::of(storage, large()).await?;
+    world.http = format!("request_timeout_seconds: 2, {}", world.http);
+    let life = world.begin("").await?;
+    let client = Client::new();
+    let status = client.kick_off(&format!("{}{OF_LARGE}", life.base)).await?;
+    storage.ctl("pause").await?;
+    // Long enough for requests to be given up and sent again.
+    let stalled = tokio::time::timeout(Duration::from_secs(7), client.wait(&status, |_| {})).await;
+    storage.ctl("resume").await?;
+    ensure!(stalled.is_err(), "the export was over before the storage stalled");
+    let manifest = client.wait(&status, |_| {}).await?;
+    world.compare(OF_LARGE, &manifest).await?;
+    client.delete(&status).await?;
+    world.is_empty().await?;
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}

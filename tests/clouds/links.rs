@@ -1,0 +1,126 @@
+//! What opens a file in a storage, and what does not.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use crate::client::Client;
+use crate::storage::Storage;
+use crate::support::{World, until};
+
+pub(crate) async fn attributes(storage: &Storage) -> anyhow::Result<()> {
+    let world = World::of(storage, crate::exports::large()).await?;
+    let life = world.begin("").await?;
+    let (_, manifest) = life.export(crate::exports::OF_LARGE).await?;
+    for file in &manifest.output {
+        let answer = storage.fetch(&file.url).await?;
+        let name = file.url.split('?').next().and_then(|url| url.rsplit(['/', '%']).next()).context("a name")?;
+        // Google has slashes encoded.
+        let name = name.strip_prefix("2F").unwrap_or(name).to_lowercase();
+        let disposition = format!("attachment; filename=\"{name}\"");
+        for (header, expected) in [
+            ("content-type", "application/fhir+ndjson"),
+            ("content-disposition", &disposition),
+            ("cache-control", "private, no-store, no-transform"),
+        ] {
+            ensure!(answer.header(header) == Some(expected), "{header}: {:?}, not {expected}", answer.header(header));
+        }
+    }
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}
+
+/// Refused by the storage itself: it is not asked through us.
+pub(crate) async fn open_one_file(storage: &Storage) -> anyhow::Result<()> {
+    let world = World::with_patients(storage, 3).await?;
+    let life = world.begin("").await?;
+    let (status, manifest) = life.export("/$export").await?;
+    let urls: Vec<_> = manifest.output.iter().map(|file| file.url.as_str()).collect();
+    ensure!(urls.len() > 3, "{} files", urls.len());
+    let again = Client::new().wait(&status, |_| {}).await?;
+    ensure!(again.output.iter().all(|file| file.url.contains('?')), "not every link is signed");
+    let split =
+        |url: &str| url.split_once('?').map(|(path, query)| (path.to_owned(), query.to_owned())).context("no query");
+    let own = life.base.trim_end_matches("/fhir");
+    for url in &urls {
+        ensure!(!url.starts_with(own), "{url} is ours");
+        let (path, query) = split(url)?;
+        ensure!(storage.fetch(url).await?.status == 200, "a link does not open its file");
+        refused(storage, "the bare URL", &path).await?;
+        for other in urls.iter().filter(|other| *other != url).take(3) {
+            refused(storage, "another file's signature", &format!("{path}?{}", split(other)?.1)).await?;
+        }
+        for position in [0, 5, 11, 20, 31, 40] {
+            let changed = changed(url, position).with_context(|| format!("{query} has no signature"))?;
+            refused(storage, &format!("character {position} of the signature changed"), &changed).await?;
+        }
+    }
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}
+
+pub(crate) async fn end(storage: &Storage) -> anyhow::Result<()> {
+    let world = World::with_patients(storage, 2).await?;
+    let life = world.begin("link_ttl_seconds: 3").await?;
+    let client = Client::new();
+    let (status, manifest) = life.export("/$export?_type=Patient").await?;
+    let url = &manifest.output[0].url;
+    ensure!(storage.fetch(url).await?.status == 200, "a link does not open its file");
+    until("the link expires", Duration::from_secs(8), async || refused(storage, "an expired link", url).await).await?;
+    // The manifest has new ones.
+    let manifest = client.wait(&status, |_| {}).await?;
+    let url = &manifest.output[0].url;
+    ensure!(storage.fetch(url).await?.status == 200, "a new link does not open its file");
+    life.end().await?;
+
+    let life = world.begin("").await?;
+    let id = status.rsplit('/').next().context("an id")?;
+    let status = format!("{}/$bulk-status/{id}", life.base);
+    let manifest = client.wait(&status, |_| {}).await?;
+    let url = &manifest.output[0].url;
+    ensure!(storage.fetch(url).await?.status == 200, "a link does not open its file");
+    client.delete(&status).await?;
+    until("a deleted file is gone", Duration::from_secs(5), async || refused(storage, "a deleted file", url).await)
+        .await?;
+    world.is_empty().await?;
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}
+
+pub(crate) async fn ours(storage: &Storage) -> anyhow::Result<()> {
+    let world = World::with_patients(storage, 3).await?;
+    let life = world.begin("links: proxy").await?;
+    let client = Client::new();
+    let (status, manifest) = life.export("/Patient/$export").await?;
+    for file in &manifest.output {
+        ensure!(file.url.starts_with(&life.base), "{} is not ours", file.url);
+        let bytes = client.download(&file.url).await?;
+        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+        ensure!(lines == file.count, "{lines} lines, not {}", file.count);
+    }
+    client.delete(&status).await?;
+    world.is_empty().await?;
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}
+
+async fn refused(storage: &Storage, what: &str, url: &str) -> anyhow::Result<()> {
+    let answer = storage.fetch(url).await?;
+    ensure!(matches!(answer.status, 400 | 401 | 403 | 404), "{what} was answered with {}", answer.status);
+    Ok(())
+}
+
+/// A URL with one character of its signature changed.
+fn changed(url: &str, position: usize) -> Option<String> {
+    let begins = ["X-Amz-Signature=", "X-Goog-Signature=", "&sig=", "?sig="];
+    let at = begins.iter().find_map(|begin| url.find(begin).map(|at| at + begin.len()))? + position;
+    // Escaped characters are left alone: another case of their digits means the same.
+    let at = (at..url.len())
+        .find(|at| url.as_bytes()[*at].is_ascii_alphanumeric() && !url[at.saturating_sub(2)..*at].contains('%'))?;
+    let other = if url.as_bytes()[at] == b'1' { "2" } else { "1" };
+    Some(format!("{}{other}{}", &url[..at], &url[at + 1..]))
+}

@@ -1,0 +1,78 @@
+//! Whole exports to real storages on loopback, which `tests/clouds/run` starts; without it nothing here is run, and that
+//! is what it says. `OFFTAKE_CLOUDS` names the storages. Arguments choose tests by parts of their names.
+
+#[path = "../../examples/support/client.rs"]
+mod client;
+#[path = "../it/crash/output.rs"]
+mod crash_output;
+#[path = "../../examples/support/expected.rs"]
+mod expected;
+
+mod aborts;
+mod crash_parts;
+mod exports;
+mod links;
+mod storage;
+mod support;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+
+use storage::Storage;
+
+type Test = for<'a> fn(&'a Storage) -> LocalBoxFuture<'a, anyhow::Result<()>>;
+
+const TESTS: [(&str, Test); 9] = [
+    ("an_export_is_exact_at_every_level", |storage| exports::is_exact(storage).boxed_local()),
+    ("a_file_of_several_parts_is_exact", |storage| exports::is_exact_in_parts(storage).boxed_local()),
+    ("what_a_storage_says_of_a_file", |storage| links::attributes(storage).boxed_local()),
+    ("a_link_opens_one_file_only", |storage| links::open_one_file(storage).boxed_local()),
+    ("a_link_ends", |storage| links::end(storage).boxed_local()),
+    ("links_of_ours_in_front_of_a_storage", |storage| links::ours(storage).boxed_local()),
+    ("an_abort_at_any_effect", |storage| aborts::everywhere(storage).boxed_local()),
+    ("what_others_have_there_stays", |storage| aborts::spares_others(storage).boxed_local()),
+    ("a_storage_that_stalls", |storage| exports::outlasts_a_stall(storage).boxed_local()),
+];
+
+fn main() -> ExitCode {
+    let Ok(names) = std::env::var("OFFTAKE_CLOUDS") else {
+        println!("NOT RUN: the tests on clouds need `tests/clouds/run`, which starts storages for them");
+        return ExitCode::SUCCESS;
+    };
+    let wanted: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (mut passed, mut failed) = (0, Vec::new());
+    for name in names.split_whitespace() {
+        let storage = Storage::named(name);
+        for (test, run) in TESTS {
+            let called = format!("{test} on {name}");
+            if !wanted.is_empty() && !wanted.iter().any(|wanted| called.contains(wanted)) {
+                continue;
+            }
+            let began = Instant::now();
+            let run = std::panic::AssertUnwindSafe(run(&storage)).catch_unwind();
+            let verdict = match runtime.block_on(run) {
+                Ok(Ok(())) => {
+                    passed += 1;
+                    "ok".to_owned()
+                }
+                Ok(Err(error)) => {
+                    failed.push(called.clone());
+                    format!("FAILED\n{error:?}")
+                }
+                Err(_) => {
+                    failed.push(called.clone());
+                    "FAILED: it panicked".to_owned()
+                }
+            };
+            println!("test {called} ... {verdict} ({:.1} s)", began.elapsed().as_secs_f32());
+        }
+    }
+    println!("\n{passed} passed, {} failed", failed.len());
+    failed.iter().for_each(|name| println!("    {name}"));
+    // Nothing run is nothing proven.
+    if failed.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
