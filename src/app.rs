@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, Location};
 use crate::doctor::{self, Examination};
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings};
@@ -599,6 +599,18 @@ fn recovery_key(own: &Path, given: Option<&Path>) -> anyhow::Result<[u8; checkpo
 fn parse_instance(text: &str) -> Option<[u8; 8]> {
     let bytes = u64::from_str_radix(text, 16).ok()?.to_be_bytes();
     (hex(bytes) == text).then_some(bytes)
+}
+
+/// Finds what cannot be told from a configuration alone: what of a storage comes from files and the environment.
+///
+/// # Errors
+/// If the storage could not be used as it is meant. It is not asked.
+pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
+    // A folder is looked at when it is used: it may not be there yet, and is not to be made by looking.
+    if !matches!(config.output.place(), Ok(Location::File(_))) {
+        Output::open(&config.output).context("the output cannot be used")?;
+    }
+    Ok(())
 }
 
 /// Serves a configuration until the process is told to stop.

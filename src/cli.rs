@@ -88,10 +88,16 @@ impl Cli {
                 Err(error) => refuse(&error),
             },
             Command::Config(ConfigCommand::Check { config }) => match Config::from_file(&config) {
-                Ok(_) => {
-                    println!("{} is good", config.display());
-                    ExitCode::SUCCESS
-                }
+                Ok(good) => match app::check(&good) {
+                    Ok(()) => {
+                        println!("{} is good", config.display());
+                        ExitCode::SUCCESS
+                    }
+                    Err(error) => {
+                        eprintln!("{}", telemetry::error_chain(&*error));
+                        ExitCode::from(BAD_CONFIG)
+                    }
+                },
                 Err(error) => refuse(&error),
             },
             Command::Config(ConfigCommand::Reference) => {

@@ -56,8 +56,10 @@ pub(crate) enum OutputError {
     Uploads(#[source] UploadsError),
     #[error(transparent)]
     Cloud(#[from] CloudError),
-    #[error("the output is {0}")]
+    #[error("output.location {0}")]
     Location(&'static str),
+    #[error("the output {0}")]
+    Unfit(&'static str),
     #[error("could not {doing} the output folder")]
     Folder { doing: &'static str, source: std::io::Error },
     #[error("the output folder {} is open to others; make it 0700", .0.display())]
@@ -79,15 +81,18 @@ fn failed(doing: &'static str) -> impl Fn(object_store::Error) -> OutputError {
 }
 
 impl Output {
-    /// What a configuration names. What it does not say of a cloud, the process's environment does.
+    /// What a configuration names. What it does not say of a cloud, the process's environment does. No storage is asked.
     pub(crate) fn open(config: &OutputConfig) -> Result<Self, OutputError> {
-        let environment = Environment::of_process();
+        Self::open_with(config, &Environment::of_process())
+    }
+
+    fn open_with(config: &OutputConfig, environment: &Environment) -> Result<Self, OutputError> {
         let location = config.place().map_err(OutputError::Location)?;
         let (place, (store, cloud)) = match &location {
             Location::File(folder) => return Self::local(folder),
-            Location::S3(place) => (place, cloud::s3(config, place, &environment)?),
-            Location::Azure(place) => (place, cloud::azure(config, place, &environment)?),
-            Location::Gcs(place) => (place, cloud::gcs(config, place, &environment)?),
+            Location::S3(place) => (place, cloud::s3(config, place, environment)?),
+            Location::Azure(place) => (place, cloud::azure(config, place, environment)?),
+            Location::Gcs(place) => (place, cloud::gcs(config, place, environment)?),
         };
         let prefix = if place.prefix.is_empty() { String::new() } else { format!("{}/", place.prefix) };
         Ok(Self { store, prefix, local: None, cloud: Some(cloud), puts: Arc::default() })
@@ -141,7 +146,7 @@ impl Output {
     /// A link that the storage itself answers, from now on.
     pub(crate) async fn sign(&self, key: &str, lifetime: Duration) -> Result<Url, OutputError> {
         let signer = self.cloud.as_ref().and_then(|cloud| cloud.signer.as_ref());
-        let signer = signer.ok_or(OutputError::Location("not one that signs links"))?;
+        let signer = signer.ok_or(OutputError::Unfit("does not sign links"))?;
         let lifetime = lifetime.clamp(Duration::from_secs(1), signer.longest);
         signer.signer.signed_url(Method::GET, &self.path(key), lifetime).await.map_err(failed("sign a link"))
     }
@@ -311,7 +316,7 @@ impl Output {
                     unfinished.extend(names.map(str::to_owned));
                 }
                 Err(error @ UploadsError::Forbidden) => {
-                    tracing::warn!(error = error_chain(&error), "unfinished uploads stay")
+                    tracing::warn!(error = error_chain(&error), "unfinished uploads stay");
                 }
                 Err(error) => return Err(OutputError::Uploads(error)),
             }

@@ -8,6 +8,7 @@ pub use crate::clock::ManualClock;
 pub use crate::store::crash::{Crash, CrashPoint, When};
 
 use crate::app::Identity;
+use crate::config::Config;
 use crate::job::JobState;
 use crate::output::Output;
 use crate::recover::{RecoverError, recover};
@@ -33,9 +34,21 @@ impl JobStore {
     /// # Errors
     /// If the output cannot be read, or holds something that cannot be used.
     pub async fn rebuilt(&self, folder: &Path) -> anyhow::Result<Self> {
+        self.rebuilt_from(Output::local(folder)?).await
+    }
+
+    /// The same from the output that a configuration names.
+    ///
+    /// # Errors
+    /// If the output cannot be read, or holds something that cannot be used.
+    pub async fn rebuilt_by(&self, config: &Config) -> anyhow::Result<Self> {
+        self.rebuilt_from(Output::open(&config.output)?).await
+    }
+
+    async fn rebuilt_from(&self, output: Output) -> anyhow::Result<Self> {
         let Identity { instance, checkpoint_key } = self.identity()?;
         let store = Arc::new(MemoryStore::default());
-        match recover(&Output::local(folder)?, &*store, &instance, &checkpoint_key).await {
+        match recover(&output, &*store, &instance, &checkpoint_key).await {
             Ok(_) | Err(RecoverError::UnknownInstance { .. } | RecoverError::NoCheckpoints(_)) => {}
             Err(error) => return Err(error.into()),
         }

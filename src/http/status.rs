@@ -135,7 +135,8 @@ async fn link(
     if edge.output.signs_for().is_none() {
         return Ok(edge.links.file(job, &layout::file_name(file.content, file.no), until));
     }
-    // From now, which is a little later for the last of them. Whole seconds are all that a storage knows.
-    let left = until.0.saturating_sub(clock::now(&*edge.clock).0).max(0).unsigned_abs() / 1000;
+    // Whole seconds from now, rounded up: storages leave fractions away from when it was signed, and no link may end
+    // before the manifest says.
+    let left = until.0.saturating_sub(clock::now(&*edge.clock).0).max(0).unsigned_abs().div_ceil(1000);
     Ok(edge.output.sign(&object.key, Duration::from_secs(left)).await?.into())
 }

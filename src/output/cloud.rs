@@ -78,17 +78,68 @@ impl From<object_store::Error> for CloudError {
     }
 }
 
-/// The variables of a process's environment.
+/// What of a process's environment is looked at, and nothing else of it.
+const VARIABLES: [&str; 48] = [
+    "HOME",
+    "AWS_PROFILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
+    "AWS_METADATA_ENDPOINT",
+    "AWS_IMDSV1_FALLBACK",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_SERVER_SIDE_ENCRYPTION",
+    "AWS_SSE_KMS_KEY_ID",
+    "AWS_SSE_BUCKET_KEY_ENABLED",
+    "AZURE_STORAGE_ACCOUNT",
+    "AZURE_STORAGE_ACCOUNT_NAME",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_STORAGE_TOKEN",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_TENANT_ID",
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_MSI_ENDPOINT",
+    "AZURE_MSI_RESOURCE_ID",
+    "AZURE_OBJECT_ID",
+    "IDENTITY_ENDPOINT",
+    "SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_BEARER_TOKEN",
+    "GOOGLE_BASE_URL",
+];
+
+/// The variables of a process's environment that tell of clouds.
 #[derive(Clone, Default)]
 pub(crate) struct Environment(Vec<(String, String)>);
 
 impl Environment {
     /// Those of this process.
+    #[expect(clippy::disallowed_methods, reason = "clouds hand their credentials to workloads in this way alone")]
     pub(crate) fn of_process() -> Self {
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        Self(std::env::vars_os().filter_map(text).collect())
+        let set = |name: &&str| Some(((*name).to_owned(), std::env::var(name).ok()?));
+        Self(VARIABLES.iter().filter_map(set).collect())
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -329,4 +380,83 @@ fn retry(config: &OutputConfig) -> RetryConfig {
 /// A URL as the builders put paths behind it.
 fn plain_url(url: &url::Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Location};
+
+    fn open(output: &str, variables: &[(&str, &str)]) -> Result<Opened, CloudError> {
+        let yaml = format!(
+            "server: {{ public_base_url: http://127.0.0.1:8080/fhir }}\n\
+             upstream: {{ base_url: http://127.0.0.1:9000/fhir }}\noutput: {{ {output} }}\n"
+        );
+        let config = Config::from_yaml(&yaml).expect("a good configuration").output;
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment = Environment(variables.iter().map(own).collect());
+        match config.place().expect("a place") {
+            Location::File(_) => panic!("that is no cloud"),
+            Location::S3(place) => s3(&config, &place, &environment),
+            Location::Azure(place) => azure(&config, &place, &environment),
+            Location::Gcs(place) => gcs(&config, &place, &environment),
+        }
+    }
+
+    async fn signed(output: &str, variables: &[(&str, &str)]) -> (String, Duration) {
+        let (_, cloud) = open(output, variables).expect("it opens");
+        let LinkSigner { signer, longest } = cloud.signer.expect("it signs");
+        let url = signer.signed_url(http::Method::GET, &"a/b.ndjson".into(), Duration::from_mins(1)).await;
+        (url.expect("it has what it signs with").to_string(), longest)
+    }
+
+    const AWS: [(&str, &str); 4] = [
+        ("AWS_REGION", "eu-north-1"),
+        ("AWS_ACCESS_KEY_ID", "OFENV"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_SESSION_TOKEN", "token"),
+    ];
+
+    #[tokio::test]
+    async fn what_the_configuration_does_not_say_the_environment_does() {
+        let (url, longest) = signed("location: s3://bulk", &AWS).await;
+        assert!(url.starts_with("https://s3.eu-north-1.amazonaws.com/bulk/a/b.ndjson?"), "{url}");
+        assert!(url.contains("OFENV") && url.contains("X-Amz-Security-Token=token"), "{url}");
+        assert_eq!(longest, LONGEST_LINK_OF_TEMPORARY, "a link dies with the token that signed it");
+
+        let own = "location: s3://bulk, s3: { access_key_id: OFCONFIG, secret_access_key: s, region: us-west-1 }";
+        let (url, longest) = signed(own, &AWS).await;
+        assert!(url.starts_with("https://s3.us-west-1.amazonaws.com/bulk/"), "{url}");
+        assert!(url.contains("OFCONFIG") && !url.contains("Token"), "the token belongs to the other key: {url}");
+        assert_eq!(longest, LONGEST_LINK);
+
+        let endpoint = [AWS[1], AWS[2], ("AWS_ENDPOINT_URL_S3", "http://minio:9000")];
+        let (url, _) = signed("location: s3://bulk", &endpoint).await;
+        assert!(url.starts_with("http://minio:9000/bulk/a/b.ndjson?"), "{url}");
+        let public = "location: s3://bulk, public_endpoint: 'https://files.example.org/'";
+        let (url, _) = signed(public, &endpoint).await;
+        assert!(url.starts_with("https://files.example.org/bulk/a/b.ndjson?"), "{url}");
+
+        let azure = [("AZURE_STORAGE_ACCOUNT", "acme"), ("AZURE_STORAGE_KEY", "c2VjcmV0")];
+        let (url, _) = signed("location: az://bulk", &azure).await;
+        assert!(
+            url.starts_with("https://acme.blob.core.windows.net/bulk/a/b.ndjson?") && url.contains("sp=r"),
+            "{url}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_sign_is_refused_wherever_it_comes_from() {
+        let sas = [("AZURE_STORAGE_ACCOUNT_NAME", "acme"), ("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=a")];
+        let google = [("GOOGLE_BASE_URL", "http://storage:4443"), ("GOOGLE_SERVICE_ACCOUNT_KEY", "{}")];
+        for (location, variables) in [("location: az://bulk", &sas[..]), ("location: gs://bulk", &google[..])] {
+            let refused = open(location, variables).err();
+            assert!(matches!(refused, Some(CloudError::CannotSign(_))), "{location}: {refused:?}");
+        }
+        let (_, cloud) = open("location: az://bulk, links: proxy", &sas).expect("it opens");
+        assert!(cloud.signer.is_none());
+        let missing =
+            open("location: s3://bulk, s3: { access_key_id: A, secret_access_key_file: /nowhere/at/all }", &[]);
+        assert!(missing.err().is_some_and(|error| error.to_string().contains("/nowhere/at/all")));
+    }
 }

@@ -91,21 +91,19 @@ impl FileWriter {
         let path = self.output.path(&self.key);
         let attributes = super::cloud::attributes(&self.key);
         let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-        match self.output.cloud.as_ref().and_then(|cloud| cloud.parts.as_ref()) {
-            Some(parts) => {
-                let store = Arc::clone(&parts.store);
-                let creating = Arc::clone(&store);
-                let created = async move { creating.create_multipart_opts(&path, options).await };
-                let id = self.output.carry(doing, created).await?;
-                self.upload = Upload::Named { store, id: id.clone(), parts: Vec::new() };
-                Ok(Some(id))
-            }
-            None => {
-                let store = Arc::clone(&self.output.store);
-                let begun = async move { store.put_multipart_opts(&path, options).await };
-                self.upload = Upload::Blocks(Mutex::new(self.output.carry(doing, begun).await?));
-                Ok(None)
-            }
+        let parts = self.output.cloud.as_ref().and_then(|cloud| cloud.parts.as_ref());
+        if let Some(parts) = parts {
+            let store = Arc::clone(&parts.store);
+            let creating = Arc::clone(&store);
+            let created = async move { creating.create_multipart_opts(&path, options).await };
+            let id = self.output.carry(doing, created).await?;
+            self.upload = Upload::Named { store, id: id.clone(), parts: Vec::new() };
+            Ok(Some(id))
+        } else {
+            let store = Arc::clone(&self.output.store);
+            let begun = async move { store.put_multipart_opts(&path, options).await };
+            self.upload = Upload::Blocks(Mutex::new(self.output.carry(doing, begun).await?));
+            Ok(None)
         }
     }
 
@@ -234,7 +232,7 @@ impl FileWriter {
                 inner(upload).put_part(payload).await.map_err(failed("write a part"))?;
                 None
             }
-            Upload::Later => return Err(OutputError::Location("not ready for a part")),
+            Upload::Later => return Err(OutputError::Unfit("was sent a part of an upload that was not begun")),
             Upload::Named { store, id, parts } => {
                 let (store, id, index, path) =
                     (Arc::clone(store), id.clone(), parts.len(), self.output.path(&self.key));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use offtake::{Clock, SystemClock};
 
 use crate::client::Client;
 use crate::storage::Storage;
@@ -65,10 +66,16 @@ pub(crate) async fn end(storage: &Storage) -> anyhow::Result<()> {
     let world = World::with_patients(storage, 2).await?;
     let life = world.begin("link_ttl_seconds: 3").await?;
     let client = Client::new();
-    let (status, manifest) = life.export("/$export?_type=Patient").await?;
-    let url = &manifest.output[0].url;
+    let (status, _) = life.export("/$export?_type=Patient").await?;
+    let read = storage.fetch(&status).await?;
+    let expires = read.header("expires").context("no Expires")?;
+    let expires = chrono::DateTime::parse_from_rfc2822(expires).with_context(|| expires.to_owned())?.timestamp_millis();
+    let read: serde_json::Value = serde_json::from_slice(&read.body)?;
+    let url = read["output"][0]["url"].as_str().context("a link")?;
     ensure!(storage.fetch(url).await?.status == 200, "a link does not open its file");
     until("the link expires", Duration::from_secs(8), async || refused(storage, "an expired link", url).await).await?;
+    let late = SystemClock.unix_millis() - expires;
+    ensure!((0..3_000).contains(&late), "the link ended {late} ms after its manifest expired");
     // The manifest has new ones.
     let manifest = client.wait(&status, |_| {}).await?;
     let url = &manifest.output[0].url;
@@ -104,6 +111,51 @@ pub(crate) async fn ours(storage: &Storage) -> anyhow::Result<()> {
     client.delete(&status).await?;
     world.is_empty().await?;
     life.end().await?;
+    world.end().await;
+    Ok(())
+}
+
+/// `public_endpoint`: the store's own name means nothing to clients.
+pub(crate) async fn for_another_address(storage: &Storage) -> anyhow::Result<()> {
+    let Some(public) = storage.public_endpoint() else { return Ok(()) };
+    let world = World::with_patients(storage, 2).await?;
+    let life = world.begin(&format!("public_endpoint: '{public}'")).await?;
+    let (status, manifest) = life.export("/$export?_type=Patient").await?;
+    for file in &manifest.output {
+        ensure!(file.url.starts_with(&format!("{public}/")), "{} is not at {public}", file.url);
+    }
+    world.compare("/$export?_type=Patient", &manifest).await?;
+    Client::new().delete(&status).await?;
+    world.is_empty().await?;
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}
+
+/// An identity of Entra has no key: it signs with one that the storage lends it.
+pub(crate) async fn by_user_delegation(storage: &Storage) -> anyhow::Result<()> {
+    if storage.name != "azurite-https" {
+        return Ok(());
+    }
+    let mut world = World::with_patients(storage, 3).await?;
+    let key = world.output.find(", account_key:").context("a key")?;
+    world.output.replace_range(key.., " }");
+    let token = storage.ask(&["token"]).await?;
+    let process = crate::support::Process::start(&world, &[("AZURE_STORAGE_TOKEN", token.trim())]).await?;
+    let client = Client::new();
+    let status = client.kick_off(&format!("{}/$export", process.base)).await?;
+    let manifest = client.wait(&status, |_| {}).await?;
+    let by_key = |url: &str| !url.contains("skoid=") || !url.contains("sks=b");
+    ensure!(!manifest.output.iter().any(|file| by_key(&file.url)), "not every link is signed by delegation");
+    world.compare("/$export", &manifest).await?;
+    for file in &manifest.output {
+        for position in [0, 11, 31] {
+            let changed = changed(&file.url, position).context("no signature")?;
+            refused(storage, "a changed signature", &changed).await?;
+        }
+    }
+    client.delete(&status).await?;
+    world.is_empty().await?;
     world.end().await;
     Ok(())
 }

@@ -62,6 +62,16 @@ impl Storage {
         )
     }
 
+    /// The same address by another name, where it can be signed for.
+    pub(crate) fn public_endpoint(&self) -> Option<String> {
+        let name = match self.name.as_str() {
+            "versitygw" | "minio" => "OFFTAKE_S3_ENDPOINT",
+            "azurite" => "OFFTAKE_AZURE_ENDPOINT",
+            _ => return None,
+        };
+        Some(variable(name).replace("127.0.0.1", "localhost"))
+    }
+
     /// The options of `output.http` for it.
     pub(crate) fn http(&self) -> String {
         match self.ca_file() {
@@ -134,7 +144,13 @@ fn folder() -> PathBuf {
 }
 
 fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: start this by tests/clouds/run"))
+    given(name).unwrap_or_else(|| panic!("{name} is not set: start this by tests/clouds/run"))
+}
+
+/// A variable of those that `tests/clouds/run` describes its storages by.
+#[expect(clippy::disallowed_methods, reason = "what a script tells the command that it runs")]
+pub(crate) fn given(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 async fn run(mut command: Command) -> anyhow::Result<String> {
