@@ -32,7 +32,7 @@
 //! telemetry  what is logged, and what never is
 //! store      where jobs are kept
 //! upstream   the FHIR server: connections, retries, probes, searches
-//! output     where files are kept: keys, links, uploads
+//! output     where files are kept, on disk or on a cloud: keys, links, uploads
 //! engine     runs jobs: readers, workers, the reaper
 //! recover    a lost job store, rebuilt from what lies beside the output
 //! proxy      passes everything else through
