@@ -239,24 +239,34 @@ impl Output {
         drop(self.puts.write().await);
         let Some(parts) = &cloud.parts else { return self.end_blocks(records).await };
         let mut ended: BTreeSet<(String, String)> = BTreeSet::new();
+        // MinIO lists only the uploads to one whole key, so that each open one is asked for; of what others have a stray
+        // upload can be left where a request was repeated.
+        let mut prefixes = vec![format!("{}{folder}/", self.prefix)];
         for record in records {
-            if let FileState::Open { key, upload: Some(id), .. } = &record.state {
-                ended.insert((self.path(key).to_string(), id.clone()));
+            if let FileState::Open { key, upload, .. } = &record.state {
+                let path = self.path(key).to_string();
+                ended.extend(upload.iter().map(|id| (path.clone(), id.clone())));
+                prefixes.push(path);
             }
         }
-        let named: BTreeSet<_> = records.iter().flat_map(FileRecord::keys).collect();
-        let named: BTreeSet<_> = named.iter().map(|key| self.path(key).to_string()).collect();
-        match parts.uploads.below(&format!("{}{folder}/", self.prefix)).await {
-            Ok(found) => {
-                let found = found.into_iter().filter(|upload| named.contains(&upload.key));
-                ended.extend(found.map(|upload| (upload.key, upload.upload_id)));
+        let named: BTreeSet<_> =
+            records.iter().flat_map(FileRecord::keys).map(|key| self.path(&key).to_string()).collect();
+        for prefix in prefixes {
+            match parts.uploads.below(&prefix).await {
+                Ok(found) => {
+                    let found = found.into_iter().filter(|upload| named.contains(&upload.key));
+                    ended.extend(found.map(|upload| (upload.key, upload.upload_id)));
+                }
+                // Those that we know by name are ended all the same.
+                Err(UploadsError::Forbidden) => {
+                    tracing::warn!(
+                        "the storage does not let us list unfinished uploads (s3:ListBucketMultipartUploads, \
+                         storage.multipartUploads.list): what a crash leaves of them stays until the bucket's own rules remove it"
+                    );
+                    break;
+                }
+                Err(error) => return Err(OutputError::Uploads(error)),
             }
-            // Those that we know by name are ended all the same.
-            Err(UploadsError::Forbidden) => tracing::warn!(
-                "the storage does not let us list unfinished uploads (s3:ListBucketMultipartUploads, \
-                 storage.multipartUploads.list): what a crash leaves of them stays until the bucket's own rules remove it"
-            ),
-            Err(error) => return Err(OutputError::Uploads(error)),
         }
         for (key, id) in ended {
             match parts.store.abort_multipart(&Path::from(key), &id).await {

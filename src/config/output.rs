@@ -179,6 +179,8 @@ impl Section for OutputConfig {
         self.http.check(problems);
         self.s3.check(problems);
         self.azure.check(problems);
+        clouds::check_address("gcs.base_url", self.gcs.base_url.as_ref(), problems);
+        clouds::check_address("public_endpoint", self.public_endpoint.as_ref(), problems);
         if self.links == LinkMode::Redirect {
             problems.add(
                 "links",
@@ -280,6 +282,10 @@ mod tests {
             ("links: redirect", "it comes with SMART"),
             ("location: s3://bulk, links: redirect", "it comes with SMART"),
             ("location: s3://bulk, file_max_bytes: 50GiB", "output.file_max_bytes"),
+            ("location: s3://bulk, http: { proxy_url: proxy }", "output.http.proxy_url"),
+            ("location: s3://bulk, s3: { endpoint: 'http://key:secret@minio:9000' }", "output.s3.endpoint"),
+            ("location: s3://bulk, public_endpoint: 'https://files.example.org/?a=b'", "output.public_endpoint"),
+            ("location: gs://bulk, gcs: { base_url: 'file:///storage' }, links: proxy", "output.gcs.base_url"),
             ("location: s3://bulk, http: { request_timeout_seconds: 0 }", "output.http.request_timeout_seconds"),
         ] {
             let error = with(output).expect_err(output);

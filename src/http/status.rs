@@ -75,7 +75,13 @@ async fn manifest(
     let entries = entries.filter_map(|file| Some((file, file.object()?)));
     let listed: Vec<_> = entries.map(|(file, object)| listed(edge, job.id, file, object, links_until)).collect();
     // In their order; some clouds are asked for each signature.
-    let signed: Vec<_> = futures_util::stream::iter(listed).buffered(SIGNED_AT_ONCE).try_collect().await?;
+    let signed = futures_util::stream::iter(listed).buffered(SIGNED_AT_ONCE).try_collect::<Vec<_>>();
+    let signed = tokio::select! {
+        signed = signed => signed?,
+        () = edge.clock.sleep(SIGNING_PATIENCE) => {
+            return Err(Problem::unavailable("the links cannot be signed at the moment"));
+        }
+    };
     let (mut output, mut deleted, mut error) = (Vec::new(), Vec::new(), Vec::new());
     for (content, entry) in signed {
         match content {
@@ -101,6 +107,8 @@ async fn manifest(
     Ok(answer.body(body::full(manifest.to_json())).expect("a date is a header value"))
 }
 
+/// How long a client waits for links that somebody else has to sign.
+const SIGNING_PATIENCE: Duration = Duration::from_secs(20);
 /// Signatures that are made at the same time.
 const SIGNED_AT_ONCE: usize = 16;
 

@@ -360,7 +360,7 @@ fn client(config: &OutputConfig, endpoint: Option<&str>) -> Result<ClientOptions
         .with_connect_timeout(Duration::from_secs(10))
         .with_allow_http(endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")));
     if let Some(proxy) = &http.proxy_url {
-        options = options.with_proxy_url(proxy.as_str());
+        options = options.with_proxy_url(proxy.reveal());
     }
     if let Some(file) = &http.ca_file {
         let pem =

@@ -20,8 +20,8 @@ pub struct StorageHttpConfig {
     pub retry: Duration,
     /// Certificates (PEM) that are trusted besides those of the system: for a storage with a certificate of the house.
     pub ca_file: Option<PathBuf>,
-    /// The proxy to the storage; null is what `HTTPS_PROXY` and `NO_PROXY` say.
-    pub proxy_url: Option<Url>,
+    /// The proxy to the storage, with its password if it has one; null is what `HTTPS_PROXY` and `NO_PROXY` say.
+    pub proxy_url: Option<Secret>,
 }
 
 impl Default for StorageHttpConfig {
@@ -124,6 +124,9 @@ impl StorageHttpConfig {
         if self.request_timeout < Duration::from_secs(1) || self.request_timeout > Duration::from_hours(1) {
             problems.add("http.request_timeout_seconds", "is not between 1 and 3600");
         }
+        if self.proxy_url.as_ref().is_some_and(|proxy| Url::parse(proxy.reveal()).is_err()) {
+            problems.add("http.proxy_url", "is no URL");
+        }
         if self.retry > Duration::from_hours(1) {
             problems.add("http.retry_seconds", "is longer than 3600");
         }
@@ -132,6 +135,7 @@ impl StorageHttpConfig {
 
 impl S3Config {
     pub(super) fn check(&self, problems: &mut Problems) {
+        check_address("s3.endpoint", self.endpoint.as_ref(), problems);
         let secrets = [self.secret_access_key.is_some(), self.secret_access_key_file.is_some()];
         let secrets = secrets.into_iter().filter(|given| *given).count();
         if secrets > 1 {
@@ -158,6 +162,7 @@ impl S3Config {
 
 impl AzureConfig {
     pub(super) fn check(&self, problems: &mut Problems) {
+        check_address("azure.endpoint", self.endpoint.as_ref(), problems);
         if self.account_key.is_some() && self.account_key_file.is_some() {
             problems.add("azure.account_key", "is given twice, here and as a file");
         }
@@ -176,6 +181,20 @@ impl AzureConfig {
             problems
                 .add("azure.client_id", "and tenant_id are needed beside client_secret_file or federated_token_file");
         }
+    }
+}
+
+/// Paths are put behind it: a query or a user would end up in the middle of them.
+pub(super) fn check_address(option: &str, address: Option<&Url>, problems: &mut Problems) {
+    let Some(url) = address else { return };
+    let is_plain = matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if !is_plain {
+        problems.add(option, "is not http:// or https:// and a host, without user, query and fragment");
     }
 }
 
