@@ -103,8 +103,8 @@ pub(crate) async fn spares_others(storage: &Storage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The job store is lost, and rebuilt from what lies in the storage: what was complete is what it was, what was under way goes
-/// on, and no unfinished upload of it stays.
+/// The job store is lost, and rebuilt from what lies in the storage: what was complete is what it was, and what was under way
+/// goes on. What it had begun to upload is found where the storage lists the uploads below a folder.
 pub(crate) async fn rebuilds_a_lost_store(storage: &Storage) -> anyhow::Result<()> {
     let world = World::of(storage, large()).await?;
     let store = JobStore::memory();
@@ -138,7 +138,11 @@ pub(crate) async fn rebuilds_a_lost_store(storage: &Storage) -> anyhow::Result<(
         client.delete(&status).await?;
     }
     ensure!(as_it_was == 1, "{as_it_was} exports are the one that was complete");
-    world.is_empty().await?;
+    if storage.lists_uploads_below_folders() {
+        world.is_empty().await?;
+    } else {
+        world.has_no_objects().await?;
+    }
     life.end().await?;
     world.end().await;
     Ok(())

@@ -28,6 +28,8 @@ type Test = for<'a> fn(&'a Storage) -> LocalBoxFuture<'a, anyhow::Result<()>>;
 type Where = fn(&Storage) -> bool;
 
 const ALL: Where = |_| true;
+/// What takes minutes is not done twice with one component.
+const ONCE: Where = |storage| storage.name != "azurite-https";
 
 const TESTS: [(&str, Where, Test); 12] = [
     ("an_export_is_exact_at_every_level", ALL, |storage| exports::is_exact(storage).boxed_local()),
@@ -47,7 +49,7 @@ const TESTS: [(&str, Where, Test); 12] = [
         |storage| links::by_user_delegation(storage).boxed_local(),
     ),
     ("a_lost_store_is_rebuilt", ALL, |storage| aborts::rebuilds_a_lost_store(storage).boxed_local()),
-    ("an_abort_at_any_effect", ALL, |storage| aborts::everywhere(storage).boxed_local()),
+    ("an_abort_at_any_effect", ONCE, |storage| aborts::everywhere(storage).boxed_local()),
     ("what_others_have_there_stays", ALL, |storage| aborts::spares_others(storage).boxed_local()),
     ("a_storage_that_stalls", ALL, |storage| exports::outlasts_a_stall(storage).boxed_local()),
 ];
@@ -79,7 +81,7 @@ fn main() -> ExitCode {
                 }
                 Ok(Err(error)) => {
                     failed.push(called.clone());
-                    format!("FAILED\n{error:?}")
+                    format!("FAILED\n{error:#}\n")
                 }
                 Err(_) => {
                     failed.push(called.clone());

@@ -62,6 +62,11 @@ impl Storage {
         )
     }
 
+    /// `MinIO` lists uploads by whole keys only, and Azure knows none.
+    pub(crate) fn lists_uploads_below_folders(&self) -> bool {
+        matches!(self.name.as_str(), "versitygw" | "gcs")
+    }
+
     /// The same address by another name, where it can be signed for.
     pub(crate) fn public_endpoint(&self) -> Option<String> {
         let name = match self.name.as_str() {

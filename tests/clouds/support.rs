@@ -143,6 +143,17 @@ impl<'a> World<'a> {
         .await
     }
 
+    /// The same of objects alone.
+    pub(crate) async fn has_no_objects(&self) -> anyhow::Result<()> {
+        until("no object is left", PATIENCE, async || {
+            let mut left = self.storage.left_in(&self.folder).await?;
+            left.retain(|line| line.starts_with("object "));
+            ensure!(left.is_empty(), "left: {left:#?}");
+            Ok(())
+        })
+        .await
+    }
+
     pub(crate) async fn end(self) {
         self.server.stop().await;
     }
