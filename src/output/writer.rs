@@ -251,3 +251,6 @@ impl FileWriter {
 fn inner(upload: &mut Mutex<Box<dyn MultipartUpload>>) -> &mut dyn MultipartUpload {
     &mut **upload.get_mut().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;
