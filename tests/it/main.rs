@@ -39,6 +39,7 @@ mod rereads;
 mod restart;
 mod since;
 mod status;
+mod storages;
 mod support;
 mod versions;
 mod writer;
