@@ -210,7 +210,7 @@ fn filters() -> Vec<Row> {
         ),
         row("searches by time find nothing", nothing(&["_lastUpdated"]), SYSTEM, Complete("counted")),
         row("searches by patient are ignored and echoed", ignored(&["patient", "subject"]), SOME, {
-            Stops(&["searches by patient cannot be relied on", "ignores `patient` in searches of "])
+            Stops(&["searches by patient cannot be relied on", "in searches of "])
         }),
         Row {
             patients: 30,
