@@ -258,9 +258,9 @@ impl Output {
                     ended.extend(found.map(|upload| (upload.key, upload.upload_id)));
                 }
                 // Those that we know by name are ended all the same.
-                Err(UploadsError::Forbidden) => {
+                Err(UploadsError::Unlisted) => {
                     tracing::warn!(
-                        "the storage does not let us list unfinished uploads (s3:ListBucketMultipartUploads, \
+                        "the storage does not list unfinished uploads for us (s3:ListBucketMultipartUploads, \
                          storage.multipartUploads.list): what a crash leaves of them stays until the bucket's own rules remove it"
                     );
                     break;
@@ -325,7 +325,7 @@ impl Output {
                     let names = found.iter().filter_map(|upload| upload.key.strip_prefix(&prefix));
                     unfinished.extend(names.map(str::to_owned));
                 }
-                Err(error @ UploadsError::Forbidden) => {
+                Err(error @ UploadsError::Unlisted) => {
                     tracing::warn!(error = error_chain(&error), "unfinished uploads stay");
                 }
                 Err(error) => return Err(OutputError::Uploads(error)),

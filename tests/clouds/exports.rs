@@ -37,17 +37,23 @@ pub(crate) fn large() -> SampleUpstream {
             r#"{{"resourceType":"DocumentReference","id":"s{number:02}","status":"current","subject":{{"reference":"Patient/p{number:02}"}}}}"#
         ));
     }
+    // Two files of more than one part.
     for number in 0..7 {
         // Not all alike, so that parts in a wrong order are seen.
         let data = format!("{number}").repeat(LARGE);
+        let (resource_type, status, element) = if number < 4 {
+            ("DocumentReference", "current", "content")
+        } else {
+            ("DiagnosticReport", "final", "presentedForm")
+        };
         insert(format!(
-            r#"{{"resourceType":"DocumentReference","id":"d{number}","status":"current","subject":{{"reference":"Patient/p0{number}"}},"content":[{{"attachment":{{"data":"{data}"}}}}]}}"#
+            r#"{{"resourceType":"{resource_type}","id":"d{number}","status":"{status}","subject":{{"reference":"Patient/p0{number}"}},"{element}":[{{"attachment":{{"data":"{data}"}}}}]}}"#
         ));
     }
     upstream
 }
 
-pub(crate) const OF_LARGE: &str = "/$export?_type=Patient,DocumentReference";
+pub(crate) const OF_LARGE: &str = "/$export?_type=Patient,DocumentReference,DiagnosticReport";
 
 pub(crate) async fn is_exact_in_parts(storage: &Storage) -> anyhow::Result<()> {
     let world = World::of(storage, large()).await?;

@@ -42,8 +42,9 @@ pub(crate) enum UploadsError {
     /// Without what it says: that may name the request, and the request is signed.
     #[error("the storage did not answer")]
     NoAnswer,
-    #[error("we may not list unfinished uploads")]
-    Forbidden,
+    /// We may not, or it cannot: not every store that speaks like S3 can.
+    #[error("the storage does not list unfinished uploads for us")]
+    Unlisted,
     #[error("the storage answered with {0}")]
     Status(StatusCode),
     #[error("the storage's answer is no list of uploads")]
@@ -118,7 +119,10 @@ impl Uploads {
         let answer = self.http.execute(request).await.map_err(|_| UploadsError::NoAnswer)?;
         match answer.status() {
             StatusCode::OK => {}
-            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => return Err(UploadsError::Forbidden),
+            StatusCode::FORBIDDEN
+            | StatusCode::UNAUTHORIZED
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_IMPLEMENTED => return Err(UploadsError::Unlisted),
             status => return Err(UploadsError::Status(status)),
         }
         let mut body = answer.into_body().bytes_stream();
@@ -158,6 +162,38 @@ mod tests {
         assert_eq!(parse(empty).expect("a list"), Page::default());
         for text in [&b"{}"[..], b"", b"<a><Upload><Key>k</Key></Upload></a>", b"<a><Upload>"] {
             assert!(parse(text).is_err(), "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_storage_that_does_not_list_is_told_from_one_that_fails() {
+        use object_store::ClientOptions;
+        use object_store::client::{HttpConnector, ReqwestConnector};
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        for (answer, expected) in [
+            ("403 Forbidden", "Err(Unlisted)"),
+            ("501 Not Implemented", "Err(Unlisted)"),
+            ("503 Service Unavailable", "Err(Status(503))"),
+            ("200 OK", "Err(Content)"),
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let bucket = format!("http://{}/bucket", listener.local_addr().expect("it listens"));
+            let serving = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("somebody asks");
+                let mut asked = vec![0; 4096];
+                let length = stream.read(&mut asked).await.expect("a request");
+                let said = format!("HTTP/1.1 {answer}\r\ncontent-length: 4\r\nconnection: close\r\n\r\nhush");
+                stream.write_all(said.as_bytes()).await.expect("it is taken");
+                String::from_utf8_lossy(&asked[..length]).into_owned()
+            });
+            let options = ClientOptions::new().with_allow_http(true);
+            let http = ReqwestConnector::default().connect(&options).expect("a client");
+            let credential = GcpCredential { bearer: "token".to_owned() };
+            let credentials = Arc::new(object_store::StaticCredentialProvider::new(credential));
+            let found = Uploads::of_gcs(http, credentials, bucket).below("a/b").await;
+            assert_eq!(format!("{found:?}"), expected, "{answer}");
+            let asked = serving.await.expect("no panic");
+            assert!(asked.starts_with("GET /bucket?uploads=&prefix=a%2Fb HTTP/1.1\r\n"), "{asked}");
         }
     }
 }
