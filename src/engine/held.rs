@@ -303,7 +303,8 @@ impl Lines {
                 // Every line of ours has an end.
                 return if self.rest.is_empty() { Ok(None) } else { Err(OutputError::Damaged) };
             };
-            let chunk = chunk.map_err(|source| OutputError::Store { doing: "read an object", source: source.into() })?;
+            let chunk =
+                chunk.map_err(|source| OutputError::Store { doing: "read an object", source: source.into() })?;
             self.digest.update(&chunk);
             self.rest.extend_from_slice(&chunk);
         }

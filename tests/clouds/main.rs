@@ -3,6 +3,7 @@
 
 #[path = "../../examples/support/client.rs"]
 mod client;
+#[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../it/crash/output.rs"]
 mod crash_output;
 #[path = "../../examples/support/expected.rs"]
