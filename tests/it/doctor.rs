@@ -174,7 +174,7 @@ const POOR: &str = concat!(
     "strict        refused         searches are sent without `Prefer: handling=strict`\n",
     "gzip          no              pages come as large as they are\n",
     "protocol      http/1.1        each search at the same time has a connection\n",
-    "untried       last_updated    no witness was found; each export tries again\n",
+    "untried       last_updated, counts no witness was found; each export tries again\n",
     "                              (with the lines that upstream.profile sets)\n",
 );
 const EMPTY: &str = concat!(
