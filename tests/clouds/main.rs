@@ -29,8 +29,9 @@ type Test = for<'a> fn(&'a Storage) -> LocalBoxFuture<'a, anyhow::Result<()>>;
 type Where = fn(&Storage) -> bool;
 
 const ALL: Where = |_| true;
-/// What takes minutes is not done twice with one component.
-const ONCE: Where = |storage| storage.name != "azurite-https";
+/// Azure ends no upload: what was never committed is thrown away by writing over it, and Azurite has been seen to list some
+/// of it for more than a minute after that.
+const ENDS_UPLOADS: Where = |storage| !storage.name.starts_with("azurite");
 
 const TESTS: [(&str, Where, Test); 12] = [
     ("an_export_is_exact_at_every_level", ALL, |storage| exports::is_exact(storage).boxed_local()),
@@ -50,7 +51,7 @@ const TESTS: [(&str, Where, Test); 12] = [
         |storage| links::by_user_delegation(storage).boxed_local(),
     ),
     ("a_lost_store_is_rebuilt", ALL, |storage| aborts::rebuilds_a_lost_store(storage).boxed_local()),
-    ("an_abort_at_any_effect", ONCE, |storage| aborts::everywhere(storage).boxed_local()),
+    ("an_abort_at_any_effect", ENDS_UPLOADS, |storage| aborts::everywhere(storage).boxed_local()),
     ("what_others_have_there_stays", ALL, |storage| aborts::spares_others(storage).boxed_local()),
     ("a_storage_that_stalls", ALL, |storage| exports::outlasts_a_stall(storage).boxed_local()),
 ];
@@ -68,6 +69,9 @@ fn main() -> ExitCode {
         for (test, is_about, run) in TESTS {
             let called = format!("{test} on {name}");
             if !is_about(&storage) {
+                if test == "an_abort_at_any_effect" {
+                    println!("NOT RUN: {called}");
+                }
                 continue;
             }
             if !wanted.is_empty() && !wanted.iter().any(|wanted| called.contains(wanted)) {
