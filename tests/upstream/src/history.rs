@@ -50,7 +50,10 @@ pub(crate) fn history(
     pairs: &[(String, String)],
     wanted: impl Fn(&Record) -> bool,
 ) -> Result<Answer, Refusal> {
-    let asked = Asked::parse(pairs, &upstream.settings())?;
+    let settings = upstream.settings();
+    let asked = Asked::parse(pairs, &settings)?;
+    // What is read under the lock may not ask for it once more.
+    let loses_tail = settings.lies.history_loses_tail;
     let now = upstream.now();
     let since = |record: &Record| asked.since.is_none_or(|since| stamp(record) >= since);
     Ok(upstream.read(|store| {
@@ -62,7 +65,7 @@ pub(crate) fn history(
             .map(|(number, record)| (stamp(record), number, record))
             .collect();
         found.sort_unstable_by_key(|(at, number, _)| std::cmp::Reverse((*at, *number)));
-        if upstream.settings().lies.history_loses_tail && asked.since.is_none() && path.split('/').count() < 3 {
+        if loses_tail && asked.since.is_none() && path.split('/').count() < 3 {
             found.truncate(found.len() / 2);
         }
         let end = asked.offset.saturating_add(asked.count).min(found.len());
