@@ -425,6 +425,34 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| pool.next(|_| CUTTING)).count(), 1);
     }
 
+    /// Typing errors lie in 2099, and more than a page is made while the sweep is read: each search takes as long as the
+    /// windows last that are cut.
+    #[test]
+    fn a_sweep_towards_a_future_that_does_not_fit_a_page_comes_to_its_end() {
+        let grid = Grid { step: 1, oldest: Millis(0), now: Millis(1_000_000) };
+        let cutting = Cutting { capacity: 4, readers: 1, grid };
+        let window = Window { from: Some(Millis(940_000)), until: None };
+        let sweep =
+            Slice { phase: Phase::Sweep(1), resource_type: ResourceType::PATIENT, scope: Scope::Window(window) };
+        let mut pool = Pool::new(vec![sweep], Order::Ascending);
+        pool.expect(ResourceType::PATIENT, 40, 1_000_000);
+        let mut stamps: Vec<i64> = (0..6).map(|number| 4_070_908_800_000 + number).collect();
+        let mut now = 1_000_000;
+        for searches in 0.. {
+            let Some(task) = pool.next(|_| cutting) else { break };
+            assert!(searches < 300, "it has no end");
+            now += 5_000;
+            stamps.push(now);
+            let window = task.slice.window();
+            let count = stamps.iter().filter(|at| window.contains(Millis(**at))).count() as u64;
+            if count <= 4 || !task.slice.can_be_cut(grid) {
+                pool.read(task, count, grid);
+            } else {
+                pool.put_back(task, Some(count), cutting);
+            }
+        }
+    }
+
     #[test]
     fn one_type_is_read_in_ascending_order_one_slice_at_a_time() {
         let mut pool = Pool::new(vec![whole(1_000_000)], Order::Ascending);

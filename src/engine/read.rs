@@ -508,7 +508,7 @@ impl Reader {
         let grid = Grid {
             step: self.plan.profile.last_updated.step_millis(),
             oldest: oldest.unwrap_or(Millis(0)),
-            now: self.upstream.now(),
+            now: self.plan.horizon.windows_until,
         };
         Cutting { capacity: self.pace(resource_type).count(), readers: self.limits.readers, grid }
     }

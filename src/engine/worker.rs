@@ -178,7 +178,9 @@ impl Worker {
             let (task, number, read) = match read {
                 Ok(read) => read,
                 // A panic in a reader is a panic of this job, and of no other.
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // Its runtime has ended under it.
+                Err(_) => return Err(WorkerError::Draining),
             };
             let resource_type = task.slice.resource_type;
             match read {

@@ -234,7 +234,8 @@ pub(crate) struct Grid {
     pub(crate) step: i64,
     /// The oldest stamp that was seen; a hint.
     pub(crate) oldest: Millis,
-    /// The upstream's time.
+    /// What counts as the present: one moment for as long as an export lasts. An open end that is cut at the time of each cut
+    /// is cut for ever where what lies in the future does not fit a page, for that time goes on.
     pub(crate) now: Millis,
 }
 

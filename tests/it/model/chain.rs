@@ -33,7 +33,7 @@ const QUIET_POLLS: usize = 40;
 /// What the clock is moved by then.
 const MOVE: Duration = Duration::from_secs(1);
 /// An export that takes longer hangs.
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Far longer than any export here, so that no search is ever late.
 const LONG: Duration = Duration::from_hours(240);
 
