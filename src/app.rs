@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{Config, Location};
+use crate::config::{Compression, Config, Location};
 use crate::doctor::{self, Examination};
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings};
@@ -27,6 +27,7 @@ use crate::job::store::Store;
 use crate::output::Output;
 use crate::output::checkpoint::{self, CheckpointKey};
 use crate::output::signing::{LinkKey, LinkKeys};
+use crate::output::writer::Coding;
 use crate::profile::{Profile, Protocol};
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{Bases, PassThrough};
@@ -44,6 +45,8 @@ const POLLED_JOBS: u64 = 10_000;
 const POLLED_LIFETIME: Duration = Duration::from_mins(2);
 /// Bodies of kick-off requests that are read at the same time; a body is 1 MiB at most.
 const KICKOFF_BODIES: usize = 16;
+/// Files that are packed on the way to clients at the same time.
+const PACKED_AT_ONCE: usize = 16;
 /// Pause between two tries to open the job store.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -198,6 +201,8 @@ impl Builder {
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,
             polled: Cache::builder().max_capacity(POLLED_JOBS).time_to_live(POLLED_LIFETIME).build(),
+            runtime: bulk.handle().clone(),
+            packing: Arc::new(Semaphore::new(PACKED_AT_ONCE)),
         };
         Ok(Offtake { app: Arc::new(App { config, edge: Arc::new(edge), live, engine, stop, bulk: Some(bulk) }) })
     }
@@ -403,6 +408,10 @@ fn engine_settings(config: &Config) -> EngineSettings {
             bytes: output.file_max.bytes(),
             lines: output.file_max_resources,
             age: output.file_max_age,
+        },
+        coding: match output.compression {
+            Compression::None => Coding::Plain,
+            Compression::Gzip => Coding::Gzip,
         },
         lag_millis: i64::try_from(upstream.settling_lag.as_millis()).unwrap_or(i64::MAX),
         output_ttl: config.export.output_ttl,

@@ -4,6 +4,7 @@ mod accept;
 mod as_of;
 mod coverage;
 mod deletions;
+mod downloads;
 pub(crate) mod files;
 mod finish;
 mod held;
@@ -35,12 +36,15 @@ use crate::job::store::{Change, Lease, Store, StoreError};
 use crate::job::{Epoch, Failed, Job, JobId, JobState, Running};
 use crate::output::Output;
 use crate::output::checkpoint::{self, CheckpointKey};
+use crate::output::writer::Coding;
 use crate::plan::{BoundaryChoice, OnShort};
 use crate::profile::{PresetChoice, ProfileOverrides};
 use crate::smart::admit::Grant;
 use crate::telemetry::error_chain;
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
+pub(crate) use downloads::Download;
+use downloads::Downloads;
 use files::{FileLimits, Files, FilesError, Services};
 use planner::{PlanError, Planned, Planner};
 use profiler::{Profiler, ProfilerParts};
@@ -75,6 +79,7 @@ pub(crate) struct EngineSettings {
     pub(crate) page_resources: u32,
     pub(crate) page_bytes: usize,
     pub(crate) files: FileLimits,
+    pub(crate) coding: Coding,
     pub(crate) lag_millis: i64,
     pub(crate) output_ttl: Duration,
     pub(crate) most_members: usize,
@@ -108,6 +113,8 @@ struct Inner {
     settings: EngineSettings,
     runtime: tokio::runtime::Handle,
     jobs: Mutex<Jobs>,
+    /// What clients are fetching.
+    downloads: Downloads,
     /// Places for running jobs.
     places: Arc<Semaphore>,
     /// A job waits for its turn.
@@ -145,6 +152,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const DRAIN_PATIENCE: Duration = Duration::from_secs(25);
 /// How often expired exports are looked for.
 const REAP_EVERY: Duration = Duration::from_secs(30);
+/// How much longer than its job a file is kept for those who are fetching it (SEC-30).
+const HELD_FOR: Duration = Duration::from_hours(1);
 
 impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Self {
@@ -175,8 +184,9 @@ impl Engine {
             deletions_by_difference: settings.deletions_by_difference,
             profiler,
         };
+        let coding = settings.coding;
         let places = Arc::new(Semaphore::new(settings.most_running));
-        let services = Services { store, output, clock, sidecars, instance: instance.into(), checkpoint_key };
+        let services = Services { store, output, clock, sidecars, instance: instance.into(), checkpoint_key, coding };
         let inner = Inner {
             services,
             upstream,
@@ -184,6 +194,7 @@ impl Engine {
             settings,
             runtime,
             jobs: Mutex::default(),
+            downloads: Downloads::default(),
             places,
             queued: Notify::new(),
             discarded: Notify::new(),
@@ -252,6 +263,7 @@ impl Engine {
         let services = &self.inner.services;
         let deleted = services.store.delete(id).await?;
         if deleted {
+            self.inner.downloads.cut(id);
             // What was answered stays so, whatever is lost. If it cannot be said now, the reaper says it.
             if let Ok(Some(job)) = services.store.job(id).await
                 && let Err(error) = services.keep_job(Epoch::default(), job, None).await
@@ -261,6 +273,12 @@ impl Engine {
             self.inner.forget(id);
         }
         Ok(deleted)
+    }
+
+    /// Holds an object of a job for a client that fetches it. Afterwards the job must be [looked at](Self::job): it may
+    /// have gone before.
+    pub(crate) fn download(&self, id: JobId, key: &str) -> Download {
+        self.inner.downloads.begin(id, key)
     }
 
     /// How far a job has come.

@@ -1,5 +1,6 @@
 //! The edge: our routes.
 
+mod coding;
 mod delete;
 mod file;
 pub(crate) mod guard;
@@ -7,6 +8,7 @@ pub(crate) mod heads;
 mod kickoff;
 pub(crate) mod links;
 pub(crate) mod problem;
+mod pump;
 mod range;
 pub(crate) mod stack;
 mod status;
@@ -50,6 +52,10 @@ pub(crate) struct Edge {
     pub(crate) bodies: Semaphore,
     /// Jobs whose first poll was answered.
     pub(crate) polled: Cache<JobId, ()>,
+    /// What files are sent on: not the runtime that serves ordinary traffic.
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// Places for files that are packed on the way.
+    pub(crate) packing: Arc<Semaphore>,
 }
 
 impl Edge {

@@ -28,6 +28,7 @@ use self::checkpoint::rebuild::Folder;
 use self::cloud::uploads::UploadsError;
 use self::cloud::{Cloud, CloudError, Environment};
 pub(crate) use self::fault::StoreFault;
+use self::writer::Coding;
 use crate::config::{Location, OutputConfig};
 use crate::job::checkpoint::{FileRecord, FileState};
 use crate::telemetry::error_chain;
@@ -174,19 +175,19 @@ impl Output {
         })
     }
 
-    fn put_options(&self, key: &str) -> PutOptions {
+    fn put_options(&self, key: &str, coding: Coding) -> PutOptions {
         // Local disk takes no attributes.
-        let attributes = self.cloud.as_ref().map(|_| cloud::attributes(key)).unwrap_or_default();
+        let attributes = self.cloud.as_ref().map(|_| cloud::attributes(key, coding)).unwrap_or_default();
         PutOptions { attributes, ..PutOptions::default() }
     }
 
     /// Writes a small object in one go.
     pub(crate) async fn put(&self, key: &str, bytes: impl Into<Bytes>) -> Result<(), OutputError> {
-        self.put_payload(key, PutPayload::from(bytes.into())).await
+        self.put_payload(key, Coding::Plain, PutPayload::from(bytes.into())).await
     }
 
-    async fn put_payload(&self, key: &str, payload: PutPayload) -> Result<(), OutputError> {
-        let (store, path, options) = (Arc::clone(&self.store), self.path(key), self.put_options(key));
+    async fn put_payload(&self, key: &str, coding: Coding, payload: PutPayload) -> Result<(), OutputError> {
+        let (store, path, options) = (Arc::clone(&self.store), self.path(key), self.put_options(key, coding));
         self.carry("write an object", async move { store.put_opts(&path, payload, options).await }).await.map(drop)
     }
 

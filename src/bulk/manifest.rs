@@ -64,6 +64,8 @@ pub(crate) struct ManifestFile {
     pub(crate) bytes: u64,
     /// In hexadecimal digits.
     pub(crate) sha256: String,
+    /// Whether the object that has this size and digest is gzip.
+    pub(crate) is_gzip: bool,
 }
 
 /// The names of our members in the `extension` objects (BD-087).
@@ -74,11 +76,15 @@ impl Manifest {
     /// BD-065 to BD-087; `error` and `request` are always there (DS-023).
     pub(crate) fn to_json(&self) -> Vec<u8> {
         let file = |file: &ManifestFile| {
+            let mut stored = json!({ "bytes": file.bytes, "sha256": file.sha256 });
+            if file.is_gzip {
+                stored["contentEncoding"] = "gzip".into();
+            }
             json!({
                 "type": file.resource_type.as_str(),
                 "url": file.url,
                 "count": file.count,
-                "extension": { FILE: { "bytes": file.bytes, "sha256": file.sha256 } },
+                "extension": { FILE: stored },
             })
         };
         let mut manifest = json!({
@@ -292,6 +298,7 @@ mod tests {
             count: 2,
             bytes: 40,
             sha256: "ab".to_owned(),
+            is_gzip: false,
         };
         let manifest = Manifest {
             transaction_time: Instant::from(Millis(0)),

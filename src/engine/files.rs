@@ -22,7 +22,7 @@ use crate::job::index::{IdHash, Notes, Sidecar};
 use crate::job::store::{Change, Lease, Store, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState, Running};
 use crate::output::checkpoint::{self, CheckpointKey, JobSheet, Place};
-use crate::output::writer::FileWriter;
+use crate::output::writer::{Coding, FileWriter, Stored};
 use crate::output::{Output, OutputError, layout};
 use crate::plan::ExportPlan;
 use crate::plan::slice::{Phase, Slice};
@@ -67,6 +67,8 @@ pub(super) struct Services {
     pub(super) sidecars: Sidecars,
     pub(super) instance: Arc<str>,
     pub(super) checkpoint_key: CheckpointKey,
+    /// How files for clients are stored.
+    pub(super) coding: Coding,
 }
 
 impl Services {
@@ -547,7 +549,10 @@ impl OpenFile {
     ) -> Result<(), FilesError> {
         if self.upload.is_none() {
             let key = self.announce(services, lease, content).await?;
-            let writer = FileWriter::begin(&services.output, &key).await?;
+            let writer = {
+                let coding = if content.is_for_clients() { services.coding } else { Coding::Plain };
+                FileWriter::begin(&services.output, &key, coding).await?
+            };
             self.upload = Some((key, writer));
         }
         let no = self.no;
@@ -592,8 +597,8 @@ impl OpenFile {
         let object = match self.upload {
             None => None,
             Some((key, writer)) => {
-                let (written, sha256) = writer.complete().await?;
-                Some(StoredObject { key, lines: written.lines, bytes: written.bytes, sha256 })
+                let Stored { lines, bytes, sha256, plain } = writer.complete().await?;
+                Some(StoredObject { key, lines, bytes, sha256, plain })
             }
         };
         let state = FileState::Complete(CompleteFile { object, sidecar, slices: joined(self.slices), commit: 0 });

@@ -3,9 +3,11 @@
 //! told to them).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io::Write as _;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{Bytes, BytesMut};
+use flate2::write::MultiGzDecoder;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 
@@ -179,7 +181,7 @@ impl Worker {
             if !types.contains(&resource_type) {
                 continue;
             }
-            let mut written = Lines::of(self.files.read(&object).await?);
+            let mut written = self.files.lines(&object).await?;
             while let Some(line) = written.next().await.map_err(FilesError::from)? {
                 let entry = Entry::parse(&line, Scope::of(resource_type));
                 let entry = entry.ok_or(FilesError::Output(OutputError::Damaged))?;
@@ -268,8 +270,13 @@ impl Files {
     }
 
     async fn read_held(&self, object: StoredObject) -> Result<Held, FilesError> {
-        let lines = Lines::of(self.read(&object).await?);
+        let lines = self.lines(&object).await?;
         Ok(Held { object, lines, types: None })
+    }
+
+    async fn lines(&self, object: &StoredObject) -> Result<Lines, FilesError> {
+        let gzip = object.plain.is_some().then(|| MultiGzDecoder::new(Vec::new()));
+        Ok(Lines { stream: self.read(object).await?, gzip, digest: Context::new(&SHA256), rest: BytesMut::new() })
     }
 
     async fn write_held(&self, file: &mut super::files::OpenFile, text: String) -> Result<(), FilesError> {
@@ -280,15 +287,13 @@ impl Files {
 /// The lines of an object, one after another.
 struct Lines {
     stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
+    /// What unpacks an object that is stored as gzip.
+    gzip: Option<MultiGzDecoder<Vec<u8>>>,
     digest: Context,
     rest: BytesMut,
 }
 
 impl Lines {
-    fn of(stream: BoxStream<'static, Result<Bytes, object_store::Error>>) -> Self {
-        Self { stream, digest: Context::new(&SHA256), rest: BytesMut::new() }
-    }
-
     /// The next line without its end; `None` at the end of all.
     async fn next(&mut self) -> Result<Option<BytesMut>, OutputError> {
         let mut searched = 0;
@@ -300,13 +305,26 @@ impl Lines {
             }
             searched = self.rest.len();
             let Some(chunk) = self.stream.next().await else {
+                if let Some(mut gzip) = self.gzip.take() {
+                    self.stream = futures_util::stream::empty().boxed();
+                    gzip.try_finish().map_err(|_| OutputError::Damaged)?;
+                    self.rest.extend_from_slice(gzip.get_ref());
+                    continue;
+                }
                 // Every line of ours has an end.
                 return if self.rest.is_empty() { Ok(None) } else { Err(OutputError::Damaged) };
             };
             let chunk =
                 chunk.map_err(|source| OutputError::Store { doing: "read an object", source: source.into() })?;
             self.digest.update(&chunk);
-            self.rest.extend_from_slice(&chunk);
+            match &mut self.gzip {
+                None => self.rest.extend_from_slice(&chunk),
+                Some(gzip) => {
+                    gzip.write_all(&chunk).map_err(|_| OutputError::Damaged)?;
+                    self.rest.extend_from_slice(gzip.get_ref());
+                    gzip.get_mut().clear();
+                }
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::files::FilesError;
-use super::{Engine, Inner, REAP_EVERY};
+use super::{Engine, HELD_FOR, Inner, REAP_EVERY};
 use crate::clock;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, StoreError};
@@ -51,7 +51,9 @@ impl Inner {
             Ok(jobs) => jobs,
             Err(error) => return tracing::warn!(error = error_chain(&error), "could not look for expired exports"),
         };
-        for job in jobs.iter().filter(|job| job.state.expires().is_some_and(|expires| expires <= now)) {
+        let expired = jobs.iter().filter_map(|job| Some((job, job.state.expires().filter(|expires| *expires <= now)?)));
+        for (job, expires) in expired {
+            self.downloads.expire(job.id, expires.saturating_add(HELD_FOR));
             match self.services.store.delete(job.id).await {
                 Ok(_) => self.forget(job.id),
                 Err(error) => tracing::warn!(error = error_chain(&error), "could not delete an expired export"),
@@ -67,7 +69,7 @@ impl Inner {
             let records = store.files(id).await?;
             let Some(job) = store.job(id).await? else { return Ok(()) };
             self.services.keep_job(Epoch::default(), job, None).await?;
-            self.remove_objects(id, &records).await?;
+            self.remove_objects(id, &records, &HashSet::new()).await?;
             if !records.is_empty() {
                 let forgotten = records.iter().map(|record| record.no).collect();
                 let lease = store.claim(id).await?;
@@ -85,19 +87,26 @@ impl Inner {
         }
     }
 
-    /// Removes what the records of a job name: its files, their sidecars, what is left of unfinished uploads to
-    /// them, and the checkpoint objects of their commits.
-    async fn remove_objects(&self, id: JobId, records: &[FileRecord]) -> Result<(), FilesError> {
+    /// Removes what the records of a job name: its files but for those in `held`, their sidecars, what is left of unfinished
+    /// uploads to them, and the checkpoint objects of their commits.
+    async fn remove_objects(
+        &self,
+        id: JobId,
+        records: &[FileRecord],
+        held: &HashSet<String>,
+    ) -> Result<(), FilesError> {
         let folder = self.services.folder(id);
         self.services.output.end_uploads(&folder, records).await?;
         let commits = checkpoint::commit_keys(&folder, records);
-        for key in records.iter().flat_map(FileRecord::keys).chain(commits) {
+        let keys = records.iter().flat_map(FileRecord::keys).chain(commits);
+        for key in keys.filter(|key| !held.contains(key)) {
             self.services.output.remove(&key).await?;
         }
         Ok(())
     }
 
-    /// Removes every object of a deleted job, at last the one that says that it was deleted, and then its record; `false` if something is left for the next time.
+    /// Removes every object of a deleted job, at last the one that says that it was deleted, and then its record; `false`
+    /// if something is left for the next time, such as a file that is being fetched.
     async fn purge(&self, id: JobId) -> bool {
         let purged = async {
             let services = &self.services;
@@ -105,15 +114,20 @@ impl Inner {
             if let Some(job) = services.store.job(id).await? {
                 services.keep_job(Epoch::default(), job, None).await?;
             }
-            self.remove_objects(id, &records).await?;
+            let held = self.downloads.held(id, clock::now(&*services.clock));
+            self.remove_objects(id, &records, &held).await?;
+            if !held.is_empty() {
+                return Ok(false);
+            }
             services.output.remove(&services.job_checkpoint(id)).await?;
             services.output.remove_folder(&services.folder(id)).await;
-            Ok::<_, FilesError>(services.store.purge(id).await?)
+            services.store.purge(id).await?;
+            Ok::<_, FilesError>(true)
         };
         let purged = purged.await;
         if let Err(error) = &purged {
             tracing::warn!(export.job_id = %id, error = error_chain(error), "could not remove a deleted export yet");
         }
-        purged.is_ok()
+        purged.unwrap_or(false)
     }
 }

@@ -1,20 +1,28 @@
 //! An output file, by a link that we signed.
 
-use futures_util::TryStreamExt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::header::HeaderName;
 use http::request::Parts;
-use http::{Method, Response, StatusCode, header};
-use http_body::Frame;
-use http_body_util::StreamBody;
+use http::{HeaderMap, Method, Response, StatusCode, header};
 
 use super::Edge;
 use super::body::{self, Body};
+use super::coding;
 use super::problem::Problem;
+use super::pump::{Coder, pump};
 use super::range::Selection;
 use crate::clock;
 use crate::job::JobId;
+use crate::job::checkpoint::StoredObject;
 use crate::output::layout;
 
-/// BD-088, BD-089, BD-093. A link that is not good is a plain 403, one whose file is gone a plain 404.
+/// RFC 9530
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+/// BD-088, BD-089, BD-091, BD-093. A link that is not good is a plain 403, one whose file is gone a plain 404.
 pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Result<Response<Body>, Problem> {
     let now = clock::now(&*edge.clock);
     if let Err(refused) = edge.links.verify(id, name, head.uri.query(), now) {
@@ -22,9 +30,6 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
         return Ok(plain(StatusCode::FORBIDDEN));
     }
     let engine = edge.engine().await?;
-    if engine.job(id).await?.is_none() {
-        return Ok(plain(StatusCode::NOT_FOUND));
-    }
     let files = engine.files(id).await?;
     let named = files.iter().find(|file| {
         file.content.is_for_clients()
@@ -32,25 +37,52 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
             && layout::file_name(file.content, file.no) == name
     });
     let Some(object) = named.and_then(|file| file.object()) else { return Ok(plain(StatusCode::NOT_FOUND)) };
-    let etag = format!("\"{}\"", object.sha256);
-    let answer = Response::builder()
+    let download = engine.download(id, &object.key);
+    // Only now: whoever removes the job after this finds the download.
+    if engine.job(id).await?.is_none() {
+        return Ok(plain(StatusCode::NOT_FOUND));
+    }
+    // RFC 9110, 14.2: only a GET asks for a part.
+    let range = value(&head.headers, &header::RANGE).filter(|_| head.method == Method::GET);
+    let takes_gzip = head.headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let takes_gzip = coding::takes_gzip(takes_gzip);
+    let form = Form::choose(object, takes_gzip, range.is_some());
+    // Each takes some hundred kibibytes: beyond so many at a time files are sent as they are.
+    let permit = (form.coding == OnTheWay::Pack && head.method == Method::GET)
+        .then(|| Arc::clone(&edge.packing).try_acquire_owned());
+    let (form, permit) = match permit {
+        Some(Err(_none_left)) => (Form::choose(object, false, range.is_some()), None),
+        Some(Ok(permit)) => (form, Some(permit)),
+        None => (form, None),
+    };
+    let mut answer = Response::builder()
         .header(header::CONTENT_TYPE, "application/fhir+ndjson")
         .header(header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""))
         .header(header::CACHE_CONTROL, "private, no-store, no-transform")
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-        .header(header::ACCEPT_RANGES, "bytes")
-        .header(header::ETAG, &etag);
-    let value = |name| head.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    if value(header::IF_NONE_MATCH).is_some_and(|tags| matches(tags, &etag)) {
+        .header(header::VARY, "accept-encoding")
+        .header(header::ACCEPT_RANGES, if form.has_parts() { "bytes" } else { "none" })
+        .header(header::ETAG, &form.etag);
+    if let Some(digest) = &form.digest {
+        answer = answer.header(REPR_DIGEST, digest);
+    }
+    if value(&head.headers, &header::IF_NONE_MATCH).is_some_and(|tags| matches(tags, &form.etag)) {
         return Ok(answer.status(StatusCode::NOT_MODIFIED).body(body::empty()).expect("the headers are plain ASCII"));
     }
-    // RFC 9110, 14.2: only a GET asks for a part.
-    let range = value(header::RANGE).filter(|_| head.method == Method::GET);
-    let (answer, selected) = match Selection::of(range, value(header::IF_RANGE), &etag, object.bytes) {
-        Selection::Whole => (answer, 0..object.bytes),
+    if form.is_gzip {
+        answer = answer.header(header::CONTENT_ENCODING, "gzip");
+    }
+    let selected = match range.filter(|_| form.has_parts()) {
+        None => Selection::Whole,
+        some => Selection::of(some, value(&head.headers, &header::IF_RANGE), &form.etag, object.bytes),
+    };
+    let (mut answer, selected, length) = match selected {
+        Selection::Whole => (answer, 0..object.bytes, form.length),
         Selection::Slice(slice) => {
             let content_range = format!("bytes {}-{}/{}", slice.start, slice.end - 1, object.bytes);
-            (answer.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, content_range), slice)
+            let length = slice.end - slice.start;
+            let answer = answer.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, content_range);
+            (answer, slice, Some(length))
         }
         Selection::Unsatisfiable => {
             let answer = answer.status(StatusCode::RANGE_NOT_SATISFIABLE);
@@ -58,23 +90,102 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
             return Ok(answer.body(body::empty()).expect("the headers are plain ASCII"));
         }
     };
-    let answer = answer.header(header::CONTENT_LENGTH, selected.end - selected.start);
+    if let Some(length) = length {
+        answer = answer.header(header::CONTENT_LENGTH, length);
+    }
     let body = if head.method == Method::HEAD {
         body::empty()
     } else {
-        let stream = match edge.output.stream(&object.key, selected).await {
-            Ok(stream) => stream,
+        let source = match edge.output.stream(&object.key, selected).await {
+            Ok(source) => source,
             Err(error) if error.is_missing() => return Ok(plain(StatusCode::NOT_FOUND)),
             Err(error) => return Err(error.into()),
         };
-        body::map(StreamBody::new(stream.map_ok(Frame::data)))
+        pump(&edge.runtime, source, form.coding.coder(), download, permit)
     };
     Ok(answer.body(body).expect("the headers are plain ASCII"))
 }
 
+/// In which of its forms a file is sent: each has an entity tag of its own.
+struct Form {
+    etag: String,
+    /// Whether it is sent with `Content-Encoding: gzip`.
+    is_gzip: bool,
+    coding: OnTheWay,
+    /// Unknown where it is packed on the way.
+    length: Option<u64>,
+    digest: Option<String>,
+}
+
+/// What becomes of the stored bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnTheWay {
+    AsStored,
+    Pack,
+    Unpack,
+}
+
+impl Form {
+    /// As it is stored where the client takes that. Parts are parts of the stored bytes: whoever asks for one of a plain
+    /// file gets it plain.
+    fn choose(object: &StoredObject, takes_gzip: bool, wants_part: bool) -> Self {
+        let StoredObject { bytes, sha256, plain, .. } = object;
+        match plain {
+            None if takes_gzip && !wants_part => Self {
+                // Another version of this program may pack the same lines into other bytes.
+                etag: format!("W/\"{sha256}-gzip\""),
+                is_gzip: true,
+                coding: OnTheWay::Pack,
+                length: None,
+                digest: None,
+            },
+            Some(plain) if !takes_gzip => Self {
+                etag: format!("\"{}\"", plain.sha256),
+                is_gzip: false,
+                coding: OnTheWay::Unpack,
+                length: Some(plain.bytes),
+                digest: digest(&plain.sha256),
+            },
+            stored => Self {
+                etag: format!("\"{sha256}\""),
+                is_gzip: stored.is_some(),
+                coding: OnTheWay::AsStored,
+                length: Some(*bytes),
+                digest: digest(sha256),
+            },
+        }
+    }
+
+    fn has_parts(&self) -> bool {
+        self.coding == OnTheWay::AsStored
+    }
+}
+
+impl OnTheWay {
+    fn coder(self) -> Coder {
+        match self {
+            Self::AsStored => Coder::plain(),
+            Self::Pack => Coder::gzip(),
+            Self::Unpack => Coder::gunzip(),
+        }
+    }
+}
+
+/// The value of `Repr-Digest`: a part has that of the whole.
+fn digest(sha256: &str) -> Option<String> {
+    let digits = sha256.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    let bytes: Vec<u8> = digits.collect::<Option<_>>()?;
+    Some(format!("sha-256=:{}:", BASE64_STANDARD.encode(bytes)))
+}
+
+fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
 /// Whether one of a list of entity tags is ours; for a cached copy a weak tag is as good as a strong one.
 fn matches(tags: &str, etag: &str) -> bool {
-    tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+    let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
+    tags.split(',').map(str::trim).any(|tag| tag == "*" || opaque(tag) == opaque(etag))
 }
 
 fn plain(status: StatusCode) -> Response<Body> {

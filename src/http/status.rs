@@ -126,8 +126,8 @@ fn listed<'a>(
     };
     let listed = async move {
         let url = link(edge, job, file, object, until).await?;
-        let StoredObject { lines: count, bytes, sha256, .. } = object.clone();
-        Ok((file.content, ManifestFile { resource_type, url, count, bytes, sha256 }))
+        let StoredObject { lines: count, bytes, sha256, plain, .. } = object.clone();
+        Ok((file.content, ManifestFile { resource_type, url, count, bytes, sha256, is_gzip: plain.is_some() }))
     };
     listed.boxed()
 }

@@ -80,6 +80,17 @@ pub(crate) struct StoredObject {
     pub(crate) bytes: u64,
     /// SHA-256 of the object's bytes, in hexadecimal digits.
     pub(crate) sha256: String,
+    /// What its lines are, where the object is gzip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) plain: Option<Plain>,
+}
+
+/// The lines of an object that is stored as gzip.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plain {
+    pub(crate) bytes: u64,
+    /// In hexadecimal digits.
+    pub(crate) sha256: String,
 }
 
 /// A slice that was accepted, and what it brought.

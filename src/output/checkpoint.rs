@@ -232,7 +232,8 @@ mod tests {
         let folder = "0a/01010101010101010101010101010101";
         let data = |name: &str| format!("{folder}/Patient-00000.1.{name}");
         let commit = |object: &str, sidecar: &str| {
-            let object = StoredObject { key: object.to_owned(), lines: 1, bytes: 1, sha256: String::new() };
+            let object =
+                StoredObject { key: object.to_owned(), lines: 1, bytes: 1, sha256: String::new(), plain: None };
             let (object, sidecar) = (Some(object), Some(sidecar.to_owned()));
             let state = FileState::Complete(CompleteFile { object, sidecar, slices: Vec::new(), commit: 1 });
             let content = FileContent::Resources(ResourceType::PATIENT);

@@ -18,6 +18,7 @@ use object_store::{Attribute, Attributes, Certificate, ClientOptions, ObjectStor
 
 use self::uploads::Uploads;
 use super::StoreFault;
+use super::writer::Coding;
 use crate::config::{LinkMode, OutputConfig, Place};
 
 /// Whatever a service allows, seven days is the most that a signature of any of them is good for.
@@ -337,15 +338,19 @@ pub(super) fn gcs(config: &OutputConfig, place: &Place, environment: &Environmen
 }
 
 /// What the storage is to say of an object to whoever fetches it.
-pub(super) fn attributes(key: &str) -> Attributes {
+pub(super) fn attributes(key: &str, coding: Coding) -> Attributes {
     let name = key.rsplit('/').next().unwrap_or(key);
     let content_type = if is_for_clients(key) { "application/fhir+ndjson" } else { "application/octet-stream" };
-    Attributes::from_iter([
+    let mut attributes = Attributes::from_iter([
         (Attribute::ContentType, content_type.to_owned()),
         (Attribute::ContentDisposition, format!("attachment; filename=\"{name}\"")),
         // Without no-transform Google unpacks what is stored packed; nobody may keep a patient's data.
         (Attribute::CacheControl, "private, no-store, no-transform".to_owned()),
-    ])
+    ]);
+    if coding == Coding::Gzip {
+        attributes.insert(Attribute::ContentEncoding, "gzip".into());
+    }
+    attributes
 }
 
 fn is_for_clients(key: &str) -> bool {

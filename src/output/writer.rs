@@ -1,14 +1,18 @@
 //! `FileWriter`: one object, hashed and uploaded part by part as its lines come. It appears whole or not at all.
 
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, Digest, SHA256};
 use bytes::{Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::{MultipartId, MultipartUpload, ObjectStoreExt, PutMultipartOptions, PutPayload};
 use tokio::task::JoinHandle;
 
 use super::{Output, OutputError, failed};
+use crate::job::checkpoint::Plain;
 use crate::smart::admit::Line;
 
 /// Bytes of one part: the smallest that every store takes.
@@ -16,6 +20,16 @@ const PART: usize = 5 * 1024 * 1024;
 /// A line of this length goes into its part as it is; shorter ones are copied together, so that a page's buffer
 /// is free again as soon as its lines are written.
 const UNCOPIED: usize = 256 * 1024;
+
+/// Bytes of lines in one gzip member at least: enough to pack well, and each can be unpacked alone.
+const MEMBER: usize = 1024 * 1024;
+
+/// How an object is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Coding {
+    Plain,
+    Gzip,
+}
 
 /// An object being written.
 pub(crate) struct FileWriter {
@@ -25,6 +39,7 @@ pub(crate) struct FileWriter {
     /// The part before this one, which a cloud takes while this one is filled.
     in_flight: Option<JoinHandle<object_store::Result<Option<PartId>>>>,
     hash: Context,
+    gzip: Option<Gzip>,
     part: Vec<Bytes>,
     copied: BytesMut,
     part_bytes: usize,
@@ -44,11 +59,70 @@ enum Upload {
     Blocks(Mutex<Box<dyn MultipartUpload>>),
 }
 
-/// What has been written so far.
+/// Lines on their way into gzip members of whole lines.
+struct Gzip {
+    member: GzEncoder<Vec<u8>>,
+    /// Bytes of lines in it.
+    in_member: usize,
+    /// Of the lines.
+    hash: Context,
+    /// Bytes that came out.
+    packed: u64,
+}
+
+/// What has been written so far: lines, and their bytes before they are packed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) lines: u64,
     pub(crate) bytes: u64,
+}
+
+/// An object that was written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) lines: u64,
+    /// Of the object, as its SHA-256 is, in hexadecimal digits.
+    pub(crate) bytes: u64,
+    pub(crate) sha256: String,
+    pub(crate) plain: Option<Plain>,
+}
+
+impl Gzip {
+    fn new() -> Self {
+        Self { member: member(), in_member: 0, hash: Context::new(&SHA256), packed: 0 }
+    }
+
+    /// Packs some bytes, and gives what came out of it so far.
+    fn pack(&mut self, piece: &[u8]) -> Bytes {
+        self.hash.update(piece);
+        self.in_member += piece.len();
+        self.member.write_all(piece).expect("a Vec takes all that is written");
+        self.given(|gzip| std::mem::take(gzip.member.get_mut()))
+    }
+
+    /// Ends the member, and gives what is left of it.
+    fn end_member(&mut self) -> Bytes {
+        self.in_member = 0;
+        self.given(|gzip| {
+            std::mem::replace(&mut gzip.member, member()).finish().expect("a Vec takes all that is written")
+        })
+    }
+
+    fn given(&mut self, give: impl FnOnce(&mut Self) -> Vec<u8>) -> Bytes {
+        let given = give(self);
+        self.packed += given.len() as u64;
+        given.into()
+    }
+}
+
+fn member() -> GzEncoder<Vec<u8>> {
+    // NDJSON shrinks to a tenth even so, and reading must not wait for it.
+    GzEncoder::new(Vec::new(), Compression::fast())
+}
+
+/// The most that some bytes of lines can become by being packed: letters of nine bits, and what is around them.
+fn most_packed(bytes: usize) -> usize {
+    bytes + bytes / 8 + bytes / 64 + 1024
 }
 
 impl std::fmt::Debug for FileWriter {
@@ -59,7 +133,7 @@ impl std::fmt::Debug for FileWriter {
 
 impl FileWriter {
     /// Begins an object. Nothing can be seen under `key` before [`complete`](Self::complete).
-    pub(crate) async fn begin(output: &Output, key: &str) -> Result<Self, OutputError> {
+    pub(crate) async fn begin(output: &Output, key: &str, coding: Coding) -> Result<Self, OutputError> {
         let upload = if output.cloud.is_some() {
             Upload::Later
         } else {
@@ -72,6 +146,7 @@ impl FileWriter {
             upload,
             in_flight: None,
             hash: Context::new(&SHA256),
+            gzip: (coding == Coding::Gzip).then(Gzip::new),
             part: Vec::new(),
             copied: BytesMut::new(),
             part_bytes: 0,
@@ -82,14 +157,18 @@ impl FileWriter {
     /// Whether with this line the object becomes too large for one go, so that an upload has to be
     /// [begun](Self::begin_upload) before it is written.
     pub(crate) fn needs_upload(&self, line: &Line) -> bool {
-        matches!(self.upload, Upload::Later) && self.part_bytes + line.len() >= PART
+        let coming = match &self.gzip {
+            None => line.len(),
+            Some(gzip) => most_packed(gzip.in_member + line.len()),
+        };
+        matches!(self.upload, Upload::Later) && self.part_bytes + coming >= PART
     }
 
     /// Begins an upload in parts; gives its name, if it has one.
     pub(crate) async fn begin_upload(&mut self) -> Result<Option<MultipartId>, OutputError> {
         let doing = "begin an upload";
         let path = self.output.path(&self.key);
-        let attributes = super::cloud::attributes(&self.key);
+        let attributes = super::cloud::attributes(&self.key, self.coding());
         let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
         let parts = self.output.cloud.as_ref().and_then(|cloud| cloud.parts.as_ref());
         if let Some(parts) = parts {
@@ -107,6 +186,10 @@ impl FileWriter {
         }
     }
 
+    fn coding(&self) -> Coding {
+        if self.gzip.is_some() { Coding::Gzip } else { Coding::Plain }
+    }
+
     /// The name of the upload, if it has one.
     pub(crate) fn upload_id(&self) -> Option<MultipartId> {
         match &self.upload {
@@ -121,10 +204,30 @@ impl FileWriter {
 
     /// Adds a line. A long one is uploaded before this returns, so that its buffer is not held any longer.
     pub(crate) async fn write(&mut self, line: Line) -> Result<(), OutputError> {
-        let mut bytes = line.into_bytes();
-        self.hash.update(&bytes);
+        let bytes = line.into_bytes();
         self.written.lines += 1;
         self.written.bytes += bytes.len() as u64;
+        if self.gzip.is_none() {
+            return self.add(bytes).await;
+        }
+        for piece in bytes.chunks(UNCOPIED) {
+            let packed = self.gzip.as_mut().map(|gzip| gzip.pack(piece)).unwrap_or_default();
+            self.add(packed).await?;
+        }
+        if self.gzip.as_ref().is_some_and(|gzip| gzip.in_member >= MEMBER) {
+            self.end_member().await?;
+        }
+        Ok(())
+    }
+
+    async fn end_member(&mut self) -> Result<(), OutputError> {
+        let packed = self.gzip.as_mut().map(Gzip::end_member).unwrap_or_default();
+        self.add(packed).await
+    }
+
+    /// Adds bytes of the object.
+    async fn add(&mut self, mut bytes: Bytes) -> Result<(), OutputError> {
+        self.hash.update(&bytes);
         let is_long = bytes.len() >= UNCOPIED;
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PART - self.part_bytes));
@@ -152,13 +255,16 @@ impl FileWriter {
         Ok(())
     }
 
-    /// Makes the object appear: durable, whole and for good. Its SHA-256 is in hexadecimal digits.
-    pub(crate) async fn complete(mut self) -> Result<(Written, String), OutputError> {
+    /// Makes the object appear: durable, whole and for good.
+    pub(crate) async fn complete(mut self) -> Result<Stored, OutputError> {
         let doing = "complete an upload";
+        if self.gzip.as_ref().is_some_and(|gzip| gzip.in_member > 0) {
+            self.end_member().await?;
+        }
         if matches!(self.upload, Upload::Later) {
             self.seal_copied();
             let payload: PutPayload = self.part.drain(..).collect();
-            self.output.put_payload(&self.key, payload).await?;
+            self.output.put_payload(&self.key, self.coding(), payload).await?;
         } else {
             if self.part_bytes > 0 {
                 self.upload_part().await?;
@@ -179,13 +285,15 @@ impl FileWriter {
                 self.output.carry(doing, async move { inner(&mut upload).complete().await }).await?;
             }
         }
-        let digest = self.hash.finish();
-        let sha256 = digest.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
-            use std::fmt::Write as _;
-            write!(text, "{byte:02x}").expect("a String takes all that is written");
-            text
-        });
-        Ok((self.written, sha256))
+        let Written { lines, bytes } = self.written;
+        let sha256 = digits(&self.hash.finish());
+        Ok(match self.gzip {
+            None => Stored { lines, bytes, sha256, plain: None },
+            Some(Gzip { hash, packed, .. }) => {
+                let plain = Plain { bytes, sha256: digits(&hash.finish()) };
+                Stored { lines, bytes: packed, sha256, plain: Some(plain) }
+            }
+        })
     }
 
     /// Gives the upload up. What a store keeps of it in spite of that is found by its record.
@@ -250,6 +358,14 @@ impl FileWriter {
 
 fn inner(upload: &mut Mutex<Box<dyn MultipartUpload>>) -> &mut dyn MultipartUpload {
     &mut **upload.get_mut().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn digits(digest: &Digest) -> String {
+    digest.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
+        use std::fmt::Write as _;
+        write!(text, "{byte:02x}").expect("a String takes all that is written");
+        text
+    })
 }
 
 #[cfg(test)]

@@ -29,6 +29,22 @@ const LARGE: usize = 1_900_000;
 
 /// A server with some small resources and some that take an upload in parts.
 pub(crate) fn large() -> SampleUpstream {
+    // Not all alike, so that parts in a wrong order are seen.
+    large_of(|number| format!("{number}").repeat(LARGE))
+}
+
+/// Letters that packing leaves most of.
+pub(crate) fn various(number: usize) -> String {
+    let mut state = number as u64 + 1;
+    let letter = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'A' + u8::try_from(state >> 59).unwrap_or(0) % 26)
+    };
+    (0..LARGE).map(letter).collect()
+}
+
+/// The same with other data in what is large.
+pub(crate) fn large_of(data: impl Fn(usize) -> String) -> SampleUpstream {
     let upstream = SampleUpstream::new(Settings::default());
     let insert = |json: String| upstream.insert_raw(&json).expect("a resource");
     for number in 0..40 {
@@ -39,8 +55,7 @@ pub(crate) fn large() -> SampleUpstream {
     }
     // Two files of more than one part.
     for number in 0..7 {
-        // Not all alike, so that parts in a wrong order are seen.
-        let data = format!("{number}").repeat(LARGE);
+        let data = data(number);
         let (resource_type, status, element) = if number < 4 {
             ("DocumentReference", "current", "content")
         } else {

@@ -32,6 +32,41 @@ pub(crate) async fn attributes(storage: &Storage) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The storage gives what it was given, and says what that is; we unpack it for those who do not take it.
+pub(crate) async fn stored_as_gzip(storage: &Storage) -> anyhow::Result<()> {
+    let world = World::of(storage, crate::exports::large_of(crate::exports::various)).await?;
+    for links in ["signed", "proxy"] {
+        let life = world.begin(&format!("links: {links}, compression: gzip")).await?;
+        let (status, mut manifest) = life.export(crate::exports::OF_LARGE).await?;
+        if links == "proxy" {
+            world.compare(crate::exports::OF_LARGE, &manifest).await?;
+        }
+        let listed = manifest.whole["output"].as_array().context("a list")?.clone();
+        for (file, listed) in manifest.output.iter_mut().zip(listed) {
+            let stored = if links == "signed" {
+                storage.fetch(&file.url).await?
+            } else {
+                storage.fetch_as(&file.url, &["--header", "accept-encoding: gzip"]).await?
+            };
+            ensure!(
+                stored.header("content-encoding") == Some("gzip"),
+                "{links}: {:?}",
+                stored.header("content-encoding")
+            );
+            let listed = &listed["extension"]["https://offtake.dev/file"];
+            ensure!(listed["bytes"] == stored.body.len() && listed["contentEncoding"] == "gzip", "{links}: {listed}");
+            let unpacked = storage.fetch_as(&file.url, &["--compressed"]).await?;
+            let lines = unpacked.body.iter().filter(|byte| **byte == b'\n').count();
+            ensure!(lines == file.count && unpacked.body.len() > stored.body.len(), "{links}: {lines} lines");
+        }
+        Client::new().delete(&status).await?;
+        world.is_empty().await?;
+        life.end().await?;
+    }
+    world.end().await;
+    Ok(())
+}
+
 /// Refused by the storage itself: it is not asked through us.
 pub(crate) async fn open_one_file(storage: &Storage) -> anyhow::Result<()> {
     let world = World::with_patients(storage, 3).await?;

@@ -5,6 +5,7 @@
 mod client;
 #[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../it/crash/output.rs"]
+#[expect(dead_code, reason = "what the names of objects are is looked at elsewhere")]
 mod crash_output;
 #[path = "../../examples/support/expected.rs"]
 mod expected;
@@ -33,9 +34,10 @@ const ALL: Where = |_| true;
 /// of it for more than a minute after that.
 const ENDS_UPLOADS: Where = |storage| !storage.name.starts_with("azurite");
 
-const TESTS: [(&str, Where, Test); 12] = [
+const TESTS: [(&str, Where, Test); 13] = [
     ("an_export_is_exact_at_every_level", ALL, |storage| exports::is_exact(storage).boxed_local()),
     ("a_file_of_several_parts_is_exact", ALL, |storage| exports::is_exact_in_parts(storage).boxed_local()),
+    ("a_file_stored_as_gzip", ALL, |storage| links::stored_as_gzip(storage).boxed_local()),
     ("what_a_storage_says_of_a_file", ALL, |storage| links::attributes(storage).boxed_local()),
     ("a_link_opens_one_file_only", ALL, |storage| links::open_one_file(storage).boxed_local()),
     ("a_link_ends", ALL, |storage| links::end(storage).boxed_local()),

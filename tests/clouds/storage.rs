@@ -96,6 +96,11 @@ impl Storage {
 
     /// Fetches a URL as anybody would who has nothing but it.
     pub(crate) async fn fetch(&self, url: &str) -> anyhow::Result<Answer> {
+        self.fetch_as(url, &[]).await
+    }
+
+    /// The same with more options.
+    pub(crate) async fn fetch_as(&self, url: &str, options: &[&str]) -> anyhow::Result<Answer> {
         let folder = tempfile::tempdir()?;
         let (head, body) = (folder.path().join("head"), folder.path().join("body"));
         let mut command = Command::new("curl");
@@ -111,7 +116,7 @@ impl Storage {
         if self.is_gcs() && url.starts_with("https://") {
             command.args(["--proxy", &variable("OFFTAKE_GCS_PROXY"), "--suppress-connect-headers"]);
         }
-        command.arg(url);
+        command.args(options).arg(url);
         let status = run(command).await?.trim().parse()?;
         let body = std::fs::read(body).unwrap_or_default();
         Ok(Answer { status, head: std::fs::read_to_string(head)?.to_lowercase(), body })

@@ -32,7 +32,7 @@ const ORDER: [&str; 22] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 21] = [
+const PURE: [&str; 22] = [
     "fhir",
     "profile",
     "bulk",
@@ -50,6 +50,7 @@ const PURE: [&str; 21] = [
     "proxy::base",
     "proxy::headers",
     "proxy::metadata::patch",
+    "http::coding",
     "http::guard",
     "http::heads::scanner",
     "http::links",

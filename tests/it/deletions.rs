@@ -175,6 +175,7 @@ async fn a_server_without_a_history_leaves_the_list_empty_and_says_so() {
 
 /// SEC-27: a client is told what it received before and is gone, by a server that keeps no history.
 mod by_difference {
+    use offtake::config::Compression;
     use sample_upstream::Lies;
 
     use super::*;
@@ -242,6 +243,22 @@ mod by_difference {
             }
             app.stop().await;
         }
+    }
+
+    /// What the client received is read from the files themselves, however they are stored.
+    #[tokio::test]
+    async fn what_was_received_in_files_stored_as_gzip_is_known_as_well() {
+        let (app, first, leap) = prepared_with(|config| {
+            config.export.deletions_by_difference = true;
+            config.output.compression = Compression::Gzip;
+        })
+        .await;
+        app.upstream.update_settings(|settings| settings.history = false);
+        delete(&app, &leap);
+        let (_, told) = since(&app, "/$export", &first).await;
+        let expected = ["Observation/goes", "Observation/of-another", "Observation/of-a-device", "Organization/closed"];
+        assert_eq!(told, Some(names(&expected)));
+        app.stop().await;
     }
 
     /// What a gateway says while it cannot reach its server is no deletion.

@@ -14,6 +14,7 @@ mod crowd;
 mod deletes;
 mod deletions;
 mod doctor;
+mod downloads;
 mod embedding;
 mod exact;
 mod exports;

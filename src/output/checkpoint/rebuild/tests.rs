@@ -56,7 +56,7 @@ fn name(no: u32, epoch: u32) -> String {
 fn file(no: u32, epoch: u32, commit: u32) -> FileRecord {
     let key = format!("{FOLDER}/{}", name(no, epoch));
     let sidecar = Some(layout::sidecar(&key));
-    let object = Some(StoredObject { key, lines: 1, bytes: 10, sha256: String::new() });
+    let object = Some(StoredObject { key, lines: 1, bytes: 10, sha256: String::new(), plain: None });
     let state = FileState::Complete(CompleteFile { object, sidecar, slices: Vec::new(), commit });
     FileRecord { no: FileNo(no), content: FileContent::Resources(ResourceType::PATIENT), state }
 }

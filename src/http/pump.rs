@@ -1,0 +1,173 @@
+//! Carries a file from the storage to a client, at the client's pace, packed or unpacked on the way where that is wanted.
+//!
+//! It runs beside the exports, at their lower priority: ordinary requests never wait behind somebody's gzip. A client that
+//! does not read holds a few pieces in memory, and neither the file nor its bytes once the download is cut.
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::{GzEncoder, MultiGzDecoder};
+use futures_util::TryStreamExt;
+use futures_util::stream::{self, BoxStream};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::body::{self, Body, BoxError};
+use crate::engine::Download;
+
+/// Bytes that are handed on together.
+const PIECE: usize = 64 * 1024;
+/// Bytes that are packed or unpacked in one go, which takes well below a millisecond.
+const BITE: usize = 8 * 1024;
+/// Pieces that wait for the client.
+const WAITING: usize = 2;
+
+/// What is done to the bytes on the way.
+#[derive(Debug)]
+pub(super) enum Coder {
+    Plain(Vec<u8>),
+    Gzip(Box<GzEncoder<Vec<u8>>>),
+    Gunzip(Box<MultiGzDecoder<Vec<u8>>>),
+}
+
+impl Coder {
+    pub(super) fn plain() -> Self {
+        Self::Plain(Vec::new())
+    }
+
+    pub(super) fn gzip() -> Self {
+        // NDJSON shrinks to a tenth even so.
+        Self::Gzip(Box::new(GzEncoder::new(Vec::new(), Compression::fast())))
+    }
+
+    pub(super) fn gunzip() -> Self {
+        Self::Gunzip(Box::new(MultiGzDecoder::new(Vec::new())))
+    }
+
+    fn put(&mut self, bite: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(ready) => ready.extend_from_slice(bite),
+            Self::Gzip(encoder) => encoder.write_all(bite)?,
+            Self::Gunzip(decoder) => decoder.write_all(bite)?,
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self) -> &mut Vec<u8> {
+        match self {
+            Self::Plain(ready) => ready,
+            Self::Gzip(encoder) => encoder.get_mut(),
+            Self::Gunzip(decoder) => decoder.get_mut(),
+        }
+    }
+
+    /// The next piece, if it is whole.
+    fn take(&mut self) -> Option<Bytes> {
+        let ready = self.ready();
+        (ready.len() >= PIECE).then(|| std::mem::take(ready).into())
+    }
+
+    /// All that is left.
+    fn end(mut self) -> io::Result<Bytes> {
+        match &mut self {
+            Self::Plain(_) => {}
+            Self::Gzip(encoder) => encoder.try_finish()?,
+            Self::Gunzip(decoder) => decoder.try_finish()?,
+        }
+        Ok(std::mem::take(self.ready()).into())
+    }
+}
+
+/// Why a body ends before the file does.
+#[derive(Debug, thiserror::Error)]
+#[error("the download was cut: the file is gone or cannot be read")]
+struct Cut;
+
+/// A body that gives what `source` does, through `coder`. An end that is not the file's own is an error, so that nobody
+/// takes a part for the whole.
+pub(super) fn pump(
+    runtime: &Handle,
+    source: BoxStream<'static, Result<Bytes, object_store::Error>>,
+    coder: Coder,
+    download: Download,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Body {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    runtime.spawn(async move {
+        let carried = tokio::select! {
+            biased;
+            () = download.cut() => return,
+            () = sender.closed() => return,
+            carried = carry(source, coder, &sender) => carried,
+        };
+        // A client that is slow to read the last piece holds nothing any more.
+        drop((download, permit));
+        match carried {
+            Ok(()) => {
+                // Whoever has gone does not wait for the end.
+                let _gone = sender.send(None).await;
+            }
+            Err(error) => tracing::warn!(error = &*error, "a download broke off"),
+        }
+    });
+    let pieces = stream::try_unfold(receiver, |mut receiver| async move {
+        match receiver.recv().await {
+            Some(Some(piece)) => Ok(Some((piece, receiver))),
+            Some(None) => Ok(None),
+            None => Err(Cut),
+        }
+    });
+    body::map(StreamBody::new(pieces.map_ok(Frame::data)))
+}
+
+async fn carry(
+    mut source: BoxStream<'static, Result<Bytes, object_store::Error>>,
+    mut coder: Coder,
+    sender: &mpsc::Sender<Option<Bytes>>,
+) -> Result<(), BoxError> {
+    while let Some(bytes) = source.try_next().await? {
+        for bite in bytes.chunks(BITE) {
+            coder.put(bite)?;
+            if let Some(piece) = coder.take() {
+                sender.send(Some(piece)).await?;
+            }
+        }
+    }
+    let last = coder.end()?;
+    if !last.is_empty() {
+        sender.send(Some(last)).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines as they are stored: several gzip members, one after the other.
+    #[test]
+    fn what_is_packed_is_unpacked_again_in_pieces() {
+        let text: Vec<u8> = (0..20_000).flat_map(|number| format!("{{\"id\":\"{number}\"}}\n").into_bytes()).collect();
+        let through = |mut coder: Coder, bytes: &[u8]| {
+            let mut out = Vec::new();
+            for bite in bytes.chunks(BITE) {
+                coder.put(bite).expect("it can be coded");
+                out.extend(coder.take().unwrap_or_default());
+            }
+            out.extend(coder.end().expect("it can be coded"));
+            out
+        };
+        let packed = through(Coder::gzip(), &text);
+        assert!(packed.len() * 3 < text.len(), "{} of {}", packed.len(), text.len());
+        assert_eq!(through(Coder::gunzip(), &packed), text);
+        let twice = [packed.clone(), packed.clone()].concat();
+        assert_eq!(through(Coder::gunzip(), &twice), [text.clone(), text.clone()].concat());
+        assert_eq!(through(Coder::plain(), &text), text);
+        let mut cut = Coder::gunzip();
+        cut.put(&packed[..packed.len() / 2]).expect("so far it is good");
+        assert!(cut.end().is_err(), "half of it is no whole");
+    }
+}
