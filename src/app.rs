@@ -15,7 +15,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{Compression, Config, Location};
+use crate::config::{Compression, Config, Location, Size};
+use crate::disk::Ballast;
 use crate::doctor::{self, Examination};
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings};
@@ -168,6 +169,7 @@ impl Builder {
             Some(ThroughParts(wrap)) => output.through_parts(wrap),
             None => output,
         };
+        let output = output.leaving_free(config.output.min_free.map(Size::bytes));
         if store.is_none() {
             crate::store::private_folder(&state).context("could not make the state folder")?;
         }
@@ -311,6 +313,9 @@ pub(crate) struct Identity {
 
 /// The folder in the state folder that the job store is in.
 const JOBS: &str = "jobs";
+/// The file in the state folder that takes room for recording deletions on a full disk, and how much.
+const BALLAST: &str = "ballast";
+const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
 /// The file in the state folder that the name of this instance is kept in, and that of its key for checkpoint objects.
 const INSTANCE: &str = "instance";
 const CHECKPOINT_KEY: &str = "checkpoint.key";
@@ -381,8 +386,9 @@ async fn open_store(given: Option<Arc<dyn Store>>, folder: &Path, clock: &dyn Cl
         return store;
     }
     loop {
+        let ballast = Ballast::new(folder.join(BALLAST), BALLAST_BYTES);
         let folder = folder.join(JOBS);
-        let opened = tokio::task::spawn_blocking(move || SledStore::open(&folder)).await;
+        let opened = tokio::task::spawn_blocking(move || SledStore::open_beside(&folder, Some(ballast))).await;
         match opened {
             Ok(Ok(store)) => return Arc::new(store),
             Ok(Err(error)) => tracing::error!(

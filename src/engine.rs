@@ -148,6 +148,8 @@ const SIDECAR_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// First pause after store or output failed under a job; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often a job that has no room looks whether there is some.
+const ROOM_EVERY: Duration = Duration::from_secs(2);
 /// How long a drain waits before it ends all work as a crash would.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(25);
 /// How often expired exports are looked for.
@@ -380,6 +382,13 @@ impl Inner {
                     tracing::warn!(export.job_id = %id, reason = text, "an export failed");
                     return self.fail(id, code, text).await;
                 }
+                Err(RunError::Full(error)) => {
+                    tracing::warn!(export.job_id = %id, error = error_chain(&error), "an export is paused: storage-full");
+                    progress.pause();
+                    if !self.room_returns().await {
+                        return;
+                    }
+                }
                 Err(RunError::Interrupted(error)) => {
                     let after = self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
                     if after > before {
@@ -403,12 +412,29 @@ impl Inner {
         }
     }
 
+    /// Waits until files can be written again; `false` if the process stops before.
+    async fn room_returns(&self) -> bool {
+        loop {
+            tokio::select! {
+                () = self.drain.cancelled() => return false,
+                () = self.services.clock.sleep(ROOM_EVERY) => {}
+            }
+            match self.services.output.has_room_again(&self.services.room_probe()).await {
+                Err(error) if error.is_full() => {}
+                // Another failure shows itself again where it is dealt with.
+                Ok(()) | Err(_) => return true,
+            }
+        }
+    }
+
     async fn run_once(&self, id: JobId, progress: &Arc<Progress>) -> Result<(), RunError> {
         let store = &self.services.store;
+        self.services.output.check_room().map_err(FilesError::from)?;
         let lease = store.claim(id).await?;
         let Some(job) = store.job(id).await? else { return Err(RunError::Fenced) };
         let mut records = store.files(id).await?;
         self.clean(lease, &mut records).await?;
+        progress.go_on();
         let (plan, running) = match (store.plan(id).await?, job.state.clone()) {
             (Some(plan), JobState::Running(running)) => (plan, running),
             (_, JobState::Accepted | JobState::Running(_)) => {
@@ -527,6 +553,8 @@ enum RunError {
     /// The job was deleted or taken over.
     Fenced,
     Draining,
+    /// There is no room for records or files.
+    Full(FilesError),
     /// Store or output failed.
     Interrupted(FilesError),
     /// The upstream cannot be read, now or later.
@@ -544,11 +572,13 @@ impl From<StoreError> for RunError {
 
 impl From<FilesError> for RunError {
     fn from(error: FilesError) -> Self {
+        if error.is_full() {
+            return Self::Full(error);
+        }
         match error {
             FilesError::Store(StoreError::Fenced) => Self::Fenced,
-            FilesError::Store(StoreError::Unavailable(_) | StoreError::Damaged(_)) | FilesError::Output(_) => {
-                Self::Interrupted(error)
-            }
+            FilesError::Store(StoreError::Full | StoreError::Unavailable(_) | StoreError::Damaged(_))
+            | FilesError::Output(_) => Self::Interrupted(error),
         }
     }
 }

@@ -60,6 +60,7 @@ mod bulk;
 pub mod cli;
 mod clock;
 pub mod config;
+mod disk;
 mod doctor;
 mod engine;
 mod fhir;

@@ -30,6 +30,7 @@ use self::cloud::{Cloud, CloudError, Environment};
 pub(crate) use self::fault::StoreFault;
 use self::writer::Coding;
 use crate::config::{Location, OutputConfig};
+use crate::disk::{self, Space};
 use crate::job::checkpoint::{FileRecord, FileState};
 use crate::telemetry::error_chain;
 
@@ -46,6 +47,8 @@ pub(crate) struct Output {
     /// Shared by small objects being written: they are written to their end even if nobody waits for them any more, and
     /// a removal begins once they are.
     puts: Arc<RwLock<()>>,
+    /// Free bytes that files leave on a local disk; `None` is the larger of 1 GiB and 5 % of it.
+    min_free: Option<u64>,
 }
 
 /// Why the output did not do as it was asked.
@@ -65,6 +68,8 @@ pub(crate) enum OutputError {
     Folder { doing: &'static str, source: std::io::Error },
     #[error("the output folder {} is open to others; make it 0700", .0.display())]
     Exposed(PathBuf),
+    #[error("the output's disk has less free space than output.min_free_bytes")]
+    NoRoom,
     #[error("a sidecar is damaged")]
     Damaged,
 }
@@ -74,12 +79,30 @@ impl OutputError {
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Store { source, .. } if source.is_missing())
     }
+
+    /// Whether it is for want of room: then it is tried again once there is some.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::NoRoom => true,
+            Self::Store { source, .. } => source.is_full(),
+            Self::Folder { source, .. } => disk::is_full(source),
+            Self::Uploads(_)
+            | Self::Cloud(_)
+            | Self::Location(_)
+            | Self::Unfit(_)
+            | Self::Exposed(_)
+            | Self::Damaged => false,
+        }
+    }
 }
 
 /// A failure of the object store, as ours.
 fn failed(doing: &'static str) -> impl Fn(object_store::Error) -> OutputError {
     move |error| OutputError::Store { doing, source: StoreFault::from(error) }
 }
+
+/// SEC-45: what is left free on a local disk unless another limit is set.
+const USUAL_MIN_FREE: u64 = 1024 * 1024 * 1024;
 
 impl Output {
     /// What a configuration names. What it does not say of a cloud, the process's environment does. No storage is asked.
@@ -96,7 +119,7 @@ impl Output {
             Location::Gcs(place) => (place, cloud::gcs(config, place, environment)?),
         };
         let prefix = if place.prefix.is_empty() { String::new() } else { format!("{}/", place.prefix) };
-        Ok(Self { store, prefix, local: None, cloud: Some(cloud), puts: Arc::default() })
+        Ok(Self { store, prefix, local: None, cloud: Some(cloud), puts: Arc::default(), min_free: None })
     }
 
     /// A folder on the local disk, made if it is not there. SEC-40: refused if others may read it.
@@ -110,12 +133,19 @@ impl Output {
         }
         let store = LocalFileSystem::new_with_prefix(folder).map_err(failed("open a folder"))?;
         let store = Arc::new(store.with_fsync(true).with_automatic_cleanup(true));
-        Ok(Self { store, prefix: String::new(), local: Some(folder.to_owned()), cloud: None, puts: Arc::default() })
+        Ok(Self {
+            store,
+            prefix: String::new(),
+            local: Some(folder.to_owned()),
+            cloud: None,
+            puts: Arc::default(),
+            min_free: None,
+        })
     }
 
     /// Any other object store.
     pub(crate) fn of(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, prefix: String::new(), local: None, cloud: None, puts: Arc::default() }
+        Self { store, prefix: String::new(), local: None, cloud: None, puts: Arc::default(), min_free: None }
     }
 
     /// The same output with something around its object store.
@@ -132,6 +162,36 @@ impl Output {
             parts.store = wrap(Arc::clone(&parts.store));
         }
         self
+    }
+
+    /// The same output with another limit for what is left free on a local disk.
+    pub(crate) fn leaving_free(self, min_free: Option<u64>) -> Self {
+        Self { min_free, ..self }
+    }
+
+    /// Whether files may be written. A disk that tells nothing of itself is tried.
+    ///
+    /// # Errors
+    /// [`OutputError::NoRoom`]
+    pub(crate) fn check_room(&self) -> Result<(), OutputError> {
+        let space = self.local.as_deref().and_then(Space::of);
+        let is_short = space.is_some_and(|Space { free, total }| {
+            free < self.min_free.unwrap_or_else(|| USUAL_MIN_FREE.max(total / 20))
+        });
+        if is_short { Err(OutputError::NoRoom) } else { Ok(()) }
+    }
+
+    /// The same once there was no room: whether there is enough to go on with. It writes a few bytes, as quotas are not
+    /// told otherwise.
+    pub(crate) async fn has_room_again(&self, key: &str) -> Result<(), OutputError> {
+        self.check_room()?;
+        // A part must fit: else all that is read up to it is read in vain.
+        let space = self.local.as_deref().and_then(Space::of);
+        if space.is_some_and(|space| space.free < writer::PART as u64) {
+            return Err(OutputError::NoRoom);
+        }
+        self.put_again(key, b"there is room".to_vec()).await?;
+        self.remove(key).await
     }
 
     /// Where an object of this key lies.

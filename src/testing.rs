@@ -6,6 +6,7 @@ use std::sync::Arc;
 pub use crate::app::JobStore;
 pub use crate::clock::ManualClock;
 pub use crate::store::crash::{Crash, CrashPoint, When};
+pub use crate::store::full::FullPoint;
 
 use crate::app::Identity;
 use crate::config::Config;
@@ -13,6 +14,7 @@ use crate::job::JobState;
 use crate::output::Output;
 use crate::recover::{RecoverError, recover};
 use crate::store::crash::CrashStore;
+use crate::store::full::FullStore;
 use crate::store::memory::MemoryStore;
 
 impl JobStore {
@@ -53,6 +55,13 @@ impl JobStore {
             Err(error) => return Err(error.into()),
         }
         Ok(Self { store, identity: Arc::clone(&self.identity) })
+    }
+
+    /// This store on a disk that is full at some time.
+    #[must_use]
+    pub fn on(&self, point: &Arc<FullPoint>) -> Self {
+        let store = Arc::new(FullStore::new(Arc::clone(&self.store), Arc::clone(point)));
+        Self { store, identity: Arc::clone(&self.identity) }
     }
 
     /// This store up to a crash: what was answered by then stays in `self`.

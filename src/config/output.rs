@@ -36,6 +36,10 @@ pub struct OutputConfig {
     /// A file is closed once it has been open for so long: what a crash costs on a slow server.
     #[serde(rename = "file_max_age_seconds", with = "seconds")]
     pub file_max_age: Duration,
+    /// Exports pause while less than this is free on the disk of a local folder; null is the larger of 1 GiB and 5 % of the
+    /// disk.
+    #[serde(rename = "min_free_bytes")]
+    pub min_free: Option<Size>,
     /// How long a link is good; every read of the manifest gives new ones.
     #[serde(rename = "link_ttl_seconds", with = "seconds")]
     pub link_ttl: Duration,
@@ -85,6 +89,7 @@ impl Default for OutputConfig {
             file_max: Size::mebibytes(64),
             file_max_resources: 200_000,
             file_max_age: Duration::from_mins(5),
+            min_free: None,
             link_ttl: Duration::from_hours(1),
             http: StorageHttpConfig::default(),
             s3: S3Config::default(),

@@ -89,6 +89,21 @@ impl Services {
         format!("{}/{}", self.folder(id), layout::JOB_CHECKPOINT)
     }
 
+    /// The key of an object that is there for a moment only, to see whether there is room.
+    pub(super) fn room_probe(&self) -> String {
+        format!("{}/room", self.instance)
+    }
+
+    /// Says in the output that a job has failed or was deleted. Where there is no room for that, what was said of it before
+    /// goes: nobody then takes the job for one that goes on.
+    pub(super) async fn mark_over(&self, job: Job) -> Result<(), OutputError> {
+        let id = job.id;
+        match self.keep_job(Epoch::default(), job, None).await {
+            Err(error) if error.is_full() => self.output.remove(&self.job_checkpoint(id)).await,
+            kept => kept,
+        }
+    }
+
     /// Says in the output what a commit is about to record.
     async fn keep_commit(&self, id: JobId, number: u32, commit: &checkpoint::Commit) -> Result<(), OutputError> {
         let name = layout::commit_checkpoint(number);
@@ -107,6 +122,16 @@ pub(super) enum FilesError {
     Store(#[from] StoreError),
     #[error("the output failed")]
     Output(#[from] OutputError),
+}
+
+impl FilesError {
+    /// Whether it is for want of room.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Store(error) => matches!(error, StoreError::Full),
+            Self::Output(error) => error.is_full(),
+        }
+    }
 }
 
 /// Lines of one type that no commit holds yet, and the slices that brought them.
@@ -158,6 +183,11 @@ impl Files {
 
     pub(super) fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.services.clock)
+    }
+
+    /// Whether more may be written.
+    pub(super) fn check_room(&self) -> Result<(), FilesError> {
+        Ok(self.services.output.check_room()?)
     }
 
     pub(super) fn job(&self) -> JobId {

@@ -1,6 +1,6 @@
 //! How far a job has come, for the status answer; nothing of it is stored.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::plan::slice::Phase;
 use crate::upstream::limit::Reason;
@@ -9,6 +9,8 @@ use crate::upstream::limit::Reason;
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     activity: AtomicU8,
+    /// Files or records have no room.
+    is_paused: AtomicBool,
     slices: AtomicU64,
     received: AtomicU64,
     /// What the upstream counted when the plan was made; zero if it does not count.
@@ -47,6 +49,15 @@ impl Progress {
         self.activity.store(FINISHING, Ordering::Relaxed);
     }
 
+    /// No search is made until there is room.
+    pub(super) fn pause(&self) {
+        self.is_paused.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn go_on(&self) {
+        self.is_paused.store(false, Ordering::Relaxed);
+    }
+
     /// The number of the slice that begins.
     pub(super) fn begin_slice(&self) -> u64 {
         self.slices.fetch_add(1, Ordering::Relaxed) + 1
@@ -58,6 +69,10 @@ impl Progress {
 
     /// BD-058: the same while searches wait for something that may last.
     pub(crate) fn text_while(&self, waiting: Option<Reason>) -> String {
+        if self.is_paused.load(Ordering::Relaxed) {
+            let received = self.received.load(Ordering::Relaxed);
+            return format!("paused: storage-full; so far {received} resources");
+        }
         let reason = match waiting {
             None | Some(Reason::Busy | Reason::Rate) => return self.text(),
             Some(Reason::LiveTraffic) => "other requests go first".to_owned(),
@@ -107,5 +122,10 @@ mod tests {
             assert!(text.starts_with("waiting: ") && text.len() < 100, "{text}");
         }
         assert_eq!(progress.text_while(Some(Reason::Busy)), progress.text());
+        progress.pause();
+        let text = progress.text_while(Some(Reason::Away));
+        assert!(text.starts_with("paused: storage-full; ") && text.len() < 100, "{text}");
+        progress.go_on();
+        assert_eq!(progress.text_while(None), progress.text());
     }
 }

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use super::files::FilesError;
 use super::{Engine, HELD_FOR, Inner, REAP_EVERY};
 use crate::clock;
+use crate::job::JobId;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, StoreError};
-use crate::job::{Epoch, JobId};
 use crate::output::checkpoint;
 use crate::telemetry::error_chain;
 
@@ -68,7 +68,7 @@ impl Inner {
             let store = &self.services.store;
             let records = store.files(id).await?;
             let Some(job) = store.job(id).await? else { return Ok(()) };
-            self.services.keep_job(Epoch::default(), job, None).await?;
+            self.services.mark_over(job).await?;
             self.remove_objects(id, &records, &HashSet::new()).await?;
             if !records.is_empty() {
                 let forgotten = records.iter().map(|record| record.no).collect();
@@ -112,7 +112,7 @@ impl Inner {
             let services = &self.services;
             let records = services.store.files(id).await?;
             if let Some(job) = services.store.job(id).await? {
-                services.keep_job(Epoch::default(), job, None).await?;
+                services.mark_over(job).await?;
             }
             let held = self.downloads.held(id, clock::now(&*services.clock));
             self.remove_objects(id, &records, &held).await?;

@@ -56,6 +56,8 @@ pub(super) enum WorkerError {
 
 /// How long slices that are being read may take once the process is to stop.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
+/// How often the output is asked whether there is room.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Sweep passes at most; what still moves then comes with the next export.
 const MOST_PASSES: u32 = 3;
 /// Ids asked for by one search, where lists of them are proven.
@@ -135,6 +137,7 @@ impl Worker {
             stopping.cancelled().await;
             clock.sleep(DRAIN_GRACE).await;
         });
+        let mut look = self.files.clock().sleep(LOOK_EVERY);
         loop {
             if self.drain.is_cancelled() {
                 pool.clear();
@@ -160,6 +163,12 @@ impl Worker {
                 }
                 () = self.files.aged() => {
                     self.files.close_aged().await?;
+                    continue;
+                }
+                // What is read goes to memory first: a disk that others fill is noticed before a part is.
+                () = &mut look => {
+                    self.files.check_room()?;
+                    look = self.files.clock().sleep(LOOK_EVERY);
                     continue;
                 }
             };

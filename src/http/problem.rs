@@ -165,6 +165,7 @@ impl From<StoreError> for Problem {
         tracing::error!(error = error_chain(&error), "the job store failed under a request");
         match error {
             StoreError::Fenced => Self::no_such_job(),
+            StoreError::Full => Self::unavailable("the disk of the job store is full"),
             StoreError::Unavailable(_) | StoreError::Damaged(_) => {
                 Self::unavailable("the job store cannot be used at the moment")
             }

@@ -90,6 +90,9 @@ pub(crate) enum StoreError {
     /// The lease is no longer good: the job was deleted or somebody else works on it.
     #[error("the job was deleted or taken over")]
     Fenced,
+    /// There is no room for it. What makes room can still be recorded: deletions.
+    #[error("the disk of the job store is full")]
+    Full,
     /// The store cannot be used; the cause is `source`.
     #[error("the job store cannot be used")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -3,12 +3,15 @@
 use std::error::Error;
 use std::fmt::{self, Write as _};
 
+use crate::disk;
+
 /// A failure of the object store. It tells what happened without the body of the storage's answer, which can name keys,
 /// credentials and the text that was signed (SEC-41).
 #[derive(Debug)]
 pub(crate) struct StoreFault {
     text: String,
     is_missing: bool,
+    is_full: bool,
 }
 
 impl StoreFault {
@@ -16,11 +19,17 @@ impl StoreFault {
     pub(crate) fn is_missing(&self) -> bool {
         self.is_missing
     }
+
+    /// Whether it was for want of room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
+    }
 }
 
 impl From<object_store::Error> for StoreFault {
     fn from(error: object_store::Error) -> Self {
         let is_missing = matches!(error, object_store::Error::NotFound { .. });
+        let is_full = disk::is_full(&error);
         let mut text = without_body(&error.to_string()).to_owned();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -32,7 +41,7 @@ impl From<object_store::Error> for StoreFault {
             }
             source = cause.source();
         }
-        Self { text, is_missing }
+        Self { text, is_missing, is_full }
     }
 }
 
@@ -62,9 +71,15 @@ mod tests {
             let fault = StoreFault::from(error);
             let text = fault.to_string();
             assert!(text.contains("403 Forbidden") && !text.contains("secret"), "{text}");
-            assert!(!fault.is_missing());
+            assert!(!fault.is_missing() && !fault.is_full());
         }
         let missing = object_store::Error::NotFound { path: "a".to_owned(), source: "it".into() };
         assert!(StoreFault::from(missing).is_missing());
+        // A storage says that there is no room in the body of its answer.
+        let full = "Server returned non-2xx status code: 403 Forbidden: <Error><Code>QuotaExceeded</Code></Error>";
+        let fault = StoreFault::from(object_store::Error::Generic { store: "S3", source: full.into() });
+        assert!(fault.is_full() && !fault.to_string().contains("Quota"), "{fault}");
+        let disk = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert!(StoreFault::from(object_store::Error::Generic { store: "disk", source: disk.into() }).is_full());
     }
 }

@@ -16,7 +16,7 @@ use crate::job::checkpoint::Plain;
 use crate::smart::admit::Line;
 
 /// Bytes of one part: the smallest that every store takes.
-const PART: usize = 5 * 1024 * 1024;
+pub(super) const PART: usize = 5 * 1024 * 1024;
 /// A line of this length goes into its part as it is; shorter ones are copied together, so that a page's buffer
 /// is free again as soon as its lines are written.
 const UNCOPIED: usize = 256 * 1024;
@@ -134,6 +134,7 @@ impl std::fmt::Debug for FileWriter {
 impl FileWriter {
     /// Begins an object. Nothing can be seen under `key` before [`complete`](Self::complete).
     pub(crate) async fn begin(output: &Output, key: &str, coding: Coding) -> Result<Self, OutputError> {
+        output.check_room()?;
         let upload = if output.cloud.is_some() {
             Upload::Later
         } else {
@@ -331,6 +332,7 @@ impl FileWriter {
 
     /// Sends a full part off; a cloud that is slow to take the one before it is waited for, and so slows the reading.
     async fn upload_part(&mut self) -> Result<(), OutputError> {
+        self.output.check_room()?;
         self.seal_copied();
         self.part_bytes = 0;
         let payload: PutPayload = self.part.drain(..).collect();

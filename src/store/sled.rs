@@ -20,6 +20,7 @@ pub(crate) use self::open::OpenError;
 use self::open::Opened;
 use self::trees::{Trees, Writes};
 use self::writer::{Broken, Shared, Sync, Write};
+use crate::disk::Ballast;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Job, JobId};
@@ -42,13 +43,23 @@ impl SledStore {
     /// # Errors
     /// [`OpenError`], which names the folder and says what an operator can do.
     pub(crate) fn open(folder: &Path) -> Result<Self, OpenError> {
-        let Opened { trees, data, lock } = open::open(folder)?;
-        let synced = Box::new(move || data.sync_data());
-        Self::start(trees, lock, synced).map_err(|error| OpenError::unavailable(folder, error))
+        Self::open_beside(folder, None)
     }
 
-    fn start(trees: Trees, lock: File, sync: Sync) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::new(trees));
+    /// The same with room set aside for recording deletions: nothing else is written on a disk that is about to be full.
+    pub(crate) fn open_beside(folder: &Path, ballast: Option<Ballast>) -> Result<Self, OpenError> {
+        if let Some(ballast) = &ballast {
+            // sled may have to write in order to open.
+            ballast.relieve(folder);
+        }
+        let Opened { trees, data, lock } = open::open(folder)?;
+        let synced = Box::new(move || data.sync_data());
+        let shared = Shared::new(folder, trees, ballast);
+        Self::start(shared, lock, synced).map_err(|error| OpenError::unavailable(folder, error))
+    }
+
+    fn start(shared: Shared, lock: File, sync: Sync) -> std::io::Result<Self> {
+        let shared = Arc::new(shared);
         let (queue, writes) = mpsc::channel(writer::QUEUE);
         let thread = std::thread::Builder::new().name("job-store".to_owned());
         let writer = thread.spawn({
@@ -63,11 +74,16 @@ impl SledStore {
         read: impl FnOnce(&Trees) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = Arc::clone(&self.shared);
-        match tokio::task::spawn_blocking(move || shared.read(read)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(broken)) => Err(StoreError::Unavailable(broken.into())),
-            Err(panicked) => Err(StoreError::Unavailable(panicked.into())),
+        let answer = tokio::task::spawn_blocking(move || shared.read(read)).await;
+        let answer = answer.unwrap_or_else(|panicked| Err(StoreError::Unavailable(panicked.into())));
+        if matches!(answer, Err(StoreError::Full))
+            && let Some(queue) = &self.queue
+        {
+            // Only the writer opens the trees anew. It may have more to do already.
+            let nothing = Write { makes_room: false, run: Box::new(|_trees| Ok(Box::new(|| {}))) };
+            let _busy = queue.try_send(nothing);
         }
+        answer
     }
 
     /// Has the writer do what `decide` makes of the trees, and answers once that is durable.
@@ -75,21 +91,45 @@ impl SledStore {
         &self,
         decide: impl FnOnce(&Trees) -> Result<(Writes, T), StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let broken = || StoreError::Unavailable(Broken.into());
+        self.enqueue(false, decide).await
+    }
+
+    /// The same for what makes room: there is room set aside for it.
+    async fn make_room<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&Trees) -> Result<(Writes, T), StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.enqueue(true, decide).await
+    }
+
+    async fn enqueue<T: Send + 'static>(
+        &self,
+        makes_room: bool,
+        decide: impl FnOnce(&Trees) -> Result<(Writes, T), StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let broken = Broken::error;
         let (sender, answer) = oneshot::channel();
-        let write: Write = Box::new(move |trees| {
-            let decided = match decide(trees) {
-                Ok((writes, value)) => trees.apply(&writes).map(|()| Ok(value))?,
-                Err(error) => Err(error),
+        let run: writer::Run = Box::new(move |trees| {
+            let decided = match trees.map(|trees| (trees, decide(trees))) {
+                Ok((trees, Ok((writes, value)))) => trees.apply(&writes).map(|()| Ok(value))?,
+                Ok((_, Err(error))) | Err(error) => Err(error),
             };
             Ok(Box::new(move || {
                 // A caller that has gone needs no answer.
                 let _gone = sender.send(decided);
             }))
         });
+        let write = Write { makes_room, run };
         let queue = self.queue.as_ref().ok_or_else(broken)?;
         queue.send(write).await.map_err(|_| broken())?;
-        answer.await.map_err(|_| broken())?
+        match answer.await {
+            Ok(answer) => answer,
+            // Nobody was told of anything in its batch.
+            Err(_dropped) => match self.read(|_trees| Ok(())).await {
+                Ok(()) => Err(StoreError::Full),
+                Err(error) => Err(error),
+            },
+        }
     }
 }
 
@@ -123,7 +163,7 @@ impl Store for SledStore {
     }
 
     fn delete(&self, id: JobId) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.write(move |trees| trees.delete(id)).boxed()
+        self.make_room(move |trees| trees.delete(id)).boxed()
     }
 
     fn restore(&self, found: Restored) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -131,7 +171,7 @@ impl Store for SledStore {
     }
 
     fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.write(move |trees| Ok((trees.purge(id)?, ()))).boxed()
+        self.make_room(move |trees| Ok((trees.purge(id)?, ()))).boxed()
     }
 
     fn profile(&self, key: ProfileKey) -> BoxFuture<'_, Result<Option<Found>, StoreError>> {

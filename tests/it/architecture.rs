@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the core outward: a module uses itself and what stands above it. A part of a module may have a place of its own.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "fhir",
     "clock", // gives instants as FHIR writes them
     "body",
+    "disk",
     "profile",
     "smart",
     "bulk",

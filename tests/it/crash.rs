@@ -285,6 +285,7 @@ impl World {
         let mut config = Config::local(&self.server.base_url, &base, folder)?;
         // What is found out in the background comes at another moment in each life; the export finds it out itself.
         config.upstream.probe_on_start = false;
+        config.output.min_free = Some(offtake::config::Size::kibibytes(0));
         (self.scenario.change)(&mut config);
         let crashing = Arc::clone(point);
         let offtake = Offtake::builder(config)

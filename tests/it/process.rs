@@ -44,7 +44,7 @@ impl Process {
             format!(
                 "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir }}\n\
                  upstream: {{ base_url: {upstream}, {more_upstream} }}\n\
-                 output: {{ location: file://{path}/output, {more_output} }}\n\
+                 output: {{ location: file://{path}/output, min_free_bytes: 0, {more_output} }}\n\
                  store: {{ path: {path}/state }}\n"
             ),
         )?;

@@ -122,6 +122,8 @@ impl Front {
         let mut config = Config::local(upstream, &base, folder.path()).expect("a good configuration");
         // Most tests look at what the server is asked, and when; those of processes and of profiles start as usual.
         config.upstream.probe_on_start = false;
+        // Whatever the disk of the machine that they run on.
+        config.output.min_free = Some(offtake::config::Size::kibibytes(0));
         change(&mut config);
         let offtake = Offtake::builder(config).clock(clock).build().expect("everything can be opened");
         let (stop, stopped) = oneshot::channel::<()>();

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::trees::Trees;
 use crate::store::{FolderError, private_folder};
@@ -16,9 +17,14 @@ const CACHE: u64 = 8 * 1024 * 1024;
 const LOCK: &str = "lock";
 /// sled's log: all that was written.
 const DATA: &str = "db";
+/// The log while it is copied.
+const COPY: &str = "db.copy";
 /// A file that is made once the log is known to hold a record. sled takes a log that it cannot read from its first
 /// byte for an empty one: with this file there, an empty log is a damaged one.
 const WRITTEN: &str = "written";
+/// How long sled may take to let its own lock go.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// What a snapshot is called that kept the store from opening. sled must not take it for one of its own.
 const ASIDE: &str = "damaged.";
 
@@ -42,15 +48,52 @@ pub(super) fn open(folder: &Path) -> Result<Opened, OpenError> {
     for half_written in snapshots(folder).map_err(unavailable)?.iter().filter(|name| name.ends_with(".generating")) {
         fs::remove_file(folder.join(half_written)).map_err(unavailable)?;
     }
-    let trees = match open_sled(folder) {
-        Ok(trees) => trees,
-        Err(Failure::Damage(_)) => open_without_snapshots(folder)?,
-        Err(Failure::Other(error)) => return Err(OpenError::unavailable(folder, error)),
-    };
+    let trees = open_mended(folder)?;
     let data = File::open(folder.join(DATA)).map_err(unavailable)?;
     refuse_emptied(folder, &trees, &data)?;
     make_durable(folder).map_err(unavailable)?;
     Ok(Opened { trees, data, lock })
+}
+
+/// Opens a copy of the log in its place, after sled has failed to write to it. That sled is never dropped, because it would
+/// wait for what it could not write, and keeps its lock on the old log. What can be read is thereby written anew, so that
+/// nothing is taken for durable that a failed write has left in the system's memory only.
+pub(super) fn open_copy(folder: &Path) -> Result<(Trees, File), OpenError> {
+    let unavailable = |error| OpenError::unavailable(folder, error);
+    let (log, copy) = (folder.join(DATA), folder.join(COPY));
+    let copied = fs::copy(&log, &copy).and_then(|_bytes| File::open(&copy)?.sync_all());
+    if let Err(error) = copied {
+        // It may take the last room there is.
+        let _none = fs::remove_file(&copy);
+        return Err(unavailable(error));
+    }
+    fs::rename(&copy, &log).map_err(unavailable)?;
+    for half_written in snapshots(folder).map_err(unavailable)?.iter().filter(|name| name.ends_with(".generating")) {
+        fs::remove_file(folder.join(half_written)).map_err(unavailable)?;
+    }
+    let trees = open_mended(folder)?;
+    let data = File::open(&log).map_err(unavailable)?;
+    refuse_emptied(folder, &trees, &data)?;
+    make_durable(folder).map_err(unavailable)?;
+    Ok((trees, data))
+}
+
+fn open_mended(folder: &Path) -> Result<Trees, OpenError> {
+    let mut tries = 0;
+    loop {
+        match open_sled(folder) {
+            Ok(trees) => return Ok(trees),
+            Err(Failure::Damage(_)) => return open_without_snapshots(folder),
+            // Our own lock is held: it is a thread of sled's that has not ended yet, from before it was dropped.
+            Err(Failure::Other(error))
+                if tries < LOCK_TRIES && error.to_string().contains("could not acquire lock") =>
+            {
+                tries += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(Failure::Other(error)) => return Err(OpenError::unavailable(folder, error)),
+        }
+    }
 }
 
 /// A log that was written and has nothing in it was damaged: nobody may go on as if there had never been a job.

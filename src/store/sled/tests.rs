@@ -151,7 +151,7 @@ async fn a_log_that_nobody_can_read_is_not_taken_for_an_empty_one() {
 /// A store whose file can be synced as `sync` says.
 fn with_sync(folder: &Path, sync: impl FnMut() -> io::Result<()> + Send + 'static) -> SledStore {
     let Opened { trees, lock, .. } = open::open(folder).expect("it can be opened");
-    SledStore::start(trees, lock, Box::new(sync)).expect("a thread can be had")
+    SledStore::start(Shared::new(folder, trees, None), lock, Box::new(sync)).expect("a thread can be had")
 }
 
 #[tokio::test]
@@ -198,4 +198,123 @@ async fn a_failed_sync_is_never_forgotten() {
     drop(store);
     let found = opened(&folder).job(job(1).id).await.expect("the store answers");
     assert_eq!(found, Some(job(1)), "what was acknowledged is there after a restart");
+}
+
+/// SEC-45: sled takes nothing more once it has failed, and is opened anew.
+#[tokio::test]
+async fn a_write_that_had_no_room_costs_nothing_but_itself() {
+    let (_parent, folder) = folder();
+    let store = opened(&folder);
+    fill(&store).await;
+    for _ in 0..3 {
+        let run: writer::Run = Box::new(|trees| {
+            assert!(trees.is_ok(), "it is not refused");
+            Err(::sled::Error::Io(io::ErrorKind::StorageFull.into()))
+        });
+        let queue = store.queue.as_ref().expect("it is open");
+        assert!(queue.send(Write { makes_room: false, run }).await.is_ok(), "the writer lives");
+        // It may share the batch, and is then refused with it.
+        while let Err(error) = store.create(job(2)).await {
+            assert!(matches!(error, StoreError::Full), "{error:?}");
+        }
+        assert_filled(&store).await;
+    }
+    drop(store);
+    let store = opened(&folder);
+    assert_filled(&store).await;
+    assert_eq!(store.job(job(2).id).await.expect("the store answers"), Some(job(2)));
+}
+
+/// What is set aside is for what makes room, and is set aside anew.
+#[tokio::test]
+async fn a_disk_that_is_about_to_be_full_takes_deletions_only() {
+    let (parent, folder) = folder();
+    let path = parent.path().join("ballast");
+    // More than there is anywhere: what is left never suffices.
+    let store = SledStore::open_beside(&folder, Some(Ballast::new(path.clone(), u64::MAX / 2))).expect("it opens");
+    assert!(matches!(store.create(job(1)).await, Err(StoreError::Full)));
+    assert!(!store.delete(job(1).id).await.expect("a deletion is taken"), "there is none");
+    assert_eq!(store.job(job(1).id).await.expect("it can be read"), None);
+    drop(store);
+    let store = SledStore::open_beside(&folder, Some(Ballast::new(path.clone(), 65_536))).expect("it opens");
+    store.create(job(1)).await.expect("there is room");
+    assert_eq!(path.metadata().expect("it is set aside").len(), 65_536);
+}
+
+/// Where the test below mounts a disk of 48 MiB that nobody else sees.
+const SMALL_DISK: &str = "/tmp/offtake-small-disk";
+
+/// SEC-45, with sled's own failures: all that was acknowledged is there, while the disk is full and ever after.
+#[tokio::test]
+async fn a_full_disk_loses_nothing_that_was_acknowledged() {
+    let disk = Path::new(SMALL_DISK);
+    let is_mounted = fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| mounts.contains(SMALL_DISK));
+    if !is_mounted {
+        fs::create_dir_all(disk).expect("a folder to mount on");
+        let own = std::env::current_exe().expect("a program");
+        let script = format!("mount -t tmpfs -o size=48m,mode=700 tmpfs {SMALL_DISK} || exit 42; exec \"$@\"");
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-m", "sh", "-c", &script, "sh"]).arg(own);
+        command.args(["--exact", "store::sled::tests::a_full_disk_loses_nothing_that_was_acknowledged"]);
+        let done = command.output();
+        match done {
+            Ok(done) if done.status.success() => {}
+            Ok(done) if done.status.code() == Some(101) => {
+                panic!("{}", String::from_utf8_lossy(&done.stdout));
+            }
+            Ok(_) | Err(_) => println!("NOT RUN: no disk can be mounted here"),
+        }
+        return;
+    }
+    let folder = disk.join("jobs");
+    let mut acknowledged = Vec::new();
+    let check = async |store: &SledStore, acknowledged: &[u8]| {
+        for number in acknowledged {
+            let found = store.job(job(*number).id).await;
+            assert_eq!(found.expect("the store answers"), Some(job(*number)), "{number} of {acknowledged:?}");
+        }
+    };
+    for round in 0..12_u8 {
+        // Without anything set aside, so that sled itself meets the end of the disk.
+        let store = opened(&folder);
+        check(&store, &acknowledged).await;
+        let mut refused = 0_usize;
+        for number in 0..20 {
+            if number == round {
+                let mut filler = fs::File::create(disk.join("filler")).expect("a file");
+                let full =
+                    std::iter::repeat_with(|| io::Write::write_all(&mut filler, &[7; 4096])).find(Result::is_err);
+                let error = full.and_then(Result::err).expect("it ends");
+                assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+            }
+            let id = round * 20 + number;
+            match store.create(job(id)).await {
+                Ok(()) => acknowledged.push(id),
+                Err(StoreError::Full) => refused += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+            if let Ok(lease) = store.claim(job(id).id).await {
+                // Something that needs room, and may be lost.
+                let change = Change { plan: Some(plan(2_000)), ..Change::default() };
+                let _full = store.commit(lease, change).await;
+            }
+        }
+        println!("round {round}: {refused} refused");
+        fs::remove_file(disk.join("filler")).expect("it is there");
+        // Opened anew by itself.
+        for _ in 0..200 {
+            if store.job(job(0).id).await.is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        check(&store, &acknowledged).await;
+        for id in acknowledged.drain(..) {
+            store.delete(job(id).id).await.expect("there is room");
+            store.purge(job(id).id).await.expect("there is room");
+        }
+        store.create(job(round * 20)).await.expect("there is room");
+        acknowledged.push(round * 20);
+        drop(store);
+    }
 }

@@ -74,7 +74,7 @@ impl Trees {
                 tracing::error!(record, "a record of the job store is damaged; its job is left out");
                 None
             }
-            Err(error @ (StoreError::Fenced | StoreError::Unavailable(_))) => Some(Err(error)),
+            Err(error @ (StoreError::Fenced | StoreError::Full | StoreError::Unavailable(_))) => Some(Err(error)),
         });
         readable.collect()
     }

@@ -1,0 +1,149 @@
+//! Room on disks: how much there is, whether a failure says that there is none, and the ballast that a full disk is
+//! relieved of (SEC-45).
+
+use std::error::Error;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// What storages in a cloud call it, in the text of a failure.
+const SAID: [&str; 3] = ["QuotaExceeded", "StorageFull", "507 Insufficient Storage"];
+
+/// Free bytes without which a store begins no write: more than a batch of them takes.
+pub(crate) const LEAST_FREE: u64 = 2 * 1024 * 1024;
+
+/// Bytes of a file system that this process may use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Space {
+    pub(crate) free: u64,
+    pub(crate) total: u64,
+}
+
+impl Space {
+    /// Of the file system that `folder` lies on; `None` if it cannot be told.
+    pub(crate) fn of(folder: &Path) -> Option<Self> {
+        let found = rustix::fs::statvfs(folder).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Some(Self { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
+    }
+}
+
+/// Whether it was for want of room that something failed: a full disk, or a quota.
+pub(crate) fn is_full(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+            || SAID.iter().any(|said| cause.to_string().contains(said))
+        {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// A file that takes room for nothing, until the room is needed.
+#[derive(Debug)]
+pub(crate) struct Ballast {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Ballast {
+    pub(crate) fn new(path: PathBuf, bytes: u64) -> Self {
+        Self { path, bytes }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Gives the room back if there is next to none in `folder`.
+    pub(crate) fn relieve(&self, folder: &Path) {
+        let folder = folder.parent().filter(|_| !folder.exists()).unwrap_or(folder);
+        if Space::of(folder).is_some_and(|space| space.free < LEAST_FREE) {
+            self.give_back();
+        }
+    }
+
+    /// Takes the room. What cannot be taken is none.
+    pub(crate) fn take(&self) {
+        if let Err(error) = self.fill() {
+            tracing::warn!(error = %error.kind(), "could not set room aside for recording deletions on a full disk");
+            self.give_back();
+        }
+    }
+
+    fn fill(&self) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
+        let reserved = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.bytes);
+        if reserved.is_err() {
+            write_zeros(&mut file, self.bytes)?;
+        }
+        file.sync_all()
+    }
+
+    /// Gives the room back.
+    pub(crate) fn give_back(&self) {
+        match fs::remove_file(&self.path) {
+            Ok(()) => tracing::warn!("the disk of the job store is full: the room that was set aside is given back"),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => tracing::error!(error = %error.kind(), "could not give back the room that was set aside"),
+        }
+    }
+}
+
+/// Where a file system cannot set room aside by a word.
+fn write_zeros(file: &mut File, bytes: u64) -> io::Result<()> {
+    let zeros = [0; 16 * 1024];
+    for _ in 0..bytes.div_ceil(zeros.len() as u64) {
+        file.write_all(&zeros)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("could not write")]
+    struct Outer(#[source] Box<dyn Error + Send + Sync>);
+
+    #[test]
+    fn want_of_room_is_known_however_deep_it_lies() {
+        let full = |kind: ErrorKind| Outer(Box::new(Outer(io::Error::from(kind).into())));
+        for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+            assert!(is_full(&full(kind)), "{kind:?}");
+        }
+        assert!(!is_full(&full(ErrorKind::PermissionDenied)));
+        for (text, expected) in [
+            ("status 403: <Code>QuotaExceeded</Code>", true),
+            ("<Code>XMinioStorageFull</Code>", true),
+            ("HTTP 507 Insufficient Storage", true),
+            ("HTTP 503 Service Unavailable", false),
+        ] {
+            assert_eq!(is_full(&Outer(text.into())), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn ballast_takes_room_and_gives_it_back() {
+        let folder = tempfile::tempdir().expect("a folder of its own");
+        let ballast = Ballast::new(folder.path().join("ballast"), 128 * 1024);
+        for _ in 0..2 {
+            ballast.take();
+            assert_eq!(ballast.path.metadata().expect("it is there").len(), ballast.bytes());
+        }
+        ballast.give_back();
+        ballast.give_back();
+        assert!(!ballast.is_there());
+    }
+}
