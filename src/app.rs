@@ -19,16 +19,16 @@ use crate::config::{Compression, Config, Location, Size};
 use crate::disk::Ballast;
 use crate::doctor::{self, Examination};
 use crate::engine::files::FileLimits;
-use crate::engine::{Engine, EngineParts, EngineSettings};
+use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
 use crate::fhir::resource_type::ResourceType;
 use crate::http::Edge;
 use crate::http::links::Links;
 use crate::http::stack::{self, OfftakeLayer};
 use crate::job::store::Store;
-use crate::output::Output;
 use crate::output::checkpoint::{self, CheckpointKey};
 use crate::output::signing::{LinkKey, LinkKeys};
 use crate::output::writer::Coding;
+use crate::output::{Output, layout};
 use crate::profile::{Profile, Protocol};
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{Bases, PassThrough};
@@ -64,7 +64,7 @@ struct App {
     config: Config,
     edge: Arc<Edge>,
     live: Arc<LiveTraffic>,
-    engine: watch::Receiver<Option<Engine>>,
+    engine: watch::Receiver<Standing>,
     stop: CancellationToken,
     /// Jobs have threads of their own, so that ordinary requests never wait behind a page. Dropped off the
     /// runtime that drops the last clone: a runtime may not be dropped from within another.
@@ -261,7 +261,7 @@ impl Offtake {
     /// Ends all jobs in good order: what they have read is completed, and a restart reads nothing twice.
     pub async fn drain(&self) {
         self.app.stop.cancel();
-        let engine = self.app.engine.borrow().clone();
+        let engine = self.app.engine.borrow().engine();
         if let Some(engine) = engine {
             engine.drain().await;
         }
@@ -271,7 +271,7 @@ impl Offtake {
 impl Drop for App {
     fn drop(&mut self) {
         self.stop.cancel();
-        if let Some(engine) = &*self.engine.borrow() {
+        if let Some(engine) = self.engine.borrow().engine() {
             engine.stop();
         }
         if let Some(bulk) = self.bulk.take() {
@@ -299,7 +299,11 @@ impl JobStore {
         if let Some(identity) = self.identity.get() {
             return Ok(identity.clone());
         }
-        let made = Identity { instance: hex(clock::random()?), checkpoint_key: CheckpointKey::new(&clock::random()?) };
+        let made = Identity {
+            instance: hex(clock::random()?),
+            checkpoint_key: CheckpointKey::new(&clock::random()?),
+            store: Some(hex(clock::random()?)),
+        };
         Ok(self.identity.get_or_init(|| made).clone())
     }
 }
@@ -309,6 +313,8 @@ impl JobStore {
 pub(crate) struct Identity {
     pub(crate) instance: String,
     pub(crate) checkpoint_key: CheckpointKey,
+    /// Of the job store; `None` where it is kept in the store's own folder, and lost with it.
+    pub(crate) store: Option<String>,
 }
 
 /// The folder in the state folder that the job store is in.
@@ -319,14 +325,37 @@ const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
 /// The file in the state folder that the name of this instance is kept in, and that of its key for checkpoint objects.
 const INSTANCE: &str = "instance";
 const CHECKPOINT_KEY: &str = "checkpoint.key";
+/// The file in the job store's folder that tells it from every other one, such as an empty one with the same keys.
+const STORE_IDENTITY: &str = "identity";
+/// How often an output that belongs to somebody else is looked at again.
+const FOREIGN_PAUSE: Duration = Duration::from_secs(30);
 
 impl Identity {
     /// Made once. The name begins every key in the output; the key is readable by nobody else and never leaves the
     /// folder (SEC-32).
     fn kept(state: &Path) -> anyhow::Result<Self> {
         let instance = hex(kept(&state.join(INSTANCE))?);
-        Ok(Self { instance, checkpoint_key: CheckpointKey::new(&kept(&state.join(CHECKPOINT_KEY))?) })
+        let checkpoint_key = CheckpointKey::new(&kept(&state.join(CHECKPOINT_KEY))?);
+        Ok(Self { instance, checkpoint_key, store: None })
     }
+
+    /// What the output is marked with: once the job store is open.
+    fn owner(&self, state: &Path) -> anyhow::Result<String> {
+        let store = match &self.store {
+            Some(store) => store.clone(),
+            None => hex(kept(&state.join(JOBS).join(STORE_IDENTITY))?),
+        };
+        Ok(owner(&self.instance, &store))
+    }
+}
+
+/// The text of the marker.
+fn owner(instance: &str, store: &str) -> String {
+    format!("{}{store}\n", owner_prefix(instance))
+}
+
+fn owner_prefix(instance: &str) -> String {
+    format!("offtake-instance-1\n{instance} ")
 }
 
 /// What an engine is made of, but for the store.
@@ -347,12 +376,16 @@ impl Assembly {
         store: Option<Arc<dyn Store>>,
         folder: PathBuf,
         stop: CancellationToken,
-    ) -> watch::Receiver<Option<Engine>> {
-        let (sender, receiver) = watch::channel(None);
+    ) -> watch::Receiver<Standing> {
+        let (sender, receiver) = watch::channel(Standing::Opening);
         let runtime = self.runtime.clone();
         runtime.spawn(async move {
             let opened = stop.run_until_cancelled(open_store(store, &folder, &*self.clock)).await;
             let Some(store) = opened else { return };
+            let claimed = stop.run_until_cancelled(self.claim_output(&folder, &sender)).await;
+            if claimed.is_none() {
+                return;
+            }
             let engine = Engine::new(EngineParts {
                 store,
                 output: self.output,
@@ -374,10 +407,39 @@ impl Assembly {
                 engine.stop();
             }
             // Nobody left to tell: then nobody asks either.
-            let _told = sender.send(Some(engine));
+            let _told = sender.send(Standing::Ready(engine));
             stop.cancelled().await;
         });
         receiver
+    }
+}
+
+impl Assembly {
+    /// Waits until the output is ours (SEC-32): before that nothing of it is written or removed.
+    async fn claim_output(&self, state: &Path, standing: &watch::Sender<Standing>) {
+        loop {
+            let claimed = async { Ok::<_, anyhow::Error>(self.output.claim(&self.identity.owner(state)?).await?) };
+            match claimed.await {
+                Ok(true) => return,
+                Ok(false) => {
+                    tracing::error!(
+                        marker = layout::MARKER,
+                        "the output belongs to another instance, or to another job store of this one: bulk requests are \
+                         refused and nothing is removed; give this process an output of its own, rebuild a lost job store \
+                         by `offtake jobs recover`, or remove the marker"
+                    );
+                    standing.send_replace(Standing::Foreign);
+                    self.clock.sleep(FOREIGN_PAUSE).await;
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = error_chain(&*error),
+                        "the output cannot be claimed; bulk requests wait for it"
+                    );
+                    self.clock.sleep(STORE_PAUSE).await;
+                }
+            }
+        }
     }
 }
 
@@ -576,6 +638,11 @@ pub(crate) async fn recover(config: &Config, instance: &str, key_file: Option<&P
             return Err(error.into());
         }
     };
+    let is_own = output.owner().await?.is_none_or(|owner| owner.starts_with(owner_prefix(instance).as_bytes()));
+    if !is_own {
+        clear().with_context(|| format!("could not remove {}", staged.display()))?;
+        anyhow::bail!("the output belongs to another instance; if it does no longer, remove {} in it", layout::MARKER);
+    }
     // The store comes last: what is there before it makes no difference to an empty one.
     let context = || format!("could not write to {}", state.display());
     keep(&state.join(CHECKPOINT_KEY), &secret).with_context(context)?;
@@ -584,6 +651,8 @@ pub(crate) async fn recover(config: &Config, instance: &str, key_file: Option<&P
         std::fs::rename(&jobs, &aside).with_context(context)?;
     }
     std::fs::rename(&staged, &jobs).and_then(|()| sync_folder_of(&jobs)).with_context(context)?;
+    let store = hex(kept(&jobs.join(STORE_IDENTITY))?);
+    output.take_over(&owner(instance, &store)).await.context("could not mark the output")?;
     Ok(report)
 }
 

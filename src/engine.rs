@@ -126,6 +126,25 @@ struct Inner {
     stop: CancellationToken,
 }
 
+/// Whether there is an engine that can be asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Standing {
+    /// The job store is being opened.
+    Opening,
+    /// The output belongs to somebody else: nothing of it is touched.
+    Foreign,
+    Ready(Engine),
+}
+
+impl Standing {
+    pub(crate) fn engine(&self) -> Option<Engine> {
+        match self {
+            Self::Ready(engine) => Some(engine.clone()),
+            Self::Opening | Self::Foreign => None,
+        }
+    }
+}
+
 /// What this process knows of jobs beyond the store.
 #[derive(Debug, Default)]
 struct Jobs {

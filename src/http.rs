@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::body::{self, Body, BoxError};
 use crate::bulk::route::BulkRoute;
 use crate::clock::Clock;
-use crate::engine::Engine;
+use crate::engine::{Engine, Standing};
 use crate::fhir::capability::Capability;
 use crate::fhir::datatypes::Millis;
 use crate::job::JobId;
@@ -40,8 +40,8 @@ const STORE_PATIENCE: Duration = Duration::from_secs(2);
 /// What the handlers of bulk requests work with.
 #[derive(Debug)]
 pub(crate) struct Edge {
-    /// Empty as long as the job store cannot be used: ordinary traffic does not wait for it.
-    pub(crate) engine: watch::Receiver<Option<Engine>>,
+    /// There is none as long as the job store cannot be used: ordinary traffic does not wait for it.
+    pub(crate) engine: watch::Receiver<Standing>,
     pub(crate) upstream: Upstream,
     pub(crate) output: Output,
     pub(crate) clock: Arc<dyn Clock>,
@@ -80,11 +80,17 @@ impl Edge {
     /// The engine, for which a request made right after the start waits a little.
     async fn engine(&self) -> Result<Engine, Problem> {
         let mut opened = self.engine.clone();
-        let engine = tokio::select! {
-            engine = opened.wait_for(Option::is_some) => engine.ok().and_then(|engine| engine.clone()),
+        let standing = tokio::select! {
+            standing = opened.wait_for(|standing| !matches!(standing, Standing::Opening)) => standing.ok().map(|s| s.clone()),
             () = self.clock.sleep(STORE_PATIENCE) => None,
         };
-        engine.ok_or_else(|| Problem::unavailable("the job store cannot be used at the moment"))
+        match standing.unwrap_or(Standing::Opening) {
+            Standing::Ready(engine) => Ok(engine),
+            Standing::Foreign => {
+                Err(Problem::unavailable("the output belongs to another instance or another job store"))
+            }
+            Standing::Opening => Err(Problem::unavailable("the job store cannot be used at the moment")),
+        }
     }
 
     async fn capability(&self) -> Result<Arc<Capability>, Problem> {

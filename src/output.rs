@@ -20,7 +20,7 @@ use http::Method;
 use object_store::local::LocalFileSystem;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutOptions, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::sync::RwLock;
 use url::Url;
 
@@ -256,6 +256,43 @@ impl Output {
         drop(self.puts.write().await);
         self.remove_staged(key).await?;
         self.put(key, bytes).await
+    }
+
+    /// Makes the output `owner`'s if it is nobody's yet; `false` if it is somebody else's (SEC-32). Of several who try at
+    /// once one succeeds, where the storage can put an object on condition that there is none.
+    pub(crate) async fn claim(&self, owner: &str) -> Result<bool, OutputError> {
+        let mark = || PutPayload::from(owner.to_owned().into_bytes());
+        for _ in 0..2 {
+            match self.get(layout::MARKER).await {
+                Ok(found) => return Ok(*found == *owner.as_bytes()),
+                Err(error) if error.is_missing() => {}
+                Err(error) => return Err(error),
+            }
+            let options = PutOptions { mode: PutMode::Create, ..self.put_options(layout::MARKER, Coding::Plain) };
+            match self.store.put_opts(&self.path(layout::MARKER), mark(), options).await {
+                Ok(_) => return Ok(true),
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {}
+                Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
+                    self.take_over(owner).await?;
+                }
+                Err(error) => return Err(failed("claim a place")(error)),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Who has claimed the output.
+    pub(crate) async fn owner(&self) -> Result<Option<Bytes>, OutputError> {
+        match self.get(layout::MARKER).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the output `owner`'s, whosesoever it was: as an operator has asked.
+    pub(crate) async fn take_over(&self, owner: &str) -> Result<(), OutputError> {
+        self.put_again(layout::MARKER, owner.to_owned().into_bytes()).await
     }
 
     /// Reads a small object in one go.

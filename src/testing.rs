@@ -48,7 +48,7 @@ impl JobStore {
     }
 
     async fn rebuilt_from(&self, output: Output) -> anyhow::Result<Self> {
-        let Identity { instance, checkpoint_key } = self.identity()?;
+        let Identity { instance, checkpoint_key, .. } = self.identity()?;
         let store = Arc::new(MemoryStore::default());
         match recover(&output, &*store, &instance, &checkpoint_key).await {
             Ok(_) | Err(RecoverError::UnknownInstance { .. } | RecoverError::NoCheckpoints(_)) => {}

@@ -29,6 +29,9 @@ pub(crate) fn commit_checkpoint(number: u32) -> String {
     format!("{number:05}.checkpoint")
 }
 
+/// The object at the top that says whose output it is.
+pub(crate) const MARKER: &str = "offtake.instance";
+
 /// What an object in a job's folder can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ObjectName<'a> {

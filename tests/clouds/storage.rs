@@ -127,10 +127,13 @@ impl Storage {
         Ok(self.ask(&["left"]).await?.lines().map(str::to_owned).collect())
     }
 
-    /// The same of a folder.
+    /// The same of a folder, but for the marker that says whose it is: that stays.
     pub(crate) async fn left_in(&self, folder: &str) -> anyhow::Result<Vec<String>> {
         let mut left = self.left().await?;
-        left.retain(|line| line.split_once(' ').is_some_and(|(_, key)| key.starts_with(&format!("{folder}/"))));
+        let marker = format!("{folder}/offtake.instance");
+        left.retain(|line| {
+            line.split_once(' ').is_some_and(|(_, key)| key.starts_with(&format!("{folder}/")) && key != marker)
+        });
         Ok(left)
     }
 

@@ -16,7 +16,7 @@ use sample_upstream::{SampleUpstream, Version};
 use serde_json::Value;
 
 use self::files::listed;
-pub(crate) use self::files::{check_folder, checkpoint, files_below};
+pub(crate) use self::files::{check_folder, checkpoint, files_below, paths_below};
 use crate::client::{Client, Manifest};
 use crate::expected::{belongs, compact, followed, type_of};
 

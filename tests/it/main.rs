@@ -19,6 +19,7 @@ mod embedding;
 mod exact;
 mod exports;
 mod faults;
+mod foreign;
 mod full;
 mod heads;
 mod hostile;

@@ -54,6 +54,23 @@ impl Process {
         Ok(process)
     }
 
+    /// Starts another one with the same output, and a state folder of its own that `prepare` may fill from this one's. It
+    /// does not wait for anything.
+    pub(crate) fn beside(&self, prepare: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let port = free_port()?;
+        let text = std::fs::read_to_string(&self.config)?;
+        let own = self.base.trim_start_matches("http://127.0.0.1:").trim_end_matches("/fhir");
+        let state = folder.path().join("state");
+        let text = text.replace(&format!(":{own}"), &format!(":{port}"));
+        let text = text.replace(&self.state().display().to_string(), &state.display().to_string());
+        let config = folder.path().join("offtake.yaml");
+        std::fs::write(&config, text)?;
+        prepare(&state)?;
+        let child = spawn(&config, folder.path())?;
+        Ok(Self { base: format!("http://127.0.0.1:{port}/fhir"), child, config, folder })
+    }
+
     /// SIGKILL: nothing of the process runs any more. It does not wait for anything.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill().context("killing it")?;

@@ -17,6 +17,9 @@ use crate::client::{Client, Manifest};
 use crate::expected;
 use crate::raw::{self, Answer};
 
+/// The object that says whose an output is; it stays.
+pub(crate) const MARKER: &str = "offtake.instance";
+
 /// A running Offtake and the server behind it.
 pub(crate) struct App {
     /// The public FHIR base.
@@ -93,7 +96,9 @@ impl App {
 
     /// Every file in the output: data objects, sidecars, and uploads that are under way.
     pub(crate) fn output_files(&self) -> Vec<PathBuf> {
-        files_below(&self.folder.path().join("output"))
+        let mut files = files_below(&self.folder.path().join("output"));
+        files.retain(|file| file.file_name().is_none_or(|name| name != MARKER));
+        files
     }
 
     /// Stops in good order, and gives what is left on disk.

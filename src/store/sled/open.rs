@@ -55,6 +55,11 @@ pub(super) fn open(folder: &Path) -> Result<Opened, OpenError> {
     Ok(Opened { trees, data, lock })
 }
 
+/// The size of the log.
+pub(super) fn log_bytes(folder: &Path) -> u64 {
+    folder.join(DATA).metadata().map_or(0, |log| log.len())
+}
+
 /// Opens a copy of the log in its place, after sled has failed to write to it. That sled is never dropped, because it would
 /// wait for what it could not write, and keeps its lock on the old log. What can be read is thereby written anew, so that
 /// nothing is taken for durable that a failed write has left in the system's memory only.

@@ -274,7 +274,7 @@ async fn a_full_disk_loses_nothing_that_was_acknowledged() {
             assert_eq!(found.expect("the store answers"), Some(job(*number)), "{number} of {acknowledged:?}");
         }
     };
-    for round in 0..12_u8 {
+    for round in 0..5_u8 {
         // Without anything set aside, so that sled itself meets the end of the disk.
         let store = opened(&folder);
         check(&store, &acknowledged).await;

@@ -127,6 +127,10 @@ impl Shared {
 
     fn open_anew(&self) -> Option<(Trees, File)> {
         self.relieve();
+        // Opening sled where it meets the end of the disk again would be no better than what was left behind.
+        if Space::of(&self.folder).is_some_and(|space| space.free < open::log_bytes(&self.folder) + LEAST_FREE / 2) {
+            return None;
+        }
         match open::open_copy(&self.folder) {
             Ok(opened) => Some(opened),
             Err(error) => {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::client::{Client, Manifest};
+use crate::support::MARKER;
 
 /// Fails if something is on disk that should not be, or the other way round: each listed file is there, once, and beside
 /// them nothing but sidecars and checkpoint objects, those of the job and of each of its commits, which name every file
@@ -83,7 +84,7 @@ pub(crate) fn files_below(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names.collect())
 }
 
-/// The paths of all files below `folder`.
+/// The paths of all files below `folder`, but for the marker that says whose output it is.
 pub(crate) fn paths_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -95,7 +96,7 @@ pub(crate) fn paths_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 folders.push(entry.path());
-            } else {
+            } else if entry.file_name() != MARKER {
                 files.push(entry.path());
             }
         }
