@@ -3,7 +3,6 @@
 
 #[path = "../../examples/support/client.rs"]
 mod client;
-#[expect(dead_code, reason = "shared with tests that need more of it")]
 #[path = "../it/crash/output.rs"]
 #[expect(dead_code, reason = "what the names of objects are is looked at elsewhere")]
 mod crash_output;
