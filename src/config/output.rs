@@ -75,7 +75,7 @@ const LARGEST_ON_CLOUDS: Size = Size::mebibytes(40 * 1024);
 pub enum Compression {
     /// As NDJSON.
     None,
-    /// As gzip, in members of whole lines.
+    /// As gzip.
     Gzip,
 }
 

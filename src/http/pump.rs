@@ -147,7 +147,6 @@ async fn carry(
 mod tests {
     use super::*;
 
-    /// Lines as they are stored: several gzip members, one after the other.
     #[test]
     fn what_is_packed_is_unpacked_again_in_pieces() {
         let text: Vec<u8> = (0..20_000).flat_map(|number| format!("{{\"id\":\"{number}\"}}\n").into_bytes()).collect();

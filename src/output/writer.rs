@@ -21,8 +21,9 @@ pub(super) const PART: usize = 5 * 1024 * 1024;
 /// is free again as soon as its lines are written.
 const UNCOPIED: usize = 256 * 1024;
 
-/// Bytes of lines in one gzip member at least: enough to pack well, and each can be unpacked alone.
-const MEMBER: usize = 1024 * 1024;
+/// Bytes of lines after which all that was packed is taken out: enough to pack well, and what is still to come out of them
+/// stays known.
+const FLUSH: usize = 1024 * 1024;
 
 /// How an object is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,11 +60,11 @@ enum Upload {
     Blocks(Mutex<Box<dyn MultipartUpload>>),
 }
 
-/// Lines on their way into gzip members of whole lines.
+/// Lines on their way into gzip: one member, as many clients read no more than the first of several.
 struct Gzip {
-    member: GzEncoder<Vec<u8>>,
-    /// Bytes of lines in it.
-    in_member: usize,
+    encoder: GzEncoder<Vec<u8>>,
+    /// Bytes of lines of which some may not have come out.
+    unflushed: usize,
     /// Of the lines.
     hash: Context,
     /// Bytes that came out.
@@ -89,35 +90,38 @@ pub(crate) struct Stored {
 
 impl Gzip {
     fn new() -> Self {
-        Self { member: member(), in_member: 0, hash: Context::new(&SHA256), packed: 0 }
+        // NDJSON shrinks to a tenth even so, and reading must not wait for it.
+        let encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        Self { encoder, unflushed: 0, hash: Context::new(&SHA256), packed: 0 }
     }
 
-    /// Packs some bytes, and gives what came out of it so far.
+    /// Packs some bytes, and gives what came out so far.
     fn pack(&mut self, piece: &[u8]) -> Bytes {
         self.hash.update(piece);
-        self.in_member += piece.len();
-        self.member.write_all(piece).expect("a Vec takes all that is written");
-        self.given(|gzip| std::mem::take(gzip.member.get_mut()))
+        self.unflushed += piece.len();
+        self.encoder.write_all(piece).expect("a Vec takes all that is written");
+        self.take()
+    }
+
+    /// Gives all that was packed, so far as it is not yet given.
+    fn flush(&mut self) -> Bytes {
+        self.unflushed = 0;
+        self.encoder.flush().expect("a Vec takes all that is written");
+        self.take()
     }
 
     /// Ends the member, and gives what is left of it.
-    fn end_member(&mut self) -> Bytes {
-        self.in_member = 0;
-        self.given(|gzip| {
-            std::mem::replace(&mut gzip.member, member()).finish().expect("a Vec takes all that is written")
-        })
+    fn end(&mut self) -> Bytes {
+        self.unflushed = 0;
+        self.encoder.try_finish().expect("a Vec takes all that is written");
+        self.take()
     }
 
-    fn given(&mut self, give: impl FnOnce(&mut Self) -> Vec<u8>) -> Bytes {
-        let given = give(self);
-        self.packed += given.len() as u64;
-        given.into()
+    fn take(&mut self) -> Bytes {
+        let taken = std::mem::take(self.encoder.get_mut());
+        self.packed += taken.len() as u64;
+        taken.into()
     }
-}
-
-fn member() -> GzEncoder<Vec<u8>> {
-    // NDJSON shrinks to a tenth even so, and reading must not wait for it.
-    GzEncoder::new(Vec::new(), Compression::fast())
 }
 
 /// The most that some bytes of lines can become by being packed: letters of nine bits, and what is around them.
@@ -160,7 +164,7 @@ impl FileWriter {
     pub(crate) fn needs_upload(&self, line: &Line) -> bool {
         let coming = match &self.gzip {
             None => line.len(),
-            Some(gzip) => most_packed(gzip.in_member + line.len()),
+            Some(gzip) => most_packed(gzip.unflushed + line.len()),
         };
         matches!(self.upload, Upload::Later) && self.part_bytes + coming >= PART
     }
@@ -215,15 +219,11 @@ impl FileWriter {
             let packed = self.gzip.as_mut().map(|gzip| gzip.pack(piece)).unwrap_or_default();
             self.add(packed).await?;
         }
-        if self.gzip.as_ref().is_some_and(|gzip| gzip.in_member >= MEMBER) {
-            self.end_member().await?;
-        }
-        Ok(())
-    }
-
-    async fn end_member(&mut self) -> Result<(), OutputError> {
-        let packed = self.gzip.as_mut().map(Gzip::end_member).unwrap_or_default();
-        self.add(packed).await
+        let flushed = match &mut self.gzip {
+            Some(gzip) if gzip.unflushed >= FLUSH => gzip.flush(),
+            _ => return Ok(()),
+        };
+        self.add(flushed).await
     }
 
     /// Adds bytes of the object.
@@ -259,8 +259,8 @@ impl FileWriter {
     /// Makes the object appear: durable, whole and for good.
     pub(crate) async fn complete(mut self) -> Result<Stored, OutputError> {
         let doing = "complete an upload";
-        if self.gzip.as_ref().is_some_and(|gzip| gzip.in_member > 0) {
-            self.end_member().await?;
+        if let Some(last) = self.gzip.as_mut().map(Gzip::end) {
+            self.add(last).await?;
         }
         if matches!(self.upload, Upload::Later) {
             self.seal_copied();

@@ -15,7 +15,7 @@ use crate::support::{Life, World};
 const FILES: &str = "file_max_resources: 44";
 
 pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
-    let world = World::of(storage, large()).await?;
+    let mut world = World::of(storage, large()).await?;
     let undisturbed = Arc::new(CrashPoint::new(None));
     lives_of(&world, &undisturbed).await.context("undisturbed")?;
     let effects = undisturbed.effects();
@@ -26,6 +26,8 @@ pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
         let sides = if at % 2 == 0 { [When::Before, When::After] } else { [When::After, When::Before] };
         for when in sides.into_iter().take(if both { 2 } else { 1 }) {
             let point = Arc::new(CrashPoint::new(Some(Crash { at, when })));
+            // A store of its own, so an output of its own.
+            world.move_on();
             lives_of(&world, &point).await.with_context(|| format!("{when:?} effect {at} of {effects}"))?;
         }
     }

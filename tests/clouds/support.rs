@@ -38,6 +38,11 @@ pub(crate) struct World<'a> {
     state: TempDir,
 }
 
+fn next_folder() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("exports/t{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// One process's life, within this one.
 pub(crate) struct Life {
     pub(crate) base: String,
@@ -53,12 +58,17 @@ impl<'a> World<'a> {
     }
 
     pub(crate) async fn of(storage: &'a Storage, upstream: SampleUpstream) -> anyhow::Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let server = upstream.serve(TcpListener::bind("127.0.0.1:0").await?).await;
-        let folder = format!("exports/t{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = next_folder();
         let output = storage.output(&folder);
         let http = storage.http();
         Ok(Self { storage, upstream, folder, output, http, server, state: tempfile::tempdir()? })
+    }
+
+    /// Goes on in a folder that nobody has used.
+    pub(crate) fn move_on(&mut self) {
+        self.folder = next_folder();
+        self.output = self.storage.output(&self.folder);
     }
 
     fn yaml(&self, base: &str, more: &str) -> String {

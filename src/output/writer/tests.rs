@@ -2,7 +2,7 @@ use std::io::Read as _;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use flate2::read::MultiGzDecoder;
+use flate2::read::GzDecoder;
 use futures_util::poll;
 use object_store::client::{HttpConnector, ReqwestConnector};
 use object_store::memory::InMemory;
@@ -228,7 +228,7 @@ async fn what_is_packed_goes_in_parts_or_in_one_go_and_is_said_to_be_gzip() {
             assert_eq!(stored.bytes, bytes.len() as u64, "{count} lines");
             assert_eq!(stored.plain.map(|plain| plain.bytes), Some(expected.len() as u64), "{count} lines");
             let mut lines = Vec::new();
-            MultiGzDecoder::new(&*bytes).read_to_end(&mut lines).expect("gzip");
+            GzDecoder::new(&*bytes).read_to_end(&mut lines).expect("gzip");
             assert!(lines == expected, "{count} lines: they differ");
         }
     }
@@ -238,14 +238,14 @@ async fn what_is_packed_goes_in_parts_or_in_one_go_and_is_said_to_be_gzip() {
 /// Packing can make what is packed longer, and what it holds back comes at the end.
 #[test]
 fn nothing_packed_is_longer_than_it_is_taken_for() {
-    for bytes in [1, 2, 100, 5_000, UNCOPIED, MEMBER, 3 * MEMBER] {
+    for bytes in [1, 2, 100, 5_000, UNCOPIED, FLUSH, 3 * FLUSH] {
         for number in 0..3 {
             let mut gzip = Gzip::new();
             let piece: Vec<u8> = noise(number, bytes).into_bytes().iter().map(|byte| byte.wrapping_mul(151)).collect();
             for piece in piece.chunks(UNCOPIED) {
                 gzip.pack(piece);
             }
-            gzip.end_member();
+            gzip.end();
             let packed = usize::try_from(gzip.packed).expect("some bytes");
             assert!(packed <= most_packed(piece.len()), "{} became {packed}", piece.len());
         }
