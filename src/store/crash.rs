@@ -7,8 +7,7 @@
 
 use std::fmt;
 use std::future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
@@ -30,7 +29,8 @@ pub(crate) struct CrashStore {
 #[derive(Debug)]
 pub struct CrashPoint {
     crash: Option<Crash>,
-    effects: AtomicUsize,
+    /// What each effect so far was.
+    effects: Mutex<Vec<&'static str>>,
     crashed: watch::Sender<bool>,
 }
 
@@ -56,13 +56,19 @@ impl CrashPoint {
     /// Stops at `crash`; without one it only counts.
     #[must_use]
     pub fn new(crash: Option<Crash>) -> Self {
-        Self { crash, effects: AtomicUsize::new(0), crashed: watch::Sender::new(false) }
+        Self { crash, effects: Mutex::default(), crashed: watch::Sender::new(false) }
     }
 
     /// How many effects there were so far: as many places to crash at.
     #[must_use]
     pub fn effects(&self) -> usize {
-        self.effects.load(Ordering::SeqCst)
+        self.kinds().len()
+    }
+
+    /// What the effects so far were, one after another.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<&'static str> {
+        self.effects.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Completes once the crash has come.
@@ -81,12 +87,16 @@ impl CrashPoint {
         if self.has_crashed() { future::pending().await } else { answer }
     }
 
-    /// Makes a call that has an effect, or stops before or after it.
-    pub async fn effect<T>(&self, call: impl Future<Output = T>) -> T {
+    /// Makes a call that has an effect of some kind, or stops before or after it.
+    pub async fn effect<T>(&self, kind: &'static str, call: impl Future<Output = T>) -> T {
         if self.has_crashed() {
             return future::pending().await;
         }
-        let number = self.effects.fetch_add(1, Ordering::SeqCst) + 1;
+        let number = {
+            let mut effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
+            effects.push(kind);
+            effects.len()
+        };
         match self.crash.filter(|crash| crash.at == number).map(|crash| crash.when) {
             None => {}
             Some(When::Before) => self.stop(),
@@ -118,7 +128,7 @@ impl CrashStore {
 
 impl Store for CrashStore {
     fn create(&self, job: Job) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.point.effect(self.below.create(job)).boxed()
+        self.point.effect("store: create", self.below.create(job)).boxed()
     }
 
     fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>> {
@@ -138,23 +148,23 @@ impl Store for CrashStore {
     }
 
     fn claim(&self, id: JobId) -> BoxFuture<'_, Result<Lease, StoreError>> {
-        self.point.effect(self.below.claim(id)).boxed()
+        self.point.effect("store: claim", self.below.claim(id)).boxed()
     }
 
     fn commit(&self, lease: Lease, change: Change) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.point.effect(self.below.commit(lease, change)).boxed()
+        self.point.effect("store: commit", self.below.commit(lease, change)).boxed()
     }
 
     fn delete(&self, id: JobId) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.point.effect(self.below.delete(id)).boxed()
+        self.point.effect("store: delete", self.below.delete(id)).boxed()
     }
 
     fn restore(&self, found: Restored) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.point.effect(self.below.restore(found)).boxed()
+        self.point.effect("store: restore", self.below.restore(found)).boxed()
     }
 
     fn purge(&self, id: JobId) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.point.effect(self.below.purge(id)).boxed()
+        self.point.effect("store: purge", self.below.purge(id)).boxed()
     }
 
     fn profile(&self, key: ProfileKey) -> BoxFuture<'_, Result<Option<Found>, StoreError>> {
@@ -162,7 +172,7 @@ impl Store for CrashStore {
     }
 
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.point.effect(self.below.keep_profile(key, found)).boxed()
+        self.point.effect("store: profile", self.below.keep_profile(key, found)).boxed()
     }
 }
 

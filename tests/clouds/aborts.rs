@@ -1,6 +1,7 @@
 //! A process that is aborted before and after each effect on its store and its storage: the next life ends with exactly what
 //! is to be exported, and by what the storage lists itself nothing of ours is left behind, and all of others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -14,12 +15,16 @@ use crate::support::{Life, World};
 /// Files are small enough for some to be written at once and large enough for some to take several parts.
 const FILES: &str = "file_max_resources: 44";
 
+/// What has to be among the effects, twice at least.
+const KINDS: [&str; 6] = ["begin an upload", "part", "complete", "sidecar", "store: commit", "remove"];
+
 pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
     let mut world = World::of(storage, large()).await?;
     let undisturbed = Arc::new(CrashPoint::new(None));
     lives_of(&world, &undisturbed).await.context("undisturbed")?;
     let effects = undisturbed.effects();
     ensure!(effects > 20, "only {effects} effects");
+    let mut aborted: BTreeMap<&str, usize> = BTreeMap::new();
     for at in 1..=effects {
         // Both sides of each take minutes; by turns the one and the other, each kind of effect has its turn several times.
         let both = given("OFFTAKE_CLOUDS_ABORTS").is_some();
@@ -29,9 +34,17 @@ pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
             // A store of its own, so an output of its own.
             world.move_on();
             lives_of(&world, &point).await.with_context(|| format!("{when:?} effect {at} of {effects}"))?;
+            // A life may take another way, and end before.
+            if let Some(kind) = point.kinds().get(at - 1) {
+                *aborted.entry(kind).or_default() += 1;
+            }
         }
     }
-    println!("    {effects} effects");
+    let told: Vec<_> = aborted.iter().map(|(kind, times)| format!("{kind} {times}")).collect();
+    println!("    aborted at: {}", told.join(", "));
+    for kind in KINDS {
+        ensure!(aborted.get(kind).is_some_and(|times| *times > 1), "{kind} was not hit twice");
+    }
     world.end().await;
     Ok(())
 }

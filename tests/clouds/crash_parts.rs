@@ -22,22 +22,22 @@ impl CrashParts {
 #[async_trait]
 impl MultipartStore for CrashParts {
     async fn create_multipart(&self, path: &Path) -> Result<MultipartId> {
-        self.point.effect(self.below.create_multipart(path)).await
+        self.point.effect("begin an upload", self.below.create_multipart(path)).await
     }
 
     async fn create_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<MultipartId> {
-        self.point.effect(self.below.create_multipart_opts(path, options)).await
+        self.point.effect("begin an upload", self.below.create_multipart_opts(path, options)).await
     }
 
     async fn put_part(&self, path: &Path, id: &MultipartId, index: usize, data: PutPayload) -> Result<PartId> {
-        self.point.effect(self.below.put_part(path, id, index, data)).await
+        self.point.effect("part", self.below.put_part(path, id, index, data)).await
     }
 
     async fn complete_multipart(&self, path: &Path, id: &MultipartId, parts: Vec<PartId>) -> Result<PutResult> {
-        self.point.effect(self.below.complete_multipart(path, id, parts)).await
+        self.point.effect("complete", self.below.complete_multipart(path, id, parts)).await
     }
 
     async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<()> {
-        self.point.effect(self.below.abort_multipart(path, id)).await
+        self.point.effect("abort an upload", self.below.abort_multipart(path, id)).await
     }
 }

@@ -50,7 +50,7 @@ impl fmt::Display for CrashOutput {
 #[async_trait]
 impl ObjectStore for CrashOutput {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        let put = self.point.effect(self.below.put_opts(location, payload, options)).await;
+        let put = self.point.effect(kind(location), self.below.put_opts(location, payload, options)).await;
         if let (Some(on_put), Some(name)) = (&self.on_put, location.filename()) {
             on_put(name);
         }
@@ -62,7 +62,7 @@ impl ObjectStore for CrashOutput {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let upload = self.point.effect(self.below.put_multipart_opts(location, options)).await?;
+        let upload = self.point.effect("begin an upload", self.below.put_multipart_opts(location, options)).await?;
         Ok(Box::new(CrashUpload { below: ManuallyDrop::new(upload), point: Arc::clone(&self.point) }))
     }
 
@@ -77,7 +77,7 @@ impl ObjectStore for CrashOutput {
             async move {
                 let location = location?;
                 let one = futures_util::stream::iter([Ok(location.clone())]).boxed();
-                let deleted = point.effect(below.delete_stream(one).next()).await;
+                let deleted = point.effect("remove", below.delete_stream(one).next()).await;
                 deleted.unwrap_or(Ok(location))
             }
         };
@@ -93,7 +93,17 @@ impl ObjectStore for CrashOutput {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.point.effect(self.below.copy_opts(from, to, options)).await
+        self.point.effect("copy", self.below.copy_opts(from, to, options)).await
+    }
+}
+
+/// What a small object is.
+fn kind(location: &Path) -> &'static str {
+    match location.extension() {
+        Some("ids") => "sidecar",
+        Some("checkpoint") => "checkpoint",
+        Some("ndjson") => "file in one go",
+        _ => "other object",
     }
 }
 
@@ -113,14 +123,14 @@ impl fmt::Debug for CrashUpload {
 impl MultipartUpload for CrashUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let (part, point) = (self.below.put_part(data), Arc::clone(&self.point));
-        async move { point.effect(part).await }.boxed()
+        async move { point.effect("part", part).await }.boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.point.effect(self.below.complete()).await
+        self.point.effect("complete", self.below.complete()).await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.point.effect(self.below.abort()).await
+        self.point.effect("abort an upload", self.below.abort()).await
     }
 }
