@@ -167,6 +167,8 @@ const SIDECAR_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// First pause after store or output failed under a job; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a kick-off waits for what its job can find out as well.
+const SUBMIT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a job that has no room looks whether there is some.
 const ROOM_EVERY: Duration = Duration::from_secs(2);
 /// How long a drain waits before it ends all work as a crash would.
@@ -255,10 +257,19 @@ impl Engine {
     /// Records a new job; it runs when its turn comes.
     ///
     /// # Errors
-    /// [`SubmitError::Full`] if as many jobs wait already as may.
+    /// [`SubmitError::Full`] if as many jobs wait already as may, and [`SubmitError::Undated`] if the server is known not to
+    /// say what the job asks for.
     pub(crate) async fn submit(&self, job: Job) -> Result<(), SubmitError> {
         if self.inner.jobs().waiting.len() >= self.inner.settings.most_waiting {
             return Err(SubmitError::Full);
+        }
+        let undated = tokio::select! {
+            undated = self.inner.planner.cannot_be_dated(&job) => undated,
+            // Then the job finds out.
+            () = self.inner.services.clock.sleep(SUBMIT_PATIENCE) => None,
+        };
+        if let Some(name) = undated {
+            return Err(SubmitError::Undated(name));
         }
         let id = job.id;
         self.inner.services.store.create(job).await?;
@@ -562,6 +573,10 @@ impl Inner {
 pub(crate) enum SubmitError {
     #[error("too many exports wait for their turn")]
     Full,
+    #[error(
+        "`_since` and `_until` need `meta.lastUpdated`: the server does not filter by it, and its {0} resources do not carry it"
+    )]
+    Undated(ResourceType),
     #[error("could not record the export")]
     Store(#[from] StoreError),
 }

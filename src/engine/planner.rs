@@ -225,16 +225,34 @@ impl Planner {
             return Err(PlanError::Unstamped(name));
         }
         let is_asked = |name: &ResourceType| job.types.contains(name) && survey.held.get(name) != Some(&0);
-        let occupied = survey.types.iter().copied().filter(is_asked);
-        let mut answers = futures_util::stream::iter(occupied)
+        let occupied = survey.types.iter().copied().filter(is_asked).collect();
+        self.unstamped(occupied).await?.map_or(Ok(()), |name| Err(PlanError::Unstamped(name)))
+    }
+
+    /// One of some types whose resources do not say when they were last updated.
+    async fn unstamped(&self, types: Vec<ResourceType>) -> Result<Option<ResourceType>, PlanError> {
+        let mut answers = futures_util::stream::iter(types)
             .map(|name| async move { (name, probe::is_unstamped(&self.upstream, name).await) })
             .buffer_unordered(self.searches);
         while let Some((name, answer)) = answers.next().await {
             if answer.map_err(|source| PlanError::Search { resource_type: name, source })? {
-                return Err(PlanError::Unstamped(name));
+                return Ok(Some(name));
             }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// A type for which a job's `_since` or `_until` cannot be heeded, as far as it is known before there is a plan: whoever
+    /// asks is told at once.
+    pub(super) async fn cannot_be_dated(&self, job: &Job) -> Option<ResourceType> {
+        if job.kickoff.since.is_none() && job.kickoff.until.is_none() {
+            return None;
+        }
+        let profile = self.profiler.known_profile()?;
+        if profile.filters_by_time() || profile.patient_required {
+            return None;
+        }
+        self.unstamped(job.types.clone()).await.ok().flatten()
     }
 
     /// Where nothing counts what no window can see, a type that has resources without a time is read as a whole.

@@ -85,6 +85,12 @@ impl Profiler {
         Ok(known.found.findings)
     }
 
+    /// What is known without a question and without waiting for one.
+    pub(super) fn known_profile(&self) -> Option<Profile> {
+        let known = self.inner.known.try_lock().ok()?;
+        known.as_ref().filter(|found| self.holds(found, None)).map(|found| self.profile(found))
+    }
+
     /// Applies what is kept in the store, before anything is asked.
     pub(super) async fn recall(&self) {
         let mut known = self.inner.known.lock().await;

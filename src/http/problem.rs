@@ -179,6 +179,7 @@ impl From<SubmitError> for Problem {
         match error {
             SubmitError::Full => Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", error)
                 .with_header(header::RETRY_AFTER, HeaderValue::from_static("60")),
+            SubmitError::Undated(_) => Self::new(StatusCode::BAD_REQUEST, "not-supported", error),
             SubmitError::Store(error) => error.into(),
         }
     }
