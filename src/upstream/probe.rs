@@ -20,6 +20,7 @@ mod by_patient;
 mod long_lists;
 mod patients;
 mod survey;
+mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 

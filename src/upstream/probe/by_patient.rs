@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use http::StatusCode;
 
-use super::patients::{PatientProbeError, list, patients_of};
+use super::patients::{PatientProbeError, list};
+use super::witness::{MOST_CHANGED, Witness};
 use super::{A_FEW, page};
-use crate::fhir::bundle::{Entry, Referenced, Scope};
+use crate::fhir::bundle::{Entry, Scope};
 use crate::fhir::compartment::{Compartments, Link};
 use crate::fhir::datatypes::Id;
 use crate::fhir::outcome::Issue;
@@ -52,7 +53,13 @@ pub(crate) struct Reached {
 enum Tried {
     Refused(Vec<Issue>),
     Nothing,
-    Found(PatientForm, Vec<Entry>),
+    Found(By, Vec<Entry>),
+}
+
+/// By whom something was found.
+struct By {
+    form: PatientForm,
+    patient: Id,
 }
 
 /// Tries every way in which resources of a type belong to a patient on some of `patients`, with what has to be asked for
@@ -72,20 +79,30 @@ pub(crate) async fn reach(
     let some: Vec<&Id> = patients.iter().take(PATIENTS_TRIED).collect();
     let mut reached = Reached { links: Vec::new(), refuses_some: false, found: None, is_unstamped: false };
     let mut said = Vec::new();
-    let mut witnesses: Vec<Vec<Referenced>> = Vec::new();
+    let mut seen = Vec::new();
     let mut as_patient = None;
     for link in compartments.links(resource_type) {
-        let bases = upstream.bases();
-        let witness = witnesses.iter().flat_map(|named| patients_of(named, link.paths, &bases)).next();
-        let asked: Vec<&Id> = witness.iter().chain(some.iter().copied()).collect();
         let mut param = link.param;
-        let mut tried = probe.tries(param, &asked).await.map_err(failed)?;
+        let (mut tried, mut witness) = probe.by_witness(&link, param, &seen, &some).await.map_err(failed)?;
         if matches!(tried, Tried::Refused(_)) && is_same_as_patient(&link) && as_patient != Some(false) {
-            let other = probe.tries("patient", &asked).await.map_err(failed)?;
-            as_patient = Some(!matches!(other, Tried::Refused(_)));
+            let other = probe.by_witness(&link, "patient", &seen, &some).await.map_err(failed)?;
+            as_patient = Some(!matches!(other.0, Tried::Refused(_)));
             if as_patient == Some(true) {
-                (param, tried) = ("patient", other);
+                (param, (tried, witness)) = ("patient", other);
             }
+        }
+        let mut changed = 0;
+        // That a witness is not found says something only if it is there still.
+        while let (Tried::Nothing, Some(at)) = (&tried, witness) {
+            let Seen { by, patient, witness: was } = seen.swap_remove(at);
+            let again = probe.tries(by, &[&patient]).await.map_err(failed)?;
+            let later = Witness::all(if let Tried::Found(_, entries) = again { entries } else { Vec::new() });
+            changed += 1;
+            if was.is_among(&later) || changed >= MOST_CHANGED {
+                return Err(PatientProbeError::FindsNothing { resource_type, link: param });
+            }
+            seen.extend(Seen::all(later, by, &patient));
+            (tried, witness) = probe.by_witness(&link, param, &seen, &some).await.map_err(failed)?;
         }
         match tried {
             Tried::Refused(issues) => {
@@ -93,14 +110,11 @@ pub(crate) async fn reach(
                 said = issues;
                 continue;
             }
-            Tried::Nothing if witness.is_some() => {
-                return Err(PatientProbeError::FindsNothing { resource_type, link: param });
-            }
             Tried::Nothing => {}
-            Tried::Found(form, entries) => {
-                reached.found = reached.found.max(Some(form));
+            Tried::Found(found, entries) => {
+                reached.found = reached.found.max(Some(found.form));
                 reached.is_unstamped |= are_unstamped(&entries);
-                witnesses.extend(entries.into_iter().map(|entry| entry.references));
+                seen.extend(Seen::all(Witness::all(entries), param, &found.patient));
             }
         }
         if !reached.links.contains(&param) {
@@ -110,6 +124,19 @@ pub(crate) async fn reach(
     Ok(if reached.links.is_empty() { Err(said) } else { Ok(reached) })
 }
 
+/// A resource that was found, and by what.
+struct Seen {
+    by: &'static str,
+    patient: Id,
+    witness: Witness,
+}
+
+impl Seen {
+    fn all(witnesses: Vec<Witness>, by: &'static str, patient: &Id) -> impl Iterator<Item = Self> {
+        witnesses.into_iter().map(move |witness| Self { by, patient: patient.clone(), witness })
+    }
+}
+
 struct Probe<'a> {
     upstream: &'a Upstream,
     resource_type: ResourceType,
@@ -117,6 +144,23 @@ struct Probe<'a> {
 }
 
 impl Probe<'_> {
+    /// Tries a parameter on a patient whom something that was seen names by it, and on others; with the place of what was
+    /// seen.
+    async fn by_witness(
+        &self,
+        link: &Link,
+        param: &'static str,
+        seen: &[Seen],
+        others: &[&Id],
+    ) -> Result<(Tried, Option<usize>), SearchError> {
+        let bases = self.upstream.bases();
+        let named = |seen: &Seen| seen.witness.patients(link.paths, &bases).next();
+        let witness = seen.iter().enumerate().find_map(|(at, seen)| Some((at, named(seen)?)));
+        let (at, patient) = witness.unzip();
+        let asked: Vec<&Id> = patient.iter().chain(others.iter().copied()).collect();
+        Ok((self.tries(param, &asked).await?, at))
+    }
+
     async fn tries(&self, link: &'static str, patients: &[&Id]) -> Result<Tried, SearchError> {
         let mut said = None;
         let mut accepted = false;
@@ -144,7 +188,7 @@ impl Probe<'_> {
                     }
                 }
                 if let Some(entries) = found {
-                    return Ok(Tried::Found(form, entries));
+                    return Ok(Tried::Found(By { form, patient: (*patient).clone() }, entries));
                 }
             }
             // One patient may be out of bounds for us, and others not.

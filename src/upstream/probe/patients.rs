@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use http::StatusCode;
 
 use super::long_lists::{LongLists, long_lists};
+use super::witness::{MOST_CHANGED, Witness};
 use super::{A_FEW, allowed, page};
 use crate::fhir::bundle::{Referenced, Scope};
 use crate::fhir::compartment::Compartments;
@@ -128,12 +129,28 @@ const NOBODY: &str = "offtake-probe-nobody";
 /// How patients may be named, the usual way first.
 const ALL_FORMS: [PatientForm; 2] = [PatientForm::Id, PatientForm::Typed];
 
+/// What named a patient by this link was not found by it, and is not there any more as it was: it says nothing.
+struct Changed(&'static str);
+
 async fn by_its_own_patients(
     upstream: &Upstream,
     compartments: Compartments,
     resource_type: ResourceType,
     forms: &[PatientForm],
 ) -> Result<Found, SearchError> {
+    let mut found = Found::NoWitness;
+    for _ in 0..MOST_CHANGED {
+        let Some(witnesses) = some_witnesses(upstream, resource_type).await? else { return Ok(Found::NoWitness) };
+        match by_witnesses(upstream, compartments, resource_type, forms, &witnesses).await? {
+            Ok(found) => return Ok(found),
+            Err(Changed(link)) => found = Found::Nothing(link),
+        }
+    }
+    Ok(found)
+}
+
+/// Some of a type; `None` where they cannot be seen without a patient.
+async fn some_witnesses(upstream: &Upstream, resource_type: ResourceType) -> Result<Option<Vec<Witness>>, SearchError> {
     let query = SearchQuery::new(resource_type);
     let scope = Scope::of(resource_type).with_references();
     // Where the server fails on one of them, another one will do.
@@ -145,61 +162,59 @@ async fn by_its_own_patients(
         }
         answer = super::answer(upstream, &other, scope).await;
     }
-    let Some(answer) = allowed(answer)? else { return Ok(Found::NoWitness) };
-    let bases = upstream.bases();
-    let witnesses: Vec<_> = compartments
-        .links(resource_type)
-        .map(|link| {
-            let entries = answer.page.entries.iter();
-            let patients = entries.flat_map(|entry| patients_of(&entry.references, link.paths, &bases));
-            (link, patients.collect::<BTreeSet<_>>())
-        })
-        .collect();
     // Nobody waits for memory while holding some.
-    drop(answer);
+    Ok(allowed(answer)?.map(|mut answer| Witness::all(std::mem::take(&mut answer.page.entries))))
+}
+
+async fn by_witnesses(
+    upstream: &Upstream,
+    compartments: Compartments,
+    resource_type: ResourceType,
+    forms: &[PatientForm],
+    witnesses: &[Witness],
+) -> Result<Result<Found, Changed>, SearchError> {
+    let bases = upstream.bases();
     let mut found = Found::NoWitness;
-    for (link, patients) in witnesses {
+    for link in compartments.links(resource_type) {
+        let patients: BTreeSet<_> = witnesses.iter().flat_map(|witness| witness.patients(link.paths, &bases)).collect();
         let mut by = None;
-        let mut is_witness = false;
+        let mut asked = None;
         // Some patients may be out of bounds for us, and others not.
         for patient in patients.iter().take(WITNESSES_TRIED) {
             for form in forms {
                 let finds = finds(upstream, resource_type, link.param, list(&[patient], *form)).await?;
-                is_witness |= finds != Finds::Forbidden;
+                if finds != Finds::Forbidden {
+                    asked = Some(patient);
+                }
                 if by.is_none() && finds == Finds::Some {
                     by = Some(*form);
                 }
             }
-            if is_witness {
+            if asked.is_some() {
                 break;
             }
         }
-        if !is_witness {
-            continue;
-        }
+        let Some(patient) = asked else { continue };
         // P2: it finds what it should, and nothing else.
         let nobody = by.map(|form| (form, Id::parse(NOBODY)));
         if let Some((form, Ok(nobody))) = nobody
             && finds(upstream, resource_type, link.param, list(&[&nobody], form)).await? == Finds::Some
         {
-            return Ok(Found::Anything(link.param));
+            return Ok(Ok(Found::Anything(link.param)));
         }
         match (by, &found) {
             // Of two ways that differ the stricter one is told.
             (Some(form), Found::By(other)) => found = Found::By(form.max(*other)),
             (Some(form), _) => found = Found::By(form),
-            (None, _) if answer_is_stable(upstream, resource_type).await? => return Ok(Found::Nothing(link.param)),
-            (None, _) => {}
+            (None, _) => {
+                let later = some_witnesses(upstream, resource_type).await?.unwrap_or_default();
+                let mut named = witnesses.iter().filter(|witness| witness.names(patient, link.paths, &bases));
+                let is_there_still = named.any(|witness| witness.is_among(&later));
+                return Ok(if is_there_still { Ok(Found::Nothing(link.param)) } else { Err(Changed(link.param)) });
+            }
         }
     }
-    Ok(found)
-}
-
-/// The witness may have gone while it was looked for: then others of its type are likely there still, but only a
-/// second look can tell.
-async fn answer_is_stable(upstream: &Upstream, resource_type: ResourceType) -> Result<bool, SearchError> {
-    let seen = allowed(page(upstream, SearchQuery::new(resource_type).count(1)).await)?;
-    Ok(seen.is_some_and(|seen| !seen.entries.is_empty()))
+    Ok(Ok(found))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use offtake::config::OnShort;
 use offtake::{Clock, Config, SystemClock};
-use sample_upstream::{Lies, Paging, SampleUpstream, Settings, Total};
+use sample_upstream::{Lies, Paging, RequestSeen, SampleUpstream, Settings, Total};
 use serde_json::{Value, json};
 
 use super::{PROOF, outcomes};
@@ -250,4 +250,33 @@ async fn a_way_to_patients_that_finds_nothing_stops_the_export() {
     let error = app.export(GROUP).await.expect_err("the index is not there").to_string();
     assert!(error.contains("does not find Observation by `performer`"), "{error}");
     app.stop().await;
+}
+
+/// A resource that names a patient no longer once it is looked for by that patient says nothing about the search.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_witness_that_changes_while_it_is_looked_for_proves_nothing() {
+    for require_patient in [false, true] {
+        let upstream = SampleUpstream::new(Settings { require_patient, ..Settings::default() });
+        let insert = |json: Value| upstream.insert_raw(&json.to_string()).expect("a resource");
+        for id in ["p", "q"] {
+            insert(json!({ "resourceType": "Patient", "id": id }));
+        }
+        let members = json!([{ "entity": { "reference": "Patient/p" } }, { "entity": { "reference": "Patient/q" } }]);
+        insert(json!({ "resourceType": "Group", "id": "all", "type": "person", "actual": true, "member": members }));
+        let subject = json!({ "reference": "Patient/p" });
+        let condition = json!({ "resourceType": "Condition", "id": "c", "subject": subject });
+        let mut with_asserter = condition.clone();
+        with_asserter["asserter"] = subject;
+        insert(with_asserter);
+        let (changing, condition) = (upstream.clone(), condition.to_string());
+        let is_looked_for = |seen: &RequestSeen| seen.path.ends_with("/Condition") && seen.query.contains("asserter=");
+        upstream.first_when(is_looked_for, move || drop(changing.update(&condition).expect("it is there")));
+        let app = App::before(upstream, |_| {}).await;
+        let (_, received) = app.export(GROUP).await.unwrap_or_else(|error| panic!("{require_patient}: {error:#}"));
+        let lines = received["Condition"].iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(lines, 1, "{require_patient}");
+        let changed = app.upstream.requests().iter().any(is_looked_for);
+        assert!(changed, "{require_patient}: nobody looked for it");
+        app.stop().await;
+    }
 }

@@ -26,16 +26,24 @@ pub struct RequestSeen {
 
 type Matches = Box<dyn Fn(&RequestSeen) -> bool + Send + Sync>;
 
+/// What happens when a request comes that was waited for, once.
+pub(crate) enum Then {
+    /// The server is away for so long.
+    Away(Duration),
+    /// This is done before the request is answered.
+    Do(Box<dyn FnOnce() + Send + Sync>),
+}
+
 /// The requests seen, and those waited for.
 #[derive(Default)]
 pub(crate) struct RequestLog {
     seen: VecDeque<RequestSeen>,
-    watched: Vec<(Matches, Duration)>,
+    watched: Vec<(Matches, Then)>,
 }
 
 impl RequestLog {
-    /// Notes a request. If one was waited for that this is: how long to be away, once.
-    pub(crate) fn note(&mut self, request: RequestSeen) -> Option<Duration> {
+    /// Notes a request. If one was waited for that this is: what happens then.
+    pub(crate) fn note(&mut self, request: RequestSeen) -> Option<Then> {
         let hit = self.watched.iter().position(|(matches, _)| matches(&request));
         if self.seen.len() == MOST_SEEN {
             self.seen.pop_front();
@@ -44,8 +52,8 @@ impl RequestLog {
         hit.map(|hit| self.watched.remove(hit).1)
     }
 
-    pub(crate) fn watch_for(&mut self, matches: Matches, away: Duration) {
-        self.watched.push((matches, away));
+    pub(crate) fn watch_for(&mut self, matches: Matches, then: Then) {
+        self.watched.push((matches, then));
     }
 
     pub(crate) fn seen(&self) -> Vec<RequestSeen> {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::{Answer, Refusal};
 use crate::faults::Fault;
 use crate::lies::Posts;
-use crate::requests::RequestSeen;
+use crate::requests::{RequestSeen, Then};
 use crate::route::{self, Asked, BASE_PATH};
 use crate::searchset;
 use crate::settings::Settings;
@@ -134,10 +134,14 @@ async fn answer(upstream: SampleUpstream, request: Request<Incoming>) -> Result<
         headers: parts.headers.clone(),
         at: upstream.now(),
     };
-    let away = upstream.log().note(seen);
-    if let Some(away) = away {
-        upstream.leave_for(away);
-        return Err(Broken);
+    let then = upstream.log().note(seen);
+    match then {
+        None => {}
+        Some(Then::Do(act)) => act(),
+        Some(Then::Away(away)) => {
+            upstream.leave_for(away);
+            return Err(Broken);
+        }
     }
     let is_metadata = below.as_deref() == Some("metadata");
     let fault = if is_metadata { None } else { upstream.dice().roll(&settings.faults) };

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::faults::FaultDice;
 use crate::instant;
 use crate::paging::ResultLists;
-use crate::requests::{RequestLog, RequestSeen};
+use crate::requests::{RequestLog, RequestSeen, Then};
 use crate::settings::Settings;
 use crate::slots::Slots;
 use crate::store::{Change, Incoming, Moment, Record, Store};
@@ -266,7 +266,16 @@ impl SampleUpstream {
 
     /// Goes away for `for_` when a request first matches; that request finds the server away already.
     pub fn away_when(&self, matches: impl Fn(&RequestSeen) -> bool + Send + Sync + 'static, for_: Duration) {
-        self.log().watch_for(Box::new(matches), for_);
+        self.log().watch_for(Box::new(matches), Then::Away(for_));
+    }
+
+    /// Does something when a request first matches, before that request is answered.
+    pub fn first_when(
+        &self,
+        matches: impl Fn(&RequestSeen) -> bool + Send + Sync + 'static,
+        act: impl FnOnce() + Send + Sync + 'static,
+    ) {
+        self.log().watch_for(Box::new(matches), Then::Do(Box::new(act)));
     }
 
     /// The last 100,000 requests, oldest first.
