@@ -16,6 +16,7 @@ pub(crate) mod progress;
 mod read;
 mod reaper;
 mod refusal;
+mod services;
 mod sidecars;
 mod worker;
 
@@ -45,11 +46,12 @@ use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
 pub(crate) use downloads::Download;
 use downloads::Downloads;
-use files::{FileLimits, Files, FilesError, Services};
+use files::{FileLimits, Files, FilesError};
 use planner::{PlanError, Planned, Planner};
 use profiler::{Profiler, ProfilerParts};
 use progress::Progress;
 use read::{PageLimits, Reader};
+use services::Services;
 use sidecars::Sidecars;
 use worker::{Worker, WorkerError};
 

@@ -1,32 +1,28 @@
 //! The files of one job: which lines they hold, which are open, and the one commit that completes them. It
 //! decides what is written, so that each resource has one line.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod look;
+mod open;
+
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
-use serde::Serialize;
-
 use super::read::{Accepted, Received, Summary};
-use super::sidecars::Sidecars;
+use super::services::Services;
 use crate::clock::Clock;
-use crate::fhir::datatypes::LocalReference;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
-use crate::job::checkpoint::{
-    CompleteFile, FileContent, FileNo, FileRecord, FileState, SliceRecord, StoredObject, joined,
-};
-use crate::job::index::{IdHash, Notes, Sidecar};
-use crate::job::store::{Change, Lease, Store, StoreError};
-use crate::job::{Epoch, Job, JobId, JobState, Running};
-use crate::output::checkpoint::{self, CheckpointKey, JobSheet, Place};
-use crate::output::writer::{Coding, FileWriter, Stored};
-use crate::output::{Output, OutputError, layout};
+use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState, SliceRecord};
+use crate::job::index::{IdHash, Notes};
+use crate::job::store::{Change, Lease, StoreError};
+use crate::job::{JobId, JobState, Running};
+use crate::output::{OutputError, checkpoint};
 use crate::plan::ExportPlan;
 use crate::plan::slice::{Phase, Slice};
 use crate::smart::admit::{Grant, Line};
+
+pub(super) use open::OpenFile;
 
 /// When a file is closed.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +32,6 @@ pub(crate) struct FileLimits {
     pub(crate) age: Duration,
 }
 
-/// Slices recorded with one file at most: its record stays small.
-const MOST_SLICES: usize = 100;
 /// Files open at the same time: each holds a part of an upload in memory.
 const MOST_OPEN: usize = 4;
 
@@ -58,63 +52,6 @@ pub(super) struct Files {
     commits: u32,
 }
 
-/// What files are made with.
-#[derive(Debug, Clone)]
-pub(super) struct Services {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) output: Output,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) sidecars: Sidecars,
-    pub(super) instance: Arc<str>,
-    pub(super) checkpoint_key: CheckpointKey,
-    /// How files for clients are stored.
-    pub(super) coding: Coding,
-}
-
-impl Services {
-    /// The folder of a job's objects.
-    pub(super) fn folder(&self, id: JobId) -> String {
-        layout::folder(&self.instance, id)
-    }
-
-    /// Says in the output what a job is; without a plan that it failed or was deleted.
-    pub(super) async fn keep_job(&self, epoch: Epoch, job: Job, plan: Option<ExportPlan>) -> Result<(), OutputError> {
-        let id = job.id;
-        let sealed = self.seal(id, layout::JOB_CHECKPOINT, &JobSheet { epoch, job, plan });
-        self.output.put_again(&self.job_checkpoint(id), sealed).await
-    }
-
-    /// The key of the object that says what a job is.
-    pub(super) fn job_checkpoint(&self, id: JobId) -> String {
-        format!("{}/{}", self.folder(id), layout::JOB_CHECKPOINT)
-    }
-
-    /// The key of an object that is there for a moment only, to see whether there is room.
-    pub(super) fn room_probe(&self) -> String {
-        format!("{}/room", self.instance)
-    }
-
-    /// Says in the output that a job has failed or was deleted. Where there is no room for that, what was said of it before
-    /// goes: nobody then takes the job for one that goes on.
-    pub(super) async fn mark_over(&self, job: Job) -> Result<(), OutputError> {
-        let id = job.id;
-        match self.keep_job(Epoch::default(), job, None).await {
-            Err(error) if error.is_full() => self.output.remove(&self.job_checkpoint(id)).await,
-            kept => kept,
-        }
-    }
-
-    /// Says in the output what a commit is about to record.
-    async fn keep_commit(&self, id: JobId, number: u32, commit: &checkpoint::Commit) -> Result<(), OutputError> {
-        let name = layout::commit_checkpoint(number);
-        self.output.put(&format!("{}/{name}", self.folder(id)), self.seal(id, &name, commit)).await
-    }
-
-    fn seal<T: Serialize>(&self, job: JobId, name: &str, value: &T) -> Vec<u8> {
-        self.checkpoint_key.seal(Place { instance: &self.instance, job, name }, value)
-    }
-}
-
 /// Why files could not go on. None of it is the upstream's fault.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FilesError {
@@ -132,18 +69,6 @@ impl FilesError {
             Self::Output(error) => error.is_full(),
         }
     }
-}
-
-/// Lines of one type that no commit holds yet, and the slices that brought them.
-#[derive(Debug)]
-pub(super) struct OpenFile {
-    no: FileNo,
-    /// The upload; none as long as there is no line.
-    upload: Option<(String, FileWriter)>,
-    ids: HashSet<IdHash>,
-    notes: Notes,
-    slices: Vec<SliceRecord>,
-    opened: i64,
 }
 
 /// Lines of one slice that is being judged while it is written: files of its own, committed together or removed.
@@ -376,34 +301,6 @@ impl Files {
         file.finish(&self.services, self.lease, content).await
     }
 
-    /// Every job that the store knows.
-    pub(super) async fn jobs(&self) -> Result<Vec<Job>, FilesError> {
-        Ok(self.services.store.jobs().await?)
-    }
-
-    /// Where a job has noted what its client holds.
-    pub(super) async fn held_by(&self, job: JobId) -> Result<Option<StoredObject>, FilesError> {
-        let files = self.services.store.files(job).await?;
-        Ok(files.iter().find(|file| file.content == FileContent::Held).and_then(FileRecord::object).cloned())
-    }
-
-    /// Streams an object.
-    pub(super) async fn read(
-        &self,
-        object: &StoredObject,
-    ) -> Result<BoxStream<'static, Result<Bytes, object_store::Error>>, FilesError> {
-        Ok(self.services.output.stream(&object.key, 0..object.bytes).await?)
-    }
-
-    /// The complete files of resources: their types and objects.
-    pub(super) fn data(&self) -> Vec<(ResourceType, StoredObject)> {
-        let data = self.complete.iter().filter_map(|record| match record.content {
-            FileContent::Resources(resource_type) => Some((resource_type, record.object()?.clone())),
-            FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
-        });
-        data.collect()
-    }
-
     /// Begins a file of what the client holds; it is recorded with the job's end.
     pub(super) fn begin_held(&mut self) -> OpenFile {
         OpenFile::new(self.number(), self.services.clock.unix_millis())
@@ -415,64 +312,6 @@ impl Files {
 
     pub(super) async fn finish_held(&self, file: OpenFile) -> Result<FileRecord, FilesError> {
         file.finish(&self.services, self.lease, FileContent::Held).await
-    }
-
-    /// What the lines of complete files refer to, each once, in the order of the files' numbers. Files that come later
-    /// have higher numbers, so that a place in this list means the same in every life of the job.
-    pub(super) async fn references(&self) -> Result<Vec<LocalReference>, FilesError> {
-        let mut seen = HashSet::new();
-        let mut ordered = Vec::new();
-        let mut complete: Vec<_> = self.complete.iter().collect();
-        complete.sort_unstable_by_key(|record| record.no);
-        for key in complete.into_iter().filter_map(FileRecord::sidecar) {
-            let sidecar = sidecar(&self.services, key).await?;
-            ordered
-                .extend(sidecar.notes.references.iter().filter(|reference| seen.insert((*reference).clone())).cloned());
-        }
-        Ok(ordered)
-    }
-
-    /// What the upstream said inside of good answers, once per kind, with how often it was said.
-    pub(super) async fn outcomes_said(&self) -> Result<BTreeMap<Issue, u64>, FilesError> {
-        let mut said = BTreeMap::new();
-        for key in self.complete.iter().filter_map(FileRecord::sidecar) {
-            for (issue, times) in &sidecar(&self.services, key).await?.notes.outcomes {
-                *said.entry(issue.clone()).or_default() += times;
-            }
-        }
-        Ok(said)
-    }
-
-    /// Resources that the upstream failed to give whenever they were asked for.
-    pub(super) async fn unreadable(&self) -> Result<BTreeSet<LocalReference>, FilesError> {
-        let mut failed: BTreeMap<ResourceType, BTreeSet<LocalReference>> = BTreeMap::new();
-        for key in self.complete.iter().filter_map(FileRecord::sidecar) {
-            for reference in &sidecar(&self.services, key).await?.notes.unreadable {
-                failed.entry(reference.resource_type).or_default().insert(reference.clone());
-            }
-        }
-        let mut unreadable = BTreeSet::new();
-        for (resource_type, references) in failed {
-            let hashes: Vec<_> = references.iter().map(|failed| IdHash::of(resource_type, &failed.id)).collect();
-            let came = self.are_complete(resource_type, &hashes).await?;
-            unreadable.extend(references.into_iter().zip(came).filter(|(_, came)| !came).map(|(failed, _)| failed));
-        }
-        Ok(unreadable)
-    }
-
-    /// Which of `ids` a complete file holds.
-    pub(super) async fn are_complete(
-        &self,
-        resource_type: ResourceType,
-        ids: &[IdHash],
-    ) -> Result<Vec<bool>, FilesError> {
-        let mut known = vec![false; ids.len()];
-        for record in self.complete.iter().filter(|record| record.content == FileContent::Resources(resource_type)) {
-            let Some(key) = record.sidecar() else { continue };
-            let sidecar = sidecar(&self.services, key).await?;
-            known.iter_mut().zip(ids).for_each(|(known, id)| *known |= sidecar.contains(*id));
-        }
-        Ok(known)
     }
 
     /// Which of a slice's resources some file holds already. What no other slice can hold is not looked up.
@@ -549,115 +388,6 @@ impl Files {
         self.next += 1;
         no
     }
-}
-
-impl OpenFile {
-    fn new(no: FileNo, now: i64) -> Self {
-        Self { no, upload: None, ids: HashSet::new(), notes: Notes::default(), slices: Vec::new(), opened: now }
-    }
-
-    async fn write(
-        &mut self,
-        services: &Services,
-        lease: Lease,
-        content: FileContent,
-        id: IdHash,
-        line: Line,
-    ) -> Result<(), FilesError> {
-        self.put(services, lease, content, line).await?;
-        self.ids.insert(id);
-        Ok(())
-    }
-
-    /// Writes a line; before the first one the file is recorded as open.
-    async fn put(
-        &mut self,
-        services: &Services,
-        lease: Lease,
-        content: FileContent,
-        line: Line,
-    ) -> Result<(), FilesError> {
-        if self.upload.is_none() {
-            let key = self.announce(services, lease, content).await?;
-            let writer = {
-                let coding = if content.is_for_clients() { services.coding } else { Coding::Plain };
-                FileWriter::begin(&services.output, &key, coding).await?
-            };
-            self.upload = Some((key, writer));
-        }
-        let no = self.no;
-        let Some((key, writer)) = &mut self.upload else { return Ok(()) };
-        if writer.needs_upload(&line)
-            && let Some(upload) = writer.begin_upload().await?
-        {
-            // Before its first part: what a crash leaves of it is ended by its name.
-            let state = FileState::Open { key: key.clone(), epoch: lease.epoch, upload: Some(upload) };
-            let record = FileRecord { no, content, state };
-            services.store.commit(lease, Change { files: vec![record], ..Change::default() }).await?;
-        }
-        Ok(writer.write(line).await?)
-    }
-
-    /// Records that objects of this file may come to be, so that they are found whatever happens.
-    async fn announce(&self, services: &Services, lease: Lease, content: FileContent) -> Result<String, FilesError> {
-        let key = layout::object(&services.instance, lease.job, content, self.no, lease.epoch);
-        let state = FileState::Open { key: key.clone(), epoch: lease.epoch, upload: None };
-        let record = FileRecord { no: self.no, content, state };
-        services.store.commit(lease, Change { files: vec![record], ..Change::default() }).await?;
-        Ok(key)
-    }
-
-    /// Makes the file's sidecar and its object durable, in this order; the record is the caller's to commit.
-    async fn finish(self, services: &Services, lease: Lease, content: FileContent) -> Result<FileRecord, FilesError> {
-        let says_something = self.upload.is_some() || !self.notes.is_empty();
-        let sidecar = match content {
-            FileContent::Resources(_) if says_something => {
-                let key = match &self.upload {
-                    Some((key, _)) => key.clone(),
-                    None => self.announce(services, lease, content).await?,
-                };
-                let name = layout::sidecar(&key);
-                let sidecar = Sidecar::new(self.ids, self.notes);
-                services.output.put(&name, sidecar.encoded()).await?;
-                services.sidecars.keep(&name, Arc::new(sidecar)).await;
-                Some(name)
-            }
-            FileContent::Resources(_) | FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
-        };
-        let object = match self.upload {
-            None => None,
-            Some((key, writer)) => {
-                let Stored { lines, bytes, sha256, plain } = writer.complete().await?;
-                Some(StoredObject { key, lines, bytes, sha256, plain })
-            }
-        };
-        let state = FileState::Complete(CompleteFile { object, sidecar, slices: joined(self.slices), commit: 0 });
-        Ok(FileRecord { no: self.no, content, state })
-    }
-
-    fn age(&self, now: i64) -> Duration {
-        Duration::from_millis(u64::try_from(now.saturating_sub(self.opened)).unwrap_or(0))
-    }
-
-    fn is_full(&self, limits: &FileLimits, now: i64) -> bool {
-        let written = self.upload.as_ref().map(|(_, writer)| writer.written()).unwrap_or_default();
-        written.bytes >= limits.bytes
-            || written.lines >= limits.lines
-            || self.age(now) >= limits.age
-            || self.slices.len() >= MOST_SLICES
-            || self.notes.len() >= Notes::MOST
-    }
-}
-
-/// The sidecar under `key`: from the cache, or read once however many ask for it.
-async fn sidecar(services: &Services, key: &str) -> Result<Arc<Sidecar>, OutputError> {
-    if let Some(sidecar) = services.sidecars.get(key).await {
-        return Ok(sidecar);
-    }
-    let bytes = services.output.get(key).await?;
-    let sidecar = Arc::new(Sidecar::decode(bytes).ok_or(OutputError::Damaged)?);
-    services.sidecars.keep(key, Arc::clone(&sidecar)).await;
-    Ok(sidecar)
 }
 
 /// Adds what the upstream said beside the resources.

@@ -15,6 +15,8 @@ use crate::support::{Life, World};
 /// Files are small enough for some to be written at once and large enough for some to take several parts.
 const FILES: &str = "file_max_resources: 44";
 
+/// Tries to abort at a rare kind of effect.
+const MOST_TRIES: usize = 12;
 /// What has to be among the effects, twice at least.
 const KINDS: [&str; 6] = ["begin an upload", "part", "complete", "sidecar", "store: commit", "remove"];
 
@@ -30,14 +32,19 @@ pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
         let both = given("OFFTAKE_CLOUDS_ABORTS").is_some();
         let sides = if at % 2 == 0 { [When::Before, When::After] } else { [When::After, When::Before] };
         for when in sides.into_iter().take(if both { 2 } else { 1 }) {
-            let point = Arc::new(CrashPoint::new(Some(Crash { at, when })));
-            // A store of its own, so an output of its own.
-            world.move_on();
-            lives_of(&world, &point).await.with_context(|| format!("{when:?} effect {at} of {effects}"))?;
-            // A life may take another way, and end before.
-            if let Some(kind) = point.kinds().get(at - 1) {
-                *aborted.entry(kind).or_default() += 1;
+            abort_at(&mut world, Crash { at, when }, &mut aborted).await?;
+        }
+    }
+    // Effects that are rare are not at the same place in each life.
+    let kinds = undisturbed.kinds();
+    for kind in KINDS {
+        let places = kinds.iter().zip(1..).filter(|(found, _)| **found == kind).map(|(_, at)| at);
+        let tries = places.flat_map(|at| [When::Before, When::After].map(|when| Crash { at, when }));
+        for crash in tries.collect::<Vec<_>>().into_iter().cycle().take(MOST_TRIES) {
+            if aborted.get(kind).is_some_and(|times| *times > 1) {
+                break;
             }
+            abort_at(&mut world, crash, &mut aborted).await?;
         }
     }
     let told: Vec<_> = aborted.iter().map(|(kind, times)| format!("{kind} {times}")).collect();
@@ -46,6 +53,23 @@ pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
         ensure!(aborted.get(kind).is_some_and(|times| *times > 1), "{kind} was not hit twice");
     }
     world.end().await;
+    Ok(())
+}
+
+/// A life that is aborted, the one after it, and which kind of effect it was.
+async fn abort_at(
+    world: &mut World<'_>,
+    crash: Crash,
+    aborted: &mut BTreeMap<&'static str, usize>,
+) -> anyhow::Result<()> {
+    let point = Arc::new(CrashPoint::new(Some(crash)));
+    // A store of its own, so an output of its own.
+    world.move_on();
+    lives_of(world, &point).await.with_context(|| format!("{crash:?}"))?;
+    // A life may take another way, and end before.
+    if let Some(kind) = point.kinds().get(crash.at - 1) {
+        *aborted.entry(kind).or_default() += 1;
+    }
     Ok(())
 }
 

@@ -1,0 +1,134 @@
+//! A file that is being written: its upload, and what its sidecar and its record will say.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{FileLimits, FilesError};
+use crate::engine::services::Services;
+use crate::job::checkpoint::{
+    CompleteFile, FileContent, FileNo, FileRecord, FileState, SliceRecord, StoredObject, joined,
+};
+use crate::job::index::{IdHash, Notes, Sidecar};
+use crate::job::store::{Change, Lease};
+use crate::output::layout;
+use crate::output::writer::{Coding, FileWriter, Stored};
+use crate::smart::admit::Line;
+
+/// Slices recorded with one file at most: its record stays small.
+const MOST_SLICES: usize = 100;
+
+/// Lines of one type that no commit holds yet, and the slices that brought them.
+#[derive(Debug)]
+pub(in crate::engine) struct OpenFile {
+    pub(super) no: FileNo,
+    /// The upload; none as long as there is no line.
+    pub(super) upload: Option<(String, FileWriter)>,
+    pub(super) ids: HashSet<IdHash>,
+    pub(super) notes: Notes,
+    pub(super) slices: Vec<SliceRecord>,
+    pub(super) opened: i64,
+}
+
+impl OpenFile {
+    pub(super) fn new(no: FileNo, now: i64) -> Self {
+        Self { no, upload: None, ids: HashSet::new(), notes: Notes::default(), slices: Vec::new(), opened: now }
+    }
+
+    pub(super) async fn write(
+        &mut self,
+        services: &Services,
+        lease: Lease,
+        content: FileContent,
+        id: IdHash,
+        line: Line,
+    ) -> Result<(), FilesError> {
+        self.put(services, lease, content, line).await?;
+        self.ids.insert(id);
+        Ok(())
+    }
+
+    /// Writes a line; before the first one the file is recorded as open.
+    pub(super) async fn put(
+        &mut self,
+        services: &Services,
+        lease: Lease,
+        content: FileContent,
+        line: Line,
+    ) -> Result<(), FilesError> {
+        if self.upload.is_none() {
+            let key = self.announce(services, lease, content).await?;
+            let writer = {
+                let coding = if content.is_for_clients() { services.coding } else { Coding::Plain };
+                FileWriter::begin(&services.output, &key, coding).await?
+            };
+            self.upload = Some((key, writer));
+        }
+        let no = self.no;
+        let Some((key, writer)) = &mut self.upload else { return Ok(()) };
+        if writer.needs_upload(&line)
+            && let Some(upload) = writer.begin_upload().await?
+        {
+            // Before its first part: what a crash leaves of it is ended by its name.
+            let state = FileState::Open { key: key.clone(), epoch: lease.epoch, upload: Some(upload) };
+            let record = FileRecord { no, content, state };
+            services.store.commit(lease, Change { files: vec![record], ..Change::default() }).await?;
+        }
+        Ok(writer.write(line).await?)
+    }
+
+    /// Records that objects of this file may come to be, so that they are found whatever happens.
+    async fn announce(&self, services: &Services, lease: Lease, content: FileContent) -> Result<String, FilesError> {
+        let key = layout::object(&services.instance, lease.job, content, self.no, lease.epoch);
+        let state = FileState::Open { key: key.clone(), epoch: lease.epoch, upload: None };
+        let record = FileRecord { no: self.no, content, state };
+        services.store.commit(lease, Change { files: vec![record], ..Change::default() }).await?;
+        Ok(key)
+    }
+
+    /// Makes the file's sidecar and its object durable, in this order; the record is the caller's to commit.
+    pub(super) async fn finish(
+        self,
+        services: &Services,
+        lease: Lease,
+        content: FileContent,
+    ) -> Result<FileRecord, FilesError> {
+        let says_something = self.upload.is_some() || !self.notes.is_empty();
+        let sidecar = match content {
+            FileContent::Resources(_) if says_something => {
+                let key = match &self.upload {
+                    Some((key, _)) => key.clone(),
+                    None => self.announce(services, lease, content).await?,
+                };
+                let name = layout::sidecar(&key);
+                let sidecar = Sidecar::new(self.ids, self.notes);
+                services.output.put(&name, sidecar.encoded()).await?;
+                services.sidecars.keep(&name, Arc::new(sidecar)).await;
+                Some(name)
+            }
+            FileContent::Resources(_) | FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
+        };
+        let object = match self.upload {
+            None => None,
+            Some((key, writer)) => {
+                let Stored { lines, bytes, sha256, plain } = writer.complete().await?;
+                Some(StoredObject { key, lines, bytes, sha256, plain })
+            }
+        };
+        let state = FileState::Complete(CompleteFile { object, sidecar, slices: joined(self.slices), commit: 0 });
+        Ok(FileRecord { no: self.no, content, state })
+    }
+
+    pub(super) fn age(&self, now: i64) -> Duration {
+        Duration::from_millis(u64::try_from(now.saturating_sub(self.opened)).unwrap_or(0))
+    }
+
+    pub(super) fn is_full(&self, limits: &FileLimits, now: i64) -> bool {
+        let written = self.upload.as_ref().map(|(_, writer)| writer.written()).unwrap_or_default();
+        written.bytes >= limits.bytes
+            || written.lines >= limits.lines
+            || self.age(now) >= limits.age
+            || self.slices.len() >= MOST_SLICES
+            || self.notes.len() >= Notes::MOST
+    }
+}

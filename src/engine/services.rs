@@ -1,0 +1,88 @@
+//! What jobs keep files and records with: store, output, clock and keys.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::sidecars::Sidecars;
+use crate::clock::Clock;
+use crate::job::index::Sidecar;
+use crate::job::store::Store;
+use crate::job::{Epoch, Job, JobId};
+use crate::output::checkpoint::{self, CheckpointKey, JobSheet, Place};
+use crate::output::writer::Coding;
+use crate::output::{Output, OutputError, layout};
+use crate::plan::ExportPlan;
+
+/// What files are made with.
+#[derive(Debug, Clone)]
+pub(super) struct Services {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) output: Output,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) sidecars: Sidecars,
+    pub(super) instance: Arc<str>,
+    pub(super) checkpoint_key: CheckpointKey,
+    /// How files for clients are stored.
+    pub(super) coding: Coding,
+}
+
+impl Services {
+    /// The folder of a job's objects.
+    pub(super) fn folder(&self, id: JobId) -> String {
+        layout::folder(&self.instance, id)
+    }
+
+    /// Says in the output what a job is; without a plan that it failed or was deleted.
+    pub(super) async fn keep_job(&self, epoch: Epoch, job: Job, plan: Option<ExportPlan>) -> Result<(), OutputError> {
+        let id = job.id;
+        let sealed = self.seal(id, layout::JOB_CHECKPOINT, &JobSheet { epoch, job, plan });
+        self.output.put_again(&self.job_checkpoint(id), sealed).await
+    }
+
+    /// The key of the object that says what a job is.
+    pub(super) fn job_checkpoint(&self, id: JobId) -> String {
+        format!("{}/{}", self.folder(id), layout::JOB_CHECKPOINT)
+    }
+
+    /// The key of an object that is there for a moment only, to see whether there is room.
+    pub(super) fn room_probe(&self) -> String {
+        format!("{}/room", self.instance)
+    }
+
+    /// Says in the output that a job has failed or was deleted. Where there is no room for that, what was said of it before
+    /// goes: nobody then takes the job for one that goes on.
+    pub(super) async fn mark_over(&self, job: Job) -> Result<(), OutputError> {
+        let id = job.id;
+        match self.keep_job(Epoch::default(), job, None).await {
+            Err(error) if error.is_full() => self.output.remove(&self.job_checkpoint(id)).await,
+            kept => kept,
+        }
+    }
+
+    /// Says in the output what a commit is about to record.
+    pub(super) async fn keep_commit(
+        &self,
+        id: JobId,
+        number: u32,
+        commit: &checkpoint::Commit,
+    ) -> Result<(), OutputError> {
+        let name = layout::commit_checkpoint(number);
+        self.output.put(&format!("{}/{name}", self.folder(id)), self.seal(id, &name, commit)).await
+    }
+
+    /// The sidecar under `key`: from the cache, or read once however many ask for it.
+    pub(super) async fn sidecar(&self, key: &str) -> Result<Arc<Sidecar>, OutputError> {
+        if let Some(sidecar) = self.sidecars.get(key).await {
+            return Ok(sidecar);
+        }
+        let bytes = self.output.get(key).await?;
+        let sidecar = Arc::new(Sidecar::decode(bytes).ok_or(OutputError::Damaged)?);
+        self.sidecars.keep(key, Arc::clone(&sidecar)).await;
+        Ok(sidecar)
+    }
+
+    fn seal<T: Serialize>(&self, job: JobId, name: &str, value: &T) -> Vec<u8> {
+        self.checkpoint_key.seal(Place { instance: &self.instance, job, name }, value)
+    }
+}
