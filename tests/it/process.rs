@@ -194,6 +194,8 @@ fn spawn(config: &Path, folder: &Path) -> anyhow::Result<Child> {
     let log = File::options().create(true).append(true).open(folder.join("log"))?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
     command.arg("serve").arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    // As deploy/ has it.
+    command.env("MALLOC_ARENA_MAX", "1");
     command.spawn().context("starting it")
 }
 
