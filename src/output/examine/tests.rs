@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use http::Method;
 use object_store::client::{HttpClient, HttpConnector, ReqwestConnector};
 use object_store::memory::InMemory;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{Attribute, ClientOptions, GetOptions, ObjectStore};
@@ -272,4 +273,63 @@ async fn local_disk_is_tried_and_left_as_it_was() {
     assert_eq!(found, expected);
     let left = std::fs::read_dir(folder.path().join("output")).expect("it is there").count();
     assert_eq!(left, 0);
+}
+
+/// Uploads of which no second part is taken.
+#[derive(Debug)]
+struct OnePart {
+    below: Arc<InMemory>,
+    aborted: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl MultipartStore for OnePart {
+    async fn create_multipart(&self, path: &Path) -> object_store::Result<MultipartId> {
+        self.below.create_multipart(path).await
+    }
+
+    async fn create_multipart_opts(&self, path: &Path, _: PutMultipartOptions) -> object_store::Result<MultipartId> {
+        self.create_multipart(path).await
+    }
+
+    async fn put_part(
+        &self,
+        path: &Path,
+        id: &MultipartId,
+        index: usize,
+        data: PutPayload,
+    ) -> object_store::Result<PartId> {
+        if index == 0 {
+            return self.below.put_part(path, id, index, data).await;
+        }
+        Err(object_store::Error::Generic { store: "OnePart", source: "503 Slow Down".into() })
+    }
+
+    async fn complete_multipart(
+        &self,
+        path: &Path,
+        id: &MultipartId,
+        parts: Vec<PartId>,
+    ) -> object_store::Result<object_store::PutResult> {
+        self.below.complete_multipart(path, id, parts).await
+    }
+
+    async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> object_store::Result<()> {
+        self.aborted.lock().expect("no panic").push(path.to_string());
+        self.below.abort_multipart(path, id).await
+    }
+}
+
+/// A step that fails leaves nothing behind either, and the rest is tried all the same.
+#[tokio::test]
+async fn an_upload_that_fails_is_ended() {
+    let (store, output) = scripted(Fault::None).await;
+    let parts = Arc::new(OnePart { below: Arc::clone(&store), aborted: Mutex::default() });
+    let below = Arc::clone(&parts);
+    let output = output.through_parts(move |_| below);
+    let found = output.examine(&SystemClock, "0a1b").await;
+    assert!(matches!(&found.parts, Step::Failed(why) if why.contains("503 Slow Down")), "{found:?}");
+    assert_eq!((found.delete, found.cleaned), (Step::Done, Step::Done));
+    assert_eq!(*parts.aborted.lock().expect("no panic"), ["exports/doctor/0a1b/large.ndjson"]);
+    assert_eq!(left(&store).await, Vec::<String>::new());
 }
