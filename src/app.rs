@@ -1,6 +1,8 @@
 //! Composition root: configuration, adapters and core meet here only; start, drain, stop.
 
 mod care;
+mod claim;
+mod examine;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,9 +17,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{Compression, Config, Location, Size};
+use crate::config::{Compression, Config, Location, PublicBucket, Size};
 use crate::disk::Ballast;
-use crate::doctor::{self, Examination};
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
 use crate::fhir::resource_type::ResourceType;
@@ -40,6 +41,8 @@ use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::{Patience, Upstream};
 use crate::upstream::connect::{PassThroughClient, Protocols, SearchClient};
 use crate::upstream::live::LiveTraffic;
+
+pub(crate) use examine::{Examined, examine};
 
 /// Jobs whose first poll is remembered, and for how long.
 const POLLED_JOBS: u64 = 10_000;
@@ -189,6 +192,7 @@ impl Builder {
             clock: Arc::clone(&clock),
             identity,
             settings: engine_settings(&config),
+            public_bucket: config.output.public_bucket,
             runtime: bulk.handle().clone(),
         };
         let stop = CancellationToken::new();
@@ -327,8 +331,6 @@ const INSTANCE: &str = "instance";
 const CHECKPOINT_KEY: &str = "checkpoint.key";
 /// The file in the job store's folder that tells it from every other one, such as an empty one with the same keys.
 const STORE_IDENTITY: &str = "identity";
-/// How often an output that belongs to somebody else is looked at again.
-const FOREIGN_PAUSE: Duration = Duration::from_secs(30);
 
 impl Identity {
     /// Made once. The name begins every key in the output; the key is readable by nobody else and never leaves the
@@ -366,6 +368,7 @@ struct Assembly {
     clock: Arc<dyn Clock>,
     identity: Identity,
     settings: EngineSettings,
+    public_bucket: PublicBucket,
     runtime: tokio::runtime::Handle,
 }
 
@@ -382,8 +385,11 @@ impl Assembly {
         runtime.spawn(async move {
             let opened = stop.run_until_cancelled(open_store(store, &folder, &*self.clock)).await;
             let Some(store) = opened else { return };
-            let claimed = stop.run_until_cancelled(self.claim_output(&folder, &sender)).await;
-            if claimed.is_none() {
+            let fit = async {
+                self.claim_output(&folder, &sender).await;
+                self.prove_private(&sender).await;
+            };
+            if stop.run_until_cancelled(fit).await.is_none() {
                 return;
             }
             let engine = Engine::new(EngineParts {
@@ -411,35 +417,6 @@ impl Assembly {
             stop.cancelled().await;
         });
         receiver
-    }
-}
-
-impl Assembly {
-    /// Waits until the output is ours (SEC-32): before that nothing of it is written or removed.
-    async fn claim_output(&self, state: &Path, standing: &watch::Sender<Standing>) {
-        loop {
-            let claimed = async { Ok::<_, anyhow::Error>(self.output.claim(&self.identity.owner(state)?).await?) };
-            match claimed.await {
-                Ok(true) => return,
-                Ok(false) => {
-                    tracing::error!(
-                        marker = layout::MARKER,
-                        "the output belongs to another instance, or to another job store of this one: bulk requests are \
-                         refused and nothing is removed; give this process an output of its own, rebuild a lost job store \
-                         by `offtake jobs recover`, or remove the marker"
-                    );
-                    standing.send_replace(Standing::Foreign);
-                    self.clock.sleep(FOREIGN_PAUSE).await;
-                }
-                Err(error) => {
-                    tracing::error!(
-                        error = error_chain(&*error),
-                        "the output cannot be claimed; bulk requests wait for it"
-                    );
-                    self.clock.sleep(STORE_PAUSE).await;
-                }
-            }
-        }
     }
 }
 
@@ -582,23 +559,6 @@ fn search_upstream(
         asked.ask_for_plain();
     }
     Ok(asked)
-}
-
-/// How long one question may fail while somebody waits for what doctor finds.
-const DOCTOR_PATIENCE: Duration = Duration::from_secs(10);
-
-/// What doctor finds out about the upstream of a configuration.
-pub(crate) async fn examine(config: &Config) -> anyhow::Result<Examination> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let live = Arc::new(live_traffic(config, &clock));
-    let upstream = search_upstream(config, &clock, DOCTOR_PATIENCE, live)?;
-    let options = &config.upstream;
-    let searches = options.max_concurrent_searches;
-    let capabilities = Capabilities::new(upstream.clone(), clock);
-    let (preset, profile) = (&options.preset, &options.profile);
-    let examined =
-        doctor::examine(&upstream, &capabilities, preset, profile, options.page_max_resources, searches).await?;
-    Ok(examined)
 }
 
 /// Rebuilds a lost job store from what lies beside the output of `instance`, so that the next start serves it.

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::app;
+use crate::app::{self, Examined};
 use crate::config::{self, Config};
+use crate::doctor::storage::Storage;
 use crate::telemetry;
 
 /// Gives any FHIR server the Bulk Data `$export` operation.
@@ -25,7 +26,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Asks the FHIR server what exports would rely on, and says what that means for them.
+    /// Asks the FHIR server what exports would rely on, tries the storage of their files, and says what that means.
     Doctor {
         /// The configuration, a YAML file.
         #[arg(long, value_name = "FILE")]
@@ -128,19 +129,38 @@ fn serve(config: Config) -> ExitCode {
 }
 
 fn doctor(config: &Config) -> ExitCode {
-    let examined = tokio::runtime::Runtime::new()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(app::examine(config)));
-    match examined {
-        Ok(report) => {
-            print!("{report}");
-            ExitCode::SUCCESS
-        }
+    // Nor is anybody to read what it tries the output with.
+    write_for_nobody_else();
+    let examined = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(app::examine(config)),
         Err(error) => {
+            eprintln!("could not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Examined { upstream, storage } = examined;
+    let mut is_fit = true;
+    if let Some(alarm) = storage.as_ref().ok().and_then(Storage::alarm) {
+        println!("{alarm}\n");
+    }
+    match upstream {
+        Ok(report) => print!("{report}"),
+        Err(error) => {
+            is_fit = false;
             eprintln!("{}", telemetry::error_chain(&*error));
-            ExitCode::FAILURE
         }
     }
+    match storage {
+        Ok(report) => {
+            is_fit &= report.is_fit();
+            print!("{report}");
+        }
+        Err(error) => {
+            is_fit = false;
+            eprintln!("{}", telemetry::error_chain(&*error));
+        }
+    }
+    if is_fit { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn recover(config: &Config, instance: &str, key_file: Option<&Path>) -> ExitCode {

@@ -28,8 +28,8 @@ pub use care::{
 pub use export::ExportConfig;
 pub use load::ConfigError;
 pub use output::{
-    AzureConfig, Compression, GcsConfig, LinkMode, Location, OutputConfig, Place, S3Config, ServerSideEncryption,
-    StorageHttpConfig,
+    AzureConfig, Compression, GcsConfig, LinkMode, Location, OutputConfig, Place, PublicBucket, S3Config,
+    ServerSideEncryption, StorageHttpConfig,
 };
 pub use secret::Secret;
 pub use server::ServerConfig;

@@ -135,6 +135,8 @@ pub(crate) enum Standing {
     Opening,
     /// The output belongs to somebody else: nothing of it is touched.
     Foreign,
+    /// The storage gives to anybody what it is to keep: nothing is written there.
+    Public,
     Ready(Engine),
 }
 
@@ -142,7 +144,7 @@ impl Standing {
     pub(crate) fn engine(&self) -> Option<Engine> {
         match self {
             Self::Ready(engine) => Some(engine.clone()),
-            Self::Opening | Self::Foreign => None,
+            Self::Opening | Self::Foreign | Self::Public => None,
         }
     }
 }

@@ -89,6 +89,7 @@ impl Edge {
             Standing::Foreign => {
                 Err(Problem::unavailable("the output belongs to another instance or another job store"))
             }
+            Standing::Public => Err(Problem::unavailable("the storage of the output is public")),
             Standing::Opening => Err(Problem::unavailable("the job store cannot be used at the moment")),
         }
     }

@@ -2,6 +2,8 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod cloud;
+pub(crate) mod examine;
+pub(crate) mod exposure;
 mod fault;
 pub(crate) mod layout;
 pub(crate) mod signing;
@@ -26,7 +28,7 @@ use url::Url;
 
 use self::checkpoint::rebuild::Folder;
 use self::cloud::uploads::UploadsError;
-use self::cloud::{Cloud, CloudError, Environment};
+use self::cloud::{Cloud, CloudError, Credential, Environment};
 pub(crate) use self::fault::StoreFault;
 use self::writer::Coding;
 use crate::config::{Location, OutputConfig};
@@ -49,6 +51,21 @@ pub(crate) struct Output {
     puts: Arc<RwLock<()>>,
     /// Free bytes that files leave on a local disk; `None` is the larger of 1 GiB and 5 % of it.
     min_free: Option<u64>,
+}
+
+/// Bytes of a local disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) free: u64,
+    /// What files leave free.
+    pub(crate) kept: u64,
+}
+
+/// How long a link can be good that the storage itself answers, and by what it is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Signing {
+    pub(crate) credential: Credential,
+    pub(crate) longest: Duration,
 }
 
 /// Why the output did not do as it was asked.
@@ -174,11 +191,14 @@ impl Output {
     /// # Errors
     /// [`OutputError::NoRoom`]
     pub(crate) fn check_room(&self) -> Result<(), OutputError> {
-        let space = self.local.as_deref().and_then(Space::of);
-        let is_short = space.is_some_and(|Space { free, total }| {
-            free < self.min_free.unwrap_or_else(|| USUAL_MIN_FREE.max(total / 20))
-        });
+        let is_short = self.room().is_some_and(|room| room.free < room.kept);
         if is_short { Err(OutputError::NoRoom) } else { Ok(()) }
+    }
+
+    /// How much room a local disk has.
+    pub(crate) fn room(&self) -> Option<Room> {
+        let Space { free, total } = self.local.as_deref().and_then(Space::of)?;
+        Some(Room { free, kept: self.min_free.unwrap_or_else(|| USUAL_MIN_FREE.max(total / 20)) })
     }
 
     /// The same once there was no room: whether there is enough to go on with. It writes a few bytes, as quotas are not
@@ -202,6 +222,12 @@ impl Output {
     /// How long a link can be good that the storage itself answers; `None` if we answer links ourselves.
     pub(crate) fn signs_for(&self) -> Option<Duration> {
         self.cloud.as_ref()?.signer.as_ref().map(|signer| signer.longest)
+    }
+
+    /// By what the storage's own links are signed; `None` if we answer links ourselves.
+    pub(crate) fn signing(&self) -> Option<Signing> {
+        let signer = self.cloud.as_ref()?.signer.as_ref()?;
+        Some(Signing { credential: signer.credential, longest: signer.longest })
     }
 
     /// A link that the storage itself answers, from now on.

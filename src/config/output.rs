@@ -25,6 +25,9 @@ pub struct OutputConfig {
     pub links: LinkMode,
     /// The address of the storage as clients see it, for which links are signed; null is that which we use. S3 and Azure.
     pub public_endpoint: Option<Url>,
+    /// What becomes of bulk requests where the storage answers links itself and gives things away without them: `refused`
+    /// until it does not any more, or served with a warning (`acknowledged`).
+    pub public_bucket: PublicBucket,
     /// How files are stored: `none` as they are, or `gzip`, which takes about a tenth of the room. Clients that do not
     /// accept gzip get the lines as they are from us; a storage that answers its links itself gives everyone gzip.
     pub compression: Compression,
@@ -66,6 +69,17 @@ pub enum LinkMode {
     Redirect,
 }
 
+/// What becomes of bulk requests where the storage turns out to be public.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PublicBucket {
+    /// They are refused.
+    #[default]
+    Refused,
+    /// They are served: whoever runs it knows.
+    Acknowledged,
+}
+
 /// Files on clouds are uploaded in parts of 5 MiB, of which a file has 10,000 at most; a line may begin below this.
 const LARGEST_ON_CLOUDS: Size = Size::mebibytes(40 * 1024);
 
@@ -85,6 +99,7 @@ impl Default for OutputConfig {
             location: "file:///var/lib/offtake/output".to_owned(),
             links: LinkMode::Signed,
             public_endpoint: None,
+            public_bucket: PublicBucket::Refused,
             compression: Compression::None,
             file_max: Size::mebibytes(64),
             file_max_resources: 200_000,

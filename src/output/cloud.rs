@@ -1,6 +1,7 @@
 //! Opens the clouds: one client each, seen as an object store, as one of uploads in parts, and as one that signs links.
 
 mod credentials;
+pub(super) mod doors;
 pub(super) mod uploads;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use object_store::multipart::MultipartStore;
 use object_store::signer::Signer;
 use object_store::{Attribute, Attributes, Certificate, ClientOptions, ObjectStore, RetryConfig};
 
+use self::doors::Doors;
 use self::uploads::Uploads;
 use super::StoreFault;
 use super::writer::Coding;
@@ -28,6 +30,8 @@ const LONGEST_LINK: Duration = Duration::from_hours(7 * 24);
 const LONGEST_LINK_OF_TEMPORARY: Duration = Duration::from_mins(4);
 /// What Google signs itself, for a machine's account, is good for twelve hours.
 const LONGEST_LINK_OF_MACHINE: Duration = Duration::from_hours(12);
+/// How long somebody without credentials waits for an answer.
+const DOOR_TIMEOUT: Duration = Duration::from_secs(10);
 /// Host of Google's that every signature names.
 const GCS: &str = "https://storage.googleapis.com";
 
@@ -37,6 +41,7 @@ pub(super) struct Cloud {
     /// Uploads whose names are known and that can be aborted; Azure has none.
     pub(super) parts: Option<Parts>,
     pub(super) signer: Option<LinkSigner>,
+    pub(super) doors: Doors,
 }
 
 /// Uploads in parts.
@@ -50,8 +55,38 @@ pub(super) struct Parts {
 #[derive(Debug, Clone)]
 pub(super) struct LinkSigner {
     pub(super) signer: Arc<dyn Signer>,
+    pub(super) credential: Credential,
     /// How long what it signs is good, at most.
     pub(super) longest: Duration,
+}
+
+/// What links are signed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Credential {
+    /// One that is good until somebody changes it.
+    Key,
+    /// S3 has lent it, for a time that nobody tells.
+    Temporary,
+    /// A key of Azure's, lent to an identity.
+    Delegation,
+    /// None: Google signs for the account of the machine.
+    Machine,
+}
+
+impl Credential {
+    fn longest_link(self) -> Duration {
+        match self {
+            Self::Key | Self::Delegation => LONGEST_LINK,
+            Self::Temporary => LONGEST_LINK_OF_TEMPORARY,
+            Self::Machine => LONGEST_LINK_OF_MACHINE,
+        }
+    }
+}
+
+impl LinkSigner {
+    fn new(signer: Arc<dyn Signer>, credential: Credential) -> Self {
+        Self { signer, credential, longest: credential.longest_link() }
+    }
 }
 
 impl fmt::Debug for Cloud {
@@ -71,6 +106,8 @@ pub(crate) enum CloudError {
     Profile(String, String),
     #[error("output.links is signed, but {0}; use `links: proxy`")]
     CannotSign(&'static str),
+    #[error("the address of the storage is no URL")]
+    Address(#[from] url::ParseError),
 }
 
 impl From<object_store::Error> for CloudError {
@@ -210,6 +247,8 @@ pub(super) fn s3(config: &OutputConfig, place: &Place, environment: &Environment
     }
     let endpoint = builder.get_config_value(&Key::S3Endpoint).or_else(|| builder.get_config_value(&Key::Endpoint));
     let client = client(config, endpoint.as_deref())?;
+    let is_virtual = builder.get_config_value(&Key::VirtualHostedStyleRequest).is_some_and(|value| value == "true");
+    let region = builder.get_config_value(&Key::Region).unwrap_or_else(|| "us-east-1".to_owned());
     let is_temporary =
         builder.get_config_value(&Key::AccessKeyId).is_none() || builder.get_config_value(&Key::Token).is_some();
     // Objects are removed one by one; not every store that speaks like S3 can remove many at once.
@@ -227,11 +266,22 @@ pub(super) fn s3(config: &OutputConfig, place: &Place, environment: &Environment
             Some(Arc::new(public.build()?))
         }
     };
-    let longest = if is_temporary { LONGEST_LINK_OF_TEMPORARY } else { LONGEST_LINK };
-    let signer = signer.map(|signer| LinkSigner { signer: signer as _, longest });
+    let credential = if is_temporary { Credential::Temporary } else { Credential::Key };
+    let signer = signer.map(|signer| LinkSigner::new(signer as _, credential));
+    let bucket = match (&endpoint, is_virtual) {
+        (Some(endpoint), true) => endpoint.clone(),
+        (Some(endpoint), false) => under(endpoint, &place.bucket),
+        (None, true) => format!("https://{}.s3.{region}.amazonaws.com", place.bucket),
+        (None, false) => format!("https://s3.{region}.amazonaws.com/{}", place.bucket),
+    };
+    let public = config
+        .public_endpoint
+        .as_ref()
+        .map(|public| if is_virtual { plain_url(public) } else { under(&plain_url(public), &place.bucket) });
+    let doors = doors(config, &bucket, public, doors::LIST_BUCKET)?;
     let uploads = Arc::new(Uploads::of_s3(ReqwestConnector::default().connect(&client)?, Arc::clone(&store) as _));
     let parts = Some(Parts { store: Arc::clone(&store) as _, uploads });
-    Ok((store, Cloud { parts, signer }))
+    Ok((store, Cloud { parts, signer, doors }))
 }
 
 /// Opens a container of Azure Blob Storage.
@@ -274,6 +324,8 @@ pub(super) fn azure(config: &OutputConfig, place: &Place, environment: &Environm
     let endpoint = builder.get_config_value(&Key::Endpoint);
     let has = |key| builder.get_config_value(&key).is_some();
     let is_signature = has(Key::SasKey) && !has(Key::AccessKey) && !has(Key::Token);
+    let credential = if has(Key::AccessKey) { Credential::Key } else { Credential::Delegation };
+    let account = builder.get_config_value(&Key::AccountName).unwrap_or_default();
     let builder = builder
         .with_container_name(&place.bucket)
         .with_retry(retry(config))
@@ -289,8 +341,11 @@ pub(super) fn azure(config: &OutputConfig, place: &Place, environment: &Environm
             Some(Arc::new(builder.with_config(Key::Endpoint, plain_url(public)).build()?))
         }
     };
-    let signer = signer.map(|signer| LinkSigner { signer: signer as _, longest: LONGEST_LINK });
-    Ok((store, Cloud { parts: None, signer }))
+    let signer = signer.map(|signer| LinkSigner::new(signer as _, credential));
+    let endpoint = endpoint.unwrap_or_else(|| format!("https://{account}.blob.core.windows.net"));
+    let public = config.public_endpoint.as_ref().map(|public| under(&plain_url(public), &place.bucket));
+    let doors = doors(config, &under(&endpoint, &place.bucket), public, doors::LIST_CONTAINER)?;
+    Ok((store, Cloud { parts: None, signer, doors }))
 }
 
 /// Opens a bucket of Google Cloud Storage.
@@ -328,13 +383,14 @@ pub(super) fn gcs(config: &OutputConfig, place: &Place, environment: &Environmen
     let client = client(config, base.as_deref())?;
     let builder = builder.with_bucket_name(&place.bucket).with_retry(retry(config)).with_client_options(client.clone());
     let store = Arc::new(builder.build()?);
-    let longest = if has_key { LONGEST_LINK } else { LONGEST_LINK_OF_MACHINE };
-    let signer = (config.links == LinkMode::Signed).then(|| LinkSigner { signer: Arc::clone(&store) as _, longest });
-    let bucket = format!("{}/{}", base.as_deref().unwrap_or(GCS).trim_end_matches('/'), place.bucket);
+    let credential = if has_key { Credential::Key } else { Credential::Machine };
+    let signer = (config.links == LinkMode::Signed).then(|| LinkSigner::new(Arc::clone(&store) as _, credential));
+    let bucket = under(base.as_deref().unwrap_or(GCS), &place.bucket);
+    let doors = doors(config, &bucket, None, doors::LIST_BUCKET)?;
     let credentials = Arc::clone(store.credentials());
     let uploads = Arc::new(Uploads::of_gcs(ReqwestConnector::default().connect(&client)?, credentials, bucket));
     let parts = Some(Parts { store: Arc::clone(&store) as _, uploads });
-    Ok((store, Cloud { parts, signer }))
+    Ok((store, Cloud { parts, signer, doors }))
 }
 
 /// What the storage is to say of an object to whoever fetches it.
@@ -377,6 +433,28 @@ fn client(config: &OutputConfig, endpoint: Option<&str>) -> Result<ClientOptions
     Ok(options)
 }
 
+/// Where anybody could ask for what is in a bucket. None of our credentials go there, and nobody waits long for it.
+fn doors(
+    config: &OutputConfig,
+    bucket: &str,
+    public: Option<String>,
+    list: &'static [(&'static str, &'static str)],
+) -> Result<Doors, CloudError> {
+    let mut buckets = vec![bucket.parse::<url::Url>()?];
+    if let Some(public) = public.filter(|public| public != bucket) {
+        buckets.push(public.parse()?);
+    }
+    let plain = buckets.iter().find(|bucket| bucket.scheme() == "http").map(url::Url::as_str);
+    let options = client(config, plain)?
+        .with_timeout(config.http.request_timeout.min(DOOR_TIMEOUT))
+        .with_connect_timeout(DOOR_TIMEOUT / 2);
+    Ok(Doors::new(ReqwestConnector::default().connect(&options)?, buckets, list))
+}
+
+fn under(endpoint: &str, bucket: &str) -> String {
+    format!("{}/{bucket}", endpoint.trim_end_matches('/'))
+}
+
 fn retry(config: &OutputConfig) -> RetryConfig {
     // The time bounds it, not the number.
     RetryConfig { max_retries: 100, retry_timeout: config.http.retry, ..RetryConfig::default() }
@@ -410,9 +488,13 @@ mod tests {
 
     async fn signed(output: &str, variables: &[(&str, &str)]) -> (String, Duration) {
         let (_, cloud) = open(output, variables).expect("it opens");
-        let LinkSigner { signer, longest } = cloud.signer.expect("it signs");
+        let LinkSigner { signer, longest, .. } = cloud.signer.expect("it signs");
         let url = signer.signed_url(http::Method::GET, &"a/b.ndjson".into(), Duration::from_mins(1)).await;
-        (url.expect("it has what it signs with").to_string(), longest)
+        let url = url.expect("it has what it signs with");
+        // The addresses that anybody would ask are those that links lead to.
+        let bare = cloud.doors.objects("a/b.ndjson");
+        assert_eq!(bare.last(), Some(&doors::bare(&url)), "{bare:?}");
+        (url.to_string(), longest)
     }
 
     const AWS: [(&str, &str); 4] = [

@@ -32,6 +32,9 @@ pub(crate) fn commit_checkpoint(number: u32) -> String {
 /// The object at the top that says whose output it is.
 pub(crate) const MARKER: &str = "offtake.instance";
 
+/// The folder that doctor tries the output in.
+pub(crate) const DOCTOR: &str = "doctor";
+
 /// What an object in a job's folder can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ObjectName<'a> {

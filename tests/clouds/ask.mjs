@@ -3,6 +3,7 @@
 //   ask.mjs NAME left                one line for each object, unfinished upload, and blob that has nothing but blocks
 //   ask.mjs NAME put KEY             an object
 //   ask.mjs NAME begin KEY           an upload with one part that is never ended
+//   ask.mjs NAME publish BUCKET      a bucket or container that anybody may list and read
 //   ask.mjs NAME token               a token for user delegation, which Azurite takes
 import { azureHeaders, azureToken, gcsJwt, s3Url, send, stores } from './sign.mjs';
 
@@ -10,7 +11,7 @@ const [name, what, key] = process.argv.slice(2);
 const store = stores()[name];
 
 /** One request that the storage is to grant. */
-async function call(method, rest, { query = {}, body, headers = {} } = {}) {
+async function call(method, rest, { query = {}, body, headers = {}, allowed } = {}) {
   const text = new URLSearchParams(query).toString();
   let url;
   let all = headers;
@@ -24,7 +25,7 @@ async function call(method, rest, { query = {}, body, headers = {} } = {}) {
     url = s3Url(store, method, rest, { query });
   }
   const answer = await send(url, { method, body, headers: all, ca: store.ca });
-  if (answer.status >= 300) throw new Error(`${method} ${rest} ${text}: ${answer.status} ${answer.text}`);
+  if (answer.status >= 300 && answer.status !== allowed) throw new Error(`${method} ${rest} ${text}: ${answer.status} ${answer.text}`);
   return answer;
 }
 
@@ -53,9 +54,27 @@ async function begin() {
   await call('PUT', key, { query: { partNumber: 1, uploadId }, body: part });
 }
 
+async function publish() {
+  if (store.container) {
+    store.container = key;
+    const access = { 'x-ms-blob-public-access': 'container' };
+    await call('PUT', '', { query: { restype: 'container' }, headers: access, allowed: 409 });
+    return;
+  }
+  store.bucket = key;
+  await call('PUT', '', { allowed: 409 });
+  const everybody = { Effect: 'Allow', Principal: '*' };
+  const policy = JSON.stringify({ Version: '2012-10-17', Statement: [
+    { ...everybody, Action: 's3:ListBucket', Resource: `arn:aws:s3:::${key}` },
+    { ...everybody, Action: 's3:GetObject', Resource: `arn:aws:s3:::${key}/*` },
+  ] });
+  await call('PUT', '', { query: { policy: '' }, body: policy });
+}
+
 if (!store?.endpoint) throw new Error(`no such storage: ${name}`);
 if (what === 'left') for (const line of await left()) console.log(line);
 else if (what === 'put') await call('PUT', key, { body: 'of another program', headers: store.container ? { 'x-ms-blob-type': 'BlockBlob' } : {} });
 else if (what === 'begin') await begin();
+else if (what === 'publish') await publish();
 else if (what === 'token') console.log(azureToken());
-else throw new Error('left, put KEY, begin KEY or token');
+else throw new Error('left, put KEY, begin KEY, publish BUCKET or token');

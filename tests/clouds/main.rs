@@ -11,6 +11,7 @@ mod expected;
 
 mod aborts;
 mod crash_parts;
+mod doctor;
 mod exports;
 mod links;
 mod storage;
@@ -33,7 +34,10 @@ const ALL: Where = |_| true;
 /// of it for more than a minute after that.
 const ENDS_UPLOADS: Where = |storage| !storage.name.starts_with("azurite");
 
-const TESTS: [(&str, Where, Test); 13] = [
+/// Google's front knows no way to make a bucket public.
+const CAN_BE_PUBLIC: Where = |storage| storage.name != "gcs";
+
+const TESTS: [(&str, Where, Test); 15] = [
     ("an_export_is_exact_at_every_level", ALL, |storage| exports::is_exact(storage).boxed_local()),
     ("a_file_of_several_parts_is_exact", ALL, |storage| exports::is_exact_in_parts(storage).boxed_local()),
     ("a_file_stored_as_gzip", ALL, |storage| links::stored_as_gzip(storage).boxed_local()),
@@ -51,6 +55,8 @@ const TESTS: [(&str, Where, Test); 13] = [
         |storage| storage.name == "azurite-https",
         |storage| links::by_user_delegation(storage).boxed_local(),
     ),
+    ("doctor_on_a_good_storage", ALL, |storage| doctor::reports_a_good_storage(storage).boxed_local()),
+    ("a_public_bucket", CAN_BE_PUBLIC, |storage| doctor::finds_a_public_bucket(storage).boxed_local()),
     ("a_lost_store_is_rebuilt", ALL, |storage| aborts::rebuilds_a_lost_store(storage).boxed_local()),
     ("an_abort_at_any_effect", ENDS_UPLOADS, |storage| aborts::everywhere(storage).boxed_local()),
     ("what_others_have_there_stays", ALL, |storage| aborts::spares_others(storage).boxed_local()),

@@ -88,6 +88,17 @@ impl<'a> World<'a> {
         Ok(Config::from_yaml(&self.yaml(base, more))?)
     }
 
+    /// Runs `offtake doctor` with these lines of `output` and these variables besides: whether all is fit, and what it says.
+    pub(crate) async fn doctor(&self, more: &str, variables: &[(&str, &str)]) -> anyhow::Result<(bool, String)> {
+        let config = self.state.path().join("doctor.yaml");
+        std::fs::write(&config, self.yaml("http://127.0.0.1:1/fhir", more))?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
+        command.arg("doctor").arg("--config").arg(&config).envs(variables.iter().copied());
+        let ended = tokio::task::spawn_blocking(move || command.output()).await??;
+        let said = format!("{}{}", String::from_utf8(ended.stdout)?, String::from_utf8_lossy(&ended.stderr));
+        Ok((ended.status.success(), said))
+    }
+
     /// Begins a life that nothing disturbs.
     pub(crate) async fn begin(&self, more: &str) -> anyhow::Result<Life> {
         self.live(more, |builder| builder).await

@@ -33,7 +33,7 @@ const ORDER: [&str; 23] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 22] = [
+const PURE: [&str; 23] = [
     "fhir",
     "profile",
     "bulk",
@@ -48,6 +48,7 @@ const PURE: [&str; 22] = [
     "output::signing",
     "engine::accept",
     "engine::progress",
+    "doctor::storage",
     "proxy::base",
     "proxy::headers",
     "proxy::metadata::patch",

@@ -20,8 +20,10 @@ async fn examined_of(patients: usize, settings: Settings, more: &str) -> Output 
     let server = upstream.serve(listener().await).await;
     let folder = tempfile::tempdir().expect("a folder of its own");
     let config = folder.path().join("offtake.yaml");
+    let at = folder.path().display();
     let yaml = format!(
-        "server: {{ public_base_url: http://127.0.0.1:1/fhir }}\nupstream: {{ base_url: {}{more} }}\n",
+        "server: {{ public_base_url: http://127.0.0.1:1/fhir }}\nupstream: {{ base_url: {}{more} }}\n\
+         output: {{ location: file://{at}/output, min_free_bytes: 0 }}\nstore: {{ path: {at}/state }}\n",
         server.base_url
     );
     std::fs::write(&config, yaml).expect("the disk takes it");
@@ -74,8 +76,9 @@ async fn report_of(patients: usize, settings: Settings, more: &str) -> String {
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     // `Date` has whole seconds.
-    let lines: Vec<_> = text.lines().map(|line| line.trim_end().replace("119 s", "120 s") + "\n").collect();
-    lines.concat()
+    let (upstream, storage) = text.split_once("storage ").expect("the storage comes last");
+    assert!(storage.contains("\nfolder        missing         serve makes it"), "{storage}");
+    upstream.lines().map(|line| line.trim_end().replace("119 s", "120 s") + "\n").collect()
 }
 
 /// Every line of the profile is there with what it means for exports: of a server that does all.

@@ -21,9 +21,13 @@ async fn ask(process: &Process, target: &str) -> Answer {
     raw::ask(host, &raw::request("GET", &format!("/fhir{target}"), host, &KICKOFF, b"")).await
 }
 
-/// Every file below a folder with its bytes.
+/// Every file below a folder with its bytes, but for those that go while they are looked at.
 fn contents(folder: &Path) -> anyhow::Result<BTreeMap<PathBuf, Vec<u8>>> {
-    exact::paths_below(folder)?.into_iter().map(|path| Ok((path.clone(), fs::read(path)?))).collect()
+    let read = |path: PathBuf| match fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        read => Some(read.map(|bytes| (path, bytes)).map_err(anyhow::Error::from)),
+    };
+    exact::paths_below(folder)?.into_iter().filter_map(read).collect()
 }
 
 /// Waits until bulk requests of a process are refused by name, and fails if ordinary ones do not pass through.

@@ -10,6 +10,7 @@ use object_store::path::Path;
 use object_store::{Attribute, ClientOptions, Error, PutResult, Result};
 use tokio::sync::Semaphore;
 
+use super::super::cloud::doors::Doors;
 use super::super::cloud::uploads::Uploads;
 use super::super::cloud::{Cloud, Parts};
 use super::*;
@@ -75,10 +76,11 @@ fn output(refuses: Option<usize>) -> (Arc<Slow>, Output) {
     let credentials = Arc::new(object_store::StaticCredentialProvider::new(object_store::gcp::GcpCredential {
         bearer: String::new(),
     }));
+    let doors = Doors::new(http.clone(), Vec::new(), &[]);
     let uploads = Arc::new(Uploads::of_gcs(http, credentials, "http://127.0.0.1:1/b".to_owned()));
     let parts = Some(Parts { store: Arc::clone(&slow) as _, uploads });
     let memory = Output::of(Arc::new(InMemory::new()));
-    (slow, Output { cloud: Some(Cloud { parts, signer: None }), ..memory })
+    (slow, Output { cloud: Some(Cloud { parts, signer: None, doors }), ..memory })
 }
 
 const LINE: usize = 200 * 1024;

@@ -1,0 +1,129 @@
+//! `offtake doctor`: the upstream and the storage of a configuration, each looked at whatever becomes of the other.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{INSTANCE, JOBS, STORE_IDENTITY, hex, live_traffic, new_key, owner, search_upstream};
+use crate::clock::{self, Clock, SystemClock};
+use crate::config::{Config, Location, OutputConfig, PublicBucket, Size};
+use crate::doctor::storage::{self, Opened, Owner, State, Storage};
+use crate::doctor::{self, Examination};
+use crate::output::Output;
+use crate::output::examine::Findings;
+use crate::output::layout;
+use crate::output::signing::LinkKeys;
+use crate::telemetry::error_chain;
+use crate::upstream::capabilities::Capabilities;
+
+/// What was found out.
+#[derive(Debug)]
+pub(crate) struct Examined {
+    pub(crate) upstream: anyhow::Result<Examination>,
+    pub(crate) storage: anyhow::Result<Storage>,
+}
+
+/// How long one question may fail while somebody waits for what doctor finds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the storage may take for a request, with its body, and for one that is sent again.
+const STORAGE_REQUEST: Duration = Duration::from_secs(20);
+const STORAGE_RETRY: Duration = Duration::from_secs(5);
+
+/// What doctor finds out about a configuration.
+pub(crate) async fn examine(config: &Config) -> Examined {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (upstream, storage) =
+        tokio::join!(Box::pin(upstream(config, &clock)), Box::pin(examine_storage(config, &clock)));
+    Examined { upstream, storage }
+}
+
+async fn upstream(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Examination> {
+    let live = Arc::new(live_traffic(config, clock));
+    let upstream = search_upstream(config, clock, PATIENCE, live)?;
+    let options = &config.upstream;
+    let searches = options.max_concurrent_searches;
+    let capabilities = Capabilities::new(upstream.clone(), Arc::clone(clock));
+    let (preset, profile) = (&options.preset, &options.profile);
+    let examined =
+        doctor::examine(&upstream, &capabilities, preset, profile, options.page_max_resources, searches).await?;
+    Ok(examined)
+}
+
+async fn examine_storage(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Storage> {
+    let options = &config.output;
+    let state = match options.place() {
+        // It is not made here: it would belong to whoever asks for this.
+        Ok(Location::File(folder)) if !folder.try_exists().unwrap_or(true) => State::Missing,
+        _ => match Output::open(&impatient(options)) {
+            Err(error) => State::Unopened(error_chain(&error)),
+            Ok(output) => {
+                let output = output.leaving_free(options.min_free.map(Size::bytes));
+                State::Opened(Box::new(Box::pin(opened(&output, config, clock)).await?))
+            }
+        },
+    };
+    Ok(Storage { location: options.location.clone(), state })
+}
+
+/// The same without the patience that an export has.
+fn impatient(options: &OutputConfig) -> OutputConfig {
+    let mut options = options.clone();
+    options.http.request_timeout = options.http.request_timeout.min(STORAGE_REQUEST);
+    options.http.retry = options.http.retry.min(STORAGE_RETRY);
+    options
+}
+
+async fn opened(output: &Output, config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Opened> {
+    let options = &config.output;
+    let signing = output.signing();
+    let own_links = match signing {
+        Some(_) => None,
+        None => Some(storage::own_links_hold(&LinkKeys::new(new_key()?, None), &LinkKeys::new(new_key()?, None))),
+    };
+    let owner = owner_of(output, &config.store.path).await;
+    let name = hex(clock::random()?);
+    let findings = match owner {
+        Owner::Nobody | Owner::Us => output.examine(&**clock, &name).await,
+        // That asks, and writes nothing.
+        Owner::SomebodyElse | Owner::Unknown(_) => {
+            Findings { exposure: output.exposure_of_marker(&**clock).await, ..Findings::default() }
+        }
+    };
+    Ok(Opened {
+        owner,
+        room: output.room(),
+        signing,
+        own_links,
+        link_ttl: options.link_ttl,
+        is_acknowledged: options.public_bucket == PublicBucket::Acknowledged,
+        folder: format!("{}/{name}", layout::DOCTOR),
+        findings,
+    })
+}
+
+/// Whose the output is, by its mark and by what is in the state folder, of which nothing is made here.
+async fn owner_of(output: &Output, state: &Path) -> Owner {
+    let mark = match output.owner().await {
+        Ok(mark) => mark,
+        Err(error) => return Owner::Unknown(error_chain(&error)),
+    };
+    let Some(mark) = mark else { return Owner::Nobody };
+    let instance = known(&state.join(INSTANCE));
+    let store = known(&state.join(JOBS).join(STORE_IDENTITY));
+    match (instance, store) {
+        (Ok(Some(instance)), Ok(Some(store))) if mark == owner(&instance, &store).as_bytes() => Owner::Us,
+        (Ok(_), Ok(_)) => Owner::SomebodyElse,
+        (Err(error), _) | (_, Err(error)) => {
+            Owner::Unknown(format!("the state folder cannot be read ({}): be who serve is", error.kind()))
+        }
+    }
+}
+
+/// Random bytes that were kept, in hexadecimal digits, if they were.
+fn known(path: &Path) -> std::io::Result<Option<String>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(bytes.try_into().ok().map(hex)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

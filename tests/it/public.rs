@@ -1,0 +1,191 @@
+//! A storage that gives to anybody what it is to keep (SEC-31): bulk stops by name until it does not any more.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use offtake::config::PublicBucket;
+use offtake::testing::ManualClock;
+use offtake::{Clock, Config, SystemClock};
+use sample_upstream::{SampleUpstream, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::process::until;
+use crate::raw::{Answer, KICKOFF};
+use crate::support::{App, MARKER, listener};
+
+/// What speaks like S3 and takes every signature for a good one.
+#[derive(Debug, Default)]
+struct Bucket {
+    objects: Mutex<BTreeMap<String, Vec<u8>>>,
+    gives_to_anybody: AtomicBool,
+    lists_to_anybody: AtomicBool,
+    /// What was asked without a signature.
+    asked: Mutex<Vec<String>>,
+}
+
+impl Bucket {
+    fn answer(&self, method: &str, target: &str, is_signed: bool, body: Vec<u8>) -> (u16, Vec<u8>) {
+        let path = target.split('?').next().unwrap_or_default();
+        let key = path.strip_prefix("/bulk").unwrap_or_default().trim_start_matches('/').to_owned();
+        if !is_signed {
+            self.asked.lock().expect("no panic").push(format!("{method} {target}"));
+            let is_open = if key.is_empty() { &self.lists_to_anybody } else { &self.gives_to_anybody };
+            if !is_open.load(Ordering::SeqCst) {
+                return (403, b"<Error><Code>AccessDenied</Code></Error>".to_vec());
+            }
+        }
+        let mut objects = self.objects.lock().expect("no panic");
+        match method {
+            _ if key.is_empty() => (200, b"<ListBucketResult></ListBucketResult>".to_vec()),
+            "PUT" => {
+                objects.insert(key, body);
+                (200, Vec::new())
+            }
+            "DELETE" => {
+                objects.remove(&key);
+                (204, Vec::new())
+            }
+            _ => match objects.get(&key) {
+                Some(found) => (200, found.clone()),
+                None => (404, b"<Error><Code>NoSuchKey</Code></Error>".to_vec()),
+            },
+        }
+    }
+
+    async fn serve(self: Arc<Self>, listener: TcpListener) {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(Arc::clone(&self).serve_one(stream));
+        }
+    }
+
+    async fn serve_one(self: Arc<Self>, mut stream: TcpStream) {
+        let mut asked = Vec::new();
+        let (head, mut body) = loop {
+            if stream.read_buf(&mut asked).await.unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(end) = asked.windows(4).position(|window| window == b"\r\n\r\n") {
+                break (String::from_utf8_lossy(&asked[..end]).to_lowercase(), asked.split_off(end + 4));
+            }
+        };
+        let target = String::from_utf8_lossy(&asked).split(' ').nth(1).unwrap_or_default().to_owned();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
+        while body.len() < length.unwrap_or(0) && stream.read_buf(&mut body).await.unwrap_or(0) > 0 {}
+        let is_signed = head.contains("\nauthorization: ") || target.contains("X-Amz-Signature=");
+        let method = head.split(' ').next().unwrap_or_default().to_uppercase();
+        let (status, said) = self.answer(&method, &target, is_signed, body);
+        let head = format!(
+            "HTTP/1.1 {status} Said\r\ncontent-length: {}\r\netag: \"1\"\r\n\
+             last-modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nconnection: close\r\n\r\n",
+            said.len()
+        );
+        let said = [head.into_bytes(), said].concat();
+        // Who asked may be gone.
+        let _said = stream.write_all(&said).await;
+    }
+}
+
+struct World {
+    app: App,
+    bucket: Arc<Bucket>,
+    clock: Arc<ManualClock>,
+}
+
+impl World {
+    async fn with(bucket: Bucket, change: impl FnOnce(&mut Config)) -> Self {
+        let bucket = Arc::new(bucket);
+        let storage = listener().await;
+        let endpoint = format!("http://{}", storage.local_addr().expect("it listens"));
+        tokio::spawn(Arc::clone(&bucket).serve(storage));
+        let clock = Arc::new(ManualClock::new(SystemClock.unix_millis()));
+        let upstream = SampleUpstream::new(Settings::default());
+        upstream.generate(2);
+        let change = |config: &mut Config| {
+            "s3://bulk/exports".clone_into(&mut config.output.location);
+            config.output.s3.endpoint = Some(endpoint.parse().expect("a URL"));
+            config.output.s3.access_key_id = Some("A".to_owned());
+            config.output.s3.secret_access_key = Some("hush".to_owned().into());
+            change(config);
+        };
+        let app = App::with_clock(upstream, change, Arc::clone(&clock) as _).await;
+        Self { app, bucket, clock }
+    }
+
+    /// What a kick-off is answered once it is known what becomes of it.
+    async fn kick_off(&self) -> Answer {
+        let opening = "the job store cannot be used at the moment";
+        until("it is decided", async || {
+            // A request waits a little for the job store, by the clock that stands still.
+            self.clock.advance(Duration::from_secs(2));
+            let answer = self.app.ask("GET", "/$export?_type=Patient", &KICKOFF, b"").await;
+            Ok((answer.json()["issue"][0]["diagnostics"] != opening).then_some(answer))
+        })
+        .await
+        .expect("it is decided")
+    }
+
+    async fn assert_stopped(&self) {
+        let refused = self.kick_off().await;
+        refused.assert_refused("a kick-off", 503, "transient", None);
+        assert_eq!(refused.json()["issue"][0]["diagnostics"], "the storage of the output is public");
+        assert_eq!(self.app.ask("GET", "/Patient?_count=1", &[], b"").await.status, 200, "requests pass through");
+        let objects: Vec<_> = self.bucket.objects.lock().expect("no panic").keys().cloned().collect();
+        assert_eq!(objects, [format!("exports/{MARKER}")], "nothing is exported");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_stops_while_a_storage_is_public_and_goes_on_once_it_is_not() {
+    let [objects, lists] = [true, false].map(|gives| Bucket {
+        gives_to_anybody: AtomicBool::new(gives),
+        lists_to_anybody: AtomicBool::new(!gives),
+        ..Bucket::default()
+    });
+    for bucket in [objects, lists] {
+        let world = World::with(bucket, |_| {}).await;
+        world.assert_stopped().await;
+        world.bucket.gives_to_anybody.store(false, Ordering::SeqCst);
+        world.bucket.lists_to_anybody.store(false, Ordering::SeqCst);
+        let accepted = until("it is looked at again", async || {
+            world.clock.advance(Duration::from_secs(30));
+            Ok(Some(world.kick_off().await).filter(|answer| answer.status == 202))
+        });
+        accepted.await.expect("it goes on by itself");
+        let asked = world.bucket.asked.lock().expect("no panic").clone();
+        for expected in
+            [format!("GET /bulk/exports/{MARKER}"), "GET /bulk?list-type=2&max-keys=1&prefix=exports%2F".to_owned()]
+        {
+            assert!(asked.contains(&expected), "{expected} in {asked:?}");
+        }
+        world.app.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_storage_and_one_that_is_acknowledged_are_used() {
+    let public = || Bucket { gives_to_anybody: AtomicBool::new(true), ..Bucket::default() };
+    let acknowledged = |config: &mut Config| config.output.public_bucket = PublicBucket::Acknowledged;
+    let proxied = |config: &mut Config| config.output.links = offtake::config::LinkMode::Proxy;
+    for world in [
+        World::with(Bucket::default(), |_| {}).await,
+        World::with(public(), acknowledged).await,
+        // Nobody is given a link to it.
+        World::with(public(), proxied).await,
+    ] {
+        assert_eq!(world.kick_off().await.status, 202);
+        world.app.stop().await;
+    }
+}
+
+/// Clients may reach what we do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_cannot_be_asked_from_here_stops_nothing() {
+    let nowhere = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("it had one");
+    let endpoint = format!("http://{nowhere}").parse().expect("a URL");
+    let world = World::with(Bucket::default(), |config| config.output.public_endpoint = Some(endpoint)).await;
+    assert_eq!(world.kick_off().await.status, 202);
+    world.app.stop().await;
+}
