@@ -220,9 +220,9 @@ pub(super) fn s3(config: &OutputConfig, place: &Place, environment: &Environment
         .with_client_options(client.clone());
     let store = Arc::new(builder.clone().build()?);
     let signer = match (config.links, &config.public_endpoint) {
-        (LinkMode::Proxy | LinkMode::Redirect, _) => None,
-        (LinkMode::Signed, None) => Some(Arc::clone(&store)),
-        (LinkMode::Signed, Some(public)) => {
+        (LinkMode::Proxy, _) => None,
+        (LinkMode::Signed | LinkMode::Redirect, None) => Some(Arc::clone(&store)),
+        (LinkMode::Signed | LinkMode::Redirect, Some(public)) => {
             let public = builder.with_config(Key::S3Endpoint, plain_url(public));
             Some(Arc::new(public.build()?))
         }
@@ -280,12 +280,12 @@ pub(super) fn azure(config: &OutputConfig, place: &Place, environment: &Environm
         .with_client_options(client(config, endpoint.as_deref())?);
     let store = Arc::new(builder.clone().build()?);
     let signer = match (config.links, &config.public_endpoint) {
-        (LinkMode::Proxy | LinkMode::Redirect, _) => None,
-        (LinkMode::Signed, _) if is_signature => {
+        (LinkMode::Proxy, _) => None,
+        (LinkMode::Signed | LinkMode::Redirect, _) if is_signature => {
             return Err(CloudError::CannotSign("a shared access signature cannot sign"));
         }
-        (LinkMode::Signed, None) => Some(Arc::clone(&store)),
-        (LinkMode::Signed, Some(public)) => {
+        (LinkMode::Signed | LinkMode::Redirect, None) => Some(Arc::clone(&store)),
+        (LinkMode::Signed | LinkMode::Redirect, Some(public)) => {
             Some(Arc::new(builder.with_config(Key::Endpoint, plain_url(public)).build()?))
         }
     };
@@ -317,7 +317,7 @@ pub(super) fn gcs(config: &OutputConfig, place: &Place, environment: &Environmen
         builder = builder.with_config(Key::BaseUrl, plain_url(base));
     }
     let base = builder.get_config_value(&Key::BaseUrl).filter(|base| base.trim_end_matches('/') != GCS);
-    if config.links == LinkMode::Signed && base.is_some() {
+    if config.links != LinkMode::Proxy && base.is_some() {
         return Err(CloudError::CannotSign(
             "signatures name storage.googleapis.com, and GOOGLE_BASE_URL another server",
         ));
@@ -329,7 +329,7 @@ pub(super) fn gcs(config: &OutputConfig, place: &Place, environment: &Environmen
     let builder = builder.with_bucket_name(&place.bucket).with_retry(retry(config)).with_client_options(client.clone());
     let store = Arc::new(builder.build()?);
     let longest = if has_key { LONGEST_LINK } else { LONGEST_LINK_OF_MACHINE };
-    let signer = (config.links == LinkMode::Signed).then(|| LinkSigner { signer: Arc::clone(&store) as _, longest });
+    let signer = (config.links != LinkMode::Proxy).then(|| LinkSigner { signer: Arc::clone(&store) as _, longest });
     let bucket = format!("{}/{}", base.as_deref().unwrap_or(GCS).trim_end_matches('/'), place.bucket);
     let credentials = Arc::clone(store.credentials());
     let uploads = Arc::new(Uploads::of_gcs(ReqwestConnector::default().connect(&client)?, credentials, bucket));
