@@ -3,6 +3,8 @@
 mod care;
 mod claim;
 mod examine;
+mod keys;
+mod smart;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,13 +23,14 @@ use crate::config::{Compression, Config, Location, PublicBucket, Size};
 use crate::disk::Ballast;
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
+use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
-use crate::http::Edge;
 use crate::http::links::Links;
 use crate::http::stack::{self, OfftakeLayer};
+use crate::http::{Access, Edge};
 use crate::job::store::Store;
 use crate::output::checkpoint::{self, CheckpointKey};
-use crate::output::signing::{LinkKey, LinkKeys};
+use crate::output::signing::LinkKeys;
 use crate::output::writer::Coding;
 use crate::output::{Output, layout};
 use crate::profile::{Profile, Protocol};
@@ -41,6 +44,8 @@ use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::{Patience, Upstream};
 use crate::upstream::connect::{PassThroughClient, Protocols, SearchClient};
 use crate::upstream::live::LiveTraffic;
+pub(crate) use keys::generate as generate_keys;
+use keys::{keep, kept, link_keys, new_key, sync_folder_of};
 
 pub(crate) use examine::{Examined, examine};
 
@@ -49,6 +54,8 @@ const POLLED_JOBS: u64 = 10_000;
 const POLLED_LIFETIME: Duration = Duration::from_mins(2);
 /// Bodies of kick-off requests that are read at the same time; a body is 1 MiB at most.
 const KICKOFF_BODIES: usize = 16;
+/// Forms of token requests that are read at the same time; a form is 64 KiB at most.
+const TOKEN_FORMS: usize = 32;
 /// Files that are packed on the way to clients at the same time.
 const PACKED_AT_ONCE: usize = 16;
 /// Pause between two tries to open the job store.
@@ -183,6 +190,9 @@ impl Builder {
             None => (link_keys(&state)?, Identity::kept(&state)?),
         };
         let capabilities = Capabilities::new(upstream.clone(), Arc::clone(&clock));
+        // Without a folder of ours nothing outlives the process.
+        let folder = store.is_none().then_some(state.as_path());
+        let access = smart::access(&config, folder, &clock)?;
         let links = Links::new(config.server.public_base_url.clone(), keys, config.output.link_ttl);
         let bulk = bulk_runtime()?;
         let parts = Assembly {
@@ -194,8 +204,13 @@ impl Builder {
             settings: engine_settings(&config),
             public_bucket: config.output.public_bucket,
             runtime: bulk.handle().clone(),
+            began: clock::now(&*clock),
         };
         let stop = CancellationToken::new();
+        if let Access::Server(server) = &access {
+            let watching = smart::watch_keys(Arc::clone(server), &config, folder, Arc::clone(&clock), stop.clone());
+            bulk.spawn(watching);
+        }
         let engine = parts.open(store.map(|store| store.store), state, stop.clone());
         let edge = Edge {
             engine: engine.clone(),
@@ -203,6 +218,9 @@ impl Builder {
             output,
             clock,
             links,
+            link_mode: config.output.links,
+            access,
+            forms: Semaphore::new(TOKEN_FORMS),
             most_members: config.export.group_max_members,
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,
@@ -225,6 +243,22 @@ impl Offtake {
     #[must_use]
     pub fn layer(&self) -> OfftakeLayer {
         OfftakeLayer::new(Arc::clone(&self.app.edge))
+    }
+
+    /// Takes up the clients that a configuration names now: every token and every link is held against them from the next
+    /// request on (SEC-14). All else stays as it was.
+    ///
+    /// # Errors
+    /// If one of them cannot be used: then all stay as they were.
+    pub(crate) fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        match &self.app.edge.access {
+            Access::Open { .. } => anyhow::bail!("smart.mode was open at the start: there are no clients"),
+            Access::Server(server) => {
+                server.register(smart::clients(&config.smart)?);
+                tracing::info!(clients = config.smart.clients.len(), "the clients were read anew");
+                Ok(())
+            }
+        }
     }
 
     /// Listens on `server.listen` and serves bulk and ordinary requests until `shutdown` completes; then finishes
@@ -370,6 +404,8 @@ struct Assembly {
     settings: EngineSettings,
     public_bucket: PublicBucket,
     runtime: tokio::runtime::Handle,
+    /// When it was put together.
+    began: Millis,
 }
 
 impl Assembly {
@@ -402,6 +438,7 @@ impl Assembly {
                 checkpoint_key: self.identity.checkpoint_key,
                 settings: self.settings,
                 runtime: self.runtime,
+                began: self.began,
             });
             while let Err(error) = engine.start().await {
                 tracing::error!(error = error_chain(&error), "the job store cannot be read; bulk requests wait for it");
@@ -483,45 +520,6 @@ fn bulk_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         let _lowered = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
     });
     builder.build().context("could not start the threads for exports")
-}
-
-/// The key that links are signed with: a file of its own, readable by nobody else (SEC-16).
-fn link_keys(state: &Path) -> anyhow::Result<LinkKeys> {
-    let secret: [u8; 32] = kept(&state.join("link.key"))?;
-    Ok(LinkKeys::new(LinkKey::new("1", &secret)?, None))
-}
-
-fn new_key() -> anyhow::Result<LinkKey> {
-    Ok(LinkKey::new("1", &clock::random()?)?)
-}
-
-/// Random bytes that stay the same from start to start: read from a file, or made and written to it.
-fn kept<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
-    let context = || format!("could not read or make {}", path.display());
-    match std::fs::read(path) {
-        Ok(bytes) => bytes.try_into().map_err(|_| anyhow::anyhow!("{} is not {N} bytes long", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let bytes = clock::random()?;
-            keep(path, &bytes).with_context(context)?;
-            Ok(bytes)
-        }
-        Err(error) => Err(error).with_context(context),
-    }
-}
-
-/// Writes a file for nobody else, durably and at once.
-fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let staged = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
-    file.write_all(bytes).and_then(|()| file.sync_all())?;
-    std::fs::rename(&staged, path)?;
-    sync_folder_of(path)
-}
-
-fn sync_folder_of(path: &Path) -> std::io::Result<()> {
-    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }
 
 fn hex(bytes: [u8; 8]) -> String {
@@ -654,13 +652,29 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     if !matches!(config.output.place(), Ok(Location::File(_))) {
         Output::open(&config.output).context("the output cannot be used")?;
     }
+    smart::clients(&config.smart)?;
     Ok(())
 }
 
-/// Serves a configuration until the process is told to stop.
-pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
+/// Serves a configuration until the process is told to stop. SIGHUP has its clients read anew from `file`.
+pub(crate) async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
     let offtake = Offtake::builder(config).build()?;
-    offtake.run(told_to_stop()).await
+    tokio::select! {
+        served = offtake.run(told_to_stop()) => served,
+        never = reload_when_told(&offtake, &file) => never,
+    }
+}
+
+async fn reload_when_told(offtake: &Offtake, file: &Path) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut told = signal(SignalKind::hangup()).context("could not listen for SIGHUP")?;
+    while told.recv().await.is_some() {
+        let read = Config::from_file(file).map_err(anyhow::Error::from).and_then(|config| offtake.reload(&config));
+        if let Err(error) = read {
+            tracing::error!(error = error_chain(&*error), "the clients stay as they were");
+        }
+    }
+    std::future::pending().await
 }
 
 async fn told_to_stop() {

@@ -38,6 +38,22 @@ enum Command {
     /// Looks after the exports while no process serves them.
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// Makes keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Makes a key pair for a client: the private JWK goes into a file, the public JWK Set to standard output.
+    Generate {
+        /// What it signs by.
+        #[arg(long, value_parser = ["ES384", "RS384"], default_value = "ES384")]
+        alg: String,
+        /// The file of the private key, which must not be there yet. It is readable by nobody else.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,7 +93,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Serve { config } => match Config::from_file(&config) {
-                Ok(config) => serve(config),
+                Ok(good) => serve(good, config),
                 Err(error) => refuse(&error),
             },
             Command::Doctor { config } => match Config::from_file(&config) {
@@ -87,6 +103,16 @@ impl Cli {
             Command::Jobs(JobsCommand::Recover { config, instance, key_file }) => match Config::from_file(&config) {
                 Ok(config) => recover(&config, &instance, key_file.as_deref()),
                 Err(error) => refuse(&error),
+            },
+            Command::Keys(KeysCommand::Generate { alg, out }) => match app::generate_keys(&alg, &out) {
+                Ok(public) => {
+                    println!("{public}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("no keys were made: {}", telemetry::error_chain(&*error));
+                    ExitCode::FAILURE
+                }
             },
             Command::Config(ConfigCommand::Check { config }) => match Config::from_file(&config) {
                 Ok(good) => match app::check(&good) {
@@ -109,7 +135,7 @@ impl Cli {
     }
 }
 
-fn serve(config: Config) -> ExitCode {
+fn serve(config: Config, file: PathBuf) -> ExitCode {
     telemetry::init(&config.telemetry);
     write_for_nobody_else();
     let runtime = match tokio::runtime::Runtime::new() {
@@ -119,7 +145,7 @@ fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(app::serve(config)) {
+    match runtime.block_on(app::serve(config, file)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("could not serve: {}", telemetry::error_chain(&*error));

@@ -34,7 +34,7 @@ pub use output::{
 pub use secret::Secret;
 pub use server::ServerConfig;
 pub use size::Size;
-pub use smart::{SmartConfig, SmartMode};
+pub use smart::{ClientConfig, SmartConfig, SmartMode};
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, LogLevel, TelemetryConfig};
 pub use upstream::UpstreamConfig;
@@ -130,14 +130,23 @@ impl Config {
             problems
                 .add("link_ttl_seconds", "is longer than export.output_ttl_seconds: links would outlive their files");
         }
+        problems.section = "output";
+        // What leads on those who show a token needs somebody who gives them one.
+        if self.smart.mode == SmartMode::Open && self.output.links == LinkMode::Redirect {
+            problems.add("links", "is redirect, which needs a token, and with smart.mode: open there are none");
+        }
         // SEC-10: without authorization nobody but this machine may ask.
-        if self.smart.mode == SmartMode::Open {
+        if self.smart.mode == SmartMode::Open && !self.smart.open_to_everyone {
             problems.section = "smart";
             if !self.server.listen.ip().is_loopback() {
-                problems.add("mode", "is open, which needs a loopback address in server.listen");
+                problems
+                    .add("mode", "is open, which needs a loopback address in server.listen, or open_to_everyone: true");
             }
             if !server::is_loopback(&self.server.public_base_url) {
-                problems.add("mode", "is open, which needs a loopback host in server.public_base_url");
+                problems.add(
+                    "mode",
+                    "is open, which needs a loopback host in server.public_base_url, or open_to_everyone: true",
+                );
             }
         }
         if problems.found.is_empty() { Ok(()) } else { Err(problems) }

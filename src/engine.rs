@@ -2,6 +2,7 @@
 
 mod accept;
 mod as_of;
+mod assertions;
 mod coverage;
 mod deletions;
 mod downloads;
@@ -25,11 +26,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{self, Clock};
+use crate::fhir::datatypes::Millis;
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileRecord, FileState};
@@ -70,6 +72,8 @@ pub(crate) struct EngineParts {
     pub(crate) settings: EngineSettings,
     /// The runtime that jobs run on: not the one that serves ordinary traffic.
     pub(crate) runtime: tokio::runtime::Handle,
+    /// When this process began to listen, or before.
+    pub(crate) began: Millis,
 }
 
 /// The limits that jobs run within.
@@ -117,6 +121,9 @@ struct Inner {
     jobs: Mutex<Jobs>,
     /// What clients are fetching.
     downloads: Downloads,
+    began: Millis,
+    /// Since when the store remembers which assertions were used, once that is known.
+    remembered_since: OnceCell<Millis>,
     /// Places for running jobs.
     places: Arc<Semaphore>,
     /// A job waits for its turn.
@@ -184,7 +191,8 @@ const HELD_FOR: Duration = Duration::from_hours(1);
 
 impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Self {
-        let EngineParts { store, output, upstream, clock, instance, checkpoint_key, settings, runtime, .. } = parts;
+        let EngineParts { store, output, upstream, clock, instance, checkpoint_key, settings, runtime, began, .. } =
+            parts;
         let profiler = Profiler::new(ProfilerParts {
             store: Arc::clone(&store),
             upstream: upstream.clone(),
@@ -222,6 +230,8 @@ impl Engine {
             runtime,
             jobs: Mutex::default(),
             downloads: Downloads::default(),
+            began,
+            remembered_since: OnceCell::new(),
             places,
             queued: Notify::new(),
             discarded: Notify::new(),
@@ -495,8 +505,11 @@ impl Inner {
         // The plan may be older than this process.
         self.upstream.heed(&plan.profile);
         let plan = Arc::new(plan);
-        let types = plan.types.keys().copied().collect();
-        let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, plan.context.clone(), plan.bases.clone());
+        // Whatever is planned: what the client may not have does not leave.
+        let permitted = |names: Vec<ResourceType>| names.into_iter().filter(|name| job.owner.may_hold(*name)).collect();
+        let types = permitted(plan.types.keys().copied().collect());
+        let context = permitted(plan.context.clone());
+        let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, context, plan.bases.clone());
         let grant = Arc::new(grant);
         let limits = PageLimits {
             readers: self.settings.searches,

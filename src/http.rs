@@ -1,5 +1,6 @@
 //! The edge: our routes.
 
+mod authorize;
 mod coding;
 mod delete;
 mod file;
@@ -12,11 +13,13 @@ mod pump;
 mod range;
 pub(crate) mod stack;
 mod status;
+mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use moka::future::Cache;
 use tokio::sync::{Semaphore, watch};
@@ -24,13 +27,16 @@ use tokio::sync::{Semaphore, watch};
 use crate::body::{self, Body, BoxError};
 use crate::bulk::route::BulkRoute;
 use crate::clock::Clock;
+use crate::config::LinkMode;
 use crate::engine::{Engine, Standing};
 use crate::fhir::capability::Capability;
 use crate::fhir::datatypes::Millis;
-use crate::job::JobId;
+use crate::job::{Job, JobId};
 use crate::output::Output;
+use crate::smart::server::{AuthorizationServer, Caller};
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
+use guard::Exposure;
 use links::Links;
 use problem::Problem;
 
@@ -46,6 +52,12 @@ pub(crate) struct Edge {
     pub(crate) output: Output,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) links: Links,
+    /// What manifests list.
+    pub(crate) link_mode: LinkMode,
+    /// How it is known who may ask.
+    pub(crate) access: Access,
+    /// Places for the forms of token requests.
+    pub(crate) forms: Semaphore,
     pub(crate) most_members: usize,
     pub(crate) capabilities: Capabilities,
     /// Places for bodies of kick-off requests.
@@ -58,7 +70,46 @@ pub(crate) struct Edge {
     pub(crate) packing: Arc<Semaphore>,
 }
 
+/// How it is known who may ask.
+#[derive(Debug)]
+pub(crate) enum Access {
+    /// It is not: whoever reaches us may, from this machine or from anywhere.
+    Open { exposure: Exposure },
+    /// By the tokens that this server issues.
+    Server(Arc<AuthorizationServer>),
+}
+
 impl Edge {
+    /// The authorization server, where there is one.
+    fn server(&self) -> Option<&Arc<AuthorizationServer>> {
+        match &self.access {
+            Access::Open { .. } => None,
+            Access::Server(server) => Some(server),
+        }
+    }
+
+    /// Where requests may come from.
+    fn exposure(&self) -> Exposure {
+        match &self.access {
+            Access::Open { exposure } => *exposure,
+            Access::Server(_) => Exposure::Anywhere,
+        }
+    }
+
+    /// Whether files are had by whoever shows a token, and not by whoever has their link.
+    fn files_need_token(&self) -> bool {
+        match (&self.access, self.link_mode) {
+            (Access::Open { .. }, _) | (Access::Server(_), LinkMode::Signed) => false,
+            (Access::Server(_), LinkMode::Proxy | LinkMode::Redirect) => true,
+        }
+    }
+
+    /// A job of the caller's own. One of somebody else is as good as none (SEC-15).
+    async fn own_job(&self, engine: &Engine, caller: &Caller, id: JobId) -> Result<Job, Problem> {
+        let job = engine.job(id).await?.filter(|job| caller.owns(&job.owner));
+        job.ok_or_else(Problem::no_such_job)
+    }
+
     /// Answers a request to one of our routes.
     pub(crate) async fn answer<B>(&self, route: BulkRoute, request: Request<B>) -> Response<Body>
     where
@@ -66,15 +117,29 @@ impl Edge {
         B::Error: Into<BoxError>,
     {
         let (head, sent) = request.into_parts();
-        let answer = match route {
-            BulkRoute::Kickoff(level) => kickoff::kick_off(self, level, &head, sent).await,
-            BulkRoute::Status(job) => status::status(self, job).await,
-            BulkRoute::Delete(job) => delete::delete(self, job).await,
-            BulkRoute::File { job, file } => file::file(self, job, &file, &head).await,
-            BulkRoute::NoSuchJob => Err(Problem::no_such_job()),
+        self.handle(route, &head, sent).await.unwrap_or_else(Problem::into_response)
+    }
+
+    async fn handle<B>(&self, route: BulkRoute, head: &Parts, sent: B) -> Result<Response<Body>, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        match route {
             BulkRoute::MethodNotAllowed { allow } => Err(Problem::method_not_allowed(allow)),
-        };
-        answer.unwrap_or_else(Problem::into_response)
+            // What opens a file is for it to say: a token or the link itself.
+            BulkRoute::File { job, file } => file::file(self, job, &file, head).await,
+            BulkRoute::NoSuchJob => {
+                authorize::caller(self, head).await?;
+                Err(Problem::no_such_job())
+            }
+            BulkRoute::Kickoff(level) => {
+                let caller = authorize::caller(self, head).await?;
+                kickoff::kick_off(self, &caller, level, head, sent).await
+            }
+            BulkRoute::Status(job) => status::status(self, &authorize::caller(self, head).await?, job).await,
+            BulkRoute::Delete(job) => delete::delete(self, &authorize::caller(self, head).await?, job).await,
+        }
     }
 
     /// The engine, for which a request made right after the start waits a little.

@@ -15,6 +15,7 @@ use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Instant, Millis};
 use crate::fhir::outcome::{Issue, IssueType};
 use crate::fhir::resource_type::ResourceType;
+pub(crate) use crate::smart::client::Owner;
 
 /// Counts who held a job: what an earlier holder still sends is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub(crate) struct Epoch(pub(crate) u32);
 pub(crate) struct Job {
     pub(crate) id: JobId,
     pub(crate) kickoff: Kickoff,
+    /// Whose it is, and what it may hold. A record from before there were clients is of `open` mode.
+    #[serde(default)]
+    pub(crate) owner: Owner,
     /// The types to export: those asked for, or all that the level allows.
     pub(crate) types: Vec<ResourceType>,
     /// What belongs to patients in the version of FHIR that the upstream spoke at kick-off.

@@ -26,7 +26,7 @@
 //! profile    what the server was found to do                                          pure
 //! bulk       the operation as the guide writes it: routes, kick-offs, manifests       pure
 //! plan       what an export reads, and how it is cut into slices                      pure
-//! smart      what may leave: `Grant::admit`                                           pure
+//! smart      who may have what, and what leaves: tokens, and `Grant::admit`           mostly pure
 //! job        the record of one export, its checkpoints, and what a store has to do    pure
 //! config     what an operator decides
 //! telemetry  what is logged, and what never is

@@ -10,7 +10,18 @@ use crate::fhir::datatypes::Id;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
     Bulk(BulkRoute),
+    Smart(SmartRoute),
     Upstream,
+}
+
+/// A request to the authorization server, where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SmartRoute {
+    /// `.well-known/smart-configuration`: where we issue no tokens it is the upstream's own.
+    Discovery,
+    Keys,
+    Token,
+    Introspection,
 }
 
 /// A request to one of our routes.
@@ -78,6 +89,11 @@ impl BulkRoute {
         {
             return Ok(Route::Bulk(route));
         }
+        if !below.ends_with('/')
+            && let Some(route) = smart(&segments)
+        {
+            return Ok(Route::Smart(route));
+        }
         if segments.iter().any(|segment| is_bulk_operation(segment)) {
             return Err(PathRefused::ForeignOperation);
         }
@@ -106,6 +122,16 @@ fn ours(method: &Method, segments: &[&str]) -> Option<BulkRoute> {
             (Err(_), &(Method::GET | Method::HEAD)) => BulkRoute::NoSuchJob,
             _ => not_allowed("GET, HEAD"),
         },
+        _ => return None,
+    })
+}
+
+fn smart(segments: &[&str]) -> Option<SmartRoute> {
+    Some(match segments {
+        [".well-known", "smart-configuration"] => SmartRoute::Discovery,
+        ["$bulk-jwks"] => SmartRoute::Keys,
+        ["$bulk-token"] => SmartRoute::Token,
+        ["$bulk-introspect"] => SmartRoute::Introspection,
         _ => return None,
     })
 }
@@ -190,7 +216,7 @@ mod tests {
     fn bulk(path: &str) -> Option<BulkRoute> {
         match of(&Method::GET, path) {
             Ok(Route::Bulk(route)) => Some(route),
-            Ok(Route::Upstream) | Err(_) => None,
+            Ok(Route::Smart(_) | Route::Upstream) | Err(_) => None,
         }
     }
 
@@ -208,6 +234,23 @@ mod tests {
         ] {
             assert_eq!(bulk(path), Some(expected), "{path}");
         }
+    }
+
+    #[test]
+    fn the_authorization_server_has_its_own_routes() {
+        for (path, expected) in [
+            ("/fhir/.well-known/smart-configuration", SmartRoute::Discovery),
+            ("/fhir/$bulk-token", SmartRoute::Token),
+            ("/fhir/%24bulk-token", SmartRoute::Token),
+            ("/fhir/$bulk-introspect", SmartRoute::Introspection),
+            ("/fhir/$bulk-jwks", SmartRoute::Keys),
+        ] {
+            assert_eq!(of(&Method::POST, path), Ok(Route::Smart(expected)), "{path}");
+        }
+        for path in ["/fhir/$bulk-token/", "/fhir/$bulk-token/x", "/fhir/Patient/$bulk-token", "/fhir/$Bulk-Token"] {
+            assert_eq!(of(&Method::POST, path), Err(PathRefused::ForeignOperation), "{path}");
+        }
+        assert_eq!(of(&Method::GET, "/fhir/.well-known/openid-configuration"), Ok(Route::Upstream));
     }
 
     #[test]

@@ -20,8 +20,9 @@ pub struct OutputConfig {
     /// `file://` and an absolute path (the folder is made if it is not there, and refused if others may read it);
     /// `s3://BUCKET/FOLDER`, `az://CONTAINER/FOLDER` or `gs://BUCKET/FOLDER`, with the folder left out or not.
     pub location: String,
-    /// What manifests list: links that the storage itself answers (`signed`; on local disk they are ours), or ours in front
-    /// of any storage, for which we read the files and hand them on (`proxy`).
+    /// What manifests list: links that the storage itself answers (`signed`; on local disk they are ours), ours in front of
+    /// any storage, for which we read the files and hand them on (`proxy`), or ours that lead whoever shows a token on to
+    /// one of the storage (`redirect`). Where clients have tokens, `proxy` wants one too.
     pub links: LinkMode,
     /// The address of the storage as clients see it, for which links are signed; null is that which we use. S3 and Azure.
     pub public_endpoint: Option<Url>,
@@ -65,7 +66,7 @@ pub enum LinkMode {
     Signed,
     /// Ours, whatever the storage.
     Proxy,
-    /// Ours, leading on to the storage's; not yet to be had.
+    /// Ours, leading on to the storage's for whoever shows a token.
     Redirect,
 }
 
@@ -163,7 +164,7 @@ impl OutputConfig {
         if !matches!(location, Location::File(_)) && self.file_max > LARGEST_ON_CLOUDS {
             problems.add("file_max_bytes", "is more than 40960MiB, which uploads to clouds do not take");
         }
-        if self.links == LinkMode::Signed {
+        if matches!(self.links, LinkMode::Signed | LinkMode::Redirect) {
             self.check_signing(location, problems);
         }
     }
@@ -174,7 +175,7 @@ impl OutputConfig {
             Location::File(_) | Location::S3(_) => {}
             Location::Azure(_) => {
                 if self.azure.sas_token_file.is_some() {
-                    problems.add("links", "is signed, but a shared access signature cannot sign: give a key or an identity, or use `links: proxy`");
+                    problems.add("links", "is not proxy, but a shared access signature cannot sign: give a key or an identity, or use `links: proxy`");
                 }
                 for (option, url) in
                     [("azure.endpoint", &self.azure.endpoint), ("public_endpoint", &self.public_endpoint)]
@@ -215,12 +216,6 @@ impl Section for OutputConfig {
         self.azure.check(problems);
         clouds::check_address("gcs.base_url", self.gcs.base_url.as_ref(), problems);
         clouds::check_address("public_endpoint", self.public_endpoint.as_ref(), problems);
-        if self.links == LinkMode::Redirect {
-            problems.add(
-                "links",
-                "is redirect, which leads only those on who show a token: it comes with SMART; use signed or proxy",
-            );
-        }
         if self.file_max.bytes() == 0 {
             problems.add("file_max_bytes", "is 0");
         }
@@ -288,7 +283,10 @@ mod tests {
                 "location: s3://bulk, s3: { virtual_hosted_style_request: true, endpoint: 'http://127.0.0.1:9000' }",
                 "output.s3.virtual_hosted_style_request",
             ),
-            ("location: az://bulk, azure: { sas_token_file: /run/sas }", "output.links is signed, but a shared access"),
+            (
+                "location: az://bulk, azure: { sas_token_file: /run/sas }",
+                "output.links is not proxy, but a shared access",
+            ),
             (
                 "location: az://bulk, azure: { endpoint: 'http://azurite:10000/acme' }",
                 "output.azure.endpoint is not https",
@@ -313,8 +311,8 @@ mod tests {
                 "location: s3://bulk, links: proxy, public_endpoint: 'https://files.example.org'",
                 "output.public_endpoint",
             ),
-            ("links: redirect", "it comes with SMART"),
-            ("location: s3://bulk, links: redirect", "it comes with SMART"),
+            ("links: redirect", "which needs a token"),
+            ("location: s3://bulk, links: redirect", "which needs a token"),
             ("location: s3://bulk, file_max_bytes: 50GiB", "output.file_max_bytes"),
             ("location: s3://bulk, http: { proxy_url: proxy }", "output.http.proxy_url"),
             ("location: s3://bulk, s3: { endpoint: 'http://key:secret@minio:9000' }", "output.s3.endpoint"),

@@ -1,26 +1,258 @@
 //! The section of its name; each option says what it does.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use super::{Problems, Section};
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+use super::server::is_loopback;
+use super::{Problems, Section, seconds};
+use crate::smart::address::is_public;
+use crate::smart::client::ClientId;
+use crate::smart::jwk::KeySet;
+use crate::smart::scope::Scopes;
 
 /// Who may export.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SmartConfig {
     /// How clients are known.
     pub mode: SmartMode,
+    /// Whether in `open` mode everybody who reaches us may export everything, from whatever machine.
+    pub open_to_everyone: bool,
+    /// How long an access token is good.
+    #[serde(rename = "token_lifetime_seconds", with = "seconds")]
+    pub token_lifetime: Duration,
+    /// The key that signs access tokens is replaced after so long; the one before it stays good for its last tokens.
+    #[serde(rename = "token_key_lifetime_seconds", with = "seconds")]
+    pub token_key_lifetime: Duration,
+    /// Hosts of `jwks_uri` that may have private addresses.
+    pub jwks_private_hosts: Vec<String>,
+    /// Who may ask for access tokens, in the words of RFC 7591.
+    pub clients: Vec<ClientConfig>,
 }
 
-/// How clients are known. Others than `open` come later.
+/// How clients are known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SmartMode {
     /// Everybody on this machine may export everything: for trials.
     #[default]
     Open,
+    /// Registered clients get access tokens from us (SMART Backend Services).
+    AuthorizationServer,
+}
+
+/// A client that may ask for access tokens. Its keys are given in one of three ways.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientConfig {
+    /// The name that it signs its assertions by.
+    pub client_id: String,
+    /// What it is called by people.
+    pub client_name: Option<String>,
+    /// What it may have at most, such as `system/*.rs`.
+    pub scope: String,
+    /// Its public keys, as a JWK Set.
+    pub jwks: Option<serde_json::Value>,
+    /// The file that holds them.
+    pub jwks_file: Option<PathBuf>,
+    /// Where they can be fetched.
+    pub jwks_uri: Option<Url>,
+}
+
+impl Default for SmartConfig {
+    fn default() -> Self {
+        Self {
+            mode: SmartMode::Open,
+            open_to_everyone: false,
+            token_lifetime: Duration::from_mins(5),
+            token_key_lifetime: Duration::from_hours(90 * 24),
+            jwks_private_hosts: Vec::new(),
+            clients: Vec::new(),
+        }
+    }
+}
+
+impl SmartConfig {
+    /// The hosts that may be private, as they are compared.
+    pub(crate) fn private_hosts(&self) -> BTreeSet<String> {
+        self.jwks_private_hosts.iter().map(|host| plain(host)).collect()
+    }
+
+    fn check_client(&self, number: usize, client: &ClientConfig, problems: &mut Problems) {
+        let mut add = |option: &str, problem: &str| problems.add(&format!("clients[{number}].{option}"), problem);
+        if let Err(error) = ClientId::parse(&client.client_id) {
+            add("client_id", &format!("is none: {error}"));
+        }
+        if self.clients[..number].iter().any(|other| other.client_id == client.client_id) {
+            add("client_id", "is that of another client as well");
+        }
+        if let Err(error) = Scopes::parse(&client.scope) {
+            add("scope", &error.to_string());
+        }
+        let given = [client.jwks.is_some(), client.jwks_file.is_some(), client.jwks_uri.is_some()];
+        match given.iter().filter(|given| **given).count() {
+            0 => add("jwks", "is missing: give the client's public keys by jwks, jwks_file or jwks_uri"),
+            1 => {}
+            _ => add("jwks", "is one of several: give the keys in one way, jwks, jwks_file or jwks_uri"),
+        }
+        if let Some(Err(error)) = client.jwks.as_ref().map(KeySet::of) {
+            add("jwks", &error.to_string());
+        }
+        if client.jwks_file.as_ref().is_some_and(|path| !path.is_absolute()) {
+            add("jwks_file", "is not an absolute path");
+        }
+        if let Some(uri) = &client.jwks_uri {
+            self.check_uri(uri, &mut |problem| add("jwks_uri", problem));
+        }
+    }
+
+    fn check_uri(&self, uri: &Url, add: &mut dyn FnMut(&str)) {
+        match uri.scheme() {
+            "https" => {}
+            "http" if is_loopback(uri) => {}
+            _ => add("is not https://, and its host is not this machine"),
+        }
+        if !uri.username().is_empty() || uri.password().is_some() || uri.fragment().is_some() {
+            add("holds a user name, a password or a fragment");
+        }
+        let is_private = match uri.host() {
+            Some(Host::Ipv4(address)) => !is_public(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => !is_public(IpAddr::V6(address)),
+            Some(Host::Domain(_)) => is_loopback(uri),
+            None => false,
+        };
+        if is_private && !self.private_hosts().contains(&plain(uri.host_str().unwrap_or_default())) {
+            add("has a private address: name its host in smart.jwks_private_hosts if it is meant");
+        }
+    }
+}
+
+/// A host without the brackets of an IPv6 address, in lower case.
+fn plain(host: &str) -> String {
+    host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase()
 }
 
 impl Section for SmartConfig {
-    fn check(&self, _: &mut Problems) {}
+    fn check(&self, problems: &mut Problems) {
+        for (number, client) in self.clients.iter().enumerate() {
+            self.check_client(number, client, problems);
+        }
+        match self.mode {
+            SmartMode::Open if !self.clients.is_empty() => {
+                problems.add("clients", "are not asked who they are while smart.mode is open");
+            }
+            SmartMode::AuthorizationServer if self.clients.is_empty() => {
+                problems.add("clients", "is empty, so nobody could export anything");
+            }
+            SmartMode::Open | SmartMode::AuthorizationServer => {}
+        }
+        if self.open_to_everyone && self.mode != SmartMode::Open {
+            problems.add("open_to_everyone", "is for `mode: open`");
+        }
+        // Longer ones outlive a client that is taken off the list elsewhere, and SMART wants them short.
+        if self.token_lifetime < Duration::from_secs(10) || self.token_lifetime > Duration::from_hours(1) {
+            problems.add("token_lifetime_seconds", "is not between 10 and 3600");
+        }
+        if self.token_key_lifetime < self.token_lifetime.saturating_mul(2) {
+            problems.add("token_key_lifetime_seconds", "is less than twice token_lifetime_seconds");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    const JWKS: &str = "{ keys: [{ kty: EC, crv: P-384, kid: a, \
+        x: T3VHttu529bCNhXMGm7e6Y6AtongILRjp3WxZJqUpnPNBPi-8Ow8OAXaSty8prfM, \
+        y: pq1XWvFKHn6Hy3XKmT62rT3j9BuD9zhJ1X2UpsZkMbRrDfVJlmKuyMwy7cKB_UfW }] }";
+
+    fn with(smart: &str) -> Result<Config, String> {
+        let smart = smart.replace("JWKS", JWKS);
+        let yaml = format!(
+            "server: {{ listen: '0.0.0.0:8080', public_base_url: https://fhir.example.org/fhir }}\n\
+             upstream: {{ base_url: http://127.0.0.1:9000/fhir }}\nsmart: {{ {smart} }}\n"
+        );
+        Config::from_yaml(&yaml).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn clients_are_given_their_keys_in_one_of_three_ways() {
+        for keys in [
+            "jwks: JWKS",
+            "jwks_file: /etc/offtake/a.json",
+            "jwks_uri: https://client.example/jwks.json",
+            "jwks_uri: 'http://127.0.0.1:9/jwks'",
+            "jwks_uri: https://keys.hospital.example/jwks",
+        ] {
+            let smart = format!(
+                "mode: authorization_server, jwks_private_hosts: [127.0.0.1], \
+                 clients: [{{ client_id: a, client_name: A, scope: system/*.rs, {keys} }}]"
+            );
+            assert_eq!(with(&smart).err(), None, "{keys}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_named() {
+        for (smart, expected) in [
+            ("mode: authorization_server", "smart.clients is empty"),
+            ("mode: open", "smart.mode is open"),
+            ("clients: [{ client_id: a, scope: system/*.rs, jwks: JWKS }]", "while smart.mode is open"),
+            ("CLIENT: scope: system/*.rs, jwks: JWKS", "clients[0].client_id is none"),
+            ("CLIENT: client_id: 'a b', scope: system/*.rs, jwks: JWKS", "clients[0].client_id is none"),
+            ("CLIENT: client_id: a, jwks: JWKS", "clients[0].scope names no scope"),
+            ("CLIENT: client_id: a, scope: user/*.rs, jwks: JWKS", "clients[0].scope holds something else"),
+            ("CLIENT: client_id: a, scope: 'system/Patient.rs?a=b', jwks: JWKS", "a scope with a query"),
+            ("CLIENT: client_id: a, scope: system/*.rs", "clients[0].jwks is missing"),
+            (
+                "CLIENT: client_id: a, scope: system/*.rs, jwks: JWKS, jwks_file: /a",
+                "clients[0].jwks is one of several",
+            ),
+            ("CLIENT: client_id: a, scope: system/*.rs, jwks: { keys: [] }", "clients[0].jwks has no key"),
+            (
+                "CLIENT: client_id: a, scope: system/*.rs, jwks: { keys: [{ kty: EC, d: AA }] }",
+                "a private or symmetric key",
+            ),
+            ("CLIENT: client_id: a, scope: system/*.rs, jwks: { keys: [{ kty: RSA, n: AQAB, e: AQAB }] }", "17 bits"),
+            ("CLIENT: client_id: a, scope: system/*.rs, jwks_file: a.json", "clients[0].jwks_file is not an absolute"),
+            (
+                "CLIENT: client_id: a, scope: system/*.rs, jwks_uri: http://client.example/k",
+                "clients[0].jwks_uri is not https",
+            ),
+            ("CLIENT: client_id: a, scope: system/*.rs, jwks_uri: 'https://10.0.0.1/k'", "has a private address"),
+            ("CLIENT: client_id: a, scope: system/*.rs, jwks_uri: 'http://[::1]/k'", "has a private address"),
+            ("CLIENT: client_id: a, scope: system/*.rs, jwks_uri: 'http://localhost/k'", "has a private address"),
+            ("CLIENT: client_id: a, scope: system/*.rs, jwks_uri: 'https://a:b@client.example/k'", "a password"),
+            ("CLIENT: client_id: a, scope: system/*.rs, jwks: JWKS, secret: a", "secret"),
+            ("mode: authorization_server, token_lifetime_seconds: 5", "smart.token_lifetime_seconds"),
+            ("mode: authorization_server, token_key_lifetime_seconds: 5", "smart.token_key_lifetime_seconds"),
+            ("mode: authorization_server, open_to_everyone: true", "smart.open_to_everyone"),
+            ("mode: external", "external"),
+        ] {
+            let smart = match smart.strip_prefix("CLIENT: ") {
+                Some(client) => format!("mode: authorization_server, clients: [{{ {client} }}]"),
+                None => smart.to_owned(),
+            };
+            let error = with(&smart).expect_err(&smart);
+            assert!(error.contains(expected), "{smart}: {error}");
+        }
+        let twice = "mode: authorization_server, clients: [{ client_id: a, scope: system/*.rs, jwks: JWKS }, \
+                     { client_id: a, scope: system/*.rs, jwks: JWKS }]";
+        let error = with(twice).expect_err("two of a name");
+        assert!(error.contains("clients[1].client_id is that of another"), "{error}");
+    }
+
+    /// SEC-10
+    #[test]
+    fn open_mode_is_for_everyone_only_where_it_says_so() {
+        assert!(with("open_to_everyone: true").is_ok());
+        let error = with("open_to_everyone: false").expect_err("others could ask");
+        assert!(error.contains("smart.mode is open"), "{error}");
+    }
 }

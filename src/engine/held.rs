@@ -42,8 +42,8 @@ pub(super) struct Base {
 }
 
 impl Worker {
-    /// The export that ended at `_since` and is of the same kind, if what it left is as it was written: what came to the
-    /// client by others is not known here. Of several the one of the most types.
+    /// The export of the same client that ended at `_since` and is of the same kind, if what it left is as it was written:
+    /// what others have received is not to be told, and what came to the client by other exports is not known here. Of several the one of the most types.
     pub(super) async fn base(&self, job: &Job) -> Result<Option<Base>, WorkerError> {
         let Some(since) = job.kickoff.since.filter(|_| self.plan.tells_deletions_by_difference) else {
             return Ok(None);
@@ -53,7 +53,8 @@ impl Worker {
             JobState::Accepted | JobState::Running(_) | JobState::Failed(_) | JobState::Deleted => false,
         };
         let mut earlier = self.files.jobs().await?;
-        earlier.retain(|other| other.id != job.id && other.kickoff.level == job.kickoff.level && ended(other));
+        let is_theirs = |other: &Job| other.kickoff.level == job.kickoff.level && other.owner.is_same(&job.owner);
+        earlier.retain(|other| other.id != job.id && is_theirs(other) && ended(other));
         let mut best: Option<Base> = None;
         for other in earlier {
             if let Some(object) = self.files.held_by(other.id).await?

@@ -16,6 +16,7 @@ impl Engine {
     pub(super) async fn reap(&self) {
         loop {
             self.inner.expire().await;
+            self.inner.forget_used().await;
             let (deleted, failed) = {
                 let jobs = self.inner.jobs();
                 // A worker that still runs may yet begin an object: it is stopped first.
@@ -58,6 +59,13 @@ impl Inner {
                 Ok(_) => self.forget(job.id),
                 Err(error) => tracing::warn!(error = error_chain(&error), "could not delete an expired export"),
             }
+        }
+    }
+
+    /// Assertions that have expired are refused without being remembered.
+    async fn forget_used(&self) {
+        if let Err(error) = self.services.store.forget_used(clock::now(&*self.services.clock)).await {
+            tracing::warn!(error = error_chain(&error), "could not forget assertions that have expired");
         }
     }
 

@@ -6,10 +6,13 @@ use super::Edge;
 use super::body::{self, Body};
 use super::problem::Problem;
 use crate::job::JobId;
+use crate::smart::server::Caller;
 
 /// BD-098, BD-099, BD-101
-pub(super) async fn delete(edge: &Edge, id: JobId) -> Result<Response<Body>, Problem> {
-    if !edge.engine().await?.delete(id).await? {
+pub(super) async fn delete(edge: &Edge, caller: &Caller, id: JobId) -> Result<Response<Body>, Problem> {
+    let engine = edge.engine().await?;
+    edge.own_job(&engine, caller, id).await?;
+    if !engine.delete(id).await? {
         return Err(Problem::no_such_job());
     }
     tracing::info!(export.job_id = %id, "an export was deleted");

@@ -1,6 +1,8 @@
-//! An output file, by a link that we signed.
+//! An output file, by a link that we signed or by a token.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -8,35 +10,33 @@ use http::header::HeaderName;
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode, header};
 
-use super::Edge;
 use super::body::{self, Body};
 use super::coding;
 use super::problem::Problem;
 use super::pump::{Coder, pump};
 use super::range::Selection;
+use super::{Edge, authorize, status};
 use crate::clock;
-use crate::job::JobId;
-use crate::job::checkpoint::StoredObject;
+use crate::config::LinkMode;
+use crate::engine::Engine;
+use crate::job::checkpoint::{FileContent, StoredObject};
+use crate::job::{Job, JobId};
 use crate::output::layout;
+use crate::smart::server::Caller;
 
 /// RFC 9530
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// BD-088, BD-089, BD-091, BD-093. A link that is not good is a plain 403, one whose file is gone a plain 404.
 pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Result<Response<Body>, Problem> {
-    let now = clock::now(&*edge.clock);
-    if let Err(refused) = edge.links.verify(id, name, head.uri.query(), now) {
-        tracing::info!(reason = %refused, "a link was refused");
-        return Ok(plain(StatusCode::FORBIDDEN));
-    }
+    let Some(caller) = opened_by(edge, id, name, head).await? else { return Ok(plain(StatusCode::FORBIDDEN)) };
     let engine = edge.engine().await?;
-    let files = engine.files(id).await?;
-    let named = files.iter().find(|file| {
-        file.content.is_for_clients()
-            && layout::parse_file_name(name) == Some(file.no)
-            && layout::file_name(file.content, file.no) == name
-    });
-    let Some(object) = named.and_then(|file| file.object()) else { return Ok(plain(StatusCode::NOT_FOUND)) };
+    let Some((job, object)) = find(edge, &engine, caller.as_ref(), id, name).await? else {
+        return Ok(plain(StatusCode::NOT_FOUND));
+    };
+    if caller.is_some() && edge.link_mode == LinkMode::Redirect {
+        return lead_on(edge, &job, name, &object).await;
+    }
     let download = engine.download(id, &object.key);
     // Only now: whoever removes the job after this finds the download.
     if engine.job(id).await?.is_none() {
@@ -46,12 +46,12 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
     let range = value(&head.headers, &header::RANGE).filter(|_| head.method == Method::GET);
     let takes_gzip = head.headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let takes_gzip = coding::takes_gzip(takes_gzip);
-    let form = Form::choose(object, takes_gzip, range.is_some());
+    let form = Form::choose(&object, takes_gzip, range.is_some());
     // Each takes some hundred kibibytes: beyond so many at a time files are sent as they are.
     let permit = (form.coding == OnTheWay::Pack && head.method == Method::GET)
         .then(|| Arc::clone(&edge.packing).try_acquire_owned());
     let (form, permit) = match permit {
-        Some(Err(_none_left)) => (Form::choose(object, false, range.is_some()), None),
+        Some(Err(_none_left)) => (Form::choose(&object, false, range.is_some()), None),
         Some(Ok(permit)) => (form, Some(permit)),
         None => (form, None),
     };
@@ -104,6 +104,72 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
         pump(&edge.runtime, source, form.coding.coder(), download, permit)
     };
     Ok(answer.body(body).expect("the headers are plain ASCII"))
+}
+
+/// What opens the file: its link, or the token of a caller; `None` if nothing does.
+async fn opened_by(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Result<Option<Option<Caller>>, Problem> {
+    // Where links need a token, those that we lead on to are signed themselves.
+    if edge.files_need_token() && (edge.link_mode == LinkMode::Proxy || head.uri.query().is_none()) {
+        return Ok(Some(Some(authorize::caller(edge, head).await?)));
+    }
+    match edge.links.verify(id, name, head.uri.query(), clock::now(&*edge.clock)) {
+        Ok(()) => Ok(Some(None)),
+        Err(refused) => {
+            tracing::info!(reason = %refused, "a link was refused");
+            Ok(None)
+        }
+    }
+}
+
+/// The file of this name, if there is one for the caller, or for whoever has its link.
+async fn find(
+    edge: &Edge,
+    engine: &Engine,
+    caller: Option<&Caller>,
+    id: JobId,
+    name: &str,
+) -> Result<Option<(Job, StoredObject)>, Problem> {
+    let Some(job) = engine.job(id).await? else { return Ok(None) };
+    let is_theirs = match (caller, edge.server()) {
+        (Some(caller), _) => caller.owns(&job.owner),
+        // SEC-14: the links of a client that is registered no more lead nowhere.
+        (None, Some(server)) => server.knows(&job.owner),
+        (None, None) => Caller::Anybody.owns(&job.owner),
+    };
+    if !is_theirs {
+        return Ok(None);
+    }
+    let files = engine.files(id).await?;
+    let named = files.iter().find(|file| {
+        file.content.is_for_clients()
+            && layout::parse_file_name(name) == Some(file.no)
+            && layout::file_name(file.content, file.no) == name
+    });
+    let Some((file, object)) = named.and_then(|file| Some((file, file.object()?.clone()))) else { return Ok(None) };
+    if let Some(caller) = caller {
+        let of_file = match file.content {
+            FileContent::Resources(name) => BTreeSet::from([name]),
+            // They tell of everything in the export.
+            FileContent::Outcomes | FileContent::Deletions | FileContent::Held => status::types_of(&job, &files),
+        };
+        authorize::require(edge, caller, of_file)?;
+    }
+    Ok(Some((job, object)))
+}
+
+/// How long a link is good that somebody with a token is led on to.
+const LED_ON_FOR: Duration = Duration::from_mins(5);
+
+/// To a link that is itself the right to the file: clients follow it at once.
+async fn lead_on(edge: &Edge, job: &Job, name: &str, object: &StoredObject) -> Result<Response<Body>, Problem> {
+    let until = clock::now(&*edge.clock).saturating_add(LED_ON_FOR);
+    let until = job.state.expires().map_or(until, |expires| expires.min(until));
+    let link = status::signed(edge, job.id, name, object, until).await?;
+    let answer = Response::builder()
+        .status(StatusCode::TEMPORARY_REDIRECT)
+        .header(header::LOCATION, link)
+        .header(header::CACHE_CONTROL, "private, no-store");
+    Ok(answer.body(body::empty()).expect("a link is made of URL characters"))
 }
 
 /// In which of its forms a file is sent: each has an entity tag of its own.

@@ -19,13 +19,25 @@ pub(crate) enum Refused {
     Authorizations,
 }
 
-/// What `open` mode asks of every bulk request (SEC-10), and every mode (SEC-11).
+/// Whether anything but a token tells who may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exposure {
+    /// Being on this machine does.
+    ThisMachine,
+    /// Tokens do, or nothing at all, as an operator has said.
+    Anywhere,
+}
+
+/// What is asked of every bulk request where nothing else tells who may ask (SEC-10), and everywhere (SEC-11).
 ///
 /// In `open` mode being on this machine is the only credential: a page in a local browser can reach us by a name that
 /// it rebinds to loopback, and a proxy beside us speaks for strangers. Of two credentials in one request whoever looks
 /// at it next may look at the other one.
-pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Refused> {
-    loopback_only(request.uri(), request.headers())?;
+pub(crate) fn check<B>(request: &Request<B>, exposure: Exposure) -> Result<(), Refused> {
+    match exposure {
+        Exposure::ThisMachine => loopback_only(request.uri(), request.headers())?,
+        Exposure::Anywhere => {}
+    }
     one_authorization(request.headers())
 }
 
@@ -79,12 +91,17 @@ mod tests {
 
     /// The status of the answer; 200 stands for a request that may go on.
     fn status(uri: &str, headers: &[(&str, &str)]) -> u16 {
+        status_at(Exposure::ThisMachine, uri, headers)
+    }
+
+    fn status_at(exposure: Exposure, uri: &str, headers: &[(&str, &str)]) -> u16 {
         let mut request = Request::builder().uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(()).expect("the test's request is well formed");
-        check(&request).map_or_else(|refused| Problem::from(refused).into_response().status().as_u16(), |()| 200)
+        check(&request, exposure)
+            .map_or_else(|refused| Problem::from(refused).into_response().status().as_u16(), |()| 200)
     }
 
     /// SEC-10.
@@ -120,6 +137,16 @@ mod tests {
             ("/fhir/$export", &[("host", "localhost"), ("via", "1.1 proxy")], 403),
         ] {
             assert_eq!(status(uri, headers), expected, "{uri} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_shows_a_token_may_come_from_anywhere() {
+        for (headers, expected) in [
+            (&[("host", "fhir.example.org"), ("x-forwarded-for", "10.0.0.1")][..], 200),
+            (&[("host", "fhir.example.org"), ("authorization", "a"), ("authorization", "b")], 400),
+        ] {
+            assert_eq!(status_at(Exposure::Anywhere, "/fhir/$export", headers), expected, "{headers:?}");
         }
     }
 

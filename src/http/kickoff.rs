@@ -8,14 +8,16 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::sync::SemaphorePermit;
 
-use super::Edge;
 use super::body::{self, Body, BoxError};
 use super::problem::Problem;
+use super::{Edge, authorize};
 use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError, Places};
 use crate::clock;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::{Job, JobId, JobState};
+use crate::smart::scope::Actions;
+use crate::smart::server::Caller;
 use crate::upstream::group;
 
 /// A `Parameters` body of every type and of some thousand patients is smaller.
@@ -28,6 +30,7 @@ const UPSTREAM_PATIENCE: Duration = Duration::from_secs(10);
 /// BD-047: 202 and where to ask.
 pub(super) async fn kick_off<B>(
     edge: &Edge,
+    caller: &Caller,
     level: ExportLevel,
     head: &Parts,
     sent: B,
@@ -49,18 +52,21 @@ where
         let now = edge.upstream.now();
         Kickoff::parse(level, &head.method, head.uri.query(), &headers, &sent, now.into())?
     };
+    permit(edge, caller, &kickoff)?;
     let Resolved { types, compartments, advertised_base, software } = tokio::select! {
         resolved = resolve(edge, &kickoff, &places) => resolved?,
         () = edge.clock.sleep(UPSTREAM_PATIENCE) => {
             return Err(Problem::unavailable("the FHIR server behind this one does not answer at the moment"));
         }
     };
+    let types = narrow(edge, caller, &kickoff, types)?;
     let now = clock::now(&*edge.clock);
     let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let id = JobId::new(clock::random().map_err(|_| Problem::unavailable("the system has no randomness to give"))?);
     let request = edge.links.public_url(path);
     let state = JobState::Accepted;
-    let job = Job { id, kickoff, types, compartments, request, advertised_base, software, created: now, state };
+    let owner = caller.owner();
+    let job = Job { id, kickoff, owner, types, compartments, request, advertised_base, software, created: now, state };
     engine.submit(job).await?;
     tracing::info!(export.job_id = %id, "an export was accepted");
     let answer = Response::builder()
@@ -68,6 +74,31 @@ where
         .header(header::CONTENT_LOCATION, edge.links.status(id))
         .header(header::CACHE_CONTROL, "no-store");
     Ok(answer.body(body::empty()).expect("the status URL is made of URL characters"))
+}
+
+/// SM-033: what was asked for by name and may not be had is refused before anything is asked of the upstream.
+fn permit(edge: &Edge, caller: &Caller, kickoff: &Kickoff) -> Result<(), Problem> {
+    if let (ExportLevel::Group(_), Caller::Client(client)) = (&kickoff.level, caller)
+        && !client.scopes().permit(ResourceType::GROUP, Actions::READ)
+    {
+        return Err(authorize::insufficient(edge, "system/Group.r"));
+    }
+    authorize::require(edge, caller, kickoff.types.iter().flatten().copied())
+}
+
+/// What the caller may have of all that there is, where nothing was asked for by name.
+fn narrow(
+    edge: &Edge,
+    caller: &Caller,
+    kickoff: &Kickoff,
+    types: Vec<ResourceType>,
+) -> Result<Vec<ResourceType>, Problem> {
+    let lacks = caller.lacks(types.iter().copied());
+    let may: Vec<_> = types.into_iter().filter(|name| !lacks.contains(name)).collect();
+    if kickoff.types.is_none() && may.is_empty() && !lacks.is_empty() {
+        return Err(authorize::insufficient(edge, "system/*.rs"));
+    }
+    Ok(may)
 }
 
 /// What the upstream has to say of a request.

@@ -50,6 +50,11 @@ impl Links {
         format!("{}/$bulk-file/{job}/{name}?{query}", self.prefix())
     }
 
+    /// The address of one file, which is no right to it.
+    pub(crate) fn stable_file(&self, job: JobId, name: &str) -> String {
+        format!("{}/$bulk-file/{job}/{name}", self.prefix())
+    }
+
     pub(crate) fn verify(&self, job: JobId, name: &str, query: Option<&str>, now: Millis) -> Result<(), LinkRefused> {
         let job = job.to_string();
         let link = Link { base: &self.signed_base, job: &job, file: name };

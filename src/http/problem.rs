@@ -23,7 +23,7 @@ use crate::upstream::group::GroupError;
 pub(crate) struct Problem {
     status: StatusCode,
     issue: Issue,
-    headers: HeaderMap,
+    headers: Box<HeaderMap>,
 }
 
 #[derive(Debug, Serialize)]
@@ -48,7 +48,7 @@ impl Problem {
     /// An error with a code of the FHIR issue types. `text` is sent to the client.
     pub(crate) fn new(status: StatusCode, code: &'static str, text: impl ToString) -> Self {
         let issue = Issue { severity: "error", code, diagnostics: text.to_string(), location: None };
-        Self { status, issue, headers: HeaderMap::new() }
+        Self { status, issue, headers: Box::default() }
     }
 
     /// Adds a header to the answer, such as `Allow` or `Retry-After`.
@@ -65,7 +65,7 @@ impl Problem {
         let mut response = Response::new(body::full(text));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        *headers = self.headers;
+        *headers = *self.headers;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/fhir+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response

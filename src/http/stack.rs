@@ -19,11 +19,13 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::Edge;
+use super::authorize;
 use super::body::{self, Body, BoxError};
 use super::guard;
 use super::heads::Heads;
 use super::problem::Problem;
-use crate::bulk::route::{BulkRoute, PathRefused, Route};
+use super::token;
+use crate::bulk::route::{BulkRoute, PathRefused, Route, SmartRoute};
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{PassThrough, PeerAddr, ProxyError};
 
@@ -55,11 +57,50 @@ impl<S> Layer<S> for OfftakeLayer {
     }
 }
 
+type Answering<E> = BoxFuture<'static, Result<Response<Body>, E>>;
+
+fn answer<E: Send + 'static>(answer: Response<Body>) -> Answering<E> {
+    Box::pin(std::future::ready(Ok(answer)))
+}
+
 /// Sends Bulk Data requests to the export service and every other one on.
 #[derive(Debug, Clone)]
 pub struct Diverted<S> {
     edge: Arc<Edge>,
     upstream: S,
+}
+
+impl<S> Diverted<S> {
+    /// Has a request answered by whatever stands behind us.
+    fn pass_on<B, R>(&self, request: Request<B>) -> Answering<S::Error>
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Send + 'static,
+        R: http_body::Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let answer = self.upstream.clone().oneshot(request);
+        Box::pin(async move { Ok(answer.await?.map(body::map)) })
+    }
+
+    /// Answers a request to one of our own routes, unless its headers alone refuse it.
+    fn answer<E, B: Send + 'static>(
+        &self,
+        request: Request<B>,
+        handle: impl FnOnce(Arc<Edge>, Request<B>) -> BoxFuture<'static, Response<Body>> + Send + 'static,
+    ) -> Answering<E> {
+        let edge = Arc::clone(&self.edge);
+        Box::pin(async move {
+            Ok(match guard::check(&request, edge.exposure()) {
+                Ok(()) => handle(edge, request).await,
+                Err(refused) => {
+                    tracing::info!(reason = %refused, "a bulk request was refused by its headers");
+                    Problem::from(refused).into_response()
+                }
+            })
+        })
+    }
 }
 
 impl<S, B, R> Service<Request<B>> for Diverted<S>
@@ -84,25 +125,31 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let base = self.edge.links.base_path();
-        match BulkRoute::of(request.method(), request.uri().path(), base) {
+        let routed = BulkRoute::of(request.method(), request.uri().path(), base);
+        match (routed, self.edge.server()) {
             // Whoever embeds the layer may serve more than FHIR: a path outside of the base is the service's own.
-            Ok(Route::Upstream) | Err(PathRefused::OutsideBase) => {
-                let answer = self.upstream.clone().oneshot(request);
-                Box::pin(async move { Ok(answer.await?.map(body::map)) })
+            (Err(PathRefused::OutsideBase), _) => self.pass_on(request),
+            // What the upstream says of its own authorization is its own, where we issue no tokens.
+            (Ok(Route::Upstream | Route::Smart(SmartRoute::Discovery)), None) => self.pass_on(request),
+            (Ok(Route::Upstream), Some(server)) => {
+                if authorize::carries_our_token(server, &request) {
+                    tracing::info!("a request that is no bulk request was refused: it carries an access token of ours");
+                    return answer(authorize::ours_is_not_for_others(server).into_response());
+                }
+                self.pass_on(request)
             }
-            Ok(Route::Bulk(route)) => {
-                let edge = Arc::clone(&self.edge);
-                Box::pin(async move {
-                    Ok(match guard::check(&request) {
-                        Ok(()) => edge.answer(route, request).await,
-                        Err(refused) => {
-                            tracing::info!(reason = %refused, "a bulk request was refused by its headers");
-                            Problem::from(refused).into_response()
-                        }
-                    })
+            (Ok(Route::Bulk(route)), _) => {
+                self.answer(request, |edge, request| Box::pin(async move { edge.answer(route, request).await }))
+            }
+            (Ok(Route::Smart(route)), Some(server)) => {
+                let server = Arc::clone(server);
+                self.answer(request, move |edge, request| {
+                    let (head, sent) = request.into_parts();
+                    Box::pin(async move { token::smart(&edge, &server, route, &head, sent).await })
                 })
             }
-            Err(refused) => Box::pin(std::future::ready(Ok(Problem::from(refused).into_response()))),
+            (Ok(Route::Smart(_)), None) => answer(Problem::from(PathRefused::ForeignOperation).into_response()),
+            (Err(refused), _) => answer(Problem::from(refused).into_response()),
         }
     }
 }

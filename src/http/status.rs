@@ -1,14 +1,15 @@
 //! The status request, and the manifest once there is one.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use http::{Response, StatusCode, header};
 
-use super::Edge;
 use super::body::{self, Body};
 use super::problem::Problem;
+use super::{Edge, authorize};
 use crate::bulk::manifest::{Manifest, ManifestFile};
 use crate::clock;
 use crate::fhir::datatypes::Millis;
@@ -16,6 +17,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileRecord, StoredObject};
 use crate::job::{Complete, Job, JobId, JobState};
 use crate::output::{OutputError, layout};
+use crate::smart::server::Caller;
 
 /// A job younger than this has its first poll answered with 202 even if it has finished: clients take a first
 /// poll that brings the manifest badly.
@@ -23,9 +25,9 @@ const YOUNG_MILLIS: i64 = 60_000;
 /// Longest pause between polls that is asked for, in seconds.
 const LONGEST_RETRY: i64 = 30;
 
-pub(super) async fn status(edge: &Edge, id: JobId) -> Result<Response<Body>, Problem> {
+pub(super) async fn status(edge: &Edge, caller: &Caller, id: JobId) -> Result<Response<Body>, Problem> {
     let engine = edge.engine().await?;
-    let job = engine.job(id).await?.ok_or_else(Problem::no_such_job)?;
+    let job = edge.own_job(&engine, caller, id).await?;
     let now = clock::now(&*edge.clock);
     match &job.state {
         JobState::Accepted | JobState::Running(_) => {
@@ -38,11 +40,21 @@ pub(super) async fn status(edge: &Edge, id: JobId) -> Result<Response<Body>, Pro
                 return Ok(in_progress("finishing", 0));
             }
             let files = engine.files(id).await?;
+            authorize::require(edge, caller, types_of(&job, &files))?;
             manifest(edge, &job, complete, &files, now).await
         }
         JobState::Failed(failed) => Err(Problem::job_failed(failed)),
         JobState::Deleted => Err(Problem::no_such_job()),
     }
+}
+
+/// SEC-15: a manifest tells of all types of its job, also of those that came along.
+pub(super) fn types_of(job: &Job, files: &[FileRecord]) -> BTreeSet<ResourceType> {
+    let listed = files.iter().filter_map(|file| match file.content {
+        FileContent::Resources(name) => Some(name),
+        FileContent::Outcomes | FileContent::Deletions | FileContent::Held => None,
+    });
+    job.types.iter().copied().chain(listed).collect()
 }
 
 /// BD-057 to BD-059
@@ -68,6 +80,7 @@ async fn manifest(
     // A link never outlives what signs it, nor its file.
     let wanted = edge.links.expiry(now).min(complete.expires);
     let links_until = match edge.output.signs_for() {
+        _ if edge.files_need_token() => complete.expires,
         Some(longest) => wanted.min(now.saturating_add(longest)),
         None => wanted,
     };
@@ -94,7 +107,7 @@ async fn manifest(
     let manifest = Manifest {
         transaction_time: complete.transaction_time,
         request: job.request.clone(),
-        requires_access_token: false,
+        requires_access_token: edge.files_need_token(),
         output,
         deleted: job.kickoff.since.map(|_| deleted),
         error,
@@ -132,7 +145,7 @@ fn listed<'a>(
     listed.boxed()
 }
 
-/// A link to one file: of the storage itself where it signs, else ours.
+/// A link to one file: of the storage itself where it signs, else ours; where a token is needed it is always ours.
 async fn link(
     edge: &Edge,
     job: JobId,
@@ -140,8 +153,23 @@ async fn link(
     object: &StoredObject,
     until: Millis,
 ) -> Result<String, OutputError> {
+    let name = layout::file_name(file.content, file.no);
+    if edge.files_need_token() {
+        return Ok(edge.links.stable_file(job, &name));
+    }
+    signed(edge, job, &name, object, until).await
+}
+
+/// A link that is itself the right to the file, until then.
+pub(super) async fn signed(
+    edge: &Edge,
+    job: JobId,
+    name: &str,
+    object: &StoredObject,
+    until: Millis,
+) -> Result<String, OutputError> {
     if edge.output.signs_for().is_none() {
-        return Ok(edge.links.file(job, &layout::file_name(file.content, file.no), until));
+        return Ok(edge.links.file(job, name, until));
     }
     // Whole seconds from now, rounded up: storages leave fractions away from when it was signed, and no link may end
     // before the manifest says.

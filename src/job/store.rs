@@ -6,8 +6,10 @@ use futures_util::future::BoxFuture;
 
 use super::checkpoint::{FileNo, FileRecord};
 use super::{Epoch, Job, JobId, JobState};
+use crate::fhir::datatypes::Millis;
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
+use crate::smart::assertion::Use;
 
 /// Keeps jobs, plans and files. Every call is durable when it answers, atomic, and may be repeated.
 pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
@@ -54,6 +56,18 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Keeps what was found out about an upstream, in the place of what was kept before.
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Since when it is remembered which assertions were used (SEC-13): since `now`, if this was never asked before.
+    fn remembered_since(&self, now: Millis) -> BoxFuture<'_, Result<Millis, StoreError>>;
+
+    /// Whether the assertion of this hash was used. A record that cannot be read is one of an assertion that was.
+    fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Records that an assertion was used; `false` if it was before. Of any number at once one is the first (SM-017).
+    fn use_once(&self, assertion: Use) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Forgets assertions that have expired by `now`.
+    fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
 /// The right to commit to a job until somebody else claims it.

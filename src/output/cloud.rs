@@ -259,9 +259,9 @@ pub(super) fn s3(config: &OutputConfig, place: &Place, environment: &Environment
         .with_client_options(client.clone());
     let store = Arc::new(builder.clone().build()?);
     let signer = match (config.links, &config.public_endpoint) {
-        (LinkMode::Proxy | LinkMode::Redirect, _) => None,
-        (LinkMode::Signed, None) => Some(Arc::clone(&store)),
-        (LinkMode::Signed, Some(public)) => {
+        (LinkMode::Proxy, _) => None,
+        (LinkMode::Signed | LinkMode::Redirect, None) => Some(Arc::clone(&store)),
+        (LinkMode::Signed | LinkMode::Redirect, Some(public)) => {
             let public = builder.with_config(Key::S3Endpoint, plain_url(public));
             Some(Arc::new(public.build()?))
         }
@@ -332,12 +332,12 @@ pub(super) fn azure(config: &OutputConfig, place: &Place, environment: &Environm
         .with_client_options(client(config, endpoint.as_deref())?);
     let store = Arc::new(builder.clone().build()?);
     let signer = match (config.links, &config.public_endpoint) {
-        (LinkMode::Proxy | LinkMode::Redirect, _) => None,
-        (LinkMode::Signed, _) if is_signature => {
+        (LinkMode::Proxy, _) => None,
+        (LinkMode::Signed | LinkMode::Redirect, _) if is_signature => {
             return Err(CloudError::CannotSign("a shared access signature cannot sign"));
         }
-        (LinkMode::Signed, None) => Some(Arc::clone(&store)),
-        (LinkMode::Signed, Some(public)) => {
+        (LinkMode::Signed | LinkMode::Redirect, None) => Some(Arc::clone(&store)),
+        (LinkMode::Signed | LinkMode::Redirect, Some(public)) => {
             Some(Arc::new(builder.with_config(Key::Endpoint, plain_url(public)).build()?))
         }
     };
@@ -372,7 +372,7 @@ pub(super) fn gcs(config: &OutputConfig, place: &Place, environment: &Environmen
         builder = builder.with_config(Key::BaseUrl, plain_url(base));
     }
     let base = builder.get_config_value(&Key::BaseUrl).filter(|base| base.trim_end_matches('/') != GCS);
-    if config.links == LinkMode::Signed && base.is_some() {
+    if config.links != LinkMode::Proxy && base.is_some() {
         return Err(CloudError::CannotSign(
             "signatures name storage.googleapis.com, and GOOGLE_BASE_URL another server",
         ));
@@ -384,7 +384,7 @@ pub(super) fn gcs(config: &OutputConfig, place: &Place, environment: &Environmen
     let builder = builder.with_bucket_name(&place.bucket).with_retry(retry(config)).with_client_options(client.clone());
     let store = Arc::new(builder.build()?);
     let credential = if has_key { Credential::Key } else { Credential::Machine };
-    let signer = (config.links == LinkMode::Signed).then(|| LinkSigner::new(Arc::clone(&store) as _, credential));
+    let signer = (config.links != LinkMode::Proxy).then(|| LinkSigner::new(Arc::clone(&store) as _, credential));
     let bucket = under(base.as_deref().unwrap_or(GCS), &place.bucket);
     let doors = doors(config, &bucket, None, doors::LIST_BUCKET)?;
     let credentials = Arc::clone(store.credentials());

@@ -33,6 +33,10 @@ pub(crate) enum Record {
     Plan(JobId),
     File(JobId, FileNo),
     Profile(ProfileKey),
+    /// Of an assertion that was used, by its hash.
+    Used([u8; 32]),
+    /// Since when those are recorded.
+    RememberedSince,
 }
 
 impl Record {
@@ -42,6 +46,8 @@ impl Record {
             Self::Job(id) | Self::Plan(id) => id.as_bytes().to_vec(),
             Self::File(id, no) => [id.as_bytes().as_slice(), &no.0.to_be_bytes()].concat(),
             Self::Profile(key) => key.as_bytes().to_vec(),
+            Self::Used(hash) => hash.to_vec(),
+            Self::RememberedSince => b"remembered-since".to_vec(),
         }
     }
 
@@ -64,6 +70,11 @@ impl fmt::Display for Record {
             Self::Profile(key) => {
                 write!(f, "of the profile {:032x}", u128::from_be_bytes(*key.as_bytes()))
             }
+            Self::Used(hash) => {
+                f.write_str("of the assertion ")?;
+                hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+            Self::RememberedSince => f.write_str("of the memory of assertions"),
         }
     }
 }

@@ -9,9 +9,10 @@ use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
-use crate::job::{Epoch, Job, JobId, JobState, Running};
+use crate::job::{Epoch, Job, JobId, JobState, Owner, Running};
 use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
 use crate::profile::{Findings, Found, Profile, ProfileKey, Software};
+use crate::smart::assertion::Use;
 
 /// Runs the suite, each part of it on an empty store that `make` gives.
 pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
@@ -27,6 +28,9 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     jobs_do_not_mix(&*make().await).await;
     a_restored_job_is_there_as_it_was_found(&*make().await).await;
     the_latest_profile_of_each_upstream_is_kept_whatever_becomes_of_jobs(&*make().await).await;
+    of_a_hundred_uses_of_an_assertion_one_is_the_first(make().await).await;
+    an_assertion_is_forgotten_once_it_has_expired(&*make().await).await;
+    the_memory_of_assertions_has_one_beginning(&*make().await).await;
 }
 
 async fn a_job_is_recorded_once(store: &dyn Store) {
@@ -216,6 +220,44 @@ async fn the_latest_profile_of_each_upstream_is_kept_whatever_becomes_of_jobs(st
     assert_eq!(store.jobs().await.expect("none is left"), vec![]);
 }
 
+/// SM-017, SEC-13
+async fn of_a_hundred_uses_of_an_assertion_one_is_the_first(store: Arc<dyn Store>) {
+    let assertion = Use { hash: [7; 32], until: Millis(1_000) };
+    let uses: Vec<_> = (0..100)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.use_once(assertion).await.expect("it is kept") })
+        })
+        .collect();
+    let mut first = 0;
+    for used in uses {
+        first += usize::from(used.await.expect("it did not panic"));
+    }
+    assert_eq!(first, 1);
+    assert!(store.was_used(assertion.hash).await.expect("it is there"));
+    assert!(!store.use_once(assertion).await.expect("it is there"), "nor ever after");
+    assert!(store.use_once(Use { hash: [8; 32], ..assertion }).await.expect("it is kept"), "another one");
+}
+
+async fn an_assertion_is_forgotten_once_it_has_expired(store: &dyn Store) {
+    let used = |number: u8| Use { hash: [number; 32], until: Millis(i64::from(number) * 1_000) };
+    for number in 1..=3 {
+        assert!(store.use_once(used(number)).await.expect("it is kept"));
+    }
+    store.forget_used(Millis(2_000)).await.expect("some have expired");
+    for (number, expected) in [(1, false), (2, false), (3, true)] {
+        assert_eq!(store.was_used([number; 32]).await.expect("the store answers"), expected, "{number}");
+    }
+    store.forget_used(Millis(2_000)).await.expect("a call may be repeated");
+    assert!(store.was_used([3; 32]).await.expect("the store answers"));
+}
+
+async fn the_memory_of_assertions_has_one_beginning(store: &dyn Store) {
+    for now in [5, 9, 1] {
+        assert_eq!(store.remembered_since(Millis(now)).await.expect("it is kept"), Millis(5));
+    }
+}
+
 /// What was found out about an upstream of its own for every number.
 pub(super) fn found(number: &str) -> (ProfileKey, Found) {
     let base = format!("https://fhir.example/{number}");
@@ -228,6 +270,7 @@ pub(super) fn job(number: u8) -> Job {
     Job {
         id: JobId::new([number; 16]),
         kickoff: Kickoff { level: ExportLevel::System, types: None, since: None, until: None, ignored: Vec::new() },
+        owner: Owner::Open,
         types: vec![ResourceType::PATIENT],
         compartments: Compartments::R5,
         request: format!("https://fhir.example/$export?number={number}"),
@@ -295,5 +338,9 @@ fn what_was_stored_without_a_version_is_of_r4() {
         serde_json::from_value(record).expect("what was stored stays readable")
     }
     assert_eq!(without(&job(1)).compartments, Compartments::R4);
+    let mut record = serde_json::to_value(job(1)).expect("a record");
+    assert_eq!(record.as_object_mut().expect("an object").remove("owner"), Some("open".into()));
+    let record: Job = serde_json::from_value(record).expect("what was stored stays readable");
+    assert_eq!(record.owner, Owner::Open, "there were no clients then");
     assert_eq!(without(&plan(1)).compartments, Compartments::R4);
 }

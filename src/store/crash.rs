@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
+use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
+use crate::smart::assertion::Use;
 
 /// Hands every call on to another store, until its [`CrashPoint`] is reached: from then on no call ever completes,
 /// not even one that was under way.
@@ -173,6 +175,22 @@ impl Store for CrashStore {
 
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
         self.point.effect("store: profile", self.below.keep_profile(key, found)).boxed()
+    }
+
+    fn remembered_since(&self, now: Millis) -> BoxFuture<'_, Result<Millis, StoreError>> {
+        self.point.effect("store: remember", self.below.remembered_since(now)).boxed()
+    }
+
+    fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.point.look(self.below.was_used(hash)).boxed()
+    }
+
+    fn use_once(&self, assertion: Use) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.point.effect("store: use once", self.below.use_once(assertion)).boxed()
+    }
+
+    fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.point.look(self.below.forget_used(now)).boxed()
     }
 }
 

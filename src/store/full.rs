@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
+use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
+use crate::smart::assertion::Use;
 
 /// Where a disk is full: shared by all that lies on it.
 #[derive(Debug)]
@@ -122,6 +124,22 @@ impl Store for FullStore {
 
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
         self.write(self.below.keep_profile(key, found))
+    }
+
+    fn remembered_since(&self, now: Millis) -> BoxFuture<'_, Result<Millis, StoreError>> {
+        self.write(self.below.remembered_since(now))
+    }
+
+    fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.below.was_used(hash)
+    }
+
+    fn use_once(&self, assertion: Use) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write(self.below.use_once(assertion))
+    }
+
+    fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.below.forget_used(now)
     }
 }
 

@@ -6,17 +6,27 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
+use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileNo, FileRecord};
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
+use crate::smart::assertion::Use;
 
 /// A store that ends with the process.
 #[derive(Default)]
 pub(crate) struct MemoryStore {
     jobs: Mutex<BTreeMap<JobId, Kept>>,
     profiles: Mutex<BTreeMap<ProfileKey, Found>>,
+    used: Mutex<Used>,
+}
+
+/// Assertions that were used, until when each is remembered, and since when they are.
+#[derive(Default)]
+struct Used {
+    since: Option<Millis>,
+    assertions: BTreeMap<[u8; 32], Millis>,
 }
 
 struct Kept {
@@ -34,6 +44,10 @@ impl MemoryStore {
 
     fn profiles(&self) -> MutexGuard<'_, BTreeMap<ProfileKey, Found>> {
         self.profiles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, lease: Lease, change: Change) -> Result<(), StoreError> {
@@ -133,6 +147,32 @@ impl Store for MemoryStore {
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
         async move {
             self.profiles().insert(key, found);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn remembered_since(&self, now: Millis) -> BoxFuture<'_, Result<Millis, StoreError>> {
+        async move { Ok(*self.used().since.get_or_insert(now)) }.boxed()
+    }
+
+    fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move { Ok(self.used().assertions.contains_key(&hash)) }.boxed()
+    }
+
+    fn use_once(&self, Use { hash, until }: Use) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            let mut used = self.used();
+            let is_first = !used.assertions.contains_key(&hash);
+            used.assertions.entry(hash).or_insert(until);
+            Ok(is_first)
+        }
+        .boxed()
+    }
+
+    fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move {
+            self.used().assertions.retain(|_, until| now < *until);
             Ok(())
         }
         .boxed()

@@ -21,11 +21,13 @@ use self::open::Opened;
 use self::trees::{Trees, Writes};
 use self::writer::{Broken, Shared, Sync, Write};
 use crate::disk::Ballast;
+use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
+use crate::smart::assertion::Use;
 
 /// The embedded job store.
 pub(crate) struct SledStore {
@@ -180,6 +182,29 @@ impl Store for SledStore {
 
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
         self.write(move |trees| Ok((trees.keep_profile(key, &found)?, ()))).boxed()
+    }
+
+    fn remembered_since(&self, now: Millis) -> BoxFuture<'_, Result<Millis, StoreError>> {
+        self.write(move |trees| trees.remembered_since(now)).boxed()
+    }
+
+    fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.read(move |trees| trees.was_used(hash)).boxed()
+    }
+
+    fn use_once(&self, assertion: Use) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write(move |trees| trees.use_once(assertion)).boxed()
+    }
+
+    fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move {
+            // Looking costs nothing; a write is synced even if it writes nothing.
+            if self.read(move |trees| trees.has_expired(now)).await? {
+                self.make_room(move |trees| Ok((trees.forget_used(now)?, ()))).await?;
+            }
+            Ok(())
+        }
+        .boxed()
     }
 }
 

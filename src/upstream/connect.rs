@@ -200,7 +200,7 @@ fn connector(tls: ClientConfig, protocols: Protocols) -> HttpsConnector<HttpConn
     }
 }
 
-fn tls(scheme: &Scheme) -> Result<ClientConfig, ConnectError> {
+pub(crate) fn tls(scheme: &Scheme) -> Result<ClientConfig, ConnectError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the core outward: a module uses itself and what stands above it. A part of a module may have a place of its own.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 25] = [
     "fhir",
     "clock", // gives instants as FHIR writes them
     "body",
@@ -21,6 +21,8 @@ const ORDER: [&str; 23] = [
     "telemetry",
     "store",
     "upstream",
+    "smart::key_source", // fetches as the upstream's clients do
+    "smart::server",
     "output",
     "engine",
     "doctor",
@@ -33,12 +35,22 @@ const ORDER: [&str; 23] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 23] = [
+const PURE: [&str; 33] = [
     "fhir",
     "profile",
     "bulk",
     "plan",
+    "smart::access_token",
+    "smart::address",
     "smart::admit",
+    "smart::assertion",
+    "smart::client",
+    "smart::discovery",
+    "smart::form",
+    "smart::generate",
+    "smart::jwk",
+    "smart::jws",
+    "smart::scope",
     "job",
     "upstream::limit",
     "upstream::link",

@@ -43,6 +43,7 @@ mod refusals;
 mod rereads;
 mod restart;
 mod since;
+mod smart;
 mod status;
 mod storages;
 mod support;

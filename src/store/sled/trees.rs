@@ -7,11 +7,13 @@ use ::sled::{Batch, Db, IVec, Tree};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileNo, FileRecord};
 use crate::job::store::{Change, Lease, Restored, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
+use crate::smart::assertion::Use;
 use crate::store::codec::{self, Record};
 
 /// One tree for each kind of record. (No `Debug`: a tree's own prints what it holds.)
@@ -21,6 +23,7 @@ pub(super) struct Trees {
     plans: Tree,
     files: Tree,
     profiles: Tree,
+    used: Tree,
     meta: Tree,
 }
 
@@ -34,6 +37,8 @@ pub(super) struct Writes {
     plans: Batch,
     files: Batch,
     profiles: Batch,
+    used: Batch,
+    meta: Batch,
 }
 
 /// A job with what only the store needs to know of it.
@@ -47,7 +52,8 @@ impl Trees {
     pub(super) fn open(db: &Db) -> ::sled::Result<Self> {
         let tree = |name| db.open_tree(name);
         let (jobs, plans, files) = (tree("jobs")?, tree("plans")?, tree("files")?);
-        Ok(Self { jobs, plans, files, profiles: tree("profiles")?, meta: tree("meta")? })
+        let (profiles, used, meta) = (tree("profiles")?, tree("used")?, tree("meta")?);
+        Ok(Self { jobs, plans, files, profiles, used, meta })
     }
 
     /// Whether this log was ever [marked](Self::mark).
@@ -186,14 +192,64 @@ impl Trees {
         Ok(writes)
     }
 
+    pub(super) fn remembered_since(&self, now: Millis) -> Result<(Writes, Millis), StoreError> {
+        let mut writes = Writes::default();
+        if let Some(since) = one(&self.meta, Record::RememberedSince)? {
+            return Ok((writes, since));
+        }
+        put(&self.meta, &mut writes.meta, Record::RememberedSince, &now)?;
+        Ok((writes, now))
+    }
+
+    /// Whatever stands there was written when the assertion was used.
+    pub(super) fn was_used(&self, hash: [u8; 32]) -> Result<bool, StoreError> {
+        Ok(!parts(&self.used, Record::Used(hash))?.is_empty())
+    }
+
+    pub(super) fn use_once(&self, Use { hash, until }: Use) -> Result<(Writes, bool), StoreError> {
+        let mut writes = Writes::default();
+        if self.was_used(hash)? {
+            return Ok((writes, false));
+        }
+        put(&self.used, &mut writes.used, Record::Used(hash), &until)?;
+        Ok((writes, true))
+    }
+
+    /// Whether some of what is remembered can be forgotten.
+    pub(super) fn has_expired(&self, now: Millis) -> Result<bool, StoreError> {
+        Ok(self.expired(now)?.next().is_some())
+    }
+
+    pub(super) fn forget_used(&self, now: Millis) -> Result<Writes, StoreError> {
+        let mut writes = Writes::default();
+        for record in self.expired(now)? {
+            remove(&self.used, &mut writes.used, record)?;
+        }
+        Ok(writes)
+    }
+
+    /// Records of assertions that have expired. One that is damaged stays: nobody knows until when it counts.
+    fn expired(&self, now: Millis) -> Result<impl Iterator<Item = Record>, StoreError> {
+        let records = records::<Millis>(self.used.iter(), |key| Some(Record::Used(*key.first_chunk()?)));
+        let readable = records.filter_map(|used| match used {
+            Ok((record, until)) => (until <= now).then_some(Ok(record)),
+            Err(StoreError::Damaged(_)) => None,
+            Err(error @ (StoreError::Fenced | StoreError::Full | StoreError::Unavailable(_))) => Some(Err(error)),
+        });
+        Ok(readable.collect::<Result<Vec<_>, _>>()?.into_iter())
+    }
+
     /// Makes `writes` visible; durable they are once `flush` was called and the file synced.
     pub(super) fn apply(&self, writes: &Writes) -> ::sled::Result<()> {
-        let Writes { jobs, plans, files, profiles } = writes;
-        let applied = (&self.jobs, &self.plans, &self.files, &self.profiles).transaction(|trees| {
+        let Writes { jobs, plans, files, profiles, used, meta } = writes;
+        let trees = (&self.jobs, &self.plans, &self.files, &self.profiles, &self.used, &self.meta);
+        let applied = trees.transaction(|trees| {
             trees.0.apply_batch(jobs)?;
             trees.1.apply_batch(plans)?;
             trees.2.apply_batch(files)?;
             trees.3.apply_batch(profiles)?;
+            trees.4.apply_batch(used)?;
+            trees.5.apply_batch(meta)?;
             Ok::<_, ConflictableTransactionError<::sled::Error>>(())
         });
         applied.map_err(|(TransactionError::Abort(error) | TransactionError::Storage(error))| error)

@@ -4,7 +4,7 @@ use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::Instant;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{CompleteFile, StoredObject};
-use crate::job::{Complete, Job, JobId, Running};
+use crate::job::{Complete, Job, JobId, Owner, Running};
 use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
 use crate::profile::Profile;
 
@@ -29,6 +29,7 @@ fn sheet(state: JobState) -> JobSheet {
     let job = Job {
         id: JobId::new([1; 16]),
         kickoff: Kickoff { level: ExportLevel::System, types: None, since: None, until: None, ignored: Vec::new() },
+        owner: Owner::Open,
         types: vec![ResourceType::PATIENT],
         compartments: Compartments::R4,
         request: String::new(),

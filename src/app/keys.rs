@@ -1,0 +1,68 @@
+//! Keys and names in files of the state folder: made once, and readable by nobody else.
+
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::clock;
+use crate::output::signing::{LinkKey, LinkKeys};
+use crate::smart::generate::Pair;
+use crate::smart::jws::Alg;
+
+/// The key that links are signed with: a file of its own, readable by nobody else (SEC-16).
+pub(super) fn link_keys(state: &Path) -> anyhow::Result<LinkKeys> {
+    let secret: [u8; 32] = kept(&state.join("link.key"))?;
+    Ok(LinkKeys::new(LinkKey::new("1", &secret)?, None))
+}
+
+pub(super) fn new_key() -> anyhow::Result<LinkKey> {
+    Ok(LinkKey::new("1", &clock::random()?)?)
+}
+
+/// Random bytes that stay the same from start to start: read from a file, or made and written to it.
+pub(super) fn kept<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
+    let context = || format!("could not read or make {}", path.display());
+    match std::fs::read(path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| anyhow::anyhow!("{} is not {N} bytes long", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let bytes = clock::random()?;
+            keep(path, &bytes).with_context(context)?;
+            Ok(bytes)
+        }
+        Err(error) => Err(error).with_context(context),
+    }
+}
+
+/// Writes a file for nobody else, durably and at once.
+pub(super) fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let staged = path.with_extension("new");
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
+    file.write_all(bytes).and_then(|()| file.sync_all())?;
+    std::fs::rename(&staged, path)?;
+    sync_folder_of(path)
+}
+
+pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
+}
+
+/// Makes a key pair for a client. The private JWK goes into a new file; the public JWK Set is given back.
+///
+/// # Errors
+/// If there is such a file already, or it cannot be written.
+pub(crate) fn generate(alg: &str, file: &Path) -> anyhow::Result<String> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let alg = Alg::parse(alg).context("the algorithm is ES384 or RS384")?;
+    let pair = Pair::generate(alg)?;
+    let mut options = std::fs::OpenOptions::new();
+    let mut opened = options.write(true).create_new(true).mode(0o600).open(file);
+    let written = opened.as_mut().map_err(|error| std::io::Error::from(error.kind())).and_then(|opened| {
+        writeln!(opened, "{:#}", pair.private)?;
+        opened.sync_all()
+    });
+    written.with_context(|| format!("could not make the file {}", file.display()))?;
+    Ok(format!("{:#}", serde_json::json!({ "keys": [pair.public] })))
+}

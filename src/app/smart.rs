@@ -1,0 +1,164 @@
+//! The authorization server of a configuration: its clients, and the keys that sign its tokens.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+use super::keys::keep;
+use crate::clock::{self, Clock};
+use crate::config::{ClientConfig, Config, SmartConfig, SmartMode};
+use crate::fhir::datatypes::Millis;
+use crate::http::Access;
+use crate::http::guard::Exposure;
+use crate::smart::access_token::{Made, TokenKeys};
+use crate::smart::client::ClientId;
+use crate::smart::generate;
+use crate::smart::jwk::KeySet;
+use crate::smart::key_source::KeySource;
+use crate::smart::scope::Scopes;
+use crate::smart::server::{AuthorizationServer, Client, ClientKeys, Clients};
+use crate::telemetry::error_chain;
+
+/// The file in the state folder that the keys are kept in which sign access tokens (SEC-16).
+const TOKEN_KEYS: &str = "token.keys";
+/// How often it is looked whether those are too old.
+const LOOK_EVERY: Duration = Duration::from_hours(1);
+/// Largest JWK Set in a file.
+const MOST_JWKS_BYTES: u64 = 1024 * 1024;
+
+/// How it is known who may ask. `state` is the folder that keys are kept in, if there is one.
+pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Clock>) -> anyhow::Result<Access> {
+    let smart = &config.smart;
+    match smart.mode {
+        SmartMode::Open => {
+            let exposure = if smart.open_to_everyone { Exposure::Anywhere } else { Exposure::ThisMachine };
+            match exposure {
+                Exposure::ThisMachine => tracing::warn!(
+                    "smart.mode is open: everybody on this machine may export everything, without showing who they are"
+                ),
+                Exposure::Anywhere => tracing::warn!(
+                    "smart.open_to_everyone is set: EVERYBODY who reaches this server may export everything, without \
+                     showing who they are"
+                ),
+            }
+            Ok(Access::Open { exposure })
+        }
+        SmartMode::AuthorizationServer => {
+            let clients = clients(smart)?;
+            let has_https = smart.clients.iter().filter_map(|client| client.jwks_uri.as_ref());
+            let has_https = has_https.into_iter().any(|uri| uri.scheme() == "https");
+            let source = KeySource::new(Arc::clone(clock), smart.private_hosts(), has_https)
+                .context("could not set up connections to the clients' jwks_uri")?;
+            let keys = token_keys(smart, state, clock::now(&**clock))?;
+            let base = config.server.public_base_url.as_str();
+            let server = AuthorizationServer::new(base, clients, keys, source, smart.token_lifetime, Arc::clone(clock));
+            Ok(Access::Server(Arc::new(server)))
+        }
+    }
+}
+
+/// The clients that a configuration names.
+///
+/// # Errors
+/// All that is wrong with them and their files.
+pub(super) fn clients(smart: &SmartConfig) -> anyhow::Result<Clients> {
+    let mut clients = Clients::new();
+    let mut problems = Vec::new();
+    for (number, config) in smart.clients.iter().enumerate() {
+        match client(config) {
+            Ok(client) => drop(clients.insert(client.id.clone(), Arc::new(client))),
+            Err(problem) => problems.push(format!("smart.clients[{number}].{}", error_chain(&*problem))),
+        }
+    }
+    anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(clients)
+}
+
+fn client(config: &ClientConfig) -> anyhow::Result<Client> {
+    let id = ClientId::parse(&config.client_id).context("client_id")?;
+    let scopes = Scopes::parse(&config.scope).context("scope")?;
+    let keys = match (&config.jwks, &config.jwks_file, &config.jwks_uri) {
+        (Some(jwks), None, None) => ClientKeys::Registered(KeySet::of(jwks).context("jwks")?),
+        (None, Some(path), None) => {
+            let json = read(path).with_context(|| format!("jwks_file {} cannot be read", path.display()))?;
+            ClientKeys::Registered(KeySet::parse(&json).with_context(|| format!("jwks_file {}", path.display()))?)
+        }
+        (None, None, Some(uri)) => ClientKeys::At(uri.clone()),
+        _ => anyhow::bail!("jwks: the keys are not given in exactly one way"),
+    };
+    Ok(Client { id, scopes, keys })
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut json = Vec::new();
+    std::fs::File::open(path)?.take(MOST_JWKS_BYTES).read_to_end(&mut json)?;
+    Ok(json)
+}
+
+/// The keys that sign tokens: read, made on the first start, and replaced if they are too old.
+fn token_keys(smart: &SmartConfig, state: Option<&Path>, now: Millis) -> anyhow::Result<TokenKeys> {
+    let Some(state) = state else { return Ok(new_keys(smart, None, now)?.keys) };
+    let path = state.join(TOKEN_KEYS);
+    let context = || format!("could not read or make {}", path.display());
+    let known = match std::fs::read(&path) {
+        Ok(text) => Some(TokenKeys::read(&text).with_context(context)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(context),
+    };
+    match known {
+        Some(known) if !known.is_due(now, millis(smart.token_key_lifetime)) => Ok(known),
+        before => {
+            let made = new_keys(smart, before.as_ref(), now)?;
+            keep(&path, made.text.as_bytes()).with_context(context)?;
+            Ok(made.keys)
+        }
+    }
+}
+
+fn new_keys(smart: &SmartConfig, before: Option<&TokenKeys>, now: Millis) -> anyhow::Result<Made> {
+    Ok(TokenKeys::made(&generate::pkcs8_es384()?, before, now, millis(smart.token_lifetime))?)
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Replaces the keys that sign tokens whenever they have become too old, until the process stops.
+pub(super) fn watch_keys(
+    server: Arc<AuthorizationServer>,
+    config: &Config,
+    state: Option<&Path>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let (smart, state) = (config.smart.clone(), state.map(Path::to_owned));
+    async move {
+        let lifetime = smart.token_key_lifetime;
+        let every = LOOK_EVERY.min(lifetime / 4);
+        while stop.run_until_cancelled(clock.sleep(every)).await.is_some() {
+            let now = clock::now(&*clock);
+            if !server.keys().is_due(now, millis(lifetime)) {
+                continue;
+            }
+            let made = match &state {
+                Some(state) => token_keys(&smart, Some(state), now),
+                None => new_keys(&smart, Some(&server.keys()), now).map(|made| made.keys),
+            };
+            match made {
+                Ok(keys) => {
+                    server.use_keys(keys);
+                    tracing::info!("the key that signs access tokens was replaced");
+                }
+                // The one before it is as good as it was.
+                Err(error) => tracing::error!(
+                    error = error_chain(&*error),
+                    "the key that signs access tokens could not be replaced"
+                ),
+            }
+        }
+    }
+}

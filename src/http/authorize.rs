@@ -1,0 +1,147 @@
+//! From the bearer token of a request to who makes it, and the answers of a resource server (RFC 6750, section 3).
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+
+use super::problem::Problem;
+use super::{Access, Edge};
+use crate::fhir::resource_type::ResourceType;
+use crate::smart::scope;
+use crate::smart::server::{AuthorizationServer, Caller};
+
+/// Why a request is not let in. What is wrong with a token is logged, not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Denied {
+    #[error("an access token is needed: send it as `Authorization: Bearer …`")]
+    NoToken,
+    #[error("an access token is sent in the `Authorization` header, and nowhere else")]
+    Misplaced,
+    #[error("the access token is not good, or no longer")]
+    Token,
+}
+
+/// SM-035, SM-036: whoever has no good token is told so before anything else is looked at.
+pub(super) async fn caller(edge: &Edge, head: &Parts) -> Result<Caller, Problem> {
+    let server = match &edge.access {
+        Access::Open { .. } => return Ok(Caller::Anybody),
+        Access::Server(server) => server,
+    };
+    let denied = |denied| Problem::denied(denied, &server.endpoints().base);
+    let token = bearer(&head.headers, head.uri.query()).map_err(denied)?.to_owned();
+    let verifier = Arc::clone(server);
+    // Signatures are verified where exports work: ordinary requests do not wait for it.
+    let verified = edge.runtime.spawn(async move { verifier.authorize(&token) }).await;
+    match verified {
+        Ok(Ok(authorization)) => Ok(Caller::Client(authorization)),
+        Ok(Err(error)) => {
+            tracing::info!(reason = %error, "an access token was refused");
+            Err(denied(Denied::Token))
+        }
+        Err(_ended) => Err(Problem::internal()),
+    }
+}
+
+/// Fails unless the caller may export all of these types.
+pub(super) fn require(
+    edge: &Edge,
+    caller: &Caller,
+    types: impl IntoIterator<Item = ResourceType>,
+) -> Result<(), Problem> {
+    let lacks = caller.lacks(types);
+    if lacks.is_empty() { Ok(()) } else { Err(insufficient(edge, &scope::wanted(lacks))) }
+}
+
+/// SM-037: the token is good, and does not permit this.
+pub(super) fn insufficient(edge: &Edge, wanted: &str) -> Problem {
+    let base = match &edge.access {
+        Access::Server(server) => server.endpoints().base.as_str(),
+        Access::Open { .. } => "",
+    };
+    let text = "the access token's scopes do not permit this; what is needed stands in `WWW-Authenticate`";
+    let more = format!(", error=\"insufficient_scope\", scope=\"{wanted}\"");
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", text).with_header(header::WWW_AUTHENTICATE, challenge(base, &more))
+}
+
+impl Problem {
+    fn denied(denied: Denied, base: &str) -> Self {
+        let (status, code, more) = match denied {
+            Denied::NoToken => (StatusCode::UNAUTHORIZED, "login", ""),
+            Denied::Misplaced => (StatusCode::BAD_REQUEST, "invalid", ", error=\"invalid_request\""),
+            Denied::Token => (StatusCode::UNAUTHORIZED, "login", ", error=\"invalid_token\""),
+        };
+        Self::new(status, code, denied).with_header(header::WWW_AUTHENTICATE, challenge(base, more))
+    }
+}
+
+fn challenge(base: &str, more: &str) -> HeaderValue {
+    // A base and scopes are visible ASCII without quotes.
+    HeaderValue::try_from(format!("Bearer realm=\"{base}\"{more}")).unwrap_or(HeaderValue::from_static("Bearer"))
+}
+
+/// The bearer token of a request, of which nothing is known yet.
+fn bearer<'a>(headers: &'a HeaderMap, query: Option<&str>) -> Result<&'a str, Denied> {
+    if query.is_some_and(|query| query.split('&').any(|pair| names_token(pair.split('=').next().unwrap_or_default()))) {
+        return Err(Denied::Misplaced);
+    }
+    let value = headers.get(header::AUTHORIZATION).ok_or(Denied::NoToken)?;
+    let value = value.to_str().map_err(|_| Denied::Token)?;
+    let (scheme, token) = value.trim().split_once(' ').unwrap_or((value, ""));
+    // Of other schemes we know nothing: whoever sends one has no token of ours.
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Denied::NoToken);
+    }
+    Ok(token.trim_start())
+}
+
+/// `access_token`, escaped or not.
+fn names_token(name: &str) -> bool {
+    let plain = crate::smart::form::Form::parse(name.as_bytes());
+    plain.is_ok_and(|form| form.has("access_token"))
+}
+
+/// SEC-05: whether a request that is not ours carries a token of ours, which nobody else may see.
+pub(super) fn carries_our_token<B>(server: &AuthorizationServer, request: &Request<B>) -> bool {
+    let in_header = |value: &HeaderValue| {
+        let words = value.as_bytes().split(|byte| matches!(byte, b' ' | b'\t' | b',' | b'"' | b'='));
+        words.filter_map(|word| std::str::from_utf8(word).ok()).any(|word| server.has_issued(word))
+    };
+    let in_query = |query: &str| query.split(['&', '=']).any(|word| server.has_issued(word));
+    request.headers().get_all(header::AUTHORIZATION).iter().any(in_header)
+        || request.uri().query().is_some_and(in_query)
+}
+
+/// The answer to such a request.
+pub(super) fn ours_is_not_for_others(server: &AuthorizationServer) -> Problem {
+    let text = "an access token of this server is for bulk exports only, and is not passed on to the FHIR server";
+    let base = &server.endpoints().base;
+    Problem::new(StatusCode::UNAUTHORIZED, "login", text)
+        .with_header(header::WWW_AUTHENTICATE, challenge(base, ", error=\"invalid_token\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_stands_in_one_header_and_nowhere_else() {
+        for (authorization, query, expected) in [
+            (Some("Bearer abc"), None, Ok("abc")),
+            (Some("bearer  abc"), Some("_type=Patient"), Ok("abc")),
+            (Some("Bearer"), None, Ok("")),
+            (None, None, Err(Denied::NoToken)),
+            (Some("Basic abc"), None, Err(Denied::NoToken)),
+            (Some("abc"), None, Err(Denied::NoToken)),
+            (Some("Bearer abc"), Some("access_token=abc"), Err(Denied::Misplaced)),
+            (None, Some("_type=Patient&access%5Ftoken=abc"), Err(Denied::Misplaced)),
+            (Some("Bearer abc"), Some("x=access_token"), Ok("abc")),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = authorization {
+                headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
+            }
+            assert_eq!(bearer(&headers, query), expected, "{authorization:?} {query:?}");
+        }
+    }
+}

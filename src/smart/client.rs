@@ -1,0 +1,117 @@
+//! Who a client is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::scope::Scopes;
+
+/// The name under which a client is registered. Its order is that of its bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ClientId(Arc<str>);
+
+/// A text that is no client's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a client_id has 1 to 128 visible ASCII characters, none of them a quote or a backslash")]
+pub(crate) struct NotAClientId;
+
+/// Longest name.
+const LONGEST: usize = 128;
+
+impl ClientId {
+    /// # Errors
+    /// [`NotAClientId`]
+    pub(crate) fn parse(text: &str) -> Result<Self, NotAClientId> {
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+        if text.is_empty() || text.len() > LONGEST || !text.bytes().all(is_plain) {
+            return Err(NotAClientId);
+        }
+        Ok(Self(text.into()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for ClientId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClientId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Whose an export is, and what it may hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Owner {
+    /// Of whoever may ask at all, in `open` mode: there are no clients. So are exports from before there were any.
+    #[default]
+    Open,
+    /// Of one client, within the scopes of the token that it was kicked off with.
+    Client { id: ClientId, scopes: Scopes },
+}
+
+impl Owner {
+    /// Whether both are the same: what one has received is nobody else's to know.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Open, Self::Open) => true,
+            (Self::Client { id, .. }, Self::Client { id: other, .. }) => id == other,
+            (Self::Open, Self::Client { .. }) | (Self::Client { .. }, Self::Open) => false,
+        }
+    }
+
+    /// Whether resources of this type may be a part of the export.
+    pub(crate) fn may_hold(&self, resource_type: crate::fhir::resource_type::ResourceType) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Client { scopes, .. } => scopes.may_export(resource_type),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain_and_bounded() {
+        for good in ["research-warehouse", "https://client.example/id", "a", &"x".repeat(128)] {
+            assert_eq!(ClientId::parse(good).map(|id| id.to_string()).as_deref(), Ok(good));
+        }
+        for bad in ["", " ", "a b", "a\n", "ü", "a\"b", "a\\b", &"x".repeat(129)] {
+            assert_eq!(ClientId::parse(bad), Err(NotAClientId), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_from_before_there_were_clients_is_of_open_mode() {
+        let owner = |json: &str| serde_json::from_str::<Owner>(json).expect("a record");
+        assert_eq!(owner(r#""open""#), Owner::default());
+        let client = owner(r#"{"client":{"id":"a","scopes":"system/Patient.rs"}}"#);
+        assert!(!client.is_same(&Owner::Open) && !Owner::Open.is_same(&client));
+        assert!(client.is_same(&owner(r#"{"client":{"id":"a","scopes":"system/*.rs"}}"#)));
+        assert!(!client.is_same(&owner(r#"{"client":{"id":"b","scopes":"system/Patient.rs"}}"#)));
+        assert_eq!(owner(&serde_json::to_string(&client).expect("plain values")), client);
+    }
+}

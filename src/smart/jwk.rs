@@ -1,0 +1,282 @@
+//! Public keys as JWK Sets (RFC 7517) write them. Pure.
+
+use std::fmt;
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value, json};
+
+use super::jws::{Alg, VerifyingKey};
+
+/// Most keys in one set.
+const MOST_KEYS: usize = 64;
+/// SEC-06: larger ones make every forged signature dear for us.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
+/// Members of a JWK that only its owner may have.
+const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
+/// One key of a client, or of ours.
+#[derive(Debug, Clone)]
+pub(crate) struct PublicKey {
+    kid: Option<Box<str>>,
+    /// RFC 7638
+    thumbprint: Box<str>,
+    pub(crate) key: VerifyingKey,
+}
+
+/// The keys of a client that can verify.
+#[derive(Debug, Clone)]
+pub(crate) struct KeySet(Vec<PublicKey>);
+
+/// What is wrong with a JWK Set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JwksError {
+    #[error("is not JSON")]
+    Json,
+    #[error("is no JWK Set: an object whose `keys` are a list of objects")]
+    Shape,
+    #[error("has more than {MOST_KEYS} keys")]
+    TooMany,
+    #[error("holds a private or symmetric key (at index {0}): take it out of use, and register public keys only")]
+    Private(usize),
+    #[error("has an RSA key of {bits} bits (at index {index}); 2048 to 4096 are accepted")]
+    RsaSize { index: usize, bits: usize },
+    #[error("has a key that is malformed (at index {0})")]
+    Malformed(usize),
+    #[error("has two keys of the same kind with the same `kid` (at index {0})")]
+    Twice(usize),
+    #[error("has no key that can be used: RSA, or EC on P-384, for signatures, and not as a certificate only")]
+    NoKey,
+}
+
+/// Why no one key is to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotFound {
+    None,
+    Several,
+}
+
+impl KeySet {
+    /// Keys of other kinds, and such as are not for signatures, are passed over: sets serve several purposes.
+    ///
+    /// # Errors
+    /// [`JwksError`] for the first thing that is wrong.
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, JwksError> {
+        Self::of(&serde_json::from_slice(json).map_err(|_| JwksError::Json)?)
+    }
+
+    /// The same of JSON that is read already.
+    ///
+    /// # Errors
+    /// [`JwksError`] for the first thing that is wrong.
+    pub(crate) fn of(set: &Value) -> Result<Self, JwksError> {
+        let keys = set.get("keys").and_then(Value::as_array).ok_or(JwksError::Shape)?;
+        if keys.len() > MOST_KEYS {
+            return Err(JwksError::TooMany);
+        }
+        let mut known: Vec<PublicKey> = Vec::new();
+        for (index, jwk) in keys.iter().enumerate() {
+            let jwk = jwk.as_object().ok_or(JwksError::Shape)?;
+            if PRIVATE.iter().any(|member| jwk.contains_key(*member)) {
+                return Err(JwksError::Private(index));
+            }
+            let Some(key) = public_key(index, jwk)? else { continue };
+            let is_twin = |other: &PublicKey| other.kid == key.kid && other.key.alg() == key.key.alg();
+            if key.kid.is_some() && known.iter().any(is_twin) {
+                return Err(JwksError::Twice(index));
+            }
+            known.push(key);
+        }
+        if known.is_empty() { Err(JwksError::NoKey) } else { Ok(Self(known)) }
+    }
+
+    /// The one key of this name and for this algorithm (SM-019). A key's thumbprint is a name of it too (interop 4).
+    ///
+    /// # Errors
+    /// [`NotFound`] if there is none or more than one.
+    pub(crate) fn find(&self, kid: &str, alg: Alg) -> Result<&PublicKey, NotFound> {
+        let is_named = |key: &&PublicKey| key.kid.as_deref() == Some(kid) || *key.thumbprint == *kid;
+        let mut found = self.0.iter().filter(|key| key.key.alg() == alg).filter(is_named);
+        match (found.next(), found.next()) {
+            (Some(key), None) => Ok(key),
+            (None, _) => Err(NotFound::None),
+            (Some(_), Some(_)) => Err(NotFound::Several),
+        }
+    }
+}
+
+/// A key that can verify; `None` for one that is for something else.
+fn public_key(index: usize, jwk: &Map<String, Value>) -> Result<Option<PublicKey>, JwksError> {
+    let text = |member: &str| jwk.get(member).and_then(Value::as_str);
+    let is_for_other = |member: &str, own: &str| jwk.get(member).is_some_and(|value| value.as_str() != Some(own));
+    let verifies = |operations: &Value| {
+        operations.as_array().is_some_and(|list| list.iter().any(|operation| operation == "verify"))
+    };
+    if is_for_other("use", "sig") || jwk.get("key_ops").is_some_and(|operations| !verifies(operations)) {
+        return Ok(None);
+    }
+    let malformed = JwksError::Malformed(index);
+    let bytes = |member: &str| {
+        let value = text(member).and_then(|text| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok());
+        value.ok_or(malformed)
+    };
+    let kid = match jwk.get("kid") {
+        None => None,
+        Some(kid) => Some(kid.as_str().filter(|kid| !kid.is_empty() && kid.len() <= 512).ok_or(malformed)?.into()),
+    };
+    let (alg, key, thumbprint) = match (text("kty"), text("crv")) {
+        // A key that is there as a certificate only is not enough (spec 7.2).
+        (Some("EC"), Some("P-384")) if jwk.contains_key("x") => {
+            let (x, y) = (bytes("x")?, bytes("y")?);
+            let (Ok(x), Ok(y)) = (x.as_slice().try_into(), y.as_slice().try_into()) else { return Err(malformed) };
+            (Alg::Es384, VerifyingKey::es384(x, y), thumbprint_ec(x, y))
+        }
+        (Some("RSA"), _) if jwk.contains_key("n") => {
+            let (n, e) = (bytes("n")?, bytes("e")?);
+            let (n, e) = (without_zeros(&n), without_zeros(&e));
+            let bits = (n.len() * 8).saturating_sub(n.first().map_or(0, |first| first.leading_zeros() as usize));
+            if !RSA_BITS.contains(&bits) {
+                return Err(JwksError::RsaSize { index, bits });
+            }
+            // Larger ones cost more to verify by, and even ones are none.
+            if e.len() > 4 || e == [1] || e.last().is_none_or(|last| last % 2 == 0) {
+                return Err(malformed);
+            }
+            (Alg::Rs384, VerifyingKey::rs384(n, e), thumbprint_rsa(n, e))
+        }
+        _ => return Ok(None),
+    };
+    if is_for_other("alg", alg.as_str()) {
+        return Ok(None);
+    }
+    Ok(Some(PublicKey { kid, thumbprint: thumbprint.into(), key }))
+}
+
+fn without_zeros(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
+    &bytes[start..]
+}
+
+/// RFC 7638 of a key on P-384.
+pub(crate) fn thumbprint_ec(x: &[u8; 48], y: &[u8; 48]) -> String {
+    let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+    thumbprint(&format!(r#"{{"crv":"P-384","kty":"EC","x":"{x}","y":"{y}"}}"#))
+}
+
+/// RFC 7638 of an RSA key.
+pub(crate) fn thumbprint_rsa(n: &[u8], e: &[u8]) -> String {
+    let (n, e) = (URL_SAFE_NO_PAD.encode(n), URL_SAFE_NO_PAD.encode(e));
+    thumbprint(&format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#))
+}
+
+fn thumbprint(canonical: &str) -> String {
+    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, canonical.as_bytes()))
+}
+
+/// A public key on P-384 as a JWK.
+pub(crate) fn ec_jwk(kid: &str, x: &[u8; 48], y: &[u8; 48]) -> Value {
+    let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+    json!({ "kty": "EC", "crv": "P-384", "x": x, "y": y, "kid": kid, "alg": "ES384", "use": "sig", "key_ops": ["verify"] })
+}
+
+/// A public RSA key as a JWK.
+pub(crate) fn rsa_jwk(kid: &str, n: &[u8], e: &[u8]) -> Value {
+    let (n, e) = (URL_SAFE_NO_PAD.encode(n), URL_SAFE_NO_PAD.encode(e));
+    json!({ "kty": "RSA", "n": n, "e": e, "kid": kid, "alg": "RS384", "use": "sig", "key_ops": ["verify"] })
+}
+
+impl fmt::Display for NotFound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "no key has this `kid` and fits the algorithm",
+            Self::Several => "several keys have this `kid`",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7517, appendix A.1, and RFC 7638, section 3.1.
+    const RSA_N: &str = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
+    const EC_X: &str = "T3VHttu529bCNhXMGm7e6Y6AtongILRjp3WxZJqUpnPNBPi-8Ow8OAXaSty8prfM";
+    const EC_Y: &str = "pq1XWvFKHn6Hy3XKmT62rT3j9BuD9zhJ1X2UpsZkMbRrDfVJlmKuyMwy7cKB_UfW";
+
+    fn set(keys: Value) -> Result<KeySet, JwksError> {
+        KeySet::of(&json!({ "keys": keys }))
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_name_or_its_thumbprint_and_its_kind() {
+        let rsa = json!({ "kty": "RSA", "n": RSA_N, "e": "AQAB", "kid": "a" });
+        let ec = json!({ "kty": "EC", "crv": "P-384", "x": EC_X, "y": EC_Y, "kid": "a" });
+        let keys = set(json!([rsa, ec])).expect("a good set");
+        for (kid, alg, expected) in [
+            ("a", Alg::Rs384, None),
+            ("a", Alg::Es384, None),
+            ("NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs", Alg::Rs384, None),
+            ("NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs", Alg::Es384, Some(NotFound::None)),
+            ("A", Alg::Rs384, Some(NotFound::None)),
+        ] {
+            assert_eq!(keys.find(kid, alg).err(), expected, "{kid} {alg:?}");
+        }
+        let twins = set(json!([{ "kty": "RSA", "n": RSA_N, "e": "AQAB" }, { "kty": "RSA", "n": RSA_N, "e": "AQAB" }]));
+        let found = twins.expect("without names").find("NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs", Alg::Rs384).err();
+        assert_eq!(found, Some(NotFound::Several));
+    }
+
+    #[test]
+    fn keys_for_other_purposes_are_passed_over() {
+        let good = json!({ "kty": "EC", "crv": "P-384", "x": EC_X, "y": EC_Y, "kid": "good" });
+        let others = [
+            json!({ "kty": "OKP", "crv": "Ed25519", "x": "AA" }),
+            json!({ "kty": "EC", "crv": "P-256", "x": "AA", "y": "AA" }),
+            json!({ "kty": "RSA", "n": "AQAB", "e": "AQAB", "use": "enc" }),
+            json!({ "kty": "RSA", "n": RSA_N, "e": "AQAB", "alg": "RS256" }),
+            json!({ "kty": "RSA", "n": RSA_N, "e": "AQAB", "key_ops": ["wrapKey"] }),
+            json!({ "kty": "RSA", "x5c": ["AA"] }),
+            json!({ "kid": "what?" }),
+        ];
+        for other in others {
+            assert_eq!(set(json!([other])).err(), Some(JwksError::NoKey), "{other}");
+            assert!(set(json!([other, good])).expect("one is good").find("good", Alg::Es384).is_ok(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_set_is_named() {
+        let ec = json!({ "kty": "EC", "crv": "P-384", "x": EC_X, "y": EC_Y, "kid": "a" });
+        let with = |member: &str, value: Value| {
+            let mut key = ec.clone();
+            key[member] = value;
+            key
+        };
+        for (keys, expected) in [
+            (json!([]), JwksError::NoKey),
+            (json!({}), JwksError::Shape),
+            (json!(["a"]), JwksError::Shape),
+            (json!([ec, with("d", "AA".into())]), JwksError::Private(1)),
+            (json!([{ "kty": "oct", "k": "AA" }]), JwksError::Private(0)),
+            (json!([ec, ec]), JwksError::Twice(1)),
+            (json!([with("x", "AAAA".into())]), JwksError::Malformed(0)),
+            (json!([with("y", "!".into())]), JwksError::Malformed(0)),
+            (json!([with("kid", 1.into())]), JwksError::Malformed(0)),
+            (json!([{ "kty": "RSA", "n": "AQAB", "e": "AQAB" }]), JwksError::RsaSize { index: 0, bits: 17 }),
+            (json!([{ "kty": "RSA", "n": "A".repeat(20), "e": "AQAB" }]), JwksError::RsaSize { index: 0, bits: 0 }),
+            (
+                json!([{ "kty": "RSA", "n": "_".repeat(700), "e": "AQAB" }]),
+                JwksError::RsaSize { index: 0, bits: 4_200 },
+            ),
+            (json!([{ "kty": "RSA", "n": RSA_N, "e": "AQAA" }]), JwksError::Malformed(0)),
+            (json!([{ "kty": "RSA", "n": RSA_N, "e": "AQ" }]), JwksError::Malformed(0)),
+            (json!([{ "kty": "RSA", "n": RSA_N, "e": "AQAAAAAB" }]), JwksError::Malformed(0)),
+            (Value::Array(vec![ec.clone(); MOST_KEYS + 1]), JwksError::TooMany),
+        ] {
+            assert_eq!(set(keys.clone()).err(), Some(expected), "{keys}");
+        }
+        assert_eq!(KeySet::parse(b"{").err(), Some(JwksError::Json));
+        assert_eq!(KeySet::parse(b"[]").err(), Some(JwksError::Shape));
+    }
+}

@@ -1,0 +1,433 @@
+//! Scopes of SMART App Launch: `system/Patient.rs` (v2) and `system/Patient.read` (v1). Pure.
+//!
+//! What is granted is always within what was asked for *and* within what the client is registered for. Only reading
+//! is granted: there is nothing to write here. A scope with a query (`system/Observation.rs?category=…`) is
+//! [told apart](Asked::Filtered) and never granted, as long as nothing enforces it: a filter that is not enforced would
+//! hand out more than was permitted.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::fhir::resource_type::ResourceType;
+
+/// Longest text of scopes that is read or granted: a token travels in a header.
+const LONGEST: usize = 5_000;
+/// Most scopes in one text.
+const MOST: usize = 400;
+
+/// The actions of a scope, as bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Actions(u8);
+
+impl Actions {
+    const NONE: Self = Self(0);
+    /// Reading one resource.
+    pub(crate) const READ: Self = Self(1);
+    /// Both that an export needs: `r` and `s`.
+    pub(crate) const EXPORT: Self = Self(3);
+    /// `c`, `u` and `d` are known and never granted.
+    const LETTERS: [(char, u8); 5] = [('c', 4), ('r', 1), ('u', 8), ('d', 16), ('s', 2)];
+
+    /// A subset of `cruds` in that order, or one of the words of v1.
+    fn parse(text: &str) -> Option<(Self, Notation)> {
+        let v1 = |bits| Some((Self(bits), Notation::V1));
+        match text {
+            "read" => return v1(3),
+            "write" => return v1(28),
+            "*" => return v1(31),
+            _ => {}
+        }
+        let mut letters = Self::LETTERS.iter();
+        let mut bits = 0;
+        for letter in text.chars() {
+            // Looking on from where the last one was: the order counts (SM-031).
+            bits |= letters.find(|(known, _)| *known == letter)?.1;
+        }
+        (bits != 0).then_some((Self(bits), Notation::V2))
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn has(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+}
+
+impl fmt::Debug for Actions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letters = Self::LETTERS.iter().filter(|(_, bit)| self.0 & bit != 0);
+        letters.map(|(letter, _)| letter).try_for_each(|letter| write!(f, "{letter}"))
+    }
+}
+
+/// How a scope is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Notation {
+    V1,
+    V2,
+}
+
+/// Which types a scope reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Reach {
+    /// `*`, also types that come later.
+    All,
+    One(ResourceType),
+}
+
+impl Reach {
+    fn covers(self, resource_type: ResourceType) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(own) => own == resource_type,
+        }
+    }
+}
+
+/// One scope of the `system/` context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Scope {
+    reach: Reach,
+    actions: Actions,
+    notation: Notation,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reach {
+            Reach::All => f.write_str("system/*.")?,
+            Reach::One(name) => write!(f, "system/{name}.")?,
+        }
+        // v1 has a word for both together only.
+        match self.notation {
+            Notation::V1 if self.actions == Actions::EXPORT => f.write_str("read"),
+            Notation::V1 | Notation::V2 => write!(f, "{:?}", self.actions),
+        }
+    }
+}
+
+/// One word of what a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Asked {
+    Plain(Scope),
+    /// With a query that narrows it.
+    Filtered,
+    /// Of another context, of a type that there is not, or anything else.
+    Foreign,
+}
+
+impl Asked {
+    fn parse(word: &str) -> Self {
+        let (plain, query) = match word.split_once('?') {
+            Some((plain, _)) => (plain, true),
+            None => (word, false),
+        };
+        let scope = plain.strip_prefix("system/").and_then(|rest| rest.split_once('.')).and_then(|(name, actions)| {
+            let reach = if name == "*" { Reach::All } else { Reach::One(ResourceType::parse(name)?) };
+            let (actions, notation) = Actions::parse(actions)?;
+            Some(Scope { reach, actions, notation })
+        });
+        match (scope, query) {
+            (Some(scope), false) => Self::Plain(scope),
+            (Some(_), true) => Self::Filtered,
+            (None, _) => Self::Foreign,
+        }
+    }
+}
+
+/// What a client is registered for, or a token permits: the union of its scopes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scopes(Vec<Scope>);
+
+/// Why there are no scopes in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ScopeError {
+    #[error("names no scope")]
+    Empty,
+    #[error("is longer than {LONGEST} characters or {MOST} scopes")]
+    TooLong,
+    #[error("holds characters that no scope has")]
+    Characters,
+    #[error("holds a scope with a query, which nothing would enforce yet")]
+    Filtered,
+    #[error("holds something else than `system/Type.rs`, `system/*.rs` and the like")]
+    Foreign,
+    #[error("permits nothing that an export could do: reading and searching (`rs`)")]
+    Nothing,
+}
+
+/// The words of a text of scopes.
+fn words(text: &str) -> Result<impl Iterator<Item = &str>, ScopeError> {
+    // RFC 6749, 3.3: %x21 / %x23-5B / %x5D-7E, with single spaces in between; we take several.
+    let is_plain = |byte: u8| (byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) || byte == b' ';
+    if !text.bytes().all(is_plain) {
+        return Err(ScopeError::Characters);
+    }
+    let words = || text.split(' ').filter(|word| !word.is_empty());
+    if text.len() > 4 * LONGEST || words().nth(MOST).is_some() {
+        return Err(ScopeError::TooLong);
+    }
+    if words().next().is_none() { Err(ScopeError::Empty) } else { Ok(words()) }
+}
+
+impl Scopes {
+    /// What a client is registered for, or what one of our own tokens says: every word must be understood.
+    ///
+    /// # Errors
+    /// [`ScopeError`] for the first thing that is wrong.
+    pub(crate) fn parse(text: &str) -> Result<Self, ScopeError> {
+        let scopes = words(text)?.map(|word| match Asked::parse(word) {
+            Asked::Plain(scope) => Ok(scope),
+            Asked::Filtered => Err(ScopeError::Filtered),
+            Asked::Foreign => Err(ScopeError::Foreign),
+        });
+        let scopes = Self(scopes.collect::<Result<_, _>>()?);
+        if scopes.0.iter().all(|scope| scope.actions.and(Actions::EXPORT) == Actions::NONE) {
+            return Err(ScopeError::Nothing);
+        }
+        Ok(scopes)
+    }
+
+    /// What is granted to a client that is registered for these and asks for `text` (SM-024, SM-029): of each word what
+    /// it may have, and v1 for v1 (SM-030). Words that name nothing of ours are passed over, as a client that asks for
+    /// twenty types is served with those that there are.
+    ///
+    /// # Errors
+    /// [`ScopeError`] if nothing is left.
+    pub(crate) fn grant(&self, text: &str) -> Result<Self, ScopeError> {
+        let mut granted: Vec<Scope> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for word in words(text)? {
+            let Asked::Plain(asked) = Asked::parse(word) else { continue };
+            granted.extend(self.within(asked).into_iter().filter(|scope| seen.insert(*scope)));
+        }
+        let granted = Self(granted);
+        if granted.0.is_empty() {
+            return Err(ScopeError::Nothing);
+        }
+        if granted.to_string().len() > LONGEST { Err(ScopeError::TooLong) } else { Ok(granted) }
+    }
+
+    /// What of these holds of `other` still: a token is worth no more than what its client may have now.
+    pub(crate) fn and(&self, other: &Self) -> Option<Self> {
+        let mut seen = BTreeSet::new();
+        let both = self.0.iter().flat_map(|scope| other.within(*scope)).filter(|scope| seen.insert(*scope));
+        let both: Vec<_> = both.collect();
+        (!both.is_empty()).then_some(Self(both))
+    }
+
+    /// The part of `asked` that these cover.
+    fn within(&self, asked: Scope) -> Vec<Scope> {
+        let actions = asked.actions.and(Actions::EXPORT);
+        let reaches: Vec<Reach> = match asked.reach {
+            // Asked for all: all if that may be had, and else each that may.
+            Reach::All => {
+                let whole = self.of_all().and(actions);
+                let own = self.0.iter().map(|scope| scope.reach);
+                let more = own.filter(|reach| self.of(*reach).and(actions) != whole);
+                std::iter::once(Reach::All).chain(more).collect()
+            }
+            one @ Reach::One(_) => vec![one],
+        };
+        let scopes = reaches.into_iter().map(move |reach| {
+            let actions = self.of(reach).and(actions);
+            Scope { reach, actions, notation: asked.notation }
+        });
+        scopes.filter(|scope| scope.actions != Actions::NONE).collect()
+    }
+
+    fn of_all(&self) -> Actions {
+        self.of(Reach::All)
+    }
+
+    /// What all together permit of a reach.
+    fn of(&self, reach: Reach) -> Actions {
+        let covers = |scope: &&Scope| match reach {
+            Reach::All => scope.reach == Reach::All,
+            Reach::One(name) => scope.reach.covers(name),
+        };
+        self.0.iter().filter(covers).fold(Actions::NONE, |sum, scope| sum.or(scope.actions))
+    }
+
+    /// Whether these permit `actions` on a type.
+    pub(crate) fn permit(&self, resource_type: ResourceType, actions: Actions) -> bool {
+        self.of(Reach::One(resource_type)).has(actions)
+    }
+
+    /// Whether resources of this type may be exported.
+    pub(crate) fn may_export(&self, resource_type: ResourceType) -> bool {
+        self.permit(resource_type, Actions::EXPORT)
+    }
+}
+
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, scope) in self.0.iter().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            write!(f, "{space}{scope}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Scopes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scopes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// The scopes that would permit to export these types, for whoever was refused.
+pub(crate) fn wanted(types: impl IntoIterator<Item = ResourceType>) -> String {
+    let words: Vec<_> = types.into_iter().map(|name| format!("system/{name}.rs")).collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scopes(text: &str) -> Scopes {
+        Scopes::parse(text).expect("scopes")
+    }
+
+    fn name(text: &str) -> ResourceType {
+        ResourceType::parse(text).expect("a type")
+    }
+
+    /// SM-024, SM-029, SM-030; interop 3
+    #[test]
+    fn what_is_granted_is_asked_for_and_registered() {
+        for (registered, asked, granted) in [
+            ("system/*.rs", "system/*.rs", "system/*.rs"),
+            ("system/*.rs", "system/*.read", "system/*.read"),
+            ("system/*.read", "system/*.rs", "system/*.rs"),
+            ("system/*.rs", "system/*.*", "system/*.read"),
+            ("system/*.cruds", "system/*.cruds", "system/*.rs"),
+            ("system/*.rs", "system/Patient.rs", "system/Patient.rs"),
+            ("system/*.rs", "system/Patient.r", "system/Patient.r"),
+            ("system/Patient.rs", "system/*.rs", "system/Patient.rs"),
+            ("system/Patient.rs system/Observation.r", "system/*.rs", "system/Patient.rs system/Observation.r"),
+            ("system/Patient.r system/Patient.s", "system/Patient.read", "system/Patient.read"),
+            ("system/Patient.r", "system/Patient.read", "system/Patient.r"),
+            ("system/*.r system/Patient.s", "system/*.rs", "system/*.r system/Patient.rs"),
+            ("system/*.rs", "system/Patient.read system/Observation.rs", "system/Patient.read system/Observation.rs"),
+            ("system/*.rs", "system/Patient.rs system/Patient.rs", "system/Patient.rs"),
+            ("system/*.rs", "system/Dragon.rs system/Patient.rs", "system/Patient.rs"),
+            ("system/*.rs", "openid user/*.rs  system/Patient.rs", "system/Patient.rs"),
+            ("system/*.rs", "system/Patient.rs?gender=male system/Group.rs", "system/Group.rs"),
+            ("system/Patient.rs", "system/Patient.rs system/Observation.rs", "system/Patient.rs"),
+        ] {
+            let answer = scopes(registered).grant(asked).map(|scopes| scopes.to_string());
+            assert_eq!(answer.as_deref(), Ok(granted), "{asked} of {registered}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_left_nothing_is_granted() {
+        for (registered, asked, expected) in [
+            ("system/*.rs", "", ScopeError::Empty),
+            ("system/*.rs", "   ", ScopeError::Empty),
+            ("system/*.rs", "user/*.rs", ScopeError::Nothing),
+            ("system/*.rs", "patient/*.read launch", ScopeError::Nothing),
+            ("system/*.rs", "system/*.write", ScopeError::Nothing),
+            ("system/*.rs", "system/Patient.cud", ScopeError::Nothing),
+            ("system/*.rs", "system/Patient.sr", ScopeError::Nothing),
+            ("system/*.rs", "system/Patient.rr", ScopeError::Nothing),
+            ("system/*.rs", "system/Patient.reads", ScopeError::Nothing),
+            ("system/*.rs", "system/Patient.", ScopeError::Nothing),
+            ("system/*.rs", "system/Patient", ScopeError::Nothing),
+            ("system/*.rs", "system/patient.rs", ScopeError::Nothing),
+            ("system/*.rs", "System/Patient.rs", ScopeError::Nothing),
+            ("system/*.rs", "system/Patient.rs?gender=male", ScopeError::Nothing),
+            ("system/Patient.rs", "system/Observation.rs", ScopeError::Nothing),
+            ("system/Patient.r", "system/Patient.s", ScopeError::Nothing),
+            ("system/*.rs", "system/Patient.rs\n", ScopeError::Characters),
+            ("system/*.rs", "system/\"Patient\".rs", ScopeError::Characters),
+        ] {
+            assert_eq!(scopes(registered).grant(asked), Err(expected), "{asked} of {registered}");
+        }
+        let many = "system/Patient.rs ".repeat(MOST + 1);
+        assert_eq!(scopes("system/*.rs").grant(&many), Err(ScopeError::TooLong));
+        let long = format!("system/Patient.rs {}", "x".repeat(4 * LONGEST));
+        assert_eq!(scopes("system/*.rs").grant(&long), Err(ScopeError::TooLong));
+    }
+
+    #[test]
+    fn what_a_client_is_registered_for_is_understood_to_the_last_word() {
+        for (text, expected) in [
+            ("", ScopeError::Empty),
+            ("system/*.rs user/*.rs", ScopeError::Foreign),
+            ("system/Dragon.rs", ScopeError::Foreign),
+            ("system/Observation.rs?category=laboratory", ScopeError::Filtered),
+            ("system/*.cud", ScopeError::Nothing),
+        ] {
+            assert_eq!(Scopes::parse(text), Err(expected), "{text}");
+        }
+    }
+
+    /// An export needs both letters (spec 7.6, item 4).
+    #[test]
+    fn an_export_needs_reading_and_searching() {
+        for (text, patient, observation) in [
+            ("system/*.rs", true, true),
+            ("system/Patient.rs", true, false),
+            ("system/Patient.r system/*.s", true, false),
+            ("system/Patient.read", true, false),
+            ("system/*.r", false, false),
+        ] {
+            let scopes = scopes(text);
+            let may = (scopes.may_export(name("Patient")), scopes.may_export(name("Observation")));
+            assert_eq!(may, (patient, observation), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_worth_no_more_than_its_client_now() {
+        let token = scopes("system/*.rs");
+        let both = token.and(&scopes("system/Patient.rs system/Group.r")).map(|both| both.to_string());
+        assert_eq!(both.as_deref(), Some("system/Patient.rs system/Group.r"));
+        assert_eq!(scopes("system/Group.rs").and(&scopes("system/Patient.rs")), None);
+    }
+
+    /// For every pair of scopes: granted ⊆ requested ∩ registered, by type and by action.
+    #[test]
+    fn nothing_is_ever_granted_beyond_both() {
+        let words =
+            ["system/*.rs", "system/*.r", "system/Patient.rs", "system/Patient.s", "system/Group.read", "system/*.*"];
+        let sets = (1_u32..1 << words.len()).map(|set| {
+            let chosen = words.iter().enumerate().filter(|(index, _)| set & (1 << index) != 0);
+            chosen.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+        });
+        let sets: Vec<String> = sets.collect();
+        for registered in &sets {
+            for asked in &sets {
+                let Ok(granted) = scopes(registered).grant(asked) else { continue };
+                for name in [name("Patient"), name("Group"), name("Observation")] {
+                    for actions in [Actions::READ, Actions(2)] {
+                        let in_both = scopes(registered).permit(name, actions) && scopes(asked).permit(name, actions);
+                        assert_eq!(
+                            granted.permit(name, actions),
+                            in_both,
+                            "{name} {actions:?}: {asked} of {registered}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The authorization server: who is registered, who has proven to be one of them, and what a token of ours permits.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use url::Url;
+
+use super::access_token::{self, AccessToken, TokenError, TokenKeys};
+use super::assertion::{AssertionError, Authenticated, Expected, Registered, Unverified, Use};
+use super::client::{ClientId, Owner};
+use super::discovery::Endpoints;
+use super::jwk::KeySet;
+use super::jws::CannotSign;
+use super::key_source::KeySource;
+use super::scope::{ScopeError, Scopes};
+use crate::clock::{self, Clock};
+use crate::fhir::datatypes::Millis;
+use crate::fhir::resource_type::ResourceType;
+
+/// A registered client. What it may beyond its scopes will stand here too.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) id: ClientId,
+    pub(crate) scopes: Scopes,
+    pub(crate) keys: ClientKeys,
+}
+
+/// Where a client's keys come from.
+#[derive(Debug, Clone)]
+pub(crate) enum ClientKeys {
+    /// They were given to us.
+    Registered(KeySet),
+    /// They are fetched from its `jwks_uri`.
+    At(Url),
+}
+
+/// The clients as they are now.
+pub(crate) type Clients = BTreeMap<ClientId, Arc<Client>>;
+
+/// Issues tokens, and knows what they are worth.
+pub(crate) struct AuthorizationServer {
+    endpoints: Endpoints,
+    /// What `aud` of an assertion may name.
+    audiences: [String; 2],
+    clients: RwLock<Arc<Clients>>,
+    keys: RwLock<Arc<TokenKeys>>,
+    source: KeySource,
+    lifetime: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a request may do, and for whom. Nothing but [`AuthorizationServer::authorize`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Authorization {
+    client: ClientId,
+    scopes: Scopes,
+}
+
+impl Authorization {
+    pub(crate) fn scopes(&self) -> &Scopes {
+        &self.scopes
+    }
+}
+
+/// Who makes a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// In `open` mode: whoever reaches us.
+    Anybody,
+    Client(Authorization),
+}
+
+impl Caller {
+    /// Whose an export is that is kicked off now.
+    pub(crate) fn owner(&self) -> Owner {
+        match self {
+            Self::Anybody => Owner::Open,
+            Self::Client(Authorization { client, scopes }) => {
+                Owner::Client { id: client.clone(), scopes: scopes.clone() }
+            }
+        }
+    }
+
+    /// Whether an export is the caller's own.
+    pub(crate) fn owns(&self, owner: &Owner) -> bool {
+        match (self, owner) {
+            (Self::Anybody, Owner::Open) => true,
+            (Self::Client(caller), Owner::Client { id, .. }) => caller.client == *id,
+            (Self::Anybody, Owner::Client { .. }) | (Self::Client(_), Owner::Open) => false,
+        }
+    }
+
+    /// Those of `types` that the caller may not export.
+    pub(crate) fn lacks(&self, types: impl IntoIterator<Item = ResourceType>) -> Vec<ResourceType> {
+        match self {
+            Self::Anybody => Vec::new(),
+            Self::Client(Authorization { scopes, .. }) => {
+                types.into_iter().filter(|name| !scopes.may_export(*name)).collect()
+            }
+        }
+    }
+}
+
+/// An assertion that was looked at.
+pub(crate) struct Checked {
+    /// By which it is remembered whether it was used.
+    pub(crate) hash: [u8; 32],
+    /// The client that has signed it, or why it is worth nothing.
+    pub(crate) result: Result<(ClientId, Use), AssertionError>,
+}
+
+/// Why no token is issued to a client that has proven who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum IssueError {
+    #[error("the scope {0}")]
+    Scope(#[from] ScopeError),
+    #[error("the client is registered no more")]
+    Revoked,
+    #[error(transparent)]
+    Sign(#[from] CannotSign),
+}
+
+/// A token and what is said with it.
+#[derive(Debug)]
+pub(crate) struct Issued {
+    pub(crate) token: String,
+    pub(crate) scopes: Scopes,
+    pub(crate) lifetime: Duration,
+}
+
+impl AuthorizationServer {
+    pub(crate) fn new(
+        base: &str,
+        clients: Clients,
+        keys: TokenKeys,
+        source: KeySource,
+        lifetime: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let endpoints = Endpoints::below(base);
+        // Some clients name the base's other endpoint, where they use that one.
+        let audiences = [endpoints.token.clone(), endpoints.introspection.clone()];
+        let (clients, keys) = (RwLock::new(Arc::new(clients)), RwLock::new(Arc::new(keys)));
+        Self { endpoints, audiences, clients, keys, source, lifetime, clock }
+    }
+
+    /// Replaces all clients: every token is held against the new ones from now on (SEC-14).
+    pub(crate) fn register(&self, clients: Clients) {
+        *self.clients.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(clients);
+    }
+
+    /// Signs by other keys from now on.
+    pub(crate) fn use_keys(&self, keys: TokenKeys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    pub(crate) fn keys(&self) -> Arc<TokenKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn clients(&self) -> Arc<Clients> {
+        Arc::clone(&self.clients.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the client of an export is registered still.
+    pub(crate) fn knows(&self, owner: &Owner) -> bool {
+        match owner {
+            Owner::Open => false,
+            Owner::Client { id, .. } => self.clients().contains_key(id),
+        }
+    }
+
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// `.well-known/smart-configuration`
+    pub(crate) fn document(&self) -> String {
+        let clients = self.clients();
+        self.endpoints.document(clients.values().map(|client| &client.scopes))
+    }
+
+    /// Our JWK Set.
+    pub(crate) fn jwks(&self) -> String {
+        self.keys().jwks(clock::now(&*self.clock))
+    }
+
+    /// Looks at an assertion; whether it was used before is for the caller to find out. `client_id` is what the form says.
+    pub(crate) async fn check(&self, jwt: &str, client_id: Option<&str>, remembered_since: Millis) -> Checked {
+        let unverified = match Unverified::parse(jwt) {
+            Ok(unverified) => unverified,
+            Err(error) => return Checked { hash: [0; 32], result: Err(error) },
+        };
+        let hash = unverified.hash();
+        if client_id.is_some_and(|named| named != unverified.client()) {
+            return Checked { hash, result: Err(AssertionError::Names) };
+        }
+        let clients = self.clients();
+        let id = ClientId::parse(unverified.client()).ok();
+        let client = id.and_then(|id| clients.get(&id)).map(Arc::as_ref);
+        let result = self.verify(&unverified, client, remembered_since).await;
+        Checked { hash, result }
+    }
+
+    async fn verify(
+        &self,
+        unverified: &Unverified<'_>,
+        client: Option<&Client>,
+        remembered_since: Millis,
+    ) -> Result<(ClientId, Use), AssertionError> {
+        let expected = || Expected { audiences: &self.audiences, now: clock::now(&*self.clock), remembered_since };
+        let Some(client) = client else {
+            let unknown = AssertionError::UnknownClient;
+            return unverified.verify(Err(unknown), expected()).and(Err(unknown));
+        };
+        let verified = match &client.keys {
+            ClientKeys::Registered(keys) => unverified.verify(Ok(Registered { keys, jwks_uri: None }), expected()),
+            ClientKeys::At(uri) => {
+                let by = |keys| Ok(Registered { keys, jwks_uri: Some(uri.as_str()) });
+                match self.source.keys(&client.id, uri, |keys| unverified.is_by_one_of(keys)).await {
+                    None => unverified.verify(Err(AssertionError::NoKeys), expected()),
+                    Some(found) => match unverified.verify(by(&found.set), expected()) {
+                        // Too old to be relied on: the key may be there no more.
+                        Ok(_) if !found.is_fresh => {
+                            let anew = self.source.anew(&client.id, uri).await.ok_or(AssertionError::NoKeys)?;
+                            unverified.verify(by(&anew.set), expected())
+                        }
+                        verified => verified,
+                    },
+                }
+            }
+        };
+        verified.map(|used| (client.id.clone(), used))
+    }
+
+    /// A token for a client that has proven who it is, for those of the scopes that it may have.
+    ///
+    /// # Errors
+    /// [`IssueError::Scope`] if that is none.
+    pub(crate) fn issue(&self, client: &Authenticated, scope: &str, jti: [u8; 16]) -> Result<Issued, IssueError> {
+        let clients = self.clients();
+        let client = clients.get(client.client()).ok_or(IssueError::Revoked)?;
+        let scopes = client.scopes.grant(scope)?;
+        let issued = clock::now(&*self.clock).0.div_euclid(1000);
+        let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(0);
+        let token = AccessToken { client: client.id.clone(), scopes, issued, expires: issued.saturating_add(lifetime) };
+        let signed = token.sign(&self.keys(), &self.endpoints.base, jti)?;
+        Ok(Issued { token: signed, scopes: token.scopes, lifetime: self.lifetime })
+    }
+
+    /// What a token says and its client may have now.
+    ///
+    /// # Errors
+    /// [`TokenError`] if it is worth nothing.
+    pub(crate) fn inspect(&self, token: &str) -> Result<AccessToken, TokenError> {
+        let token = AccessToken::verify(token, &self.keys(), &self.endpoints.base, clock::now(&*self.clock))?;
+        let clients = self.clients();
+        let client = clients.get(&token.client).ok_or(TokenError::Revoked)?;
+        let scopes = token.scopes.and(&client.scopes).ok_or(TokenError::Revoked)?;
+        Ok(AccessToken { scopes, ..token })
+    }
+
+    /// What whoever holds a token may do (SM-035).
+    ///
+    /// # Errors
+    /// [`TokenError`] if it is worth nothing.
+    pub(crate) fn authorize(&self, token: &str) -> Result<Authorization, TokenError> {
+        let AccessToken { client, scopes, .. } = self.inspect(token)?;
+        Ok(Authorization { client, scopes })
+    }
+
+    /// Whether a text is a token of ours, good or not (SEC-05).
+    pub(crate) fn has_issued(&self, text: &str) -> bool {
+        access_token::is_ours(text, &self.endpoints.base)
+    }
+}
+
+impl fmt::Debug for AuthorizationServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorizationServer").field("base", &self.endpoints.base).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,309 @@
+//! SMART Backend Services over TCP: clients, tokens, and what they open (section 7 of the checklist).
+
+mod clients;
+mod discovery;
+mod exports;
+mod links;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, crypto};
+use offtake::config::{ClientConfig, SmartMode};
+use offtake::testing::{CrashPoint, JobStore, ManualClock};
+use offtake::{Clock, Config, Offtake, SystemClock};
+use sample_upstream::{Running, SampleUpstream, Settings};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::raw::{self, Answer, KICKOFF};
+use crate::support;
+
+pub(crate) const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
+pub(crate) const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// A key pair of a client.
+#[derive(Clone)]
+pub(crate) struct Key {
+    pub(crate) alg: Algorithm,
+    pub(crate) private: EncodingKey,
+    /// Its public half, as a client registers it.
+    pub(crate) jwk: Value,
+}
+
+impl Key {
+    pub(crate) fn es384(kid: &str) -> Self {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a key");
+        let pkcs8 = pair.to_pkcs8v1().expect("it can be written");
+        Self::of(Algorithm::ES384, EncodingKey::from_ec_der(pkcs8.as_ref()), kid)
+    }
+
+    pub(crate) fn rs384(kid: &str) -> Self {
+        let pkcs8 = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
+        let der: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pkcs8.as_der().expect("it can be written");
+        let pem = format!(
+            "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+            base64::prelude::BASE64_STANDARD.encode(der.as_ref())
+        );
+        Self::of(Algorithm::RS384, EncodingKey::from_rsa_pem(pem.as_bytes()).expect("a key"), kid)
+    }
+
+    fn of(alg: Algorithm, private: EncodingKey, kid: &str) -> Self {
+        let jwk = Jwk::from_encoding_key(&private, alg).expect("a public half");
+        let mut jwk = serde_json::to_value(&jwk).expect("JSON");
+        jwk["kid"] = kid.into();
+        Self { alg, private, jwk }
+    }
+
+    pub(crate) fn jwks(&self) -> Value {
+        json!({ "keys": [self.jwk] })
+    }
+
+    /// Whatever header and claims as a JWT.
+    pub(crate) fn sign(&self, header: &str, claims: &str) -> String {
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let signature = crypto::sign(signed.as_bytes(), &self.private, self.alg).expect("a signature");
+        format!("{signed}.{signature}")
+    }
+}
+
+/// A registered client.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) id: &'static str,
+    pub(crate) scope: &'static str,
+    pub(crate) key: Key,
+}
+
+impl Client {
+    pub(crate) fn new(id: &'static str, scope: &'static str) -> Self {
+        Self { id, scope, key: Key::es384("k1") }
+    }
+
+    pub(crate) fn config(&self) -> ClientConfig {
+        ClientConfig {
+            client_id: self.id.to_owned(),
+            scope: self.scope.to_owned(),
+            jwks: Some(self.key.jwks()),
+            ..ClientConfig::default()
+        }
+    }
+}
+
+/// An assertion before it is signed.
+#[derive(Clone)]
+pub(crate) struct Assertion {
+    pub(crate) header: Value,
+    pub(crate) claims: Value,
+}
+
+/// Parameters of a form, in their order.
+pub(crate) type Parameters = Vec<(String, String)>;
+
+/// An Offtake with an authorization server, in front of a sample upstream, by a clock that tests move.
+pub(crate) struct Rig {
+    pub(crate) base: String,
+    pub(crate) upstream: SampleUpstream,
+    pub(crate) clock: Arc<ManualClock>,
+    /// Counts what was written to the job store.
+    pub(crate) writes: Arc<CrashPoint>,
+    pub(crate) store: JobStore,
+    server: Running,
+    folder: TempDir,
+    config: Config,
+    serving: Option<(oneshot::Sender<()>, JoinHandle<anyhow::Result<()>>)>,
+}
+
+impl Rig {
+    pub(crate) async fn with(clients: &[Client]) -> Self {
+        Self::configured(clients, |_| {}).await
+    }
+
+    pub(crate) async fn configured(clients: &[Client], change: impl FnOnce(&mut Config)) -> Self {
+        let upstream = SampleUpstream::new(Settings::default());
+        upstream.generate(3);
+        let server = upstream.serve(support::listener().await).await;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        // Taken for a moment, so that the address is known.
+        let listener = support::listener().await;
+        let base = format!("http://{}/fhir", listener.local_addr().expect("it listens"));
+        let mut config = Config::local(&server.base_url, &base, folder.path()).expect("a good configuration");
+        config.upstream.probe_on_start = false;
+        config.output.min_free = Some(offtake::config::Size::kibibytes(0));
+        config.smart.mode = SmartMode::AuthorizationServer;
+        config.smart.clients = clients.iter().map(Client::config).collect();
+        change(&mut config);
+        let clock = Arc::new(ManualClock::new(SystemClock.unix_millis()));
+        let (store, writes) = (JobStore::memory(), Arc::new(CrashPoint::new(None)));
+        let mut rig = Self { base, upstream, clock, writes, store, server, folder, config, serving: None };
+        rig.serve_on(listener);
+        rig
+    }
+
+    fn serve_on(&mut self, listener: tokio::net::TcpListener) {
+        let builder = Offtake::builder(self.config.clone()).clock(self.clock.clone());
+        let offtake = builder.store(self.store.until(&self.writes)).build().expect("everything can be opened");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(async move { offtake.run_on(listener, async { drop(stopped.await) }).await });
+        self.serving = Some((stop, serving));
+    }
+
+    /// Stops, and starts anew with the same store and other options, at the same address.
+    pub(crate) async fn restart(&mut self, change: impl FnOnce(&mut Config)) {
+        self.stop_serving().await;
+        change(&mut self.config);
+        let host = self.host();
+        self.serve_on(tokio::net::TcpListener::bind(&host).await.expect("nobody took it"));
+    }
+
+    async fn stop_serving(&mut self) {
+        let Some((stop, serving)) = self.serving.take() else { return };
+        drop(stop);
+        serving.await.expect("serving did not panic").expect("serving ended well");
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.stop_serving().await;
+        self.server.stop().await;
+        drop(self.folder);
+    }
+
+    pub(crate) fn host(&self) -> String {
+        self.base.trim_start_matches("http://").trim_end_matches("/fhir").to_owned()
+    }
+
+    pub(crate) fn now(&self) -> i64 {
+        self.clock.unix_millis() / 1_000
+    }
+
+    pub(crate) fn advance(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+
+    pub(crate) fn token_endpoint(&self) -> String {
+        format!("{}/$bulk-token", self.base)
+    }
+
+    /// Sends one request below the base.
+    pub(crate) async fn ask(&self, method: &str, below: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let host = self.host();
+        raw::ask(&host, &raw::request(method, &format!("/fhir{below}"), &host, headers, body)).await
+    }
+
+    /// What a client of this name would assert now.
+    pub(crate) fn assertion(&self, client: &Client) -> Assertion {
+        let now = self.now();
+        let alg = if client.key.alg == Algorithm::ES384 { "ES384" } else { "RS384" };
+        Assertion {
+            header: json!({ "alg": alg, "typ": "JWT", "kid": client.key.jwk["kid"] }),
+            claims: json!({
+                "iss": client.id, "sub": client.id, "aud": self.token_endpoint(),
+                "iat": now, "exp": now + 300, "jti": fresh("jti"),
+            }),
+        }
+    }
+
+    /// A good assertion, signed.
+    pub(crate) fn signed(&self, client: &Client) -> String {
+        let Assertion { header, claims } = self.assertion(client);
+        client.key.sign(&header.to_string(), &claims.to_string())
+    }
+
+    /// The parameters of a good token request.
+    pub(crate) fn parameters(&self, client: &Client, scope: &str) -> Parameters {
+        parameters(scope, &self.signed(client))
+    }
+
+    pub(crate) async fn ask_for_token(&self, parameters: &Parameters) -> Answer {
+        self.ask("POST", "/$bulk-token", &[FORM], form(parameters).as_bytes()).await
+    }
+
+    /// A token of these scopes.
+    pub(crate) async fn token(&self, client: &Client, scope: &str) -> String {
+        let answer = self.ask_for_token(&self.parameters(client, scope)).await;
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+        answer.json()["access_token"].as_str().expect("a token").to_owned()
+    }
+
+    /// A request that shows a token.
+    pub(crate) async fn with_token(&self, method: &str, below: &str, token: &str) -> Answer {
+        let authorization = format!("Bearer {token}");
+        let headers = [KICKOFF[0], KICKOFF[1], ("Authorization", authorization.as_str())];
+        self.ask(method, below, &headers, b"").await
+    }
+
+    /// Kicks off and waits: where the status is, below the base.
+    pub(crate) async fn exported(&self, below: &str, token: &str) -> String {
+        let kickoff = self.with_token("GET", below, token).await;
+        assert_eq!(kickoff.status, 202, "{}", String::from_utf8_lossy(&kickoff.body));
+        let status = kickoff.header("content-location").to_owned();
+        let status = status.strip_prefix(&self.base).expect("below the base").to_owned();
+        loop {
+            let answer = self.with_token("GET", &status, token).await;
+            match answer.status {
+                200 => return status,
+                202 => tokio::time::sleep(Duration::from_millis(20)).await,
+                other => panic!("{other}: {}", String::from_utf8_lossy(&answer.body)),
+            }
+        }
+    }
+
+    /// The links of a manifest, by type; those of outcomes are called `OperationOutcome`.
+    pub(crate) async fn listed(&self, status: &str, token: &str) -> (Value, BTreeMap<String, String>) {
+        let manifest = self.with_token("GET", status, token).await.json();
+        let files = ["output", "error"].into_iter().flat_map(|list| manifest[list].as_array().expect("a list"));
+        let links = files.map(|file| {
+            let url = file["url"].as_str().expect("a URL");
+            let below = url.strip_prefix(&self.base).unwrap_or(url);
+            (file["type"].as_str().expect("a type").to_owned(), below.to_owned())
+        });
+        let links = links.collect();
+        (manifest, links)
+    }
+}
+
+/// The parameters of a token request.
+pub(crate) fn parameters(scope: &str, assertion: &str) -> Parameters {
+    [
+        ("grant_type", "client_credentials"),
+        ("scope", scope),
+        ("client_assertion_type", JWT_BEARER),
+        ("client_assertion", assertion),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+pub(crate) fn form(parameters: &Parameters) -> String {
+    let mut text = url::form_urlencoded::Serializer::new(String::new());
+    text.extend_pairs(parameters);
+    text.finish()
+}
+
+/// A text that there was never before.
+pub(crate) fn fresh(what: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Fails unless an answer is this error of RFC 6749.
+#[track_caller]
+pub(crate) fn assert_error(answer: &Answer, status: u16, error: &str, what: &str) {
+    let text = String::from_utf8_lossy(&answer.body);
+    assert_eq!((answer.status, answer.json()["error"].as_str()), (status, Some(error)), "{what}: {text}");
+    assert!(answer.json()["error_description"].as_str().is_some_and(|text| !text.is_empty()), "SM-023: {what}");
+    for (name, value) in [("content-type", "application/json"), ("cache-control", "no-store"), ("pragma", "no-cache")] {
+        assert_eq!(answer.header(name), value, "SM-028: {what}");
+    }
+}

@@ -1,0 +1,41 @@
+//! What the authorization server publishes.
+
+use serde_json::json;
+
+use super::{Client, Rig};
+use crate::support::App;
+
+/// SM-001 to SM-006, SM-030
+#[tokio::test]
+async fn the_base_says_where_tokens_are_had() {
+    let rig = Rig::with(&[Client::new("a", "system/Patient.rs")]).await;
+    for accept in ["application/json", "text/html", "application/fhir+xml"] {
+        let answer = rig.ask("GET", "/.well-known/smart-configuration", &[("Accept", accept)], b"").await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"), "{accept}");
+        let document = answer.json();
+        assert_eq!(document["token_endpoint"], rig.token_endpoint());
+        assert_eq!(document["scopes_supported"], json!(["system/Patient.rs"]));
+        let uri = document["jwks_uri"].as_str().expect("an address");
+        let keys = rig.ask("GET", uri.strip_prefix(&rig.base).expect("below the base"), &[], b"").await;
+        let keys = keys.json();
+        assert_eq!((keys["keys"].as_array().map(Vec::len), &keys["keys"][0]["crv"]), (Some(1), &json!("P-384")));
+        assert!(keys["keys"][0].get("d").is_none());
+    }
+    assert_eq!(rig.ask("POST", "/.well-known/smart-configuration", &[], b"").await.status, 405);
+    assert!(rig.upstream.requests().is_empty(), "it is ours alone");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn in_open_mode_it_is_the_upstreams_own() {
+    let app = App::with_patients(1, sample_upstream::Settings::default()).await;
+    app.ask("GET", "/.well-known/smart-configuration", &[], b"").await;
+    let asked = app.upstream.requests();
+    assert!(asked.iter().any(|seen| seen.path == "/fhir/.well-known/smart-configuration"), "it was not asked");
+    for path in ["/$bulk-token", "/$bulk-introspect", "/$bulk-jwks"] {
+        let answer = app.ask("POST", path, &[super::FORM], b"").await;
+        answer.assert_refused(path, 403, "forbidden", None);
+    }
+    assert_eq!(app.upstream.requests().len(), asked.len());
+    app.stop().await;
+}
