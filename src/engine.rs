@@ -3,6 +3,7 @@
 mod accept;
 mod as_of;
 mod assertions;
+mod clean;
 mod coverage;
 mod deletions;
 mod downloads;
@@ -34,11 +35,11 @@ use crate::clock::{self, Clock};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
-use crate::job::checkpoint::{FileRecord, FileState};
-use crate::job::store::{Change, Lease, Store, StoreError};
+use crate::job::checkpoint::FileRecord;
+use crate::job::store::{Change, Store, StoreError};
 use crate::job::{Epoch, Failed, Job, JobId, JobState, Running};
 use crate::output::Output;
-use crate::output::checkpoint::{self, CheckpointKey};
+use crate::output::checkpoint::CheckpointKey;
 use crate::output::writer::Coding;
 use crate::plan::{BoundaryChoice, OnShort};
 use crate::profile::{PresetChoice, ProfileOverrides};
@@ -537,29 +538,6 @@ impl Inner {
         progress.finish();
         worker.finish(&job, self.settings.output_ttl, &*self.services.clock).await?;
         tracing::info!(export.job_id = %id, "an export is complete");
-        Ok(())
-    }
-
-    /// Removes what a worker before this one left unfinished.
-    async fn clean(&self, lease: Lease, records: &mut Vec<FileRecord>) -> Result<(), RunError> {
-        let is_open = |record: &FileRecord| matches!(record.state, FileState::Open { .. });
-        // A checkpoint object that was written and never committed.
-        if let Some(key) = checkpoint::commit_keys(&self.services.folder(lease.job), records).last() {
-            self.services.output.remove(&key).await.map_err(FilesError::from)?;
-        }
-        let left: Vec<_> = records.iter().filter(|record| is_open(record)).cloned().collect();
-        if left.is_empty() {
-            return Ok(());
-        }
-        let folder = self.services.folder(lease.job);
-        self.services.output.end_uploads(&folder, &left).await.map_err(FilesError::from)?;
-        for key in left.iter().flat_map(FileRecord::keys) {
-            self.services.output.remove(&key).await.map_err(FilesError::from)?;
-        }
-        let forgotten: Vec<_> = left.iter().map(|record| record.no).collect();
-        self.services.store.commit(lease, Change { forgotten, ..Change::default() }).await?;
-        // Their numbers are not used again within this life of the job: the epoch in the key keeps lives apart.
-        records.retain(|record| !is_open(record));
         Ok(())
     }
 

@@ -401,6 +401,11 @@ impl Output {
         Ok(())
     }
 
+    /// Whether uploads have no names by which they end, so that what comes late begins them anew.
+    pub(crate) fn has_unnamed_uploads(&self) -> bool {
+        self.cloud.as_ref().is_some_and(|cloud| cloud.parts.is_none())
+    }
+
     /// Azure knows no uploads, only blocks that wait to be put together. An object that is written at once throws them away.
     async fn end_blocks(&self, records: &[FileRecord]) -> Result<(), OutputError> {
         for record in records {
@@ -460,7 +465,7 @@ impl Output {
 
     /// Removes the folder of a job that has no object left; of clouds only Azure's hierarchical namespaces know folders.
     pub(crate) async fn remove_folder(&self, folder: &str) {
-        if self.cloud.as_ref().is_some_and(|cloud| cloud.parts.is_none()) {
+        if self.has_unnamed_uploads() {
             // Where there are none, or it is not empty, this changes nothing.
             let _gone = self.store.delete(&self.path(folder)).await;
         }

@@ -93,7 +93,7 @@ pub(crate) struct Findings {
 }
 
 /// All that is tried takes no longer, nor does tidying up afterwards.
-const PATIENCE: Duration = Duration::from_secs(75);
+const PATIENCE: Duration = Duration::from_mins(1);
 const TIDYING: Duration = Duration::from_secs(30);
 /// How long a link is good that is tried.
 const LINK_LIFETIME: Duration = Duration::from_mins(5);

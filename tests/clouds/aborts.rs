@@ -102,6 +102,52 @@ async fn export_and_delete(world: &World<'_>, life: &Life) -> anyhow::Result<()>
     world.is_empty().await
 }
 
+/// A block that a storage takes in only after the next life has tidied up is found all the same: nothing in it says that it
+/// comes too late.
+pub(crate) async fn finds_what_comes_late(storage: &Storage) -> anyhow::Result<()> {
+    let world = World::of(storage, large()).await?;
+    let store = JobStore::memory();
+    let begun = |left: Vec<String>| left.iter().find_map(|line| Some(line.strip_prefix("upload ")?.to_owned()));
+    let mut late = None;
+    for at in 1.. {
+        let point = Arc::new(CrashPoint::new(Some(Crash { at, when: When::After })));
+        let life = world.begin_until(FILES, &store, &point).await?;
+        tokio::select! {
+            lived = life.export(OF_LARGE) => drop(lived.context("no upload was left behind")?),
+            () = point.crashed() => {}
+        }
+        point.stop();
+        life.abort().await;
+        late = begun(storage.left_in(&world.folder).await?);
+        if late.is_some() {
+            break;
+        }
+    }
+    let late = late.context("no upload was left behind")?;
+    let name = late.rsplit('/').next().context("a name")?.to_owned();
+    let (written, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let tell = move |put: &str| {
+        if put == name {
+            // Nobody listens after the first time.
+            let _told = written.send(());
+        }
+    };
+    let life = world.begin_telling(FILES, &store, tell).await?;
+    seen.recv().await.context("it is written over")?;
+    storage.ask(&["begin", &late]).await?;
+    let client = Client::new();
+    for id in store.job_ids().await {
+        let status = format!("{}/$bulk-status/{id}", life.base);
+        let manifest = client.wait(&status, |_| {}).await?;
+        world.compare(OF_LARGE, &manifest).await?;
+        client.delete(&status).await?;
+    }
+    world.is_empty().await?;
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}
+
 /// SEC-32: an object and an upload of another program in the very folder of a job.
 pub(crate) async fn spares_others(storage: &Storage) -> anyhow::Result<()> {
     let world = World::of(storage, large()).await?;

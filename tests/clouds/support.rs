@@ -121,6 +121,22 @@ impl<'a> World<'a> {
         .await
     }
 
+    /// Begins a life that tells the name of each small object that it has written.
+    pub(crate) async fn begin_telling(
+        &self,
+        more: &str,
+        store: &JobStore,
+        on_put: impl Fn(&str) + Send + Sync + 'static,
+    ) -> anyhow::Result<Life> {
+        let point = Arc::new(CrashPoint::new(None));
+        self.live(more, |builder| {
+            builder
+                .store(store.clone())
+                .output_through(move |below| Arc::new(CrashOutput::new(below, point).telling(on_put)))
+        })
+        .await
+    }
+
     async fn live(
         &self,
         more: &str,

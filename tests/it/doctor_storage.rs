@@ -93,6 +93,7 @@ async fn the_whole_report_on_local_disk() {
 const GOOD: &str = concat!(
     "storage       file://DIR/output\n",
     "output        nobody's        serve makes it its own when it starts\n",
+    "folder        private         nobody else may look into it\n",
     "write         works           a small object was written and read back, and lies on the disk (fsync)\n",
     "parts         works           an upload in two parts was put together and read across them\n",
     "links         ours            each opens one file for 3600 s; a changed, exchanged or expired one opens none\n",

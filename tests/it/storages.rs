@@ -55,7 +55,7 @@ fn what_cannot_be_used_is_named_and_no_secret_told() {
         ("location: az://bulk", &[], "the storage cannot be set up"),
         ("location: s3://bulk, s3: { secret_access_key: hush }", &[], "output.s3.access_key_id"),
         ("location: s3://bulk, http: { ca_file: /nowhere/ca.pem }", &[], "/nowhere/ca.pem"),
-        ("links: redirect", &[], "it comes with SMART"),
+        ("links: redirect", &[], "which needs a token"),
     ] {
         let (is_good, said) = check(output, variables);
         assert!(!is_good && said.contains(expected), "{output}: {said}");

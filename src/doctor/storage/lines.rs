@@ -53,6 +53,8 @@ impl Opened {
             self.anonymous(exposure, entries);
         }
         if let Some(room) = self.room {
+            // One that others may look into is not opened at all.
+            entries.push(Entry::good("folder", "private", "nobody else may look into it"));
             entries.push(room_left(room));
         }
         if matches!(self.owner, Owner::SomebodyElse | Owner::Unknown(_)) {
