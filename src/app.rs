@@ -3,12 +3,14 @@
 mod care;
 mod claim;
 mod examine;
+mod identity;
 mod keys;
+mod recover;
 mod smart;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -29,14 +31,12 @@ use crate::http::links::Links;
 use crate::http::stack::{self, OfftakeLayer};
 use crate::http::{Access, Edge};
 use crate::job::store::Store;
-use crate::output::checkpoint::{self, CheckpointKey};
+use crate::output::Output;
 use crate::output::signing::LinkKeys;
 use crate::output::writer::Coding;
-use crate::output::{Output, layout};
 use crate::profile::{Profile, Protocol};
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{Bases, PassThrough};
-use crate::recover::{self, Report};
 use crate::store::sled::SledStore;
 use crate::telemetry::error_chain;
 use crate::upstream::budget::Budget;
@@ -44,10 +44,12 @@ use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::{Patience, Upstream};
 use crate::upstream::connect::{PassThroughClient, Protocols, SearchClient};
 use crate::upstream::live::LiveTraffic;
-pub(crate) use keys::generate as generate_keys;
-use keys::{keep, kept, link_keys, new_key, sync_folder_of};
-
 pub(crate) use examine::{Examined, examine};
+pub(crate) use identity::Identity;
+pub use identity::JobStore;
+pub(crate) use keys::generate as generate_keys;
+use keys::{link_keys, new_key};
+pub(crate) use recover::recover;
 
 /// Jobs whose first poll is remembered, and for how long.
 const POLLED_JOBS: u64 = 10_000;
@@ -324,75 +326,11 @@ impl fmt::Debug for App {
     }
 }
 
-/// A job store to build with.
-#[derive(Debug, Clone)]
-pub struct JobStore {
-    pub(crate) store: Arc<dyn Store>,
-    /// Of all who open this store, one after another.
-    pub(crate) identity: Arc<OnceLock<Identity>>,
-}
-
-impl JobStore {
-    pub(crate) fn identity(&self) -> anyhow::Result<Identity> {
-        if let Some(identity) = self.identity.get() {
-            return Ok(identity.clone());
-        }
-        let made = Identity {
-            instance: hex(clock::random()?),
-            checkpoint_key: CheckpointKey::new(&clock::random()?),
-            store: Some(hex(clock::random()?)),
-        };
-        Ok(self.identity.get_or_init(|| made).clone())
-    }
-}
-
-/// What objects in the output are called and known by.
-#[derive(Debug, Clone)]
-pub(crate) struct Identity {
-    pub(crate) instance: String,
-    pub(crate) checkpoint_key: CheckpointKey,
-    /// Of the job store; `None` where it is kept in the store's own folder, and lost with it.
-    pub(crate) store: Option<String>,
-}
-
 /// The folder in the state folder that the job store is in.
 const JOBS: &str = "jobs";
 /// The file in the state folder that takes room for recording deletions on a full disk, and how much.
 const BALLAST: &str = "ballast";
 const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
-/// The file in the state folder that the name of this instance is kept in, and that of its key for checkpoint objects.
-const INSTANCE: &str = "instance";
-const CHECKPOINT_KEY: &str = "checkpoint.key";
-/// The file in the job store's folder that tells it from every other one, such as an empty one with the same keys.
-const STORE_IDENTITY: &str = "identity";
-
-impl Identity {
-    /// Made once. The name begins every key in the output; the key is readable by nobody else and never leaves the
-    /// folder (SEC-32).
-    fn kept(state: &Path) -> anyhow::Result<Self> {
-        let instance = hex(kept(&state.join(INSTANCE))?);
-        let checkpoint_key = CheckpointKey::new(&kept(&state.join(CHECKPOINT_KEY))?);
-        Ok(Self { instance, checkpoint_key, store: None })
-    }
-
-    /// What the output is marked with: once the job store is open.
-    fn owner(&self, state: &Path) -> anyhow::Result<String> {
-        let store = match &self.store {
-            Some(store) => store.clone(),
-            None => hex(kept(&state.join(JOBS).join(STORE_IDENTITY))?),
-        };
-        Ok(owner(&self.instance, &store))
-    }
-}
-
-/// The text of the marker.
-fn owner(instance: &str, store: &str) -> String {
-    format!("{}{store}\n", owner_prefix(instance))
-}
-
-fn owner_prefix(instance: &str) -> String {
-    format!("offtake-instance-1\n{instance} ")
-}
 
 /// What an engine is made of, but for the store.
 struct Assembly {
@@ -522,10 +460,6 @@ fn bulk_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     builder.build().context("could not start the threads for exports")
 }
 
-fn hex(bytes: [u8; 8]) -> String {
-    format!("{:016x}", u64::from_be_bytes(bytes))
-}
-
 /// What passes through, as exports make way for it.
 fn live_traffic(config: &Config, clock: &Arc<dyn Clock>) -> LiveTraffic {
     let rise = config.upstream.yield_to_live_traffic.latency_rise_percent;
@@ -557,90 +491,6 @@ fn search_upstream(
         asked.ask_for_plain();
     }
     Ok(asked)
-}
-
-/// Rebuilds a lost job store from what lies beside the output of `instance`, so that the next start serves it.
-///
-/// # Errors
-/// If there are jobs already, if nothing can be rebuilt, or if the output or the state folder cannot be used. The state
-/// folder is as it was then.
-pub(crate) async fn recover(config: &Config, instance: &str, key_file: Option<&Path>) -> anyhow::Result<Report> {
-    let name = parse_instance(instance).context("an instance is named by 16 digits of 0 to 9 and a to f")?;
-    let state = &config.store.path;
-    crate::store::private_folder(state).context("could not make the state folder")?;
-    let secret = recovery_key(&state.join(CHECKPOINT_KEY), key_file)?;
-    let jobs = state.join(JOBS);
-    let aside = state.join("jobs.empty");
-    let is_there = jobs.try_exists().context("could not look into the state folder")?;
-    if is_there {
-        let store = open_blocking(&jobs).await.context("the job store that is there cannot be used")?;
-        let known = store.jobs().await?.len();
-        anyhow::ensure!(known == 0, "the job store in {} holds {known} jobs: it is not lost", jobs.display());
-        anyhow::ensure!(!aside.exists(), "{} is in the way; move it away", aside.display());
-    }
-    let output = Output::open(&config.output).context("could not open the output")?;
-    // What an earlier try left.
-    let staged = state.join("jobs.recovering");
-    let clear = || match std::fs::remove_dir_all(&staged) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    clear().with_context(|| format!("could not remove {}", staged.display()))?;
-    let store = open_blocking(&staged).await?;
-    let recovered = recover::recover(&output, &store, instance, &CheckpointKey::new(&secret)).await;
-    drop(store);
-    let report = match recovered {
-        Ok(report) => report,
-        Err(error) => {
-            clear().with_context(|| format!("could not remove {}", staged.display()))?;
-            return Err(error.into());
-        }
-    };
-    let is_own = output.owner().await?.is_none_or(|owner| owner.starts_with(owner_prefix(instance).as_bytes()));
-    if !is_own {
-        clear().with_context(|| format!("could not remove {}", staged.display()))?;
-        anyhow::bail!("the output belongs to another instance; if it does no longer, remove {} in it", layout::MARKER);
-    }
-    // The store comes last: what is there before it makes no difference to an empty one.
-    let context = || format!("could not write to {}", state.display());
-    keep(&state.join(CHECKPOINT_KEY), &secret).with_context(context)?;
-    keep(&state.join(INSTANCE), &name).with_context(context)?;
-    if is_there {
-        std::fs::rename(&jobs, &aside).with_context(context)?;
-    }
-    std::fs::rename(&staged, &jobs).and_then(|()| sync_folder_of(&jobs)).with_context(context)?;
-    let store = hex(kept(&jobs.join(STORE_IDENTITY))?);
-    output.take_over(&owner(instance, &store)).await.context("could not mark the output")?;
-    Ok(report)
-}
-
-async fn open_blocking(folder: &Path) -> anyhow::Result<SledStore> {
-    let folder = folder.to_owned();
-    Ok(tokio::task::spawn_blocking(move || SledStore::open(&folder)).await??)
-}
-
-/// The key in the state folder, or the one given if there is none.
-fn recovery_key(own: &Path, given: Option<&Path>) -> anyhow::Result<[u8; checkpoint::LENGTH]> {
-    let read = |path: &Path| -> anyhow::Result<[u8; checkpoint::LENGTH]> {
-        use std::io::Read;
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).with_context(|| format!("could not read {}", path.display()))?;
-        file.take(checkpoint::LENGTH as u64 + 1).read_to_end(&mut bytes)?;
-        bytes.try_into().map_err(|_| anyhow::anyhow!("{} is not {} bytes long", path.display(), checkpoint::LENGTH))
-    };
-    let kept = if own.try_exists()? { Some(read(own)?) } else { None };
-    match (kept, given.map(read).transpose()?) {
-        (Some(kept), Some(given)) if kept != given => {
-            anyhow::bail!("{} is another key than the one given; move it away to use that one", own.display())
-        }
-        (Some(key), _) | (None, Some(key)) => Ok(key),
-        (None, None) => anyhow::bail!("there is no {}; give a copy of it by --key-file", own.display()),
-    }
-}
-
-fn parse_instance(text: &str) -> Option<[u8; 8]> {
-    let bytes = u64::from_str_radix(text, 16).ok()?.to_be_bytes();
-    (hex(bytes) == text).then_some(bytes)
 }
 
 /// Finds what cannot be told from a configuration alone: what of a storage comes from files and the environment.

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{INSTANCE, JOBS, STORE_IDENTITY, hex, live_traffic, new_key, owner, search_upstream};
+use super::identity::{INSTANCE, STORE_IDENTITY, hex, owner};
+use super::{JOBS, live_traffic, new_key, search_upstream};
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::{Config, Location, OutputConfig, PublicBucket, Size};
 use crate::doctor::storage::{self, Opened, Owner, State, Storage};
