@@ -37,6 +37,7 @@ use crate::output::writer::Coding;
 use crate::profile::{Profile, Protocol};
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{Bases, PassThrough};
+use crate::smart::server::AuthorizationServer;
 use crate::store::sled::SledStore;
 use crate::telemetry::error_chain;
 use crate::upstream::budget::Budget;
@@ -207,6 +208,10 @@ impl Builder {
             public_bucket: config.output.public_bucket,
             runtime: bulk.handle().clone(),
             began: clock::now(&*clock),
+            server: match &access {
+                Access::Open { .. } => None,
+                Access::Server(server) => Some(Arc::clone(server)),
+            },
         };
         let stop = CancellationToken::new();
         if let Access::Server(server) = &access {
@@ -257,6 +262,9 @@ impl Offtake {
             Access::Open { .. } => anyhow::bail!("smart.mode was open at the start: there are no clients"),
             Access::Server(server) => {
                 server.register(smart::clients(&config.smart)?);
+                if let Some(engine) = self.app.engine.borrow().engine() {
+                    engine.look_again();
+                }
                 tracing::info!(clients = config.smart.clients.len(), "the clients were read anew");
                 Ok(())
             }
@@ -344,6 +352,7 @@ struct Assembly {
     runtime: tokio::runtime::Handle,
     /// When it was put together.
     began: Millis,
+    server: Option<Arc<AuthorizationServer>>,
 }
 
 impl Assembly {
@@ -377,6 +386,7 @@ impl Assembly {
                 settings: self.settings,
                 runtime: self.runtime,
                 began: self.began,
+                server: self.server,
             });
             while let Err(error) = engine.start().await {
                 tracing::error!(error = error_chain(&error), "the job store cannot be read; bulk requests wait for it");

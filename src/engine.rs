@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +44,7 @@ use crate::output::writer::Coding;
 use crate::plan::{BoundaryChoice, OnShort};
 use crate::profile::{PresetChoice, ProfileOverrides};
 use crate::smart::admit::Grant;
+use crate::smart::server::AuthorizationServer;
 use crate::telemetry::error_chain;
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
@@ -75,6 +76,8 @@ pub(crate) struct EngineParts {
     pub(crate) runtime: tokio::runtime::Handle,
     /// When this process began to listen, or before.
     pub(crate) began: Millis,
+    /// Who says whether the client of an export may still have it, where there are clients.
+    pub(crate) server: Option<Arc<AuthorizationServer>>,
 }
 
 /// The limits that jobs run within.
@@ -123,8 +126,8 @@ struct Inner {
     /// What clients are fetching.
     downloads: Downloads,
     began: Millis,
-    /// Since when the store remembers which assertions were used, once that is known.
-    remembered_since: OnceCell<Millis>,
+    /// Who says whether the client of an export may still have it, where there are clients.
+    server: Option<Arc<AuthorizationServer>>,
     /// Places for running jobs.
     places: Arc<Semaphore>,
     /// A job waits for its turn.
@@ -192,8 +195,8 @@ const HELD_FOR: Duration = Duration::from_hours(1);
 
 impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Self {
-        let EngineParts { store, output, upstream, clock, instance, checkpoint_key, settings, runtime, began, .. } =
-            parts;
+        let EngineParts { store, output, upstream, clock, instance, checkpoint_key, settings, runtime, .. } = parts;
+        let (began, server) = (parts.began, parts.server);
         let profiler = Profiler::new(ProfilerParts {
             store: Arc::clone(&store),
             upstream: upstream.clone(),
@@ -232,7 +235,7 @@ impl Engine {
             jobs: Mutex::default(),
             downloads: Downloads::default(),
             began,
-            remembered_since: OnceCell::new(),
+            server,
             places,
             queued: Notify::new(),
             discarded: Notify::new(),
@@ -320,6 +323,11 @@ impl Engine {
             self.inner.forget(id);
         }
         Ok(deleted)
+    }
+
+    /// Has it looked at once whether clients may still have their exports.
+    pub(crate) fn look_again(&self) {
+        self.inner.discarded.notify_one();
     }
 
     /// Holds an object of a job for a client that fetches it. Afterwards the job must be [looked at](Self::job): it may

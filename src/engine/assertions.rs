@@ -1,16 +1,14 @@
 //! Which assertions were used: kept where the jobs are kept, so that all who share them know.
 
-use super::{Engine, Inner};
+use super::Engine;
 use crate::fhir::datatypes::Millis;
 use crate::job::store::StoreError;
 use crate::smart::assertion::Use;
 
 impl Engine {
-    /// Since when it is remembered which assertions were used: not before this process began, if nothing was remembered
-    /// by then.
+    /// Since when it is remembered which assertions were used: since this process began, if none was by then.
     pub(crate) async fn remembered_since(&self) -> Result<Millis, StoreError> {
-        let Inner { services, remembered_since, began, .. } = &*self.inner;
-        remembered_since.get_or_try_init(|| services.store.remembered_since(*began)).await.copied()
+        Ok(self.inner.services.store.remembered_since().await?.unwrap_or(self.inner.began))
     }
 
     /// Whether an assertion of this hash was used.
@@ -20,6 +18,6 @@ impl Engine {
 
     /// Records that an assertion was used; `false` if it was before.
     pub(crate) async fn use_once(&self, assertion: Use) -> Result<bool, StoreError> {
-        self.inner.services.store.use_once(assertion).await
+        self.inner.services.store.use_once(assertion, self.inner.began).await
     }
 }

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use super::files::FilesError;
 use super::{Engine, HELD_FOR, Inner, REAP_EVERY};
 use crate::clock;
-use crate::job::JobId;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, StoreError};
+use crate::job::{Job, JobId, JobState, Owner};
 use crate::output::checkpoint;
 use crate::telemetry::error_chain;
 
@@ -15,7 +15,7 @@ impl Engine {
     /// Removes what was deleted or has expired, until the process stops.
     pub(super) async fn reap(&self) {
         loop {
-            self.inner.expire().await;
+            self.expire_and_revoke().await;
             self.inner.forget_used().await;
             let (deleted, failed) = {
                 let jobs = self.inner.jobs();
@@ -44,14 +44,35 @@ impl Engine {
     }
 }
 
-impl Inner {
-    /// Deletes the jobs whose time has come.
-    async fn expire(&self) {
-        let now = clock::now(&*self.services.clock);
-        let jobs = match self.services.store.jobs().await {
+impl Engine {
+    /// Deletes the jobs whose time has come, and those that their client may have no more.
+    async fn expire_and_revoke(&self) {
+        let jobs = match self.inner.services.store.jobs().await {
             Ok(jobs) => jobs,
             Err(error) => return tracing::warn!(error = error_chain(&error), "could not look for expired exports"),
         };
+        self.inner.expire(&jobs).await;
+        let Some(server) = &self.inner.server else { return };
+        let is_revoked = |job: &&Job| match &job.owner {
+            // From a time when there were no clients: it is nobody's.
+            Owner::Open => false,
+            Owner::Client { .. } => job.state != JobState::Deleted && !server.covers(&job.owner, &job.types),
+        };
+        for job in jobs.iter().filter(is_revoked) {
+            match self.delete(job.id).await {
+                Ok(_) => {
+                    tracing::warn!(export.job_id = %job.id, "an export was revoked: its client may not have it any more");
+                }
+                Err(error) => tracing::warn!(error = error_chain(&error), "could not revoke an export yet"),
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Deletes the jobs whose time has come.
+    async fn expire(&self, jobs: &[Job]) {
+        let now = clock::now(&*self.services.clock);
         let expired = jobs.iter().filter_map(|job| Some((job, job.state.expires().filter(|expires| *expires <= now)?)));
         for (job, expires) in expired {
             self.downloads.expire(job.id, expires.saturating_add(HELD_FOR));

@@ -132,8 +132,8 @@ async fn find(
     let Some(job) = engine.job(id).await? else { return Ok(None) };
     let is_theirs = match (caller, edge.server()) {
         (Some(caller), _) => caller.owns(&job.owner),
-        // SEC-14: the links of a client that is registered no more lead nowhere.
-        (None, Some(server)) => server.knows(&job.owner),
+        // SEC-14: the links of a client that may not have them any more lead nowhere.
+        (None, Some(server)) => server.covers(&job.owner, &job.types),
         (None, None) => Caller::Anybody.owns(&job.owner),
     };
     if !is_theirs {

@@ -57,14 +57,15 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Keeps what was found out about an upstream, in the place of what was kept before.
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Since when it is remembered which assertions were used (SEC-13): since `now`, if this was never asked before.
-    fn remembered_since(&self, now: Millis) -> BoxFuture<'_, Result<Millis, StoreError>>;
+    /// Since when it is remembered which assertions were used (SEC-13); `None` before the first was.
+    fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>>;
 
     /// Whether the assertion of this hash was used. A record that cannot be read is one of an assertion that was.
     fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Records that an assertion was used; `false` if it was before. Of any number at once one is the first (SM-017).
-    fn use_once(&self, assertion: Use) -> BoxFuture<'_, Result<bool, StoreError>>;
+    /// Records that an assertion was used; `false` if it was before. Of any number at once one is the first (SM-017). With
+    /// the first of all it is recorded that they are remembered since `began`.
+    fn use_once(&self, assertion: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Forgets assertions that have expired by `now`.
     fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>>;

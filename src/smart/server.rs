@@ -164,11 +164,14 @@ impl AuthorizationServer {
         Arc::clone(&self.clients.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether the client of an export is registered still.
-    pub(crate) fn knows(&self, owner: &Owner) -> bool {
+    /// Whether the client of an export is registered still, and for all these types (SEC-14).
+    pub(crate) fn covers(&self, owner: &Owner, types: &[ResourceType]) -> bool {
         match owner {
             Owner::Open => false,
-            Owner::Client { id, .. } => self.clients().contains_key(id),
+            Owner::Client { id, .. } => {
+                let client = self.clients().get(id).cloned();
+                client.is_some_and(|client| types.iter().all(|name| client.scopes.may_export(*name)))
+            }
         }
     }
 

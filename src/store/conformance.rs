@@ -30,7 +30,7 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     the_latest_profile_of_each_upstream_is_kept_whatever_becomes_of_jobs(&*make().await).await;
     of_a_hundred_uses_of_an_assertion_one_is_the_first(make().await).await;
     an_assertion_is_forgotten_once_it_has_expired(&*make().await).await;
-    the_memory_of_assertions_has_one_beginning(&*make().await).await;
+    the_memory_of_assertions_begins_with_the_first(&*make().await).await;
 }
 
 async fn a_job_is_recorded_once(store: &dyn Store) {
@@ -226,7 +226,7 @@ async fn of_a_hundred_uses_of_an_assertion_one_is_the_first(store: Arc<dyn Store
     let uses: Vec<_> = (0..100)
         .map(|_| {
             let store = Arc::clone(&store);
-            tokio::spawn(async move { store.use_once(assertion).await.expect("it is kept") })
+            tokio::spawn(async move { store.use_once(assertion, Millis(5)).await.expect("it is kept") })
         })
         .collect();
     let mut first = 0;
@@ -235,14 +235,14 @@ async fn of_a_hundred_uses_of_an_assertion_one_is_the_first(store: Arc<dyn Store
     }
     assert_eq!(first, 1);
     assert!(store.was_used(assertion.hash).await.expect("it is there"));
-    assert!(!store.use_once(assertion).await.expect("it is there"), "nor ever after");
-    assert!(store.use_once(Use { hash: [8; 32], ..assertion }).await.expect("it is kept"), "another one");
+    assert!(!store.use_once(assertion, Millis(5)).await.expect("it is there"), "nor ever after");
+    assert!(store.use_once(Use { hash: [8; 32], ..assertion }, Millis(5)).await.expect("it is kept"), "another one");
 }
 
 async fn an_assertion_is_forgotten_once_it_has_expired(store: &dyn Store) {
     let used = |number: u8| Use { hash: [number; 32], until: Millis(i64::from(number) * 1_000) };
     for number in 1..=3 {
-        assert!(store.use_once(used(number)).await.expect("it is kept"));
+        assert!(store.use_once(used(number), Millis(5)).await.expect("it is kept"));
     }
     store.forget_used(Millis(2_000)).await.expect("some have expired");
     for (number, expected) in [(1, false), (2, false), (3, true)] {
@@ -252,9 +252,12 @@ async fn an_assertion_is_forgotten_once_it_has_expired(store: &dyn Store) {
     assert!(store.was_used([3; 32]).await.expect("the store answers"));
 }
 
-async fn the_memory_of_assertions_has_one_beginning(store: &dyn Store) {
-    for now in [5, 9, 1] {
-        assert_eq!(store.remembered_since(Millis(now)).await.expect("it is kept"), Millis(5));
+async fn the_memory_of_assertions_begins_with_the_first(store: &dyn Store) {
+    assert_eq!(store.remembered_since().await.expect("an empty store"), None);
+    for (number, began) in [(1, 5), (2, 9), (3, 1)] {
+        let assertion = Use { hash: [number; 32], until: Millis(1_000) };
+        assert!(store.use_once(assertion, Millis(began)).await.expect("it is kept"));
+        assert_eq!(store.remembered_since().await.expect("it is kept"), Some(Millis(5)));
     }
 }
 

@@ -177,16 +177,16 @@ impl Store for CrashStore {
         self.point.effect("store: profile", self.below.keep_profile(key, found)).boxed()
     }
 
-    fn remembered_since(&self, now: Millis) -> BoxFuture<'_, Result<Millis, StoreError>> {
-        self.point.effect("store: remember", self.below.remembered_since(now)).boxed()
+    fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
+        self.point.look(self.below.remembered_since()).boxed()
     }
 
     fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.point.look(self.below.was_used(hash)).boxed()
     }
 
-    fn use_once(&self, assertion: Use) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.point.effect("store: use once", self.below.use_once(assertion)).boxed()
+    fn use_once(&self, assertion: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.point.effect("store: use once", self.below.use_once(assertion, began)).boxed()
     }
 
     fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {

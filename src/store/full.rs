@@ -126,16 +126,16 @@ impl Store for FullStore {
         self.write(self.below.keep_profile(key, found))
     }
 
-    fn remembered_since(&self, now: Millis) -> BoxFuture<'_, Result<Millis, StoreError>> {
-        self.write(self.below.remembered_since(now))
+    fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
+        self.below.remembered_since()
     }
 
     fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.below.was_used(hash)
     }
 
-    fn use_once(&self, assertion: Use) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.write(self.below.use_once(assertion))
+    fn use_once(&self, assertion: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write(self.below.use_once(assertion, began))
     }
 
     fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -152,19 +152,20 @@ impl Store for MemoryStore {
         .boxed()
     }
 
-    fn remembered_since(&self, now: Millis) -> BoxFuture<'_, Result<Millis, StoreError>> {
-        async move { Ok(*self.used().since.get_or_insert(now)) }.boxed()
+    fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
+        async move { Ok(self.used().since) }.boxed()
     }
 
     fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>> {
         async move { Ok(self.used().assertions.contains_key(&hash)) }.boxed()
     }
 
-    fn use_once(&self, Use { hash, until }: Use) -> BoxFuture<'_, Result<bool, StoreError>> {
+    fn use_once(&self, Use { hash, until }: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
         async move {
             let mut used = self.used();
             let is_first = !used.assertions.contains_key(&hash);
             used.assertions.entry(hash).or_insert(until);
+            used.since.get_or_insert(began);
             Ok(is_first)
         }
         .boxed()

@@ -184,16 +184,16 @@ impl Store for SledStore {
         self.write(move |trees| Ok((trees.keep_profile(key, &found)?, ()))).boxed()
     }
 
-    fn remembered_since(&self, now: Millis) -> BoxFuture<'_, Result<Millis, StoreError>> {
-        self.write(move |trees| trees.remembered_since(now)).boxed()
+    fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
+        self.read(Trees::remembered_since).boxed()
     }
 
     fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.read(move |trees| trees.was_used(hash)).boxed()
     }
 
-    fn use_once(&self, assertion: Use) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.write(move |trees| trees.use_once(assertion)).boxed()
+    fn use_once(&self, assertion: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write(move |trees| trees.use_once(assertion, began)).boxed()
     }
 
     fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -7,6 +7,7 @@ mod expected;
 
 mod architecture;
 mod as_of;
+mod attacks;
 mod care;
 mod churn;
 mod crash;

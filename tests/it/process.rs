@@ -34,6 +34,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 impl Process {
     /// Starts it in front of `upstream`, on a port and with folders of its own, and waits until it answers.
     pub(crate) async fn start(upstream: &str, options: Options) -> anyhow::Result<Self> {
+        Self::start_for(upstream, options, "").await
+    }
+
+    /// The same for clients that `smart` names.
+    pub(crate) async fn start_for(upstream: &str, options: Options, smart: &str) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let port = free_port()?;
         let config = folder.path().join("offtake.yaml");
@@ -45,7 +50,8 @@ impl Process {
                 "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir }}\n\
                  upstream: {{ base_url: {upstream}, {more_upstream} }}\n\
                  output: {{ location: file://{path}/output, min_free_bytes: 0, {more_output} }}\n\
-                 store: {{ path: {path}/state }}\n"
+                 store: {{ path: {path}/state }}\n\
+                 smart: {{ {smart} }}\n"
             ),
         )?;
         let child = spawn(&config, folder.path())?;
@@ -91,6 +97,13 @@ impl Process {
     pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
         self.child = spawn(&self.config, self.folder.path())?;
         Ok(())
+    }
+
+    /// Changes its configuration, and tells it so by SIGHUP.
+    pub(crate) fn reload(&self, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
+        std::fs::write(&self.config, change(std::fs::read_to_string(&self.config)?))?;
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).context("telling it")
     }
 
     /// Where files are kept.
@@ -154,9 +167,10 @@ impl Process {
 
     async fn wait_until_ready(&self) -> anyhow::Result<()> {
         let (client, began) = (Client::new(), Instant::now());
-        // Bulk routes answer 503 until the job store is open, and then 404 for a job that there never was.
+        // Bulk routes answer 503 until the job store is open, and then 404 for a job that there never was; 401 where
+        // clients have tokens, also before that.
         let nowhere = format!("{}/$bulk-status/00000000000000000000000000000000", self.base);
-        while !matches!(client.poll(&nowhere).await, Ok(Poll::Other(code, _)) if code == 404) {
+        while !matches!(client.poll(&nowhere).await, Ok(Poll::Other(code, _)) if code == 404 || code == 401) {
             if began.elapsed() > PATIENCE {
                 bail!("it does not answer:\n{}", self.log());
             }

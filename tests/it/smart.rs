@@ -4,6 +4,7 @@ mod clients;
 mod discovery;
 mod exports;
 mod links;
+mod process;
 mod tokens;
 
 use std::collections::BTreeMap;

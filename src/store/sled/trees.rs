@@ -192,13 +192,8 @@ impl Trees {
         Ok(writes)
     }
 
-    pub(super) fn remembered_since(&self, now: Millis) -> Result<(Writes, Millis), StoreError> {
-        let mut writes = Writes::default();
-        if let Some(since) = one(&self.meta, Record::RememberedSince)? {
-            return Ok((writes, since));
-        }
-        put(&self.meta, &mut writes.meta, Record::RememberedSince, &now)?;
-        Ok((writes, now))
+    pub(super) fn remembered_since(&self) -> Result<Option<Millis>, StoreError> {
+        one(&self.meta, Record::RememberedSince)
     }
 
     /// Whatever stands there was written when the assertion was used.
@@ -206,12 +201,15 @@ impl Trees {
         Ok(!parts(&self.used, Record::Used(hash))?.is_empty())
     }
 
-    pub(super) fn use_once(&self, Use { hash, until }: Use) -> Result<(Writes, bool), StoreError> {
+    pub(super) fn use_once(&self, Use { hash, until }: Use, began: Millis) -> Result<(Writes, bool), StoreError> {
         let mut writes = Writes::default();
         if self.was_used(hash)? {
             return Ok((writes, false));
         }
         put(&self.used, &mut writes.used, Record::Used(hash), &until)?;
+        if self.remembered_since()?.is_none() {
+            put(&self.meta, &mut writes.meta, Record::RememberedSince, &began)?;
+        }
         Ok((writes, true))
     }
 

@@ -1,7 +1,12 @@
 //! Exports belong to their client, and hold what its token permits.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
+use chrono::DateTime;
+use offtake::{Clock, SystemClock};
 use serde_json::json;
 
 use super::{Client, Rig};
@@ -68,17 +73,38 @@ async fn an_export_of_somebody_else_is_none() {
     rig.stop().await;
 }
 
-/// SEC-14
+/// SEC-27: what one client has received is not told to another one.
 #[tokio::test]
-async fn a_client_that_is_taken_off_the_list_has_nothing_any_more() {
-    let (own, other) = (Client::new("a", "system/*.rs"), Client::new("b", "system/*.rs"));
-    let mut rig = Rig::with(&[own.clone(), other.clone()]).await;
-    let token = rig.token(&own, "system/*.rs").await;
-    let status = rig.exported("/$export?_type=Patient", &token).await;
-    let (_, links) = rig.listed(&status, &token).await;
-    assert_eq!(rig.ask("GET", &links["Patient"], &[], b"").await.status, 200);
-    rig.restart(|config| config.smart.clients.retain(|client| client.client_id != "a")).await;
-    assert_eq!(rig.with_token("GET", &status, &token).await.status, 401);
-    assert_ne!(rig.ask("GET", &links["Patient"], &[], b"").await.status, 200);
+async fn deletions_by_difference_are_found_among_what_the_same_client_received() {
+    let (first, second) = (Client::new("first", "system/*.rs"), Client::new("second", "system/*.rs"));
+    let rig = Rig::configured(&[first.clone(), second.clone()], |config| {
+        config.export.deletions_by_difference = true;
+        config.upstream.settling_lag = Duration::ZERO;
+    })
+    .await;
+    rig.upstream.update_settings(|settings| settings.history = false);
+    let leap = Arc::new(AtomicI64::new(0));
+    let leapt = Arc::clone(&leap);
+    let now = move || SystemClock.unix_millis() + leapt.load(Ordering::SeqCst);
+    rig.upstream.set_clock(Arc::new(move || DateTime::from_timestamp_millis(now()).expect("in range")));
+    for id in ["goes", "stays"] {
+        let json = format!(r#"{{"resourceType":"Organization","id":"{id}"}}"#);
+        rig.upstream.create(&json).expect("a resource");
+    }
+    leap.fetch_add(10_000, Ordering::SeqCst);
+    let token = rig.token(&first, "system/*.rs").await;
+    let status = rig.exported("/$export?_type=Organization", &token).await;
+    let (manifest, _) = rig.listed(&status, &token).await;
+    let since = manifest["transactionTime"].as_str().expect("an instant").to_owned();
+    leap.fetch_add(10_000, Ordering::SeqCst);
+    rig.upstream.delete("Organization", "goes").expect("it is there");
+    rig.upstream.create(r#"{"resourceType":"Organization","id":"later"}"#).expect("a resource");
+    leap.fetch_add(10_000, Ordering::SeqCst);
+    for (client, told) in [(&second, 0), (&first, 1)] {
+        let token = rig.token(client, "system/*.rs").await;
+        let status = rig.exported(&format!("/$export?_type=Organization&_since={since}"), &token).await;
+        let (manifest, _) = rig.listed(&status, &token).await;
+        assert_eq!(manifest["deleted"].as_array().map(Vec::len), Some(told), "{}", client.id);
+    }
     rig.stop().await;
 }

@@ -1,6 +1,10 @@
 //! The token endpoint and what comes of it.
 
-use serde_json::json;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
 
 use super::{Client, FORM, Key, Rig, assert_error, form};
 use crate::raw::Answer;
@@ -114,5 +118,47 @@ async fn a_client_can_ask_what_its_own_token_is_worth() {
     assert_error(&without, 400, "invalid_request", "nobody says who asks");
     rig.advance(301);
     assert_eq!(ask(&client, &token).await, json!({ "active": false }));
+    rig.stop().await;
+}
+
+/// SEC-16
+#[tokio::test]
+async fn the_key_is_replaced_and_what_the_old_one_signed_is_good_until_it_expires() {
+    let client = research();
+    let rig = Rig::configured(std::slice::from_ref(&client), |config| {
+        config.smart.token_key_lifetime = Duration::from_mins(20);
+    })
+    .await;
+    let kid = |token: &str| {
+        let header = URL_SAFE_NO_PAD.decode(token.split('.').next().expect("a header")).expect("base64url");
+        serde_json::from_slice::<Value>(&header).expect("JSON")["kid"].clone()
+    };
+    let published = async || {
+        let keys = rig.ask("GET", "/$bulk-jwks", &[], b"").await.json();
+        keys["keys"].as_array().expect("a list").iter().map(|key| key["kid"].clone()).collect::<Vec<_>>()
+    };
+    // A good token and a job that there is not.
+    let is_good = async |token: &str| {
+        rig.with_token("GET", "/$bulk-status/00000000000000000000000000000000", token).await.status == 404
+    };
+    let mut old = rig.token(&client, ALL).await;
+    assert_eq!(published().await, [kid(&old)]);
+    let mut steps = 0;
+    let new = loop {
+        rig.advance(20);
+        steps += 1;
+        assert!(steps < 500, "it was never replaced");
+        let token = rig.token(&client, ALL).await;
+        if kid(&token) != kid(&old) {
+            break token;
+        }
+        old = token;
+    };
+    assert!(steps >= 60, "not before its time");
+    assert_eq!(published().await, [kid(&new), kid(&old)], "both verify");
+    assert!(is_good(&old).await && is_good(&new).await);
+    rig.advance(361);
+    assert_eq!(published().await, [kid(&new)]);
+    assert!(!is_good(&old).await);
     rig.stop().await;
 }

@@ -1,0 +1,200 @@
+//! The built program with clients: SIGHUP, restarts, and the key files.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use sample_upstream::{SampleUpstream, Settings};
+use serde_json::{Value, json};
+
+use super::{Client, FORM, form, fresh, parameters};
+use crate::process::{Options, Process, until};
+use crate::raw::{self, Answer, KICKOFF};
+use crate::support::listener;
+
+/// A process with these clients.
+async fn process(clients: &[Client], upstream: &str) -> Process {
+    let clients: Vec<_> = clients
+        .iter()
+        .map(|client| json!({ "client_id": client.id, "scope": client.scope, "jwks": client.key.jwks() }))
+        .collect();
+    let smart = format!("mode: authorization_server, clients: {}", Value::from(clients));
+    Process::start_for(upstream, Options::default(), &smart).await.expect("it starts")
+}
+
+async fn ask(process: &Process, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let (host, path) = url.trim_start_matches("http://").split_once('/').expect("a path");
+    assert!(process.base.contains(host));
+    raw::ask(host, &raw::request(method, &format!("/{path}"), host, headers, body)).await
+}
+
+fn assertion(process: &Process, client: &Client) -> String {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    let header = json!({ "alg": "ES384", "typ": "JWT", "kid": client.key.jwk["kid"] });
+    let claims = json!({
+        "iss": client.id, "sub": client.id, "aud": format!("{}/$bulk-token", process.base),
+        "iat": now, "exp": now + 200, "jti": fresh("jti"),
+    });
+    client.key.sign(&header.to_string(), &claims.to_string())
+}
+
+/// Asks until the job store is open.
+async fn token_answer(process: &Process, client: &Client) -> Answer {
+    until("tokens are issued", async || {
+        let body = form(&parameters("system/*.rs", &assertion(process, client)));
+        let url = format!("{}/$bulk-token", process.base);
+        let answer = ask(process, "POST", &url, &[FORM], body.as_bytes()).await;
+        Ok((answer.status != 503).then_some(answer))
+    })
+    .await
+    .expect("an answer")
+}
+
+async fn token(process: &Process, client: &Client) -> String {
+    let answer = token_answer(process, client).await;
+    answer.json()["access_token"].as_str().unwrap_or_else(|| panic!("{answer:?}\n{}", process.log())).to_owned()
+}
+
+async fn with_token(process: &Process, method: &str, url: &str, token: &str) -> Answer {
+    let bearer = format!("Bearer {token}");
+    ask(process, method, url, &[KICKOFF[0], KICKOFF[1], ("Authorization", &bearer)], b"").await
+}
+
+/// Exports, and gives the status address and the link to the patients.
+async fn exported(process: &Process, token: &str) -> (String, String) {
+    let kickoff = with_token(process, "GET", &format!("{}/$export?_type=Patient", process.base), token).await;
+    let status = kickoff.header("content-location").to_owned();
+    let manifest = until("the export ends", async || {
+        let answer = with_token(process, "GET", &status, token).await;
+        Ok((answer.status == 200).then(|| answer.json()))
+    });
+    let link = manifest.await.expect("a manifest")["output"][0]["url"].as_str().expect("a link").to_owned();
+    (status, link)
+}
+
+/// SEC-14
+#[tokio::test]
+async fn a_client_that_is_taken_off_the_list_has_nothing_from_the_next_request_on() {
+    let upstream = SampleUpstream::new(Settings::default());
+    upstream.generate(3);
+    let server = upstream.serve(listener().await).await;
+    let (stays, goes) = (Client::new("stays", "system/*.rs"), Client::new("goes", "system/*.rs"));
+    let process = process(&[stays.clone(), goes.clone()], &server.base_url).await;
+    let (kept, lost) = (token(&process, &stays).await, token(&process, &goes).await);
+    let (status, link) = exported(&process, &lost).await;
+    let (own_status, own_link) = exported(&process, &kept).await;
+    assert_eq!(ask(&process, "GET", &link, &[], b"").await.status, 200);
+    process.reload(|yaml| yaml.replace("mode: authorization_server", "mode: nonsense")).expect("it is told");
+    process
+        .reload(|yaml| yaml.replace("mode: nonsense", "mode: authorization_server").replace("\"goes\"", "\"another\""))
+        .expect("it is told");
+    until("the clients are read anew", async || {
+        Ok((with_token(&process, "GET", &status, &lost).await.status == 401).then_some(()))
+    })
+    .await
+    .expect("its token is worth nothing");
+    assert_eq!(ask(&process, "GET", &link, &[], b"").await.status, 404, "nor its links");
+    let job = status.rsplit('/').next().expect("an id");
+    let folders =
+        || std::fs::read_dir(process.output()).expect("a folder").filter_map(|entry| Some(entry.ok()?.path()));
+    until("its files are removed", async || {
+        let is_there = folders().any(|instance| instance.join(job).exists());
+        Ok((!is_there).then_some(()))
+    })
+    .await
+    .expect("nothing is left of it");
+    assert_eq!(token_answer(&process, &goes).await.json()["error"], "invalid_client");
+    assert_eq!(with_token(&process, "GET", &own_status, &kept).await.status, 200, "others notice nothing");
+    assert_eq!(ask(&process, "GET", &own_link, &[], b"").await.status, 200);
+    server.stop().await;
+}
+
+/// SM-017, SEC-13, SEC-16
+#[tokio::test]
+async fn after_a_restart_tokens_are_good_and_assertions_used_up() {
+    let upstream = SampleUpstream::new(Settings::default());
+    upstream.generate(3);
+    let server = upstream.serve(listener().await).await;
+    let client = Client::new("a", "system/*.rs");
+    let mut process = process(std::slice::from_ref(&client), &server.base_url).await;
+    let token = token(&process, &client).await;
+    let (status, link) = exported(&process, &token).await;
+    let used = form(&parameters("system/*.rs", &assertion(&process, &client)));
+    let url = format!("{}/$bulk-token", process.base);
+    assert_eq!(ask(&process, "POST", &url, &[FORM], used.as_bytes()).await.status, 200);
+    let keys = process.state().join("token.keys");
+    let mode = keys.metadata().expect("a key file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    process.kill().expect("it is killed");
+    process.restart().expect("it starts");
+    until("it answers", async || {
+        let Ok(stream) =
+            tokio::net::TcpStream::connect(process.base.trim_start_matches("http://").trim_end_matches("/fhir")).await
+        else {
+            return Ok(None);
+        };
+        drop(stream);
+        let answer = with_token(&process, "GET", &status, &token).await;
+        Ok((answer.status == 200).then_some(()))
+    })
+    .await
+    .expect("the token is good still");
+    assert_eq!(ask(&process, "GET", &link, &[], b"").await.status, 200);
+    let replayed = ask(&process, "POST", &url, &[FORM], used.as_bytes()).await;
+    assert_eq!((replayed.status, replayed.json()["error"].as_str()), (400, Some("invalid_client")));
+    server.stop().await;
+}
+
+#[test]
+fn keys_are_made_for_a_client() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let make = |alg: &str, out: &std::path::Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
+        command.args(["keys", "generate", "--alg", alg, "--out"]).arg(out).output().expect("it runs")
+    };
+    for (alg, kty) in [("ES384", "EC"), ("RS384", "RSA")] {
+        let file = folder.path().join(alg);
+        let output = make(alg, &file);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let public: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let private: Value = serde_json::from_slice(&std::fs::read(&file).expect("a file")).expect("JSON");
+        assert_eq!(file.metadata().expect("a file").permissions().mode() & 0o777, 0o600);
+        let public = &public["keys"][0];
+        assert_eq!((&public["kty"], &public["alg"], &public["kid"]), (&json!(kty), &json!(alg), &private["kid"]));
+        assert!(public.get("d").is_none() && private["d"].is_string());
+        let again = make(alg, &file);
+        assert!(!again.status.success(), "what is there is not written over");
+    }
+    assert!(!make("HS256", &folder.path().join("x")).status.success());
+}
+
+#[test]
+fn a_configuration_whose_keys_cannot_be_used_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let path = folder.path();
+    let private = path.join("private.jwk");
+    let mut make = Command::new(env!("CARGO_BIN_EXE_offtake"));
+    assert!(make.args(["keys", "generate", "--out"]).arg(&private).output().expect("it runs").status.success());
+    let private_set = format!("{{\"keys\":[{}]}}", std::fs::read_to_string(&private).expect("a key"));
+    std::fs::write(path.join("private.json"), private_set).expect("the disk takes it");
+    let config = path.join("offtake.yaml");
+    let yaml = format!(
+        "server: {{ public_base_url: http://127.0.0.1:1/fhir }}\nupstream: {{ base_url: http://127.0.0.1:2/fhir }}\n\
+         smart:\n  mode: authorization_server\n  clients:\n\
+         \x20   - {{ client_id: a, scope: system/*.rs, jwks_file: {0}/missing.json }}\n\
+         \x20   - {{ client_id: b, scope: system/*.rs, jwks_file: {0}/private.json }}\n",
+        path.display()
+    );
+    std::fs::write(&config, yaml).expect("the disk takes it");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_offtake"));
+    let output = check.args(["config", "check", "--config"]).arg(&config).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for expected in [
+        "smart.clients[0].jwks_file",
+        "missing.json cannot be read",
+        "smart.clients[1].jwks_file",
+        "private or symmetric key",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
