@@ -45,6 +45,7 @@ use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::{Patience, Upstream};
 use crate::upstream::connect::{PassThroughClient, Protocols, SearchClient};
 use crate::upstream::live::LiveTraffic;
+use claim::PrivacyWatch;
 pub(crate) use examine::{Examined, examine};
 pub(crate) use identity::Identity;
 pub use identity::JobStore;
@@ -368,13 +369,12 @@ impl Assembly {
         runtime.spawn(async move {
             let opened = stop.run_until_cancelled(open_store(store, &folder, &*self.clock)).await;
             let Some(store) = opened else { return };
-            let fit = async {
+            let watch = PrivacyWatch::of(&self);
+            let claimed = async {
                 self.claim_output(&folder, &sender).await;
-                self.prove_private(&sender).await;
+                watch.look().await
             };
-            if stop.run_until_cancelled(fit).await.is_none() {
-                return;
-            }
+            let Some(privacy) = stop.run_until_cancelled(claimed).await else { return };
             let engine = Engine::new(EngineParts {
                 store,
                 output: self.output,
@@ -397,8 +397,8 @@ impl Assembly {
             if stop.is_cancelled() {
                 engine.stop();
             }
-            // Nobody left to tell: then nobody asks either.
-            let _told = sender.send(Standing::Ready(engine));
+            let settled = watch.until_settled(privacy, engine, &sender);
+            let _stopped = stop.run_until_cancelled(settled).await;
             stop.cancelled().await;
         });
         receiver

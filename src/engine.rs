@@ -146,16 +146,17 @@ pub(crate) enum Standing {
     Opening,
     /// The output belongs to somebody else: nothing of it is touched.
     Foreign,
-    /// The storage gives to anybody what it is to keep: nothing is written there.
-    Public,
+    /// The storage gives to anybody what it is to keep: no file is written there and none is handed out, but they can be
+    /// removed.
+    Public(Engine),
     Ready(Engine),
 }
 
 impl Standing {
     pub(crate) fn engine(&self) -> Option<Engine> {
         match self {
-            Self::Ready(engine) => Some(engine.clone()),
-            Self::Opening | Self::Foreign | Self::Public => None,
+            Self::Ready(engine) | Self::Public(engine) => Some(engine.clone()),
+            Self::Opening | Self::Foreign => None,
         }
     }
 }
@@ -425,6 +426,7 @@ impl Inner {
     async fn run_to_end(&self, id: JobId, progress: &Arc<Progress>) {
         let mut failures = 0_u32;
         let mut since = None;
+        let mut pause = ROOM_EVERY;
         loop {
             let clock = &self.services.clock;
             let before = self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
@@ -438,9 +440,13 @@ impl Inner {
                 Err(RunError::Full(error)) => {
                     tracing::warn!(export.job_id = %id, error = error_chain(&error), "an export is paused: storage-full");
                     progress.pause();
-                    if !self.room_returns().await {
+                    let after = self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
+                    // Where there is room for little, little is read in vain.
+                    pause = if after > before { ROOM_EVERY } else { pause };
+                    if !self.room_returns(pause).await {
                         return;
                     }
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
                 }
                 Err(RunError::Interrupted(error)) => {
                     let after = self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
@@ -466,12 +472,13 @@ impl Inner {
     }
 
     /// Waits until files can be written again; `false` if the process stops before.
-    async fn room_returns(&self) -> bool {
+    async fn room_returns(&self, mut pause: Duration) -> bool {
         loop {
             tokio::select! {
                 () = self.drain.cancelled() => return false,
-                () = self.services.clock.sleep(ROOM_EVERY) => {}
+                () = self.services.clock.sleep(pause) => {}
             }
+            pause = ROOM_EVERY;
             match self.services.output.has_room_again(&self.services.room_probe()).await {
                 Err(error) if error.is_full() => {}
                 // Another failure shows itself again where it is dealt with.

@@ -144,19 +144,25 @@ impl Edge {
 
     /// The engine, for which a request made right after the start waits a little.
     async fn engine(&self) -> Result<Engine, Problem> {
+        match self.standing().await {
+            Standing::Ready(engine) => Ok(engine),
+            other => Err(unfit(&other)),
+        }
+    }
+
+    /// The same for who only wants to have something removed.
+    async fn engine_to_remove(&self) -> Result<Engine, Problem> {
+        let standing = self.standing().await;
+        standing.engine().ok_or_else(|| unfit(&standing))
+    }
+
+    async fn standing(&self) -> Standing {
         let mut opened = self.engine.clone();
         let standing = tokio::select! {
             standing = opened.wait_for(|standing| !matches!(standing, Standing::Opening)) => standing.ok().map(|s| s.clone()),
             () = self.clock.sleep(STORE_PATIENCE) => None,
         };
-        match standing.unwrap_or(Standing::Opening) {
-            Standing::Ready(engine) => Ok(engine),
-            Standing::Foreign => {
-                Err(Problem::unavailable("the output belongs to another instance or another job store"))
-            }
-            Standing::Public => Err(Problem::unavailable("the storage of the output is public")),
-            Standing::Opening => Err(Problem::unavailable("the job store cannot be used at the moment")),
-        }
+        standing.unwrap_or(Standing::Opening)
     }
 
     async fn capability(&self) -> Result<Arc<Capability>, Problem> {
@@ -170,4 +176,13 @@ impl Edge {
 fn http_date(time: Millis) -> String {
     let time = chrono::DateTime::from_timestamp_millis(time.0).unwrap_or_default();
     time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+/// Why nothing can be exported at the moment.
+fn unfit(standing: &Standing) -> Problem {
+    Problem::unavailable(match standing {
+        Standing::Foreign => "the output belongs to another instance or another job store",
+        Standing::Public(_) => "the storage of the output is public",
+        Standing::Opening | Standing::Ready(_) => "the job store cannot be used at the moment",
+    })
 }

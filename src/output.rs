@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,6 +50,8 @@ pub(crate) struct Output {
     /// Shared by small objects being written: they are written to their end even if nobody waits for them any more, and
     /// a removal begins once they are.
     puts: Arc<RwLock<()>>,
+    /// Anybody can read what is written: nothing is for now.
+    is_public: Arc<AtomicBool>,
     /// Free bytes that files leave on a local disk; `None` is the larger of 1 GiB and 5 % of it.
     min_free: Option<u64>,
 }
@@ -87,6 +90,8 @@ pub(crate) enum OutputError {
     Exposed(PathBuf),
     #[error("the output's disk has less free space than output.min_free_bytes")]
     NoRoom,
+    #[error("the storage of the output is public")]
+    Public,
     #[error("a sidecar is damaged")]
     Damaged,
 }
@@ -97,10 +102,16 @@ impl OutputError {
         matches!(self, Self::Store { source, .. } if source.is_missing())
     }
 
-    /// Whether it is for want of room: then it is tried again once there is some.
+    /// Whether we may not see it.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if source.is_denied())
+    }
+
+    /// Whether it is for want of room, or of a place that keeps to itself what it gets: then it is tried again once there
+    /// is one.
     pub(crate) fn is_full(&self) -> bool {
         match self {
-            Self::NoRoom => true,
+            Self::NoRoom | Self::Public => true,
             Self::Store { source, .. } => source.is_full(),
             Self::Folder { source, .. } => disk::is_full(source),
             Self::Uploads(_)
@@ -136,7 +147,15 @@ impl Output {
             Location::Gcs(place) => (place, cloud::gcs(config, place, environment)?),
         };
         let prefix = if place.prefix.is_empty() { String::new() } else { format!("{}/", place.prefix) };
-        Ok(Self { store, prefix, local: None, cloud: Some(cloud), puts: Arc::default(), min_free: None })
+        Ok(Self {
+            store,
+            prefix,
+            local: None,
+            cloud: Some(cloud),
+            puts: Arc::default(),
+            is_public: Arc::default(),
+            min_free: None,
+        })
     }
 
     /// A folder on the local disk, made if it is not there. SEC-40: refused if others may read it.
@@ -156,13 +175,22 @@ impl Output {
             local: Some(folder.to_owned()),
             cloud: None,
             puts: Arc::default(),
+            is_public: Arc::default(),
             min_free: None,
         })
     }
 
     /// Any other object store.
     pub(crate) fn of(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, prefix: String::new(), local: None, cloud: None, puts: Arc::default(), min_free: None }
+        Self {
+            store,
+            prefix: String::new(),
+            local: None,
+            cloud: None,
+            puts: Arc::default(),
+            is_public: Arc::default(),
+            min_free: None,
+        }
     }
 
     /// The same output with something around its object store.
@@ -186,11 +214,19 @@ impl Output {
         Self { min_free, ..self }
     }
 
+    /// Says whether anybody can read what is written: while that is so, no file is.
+    pub(crate) fn withhold(&self, is_public: bool) {
+        self.is_public.store(is_public, Ordering::Relaxed);
+    }
+
     /// Whether files may be written. A disk that tells nothing of itself is tried.
     ///
     /// # Errors
-    /// [`OutputError::NoRoom`]
+    /// [`OutputError::NoRoom`], [`OutputError::Public`]
     pub(crate) fn check_room(&self) -> Result<(), OutputError> {
+        if self.is_public.load(Ordering::Relaxed) {
+            return Err(OutputError::Public);
+        }
         let is_short = self.room().is_some_and(|room| room.free < room.kept);
         if is_short { Err(OutputError::NoRoom) } else { Ok(()) }
     }
@@ -210,7 +246,9 @@ impl Output {
         if space.is_some_and(|space| space.free < writer::PART as u64) {
             return Err(OutputError::NoRoom);
         }
-        self.put_again(key, b"there is room".to_vec()).await?;
+        // A cloud does not tell what is left of a quota: it is asked to take as much as a part.
+        let probe = if self.cloud.is_some() { vec![0; writer::PART] } else { b"there is room".to_vec() };
+        self.put_again(key, probe).await?;
         self.remove(key).await
     }
 
@@ -298,9 +336,7 @@ impl Output {
             match self.store.put_opts(&self.path(layout::MARKER), mark(), options).await {
                 Ok(_) => return Ok(true),
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {}
-                Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
-                    self.take_over(owner).await?;
-                }
+                Err(error) if fault::is_not_implemented(&error) => self.take_over(owner).await?,
                 Err(error) => return Err(failed("claim a place")(error)),
             }
         }

@@ -1,19 +1,24 @@
-//! What an output has to be before anything is exported to it: ours, and private where the storage itself answers links.
+//! What an output has to be before anything is exported to it: ours, and private.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::{Assembly, STORE_PAUSE};
+use crate::clock::Clock;
 use crate::config::PublicBucket;
-use crate::engine::Standing;
+use crate::engine::{Engine, Standing};
+use crate::output::Output;
 use crate::output::exposure::Visit;
 use crate::output::layout;
 use crate::telemetry::error_chain;
 
 /// How often an output that belongs to somebody else, or is public, is looked at again.
 const PAUSE: Duration = Duration::from_secs(30);
+/// The same of one that cannot be seen from here.
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
 impl Assembly {
     /// Waits until the output is ours (SEC-32): before that nothing of it is written or removed.
@@ -42,43 +47,86 @@ impl Assembly {
             }
         }
     }
+}
 
-    /// Waits until the storage refuses what no signature asks for (SEC-31), where it answers links itself. One that cannot
-    /// be asked from here is not held back: clients may reach what we do not.
-    pub(super) async fn prove_private(&self, standing: &watch::Sender<Standing>) {
-        if self.output.signs_for().is_none() {
-            return;
-        }
-        loop {
-            let Some(exposure) = self.output.exposure_of_marker(&*self.clock).await else { return };
-            let (object, list) = (said(&exposure.object), said(&exposure.list));
-            if !exposure.is_open() {
-                if !exposure.is_proven_private() {
-                    tracing::warn!(
-                        object,
-                        list,
-                        "whether the storage is private could not be proven from here; `offtake doctor` tells more"
-                    );
-                }
-                return;
-            }
-            if self.public_bucket == PublicBucket::Acknowledged {
-                tracing::warn!(
-                    object,
-                    list,
-                    "the bucket is public, which output.public_bucket acknowledges: anybody can read what is exported or \
-                     see what there is"
-                );
-                return;
-            }
-            tracing::error!(
+/// Watches whether a storage gives to anybody what it is to keep (SEC-31), whoever answers links to it.
+pub(super) struct PrivacyWatch {
+    output: Output,
+    clock: Arc<dyn Clock>,
+    public_bucket: PublicBucket,
+}
+
+/// What a look at the storage has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Privacy {
+    /// It is private, there is nobody to ask, or an operator answers for it.
+    Settled,
+    /// It may not be: clients may reach what we do not, so that it holds nothing back.
+    Unproven,
+    Public,
+}
+
+impl PrivacyWatch {
+    pub(super) fn of(assembly: &Assembly) -> Self {
+        let Assembly { output, clock, public_bucket, .. } = assembly;
+        Self { output: output.clone(), clock: Arc::clone(clock), public_bucket: *public_bucket }
+    }
+
+    /// Looks once. While the storage is public no file is written.
+    pub(super) async fn look(&self) -> Privacy {
+        let Some(exposure) = self.output.exposure_of_marker(&*self.clock).await else { return Privacy::Settled };
+        let (object, list) = (said(&exposure.object), said(&exposure.list));
+        let privacy = match (exposure.is_open(), exposure.is_proven_private(), self.public_bucket) {
+            (true, _, PublicBucket::Refused) => Privacy::Public,
+            (true, _, PublicBucket::Acknowledged) | (false, true, _) => Privacy::Settled,
+            (false, false, _) => Privacy::Unproven,
+        };
+        match privacy {
+            Privacy::Public => tracing::error!(
                 object,
                 list,
                 "the bucket is public: bulk requests are refused until it gives nothing to anybody without a signature; \
                  block public access, and remove policies, ACLs and access levels that name everybody"
-            );
-            standing.send_replace(Standing::Public);
-            self.clock.sleep(PAUSE).await;
+            ),
+            Privacy::Unproven => tracing::warn!(
+                object,
+                list,
+                "whether the storage is private could not be proven from here; `offtake doctor` tells more"
+            ),
+            Privacy::Settled if exposure.is_open() => tracing::warn!(
+                object,
+                list,
+                "the bucket is public, which output.public_bucket acknowledges: anybody can read what is exported or \
+                 see what there is"
+            ),
+            Privacy::Settled => {}
+        }
+        self.output.withhold(privacy == Privacy::Public);
+        privacy
+    }
+
+    /// Says how things stand, and looks again until nothing is open any more. What is there can be removed all the time.
+    pub(super) async fn until_settled(&self, mut privacy: Privacy, engine: Engine, standing: &watch::Sender<Standing>) {
+        let mut pause = PAUSE;
+        loop {
+            standing.send_replace(match privacy {
+                Privacy::Public => Standing::Public(engine.clone()),
+                Privacy::Settled | Privacy::Unproven => Standing::Ready(engine.clone()),
+            });
+            pause = match privacy {
+                Privacy::Settled => return,
+                Privacy::Public => PAUSE,
+                Privacy::Unproven => pause.saturating_mul(2).min(LONGEST_PAUSE),
+            };
+            self.clock.sleep(pause).await;
+            privacy = match (self.look().await, privacy) {
+                // A storage that was public is not taken for private because it does not answer.
+                (Privacy::Unproven, Privacy::Public) => {
+                    self.output.withhold(true);
+                    Privacy::Public
+                }
+                (seen, _) => seen,
+            };
         }
     }
 }

@@ -8,6 +8,7 @@ use super::keys::kept;
 use crate::clock;
 use crate::job::store::Store;
 use crate::output::checkpoint::CheckpointKey;
+use crate::output::layout;
 
 /// A job store to build with.
 #[derive(Debug, Clone)]
@@ -71,7 +72,7 @@ pub(super) fn owner(instance: &str, store: &str) -> String {
 }
 
 pub(super) fn owner_prefix(instance: &str) -> String {
-    format!("offtake-instance-1\n{instance} ")
+    format!("{}{instance} ", String::from_utf8_lossy(layout::MARK))
 }
 
 pub(super) fn hex(bytes: [u8; 8]) -> String {

@@ -22,6 +22,8 @@ use crate::engine::Download;
 const PIECE: usize = 64 * 1024;
 /// Bytes that are packed or unpacked in one go, which takes well below a millisecond.
 const BITE: usize = 8 * 1024;
+/// What unpacks may come out a thousand times as long.
+const PACKED_BITE: usize = 128;
 /// Pieces that wait for the client.
 const WAITING: usize = 2;
 
@@ -61,6 +63,14 @@ impl Coder {
             Self::Plain(ready) => ready,
             Self::Gzip(encoder) => encoder.get_mut(),
             Self::Gunzip(decoder) => decoder.get_mut(),
+        }
+    }
+
+    /// Bytes that are put in in one go.
+    fn bite(&self) -> usize {
+        match self {
+            Self::Plain(_) | Self::Gzip(_) => BITE,
+            Self::Gunzip(_) => PACKED_BITE,
         }
     }
 
@@ -129,7 +139,7 @@ async fn carry(
     sender: &mpsc::Sender<Option<Bytes>>,
 ) -> Result<(), BoxError> {
     while let Some(bytes) = source.try_next().await? {
-        for bite in bytes.chunks(BITE) {
+        for bite in bytes.chunks(coder.bite()) {
             coder.put(bite)?;
             if let Some(piece) = coder.take() {
                 sender.send(Some(piece)).await?;
@@ -152,9 +162,11 @@ mod tests {
         let text: Vec<u8> = (0..20_000).flat_map(|number| format!("{{\"id\":\"{number}\"}}\n").into_bytes()).collect();
         let through = |mut coder: Coder, bytes: &[u8]| {
             let mut out = Vec::new();
-            for bite in bytes.chunks(BITE) {
+            for bite in bytes.chunks(coder.bite()) {
                 coder.put(bite).expect("it can be coded");
-                out.extend(coder.take().unwrap_or_default());
+                let piece = coder.take().unwrap_or_default();
+                assert!(piece.len() < 4 * PIECE, "{} bytes in one piece", piece.len());
+                out.extend(piece);
             }
             out.extend(coder.end().expect("it can be coded"));
             out
@@ -165,6 +177,10 @@ mod tests {
         let twice = [packed.clone(), packed.clone()].concat();
         assert_eq!(through(Coder::gunzip(), &twice), [text.clone(), text.clone()].concat());
         assert_eq!(through(Coder::plain(), &text), text);
+        let alike = vec![b'a'; 20_000_000];
+        let packed_well = through(Coder::gzip(), &alike);
+        assert!(packed_well.len() * 100 < alike.len(), "{}", packed_well.len());
+        assert!(through(Coder::gunzip(), &packed_well) == alike);
         let mut cut = Coder::gunzip();
         cut.put(&packed[..packed.len() / 2]).expect("so far it is good");
         assert!(cut.end().is_err(), "half of it is no whole");

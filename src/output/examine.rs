@@ -141,6 +141,8 @@ struct Probe<'a> {
     /// An upload that has not ended.
     upload: Option<MultipartId>,
     /// Blocks may wait to be put together.
+    /// An upload was begun, and may be there without a name that is known.
+    has_begun: bool,
     has_blocks: bool,
 }
 
@@ -158,6 +160,7 @@ impl<'a> Probe<'a> {
             content: line.into(),
             is_written: false,
             upload: None,
+            has_begun: false,
             has_blocks: false,
         }
     }
@@ -172,7 +175,7 @@ impl<'a> Probe<'a> {
             findings.exposure = self.output.exposure(None, self.clock).await;
             return;
         }
-        findings.exposure = self.output.exposure(Some(&self.first), self.clock).await;
+        findings.exposure = self.output.exposure(Some((&self.first, &self.content)), self.clock).await;
         let mut link = None;
         if let Some(found) = &mut findings.link {
             link = self.fetch(found).await;
@@ -210,6 +213,7 @@ impl<'a> Probe<'a> {
         let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
         if let Some(parts) = output.cloud.as_ref().and_then(|cloud| cloud.parts.as_ref()) {
             let store = &parts.store;
+            self.has_begun = true;
             let id = store.create_multipart_opts(&path, options).await.map_err(failed("begin an upload"))?;
             self.upload = Some(id.clone());
             let mut taken: Vec<PartId> = Vec::new();
@@ -220,6 +224,7 @@ impl<'a> Probe<'a> {
             *uploads = self.list_uploads().await;
             store.complete_multipart(&path, &id, taken).await.map_err(failed("complete an upload"))?;
             self.upload = None;
+            self.has_begun = false;
         } else {
             if output.cloud.is_some() {
                 *uploads = UploadList::None;
@@ -306,8 +311,8 @@ impl<'a> Probe<'a> {
         }
         match self.output.get(&self.first).await {
             Ok(_) => Err(OutputError::Unfit("still gives what was removed")),
-            // Who may not list is not told that it is not there.
-            Err(_) => Ok(()),
+            Err(error) if error.is_missing() || error.is_denied() => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -319,6 +324,19 @@ impl<'a> Probe<'a> {
             match parts.store.abort_multipart(&self.output.path(&self.large), &id).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(failed("end an upload")(error)),
+            }
+        }
+        if self.has_begun
+            && let Some(parts) = self.output.cloud.as_ref().and_then(|cloud| cloud.parts.as_ref())
+        {
+            // Its beginning was cut before it had a name.
+            let path = self.output.path(&self.large);
+            let found = parts.uploads.below(path.as_ref()).await.unwrap_or_default();
+            for upload in found.into_iter().filter(|upload| upload.key == path.as_ref()) {
+                match parts.store.abort_multipart(&path, &upload.upload_id).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(failed("end an upload")(error)),
+                }
             }
         }
         if self.has_blocks {

@@ -23,7 +23,13 @@ pub(crate) enum Visit {
 
 impl Visit {
     pub(super) fn of(answer: &Result<Answer, Unanswered>) -> Self {
+        Self::if_given(answer, |_| true)
+    }
+
+    /// The same, where a page of somebody else, such as one to log in at, is nothing that was given.
+    fn if_given(answer: &Result<Answer, Unanswered>, is_it: impl Fn(&[u8]) -> bool) -> Self {
         match answer {
+            Ok(answer) if answer.status.is_success() && !is_it(&answer.body) => Self::Unclear(answer.status.as_u16()),
             Ok(answer) => Self::of_status(answer.status),
             Err(Unanswered(why)) => Self::Unanswered(why.clone()),
         }
@@ -79,15 +85,18 @@ impl Exposure {
 impl Output {
     /// What anybody gets of the mark that says whose output this is; `None` where nobody but us can ask.
     pub(crate) async fn exposure_of_marker(&self, clock: &dyn Clock) -> Option<Exposure> {
-        self.exposure(Some(layout::MARKER), clock).await
+        self.exposure(Some((layout::MARKER, layout::MARK)), clock).await
     }
 
-    /// The same of any object that is there, or of the list alone.
-    pub(super) async fn exposure(&self, key: Option<&str>, clock: &dyn Clock) -> Option<Exposure> {
+    /// The same of any object that is there, and how it begins, or of the list alone.
+    pub(super) async fn exposure(&self, object: Option<(&str, &[u8])>, clock: &dyn Clock) -> Option<Exposure> {
         let doors = &self.cloud.as_ref()?.doors;
+        let (key, begin) = object.unzip();
         let objects = key.map(|key| doors.objects(self.path(key).as_ref())).unwrap_or_default();
         let lists = doors.lists(&self.prefix);
-        let (objects, lists) = tokio::join!(visit(doors, &objects, clock), visit(doors, &lists, clock));
+        let is_object = |body: &[u8]| begin.is_some_and(|begin| body.starts_with(begin));
+        let (objects, lists) =
+            tokio::join!(visit(doors, &objects, is_object, clock), visit(doors, &lists, is_list, clock));
         let ahead_millis = objects.ahead_millis.or(lists.ahead_millis);
         Some(Exposure { object: objects.worst, list: lists.worst, ahead_millis })
     }
@@ -98,11 +107,17 @@ struct Visits {
     ahead_millis: Option<i64>,
 }
 
-async fn visit(doors: &Doors, urls: &[Url], clock: &dyn Clock) -> Visits {
+/// Whether it is how S3 and Google answer when they list, or how Azure does.
+fn is_list(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body);
+    text.contains("<ListBucketResult") || text.contains("<EnumerationResults")
+}
+
+async fn visit(doors: &Doors, urls: &[Url], is_it: impl Fn(&[u8]) -> bool, clock: &dyn Clock) -> Visits {
     let mut visits = Visits { worst: Visit::Untried, ahead_millis: None };
     let answers = futures_util::future::join_all(urls.iter().map(|url| doors.get(url, None))).await;
     for answer in answers {
-        visits.worst = visits.worst.worse(Visit::of(&answer));
+        visits.worst = visits.worst.worse(Visit::if_given(&answer, &is_it));
         if let Ok(answer) = &answer {
             visits.ahead_millis = visits.ahead_millis.or(ahead_millis(&answer.headers, clock));
         }
@@ -149,6 +164,22 @@ mod tests {
                 assert!(!seen.is_proven_private() && seen.is_open() == is_open, "{seen:?}");
             }
             assert_eq!(refused.clone().worse(other.clone()), other.worse(refused.clone()));
+        }
+    }
+
+    #[test]
+    fn a_page_of_somebody_else_is_not_what_was_asked_for() {
+        let answer =
+            |status, body: &str| Ok(Answer { status, headers: HeaderMap::new(), body: body.as_bytes().to_vec() });
+        for (body, expected) in [
+            ("<?xml version=\"1.0\"?><ListBucketResult xmlns=\"a\"/>", Visit::Open),
+            ("\u{feff}<?xml?><EnumerationResults ContainerName=\"a\">", Visit::Open),
+            ("<html>Please log in</html>", Visit::Unclear(200)),
+            ("", Visit::Unclear(200)),
+        ] {
+            assert_eq!(Visit::if_given(&answer(StatusCode::OK, body), is_list), expected, "{body}");
+            let refused = answer(StatusCode::FORBIDDEN, body);
+            assert_eq!(Visit::if_given(&refused, is_list), Visit::Refused(403), "{body}");
         }
     }
 

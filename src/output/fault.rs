@@ -11,10 +11,35 @@ use crate::disk;
 pub(crate) struct StoreFault {
     text: String,
     is_missing: bool,
+    is_denied: bool,
     is_full: bool,
 }
 
+/// Whether a storage says that it cannot do at all what it was asked for.
+pub(super) fn is_not_implemented(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    match error {
+        E::NotImplemented { .. } | E::NotSupported { .. } => true,
+        // The status is only in the text.
+        E::Generic { source, .. } => {
+            let mut cause: Option<&(dyn Error + 'static)> = Some(&**source);
+            std::iter::from_fn(|| {
+                let this = cause?;
+                cause = this.source();
+                Some(this.to_string())
+            })
+            .any(|text| without_body(&text).contains("501 Not Implemented"))
+        }
+        _ => false,
+    }
+}
+
 impl StoreFault {
+    /// Whether we may not see it, or not whether it is there.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.is_denied
+    }
+
     /// Whether the object is simply not there.
     pub(crate) fn is_missing(&self) -> bool {
         self.is_missing
@@ -29,6 +54,8 @@ impl StoreFault {
 impl From<object_store::Error> for StoreFault {
     fn from(error: object_store::Error) -> Self {
         let is_missing = matches!(error, object_store::Error::NotFound { .. });
+        let is_denied =
+            matches!(error, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. });
         let is_full = disk::is_full(&error);
         let mut text = without_body(&error.to_string()).to_owned();
         let mut source = error.source();
@@ -41,7 +68,7 @@ impl From<object_store::Error> for StoreFault {
             }
             source = cause.source();
         }
-        Self { text, is_missing, is_full }
+        Self { text, is_missing, is_denied, is_full }
     }
 }
 
@@ -75,6 +102,11 @@ mod tests {
         }
         let missing = object_store::Error::NotFound { path: "a".to_owned(), source: "it".into() };
         assert!(StoreFault::from(missing).is_missing());
+        let unknown = "Error performing PUT http://h/b: Server returned non-2xx status code: 501 Not Implemented: <a/>";
+        let generic = |text: &str| object_store::Error::Generic { store: "S3", source: text.to_owned().into() };
+        assert!(
+            is_not_implemented(&generic(unknown)) && !is_not_implemented(&generic("501 lines: <b>501 Not Implemented"))
+        );
         // A storage says that there is no room in the body of its answer.
         let full = "Server returned non-2xx status code: 403 Forbidden: <Error><Code>QuotaExceeded</Code></Error>";
         let fault = StoreFault::from(object_store::Error::Generic { store: "S3", source: full.into() });

@@ -31,6 +31,8 @@ pub(crate) fn commit_checkpoint(number: u32) -> String {
 
 /// The object at the top that says whose output it is.
 pub(crate) const MARKER: &str = "offtake.instance";
+/// How that object begins.
+pub(crate) const MARK: &[u8] = b"offtake-instance-1\n";
 
 /// The folder that doctor tries the output in.
 pub(crate) const DOCTOR: &str = "doctor";

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use offtake::config::PublicBucket;
+use offtake::config::{LinkMode, PublicBucket};
 use offtake::testing::ManualClock;
 use offtake::{Clock, Config, SystemClock};
 use sample_upstream::{SampleUpstream, Settings};
@@ -22,6 +22,8 @@ struct Bucket {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
     gives_to_anybody: AtomicBool,
     lists_to_anybody: AtomicBool,
+    /// To those without a signature it does not say anything.
+    is_away: AtomicBool,
     /// What was asked without a signature.
     asked: Mutex<Vec<String>>,
 }
@@ -33,6 +35,9 @@ impl Bucket {
         if !is_signed {
             self.asked.lock().expect("no panic").push(format!("{method} {target}"));
             let is_open = if key.is_empty() { &self.lists_to_anybody } else { &self.gives_to_anybody };
+            if self.is_away.load(Ordering::SeqCst) {
+                return (503, Vec::new());
+            }
             if !is_open.load(Ordering::SeqCst) {
                 return (403, b"<Error><Code>AccessDenied</Code></Error>".to_vec());
             }
@@ -144,9 +149,12 @@ async fn bulk_stops_while_a_storage_is_public_and_goes_on_once_it_is_not() {
         lists_to_anybody: AtomicBool::new(!gives),
         ..Bucket::default()
     });
-    for bucket in [objects, lists] {
-        let world = World::with(bucket, |_| {}).await;
+    // Who finds a file by a list of the storage needs no link of ours.
+    for (bucket, links) in [(objects, LinkMode::Signed), (lists, LinkMode::Proxy)] {
+        let world = World::with(bucket, |config| config.output.links = links).await;
         world.assert_stopped().await;
+        let unknown = world.app.ask("DELETE", "/$bulk-status/00000000000000000000000000000000", &[], b"").await;
+        assert_eq!(unknown.status, 404, "what is there can be removed");
         world.bucket.gives_to_anybody.store(false, Ordering::SeqCst);
         world.bucket.lists_to_anybody.store(false, Ordering::SeqCst);
         let accepted = until("it is looked at again", async || {
@@ -168,13 +176,7 @@ async fn bulk_stops_while_a_storage_is_public_and_goes_on_once_it_is_not() {
 async fn a_private_storage_and_one_that_is_acknowledged_are_used() {
     let public = || Bucket { gives_to_anybody: AtomicBool::new(true), ..Bucket::default() };
     let acknowledged = |config: &mut Config| config.output.public_bucket = PublicBucket::Acknowledged;
-    let proxied = |config: &mut Config| config.output.links = offtake::config::LinkMode::Proxy;
-    for world in [
-        World::with(Bucket::default(), |_| {}).await,
-        World::with(public(), acknowledged).await,
-        // Nobody is given a link to it.
-        World::with(public(), proxied).await,
-    ] {
+    for world in [World::with(Bucket::default(), |_| {}).await, World::with(public(), acknowledged).await] {
         assert_eq!(world.kick_off().await.status, 202);
         world.app.stop().await;
     }
@@ -187,5 +189,33 @@ async fn an_address_that_cannot_be_asked_from_here_stops_nothing() {
     let endpoint = format!("http://{nowhere}").parse().expect("a URL");
     let world = World::with(Bucket::default(), |config| config.output.public_endpoint = Some(endpoint)).await;
     assert_eq!(world.kick_off().await.status, 202);
+    world.app.stop().await;
+}
+
+/// What could not be asked at the start is asked later: a storage that turns out to be public stops bulk then, and what was
+/// exported until then is no longer handed out, but can be removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storage_that_turns_out_to_be_public_is_not_exported_to_any_more() {
+    let world = World::with(Bucket { is_away: AtomicBool::new(true), ..Bucket::default() }, |_| {}).await;
+    let accepted = world.kick_off().await;
+    assert_eq!(accepted.status, 202);
+    let status = accepted.header("content-location").rsplit_once("/fhir").expect("a URL").1.to_owned();
+    world.bucket.gives_to_anybody.store(true, Ordering::SeqCst);
+    world.bucket.is_away.store(false, Ordering::SeqCst);
+    let stopped = until("it is looked at again", async || {
+        world.clock.advance(Duration::from_mins(1));
+        Ok(Some(world.kick_off().await).filter(|answer| answer.status == 503))
+    });
+    let stopped = stopped.await.expect("it is seen");
+    assert_eq!(stopped.json()["issue"][0]["diagnostics"], "the storage of the output is public");
+    assert_eq!(world.app.ask("GET", &status, &[], b"").await.status, 503, "no manifest");
+    assert_eq!(world.app.ask("DELETE", &status, &[], b"").await.status, 202);
+    until("its files are removed", async || {
+        world.clock.advance(Duration::from_secs(31));
+        let left: Vec<_> = world.bucket.objects.lock().expect("no panic").keys().cloned().collect();
+        Ok((left == [format!("exports/{MARKER}")]).then_some(()))
+    })
+    .await
+    .expect("it can be removed");
     world.app.stop().await;
 }

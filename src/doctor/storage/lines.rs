@@ -82,7 +82,7 @@ impl Opened {
         if *is_cut {
             entries.push(Entry::unfit("", "slow", "not all could be tried in the time that there is"));
         }
-        if let (Step::Failed(why), Step::Done) = (cleaned, write) {
+        if let Step::Failed(why) = cleaned {
             let means = format!("remove {} yourself: {why}", self.folder);
             entries.push(Entry::unfit("", "left", means));
         }

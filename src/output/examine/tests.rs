@@ -77,7 +77,11 @@ async fn answer(
     }
     assert!(!head.contains("authorization"), "nobody but us has credentials: {head}");
     if key.is_empty() {
-        return if fault == Fault::ListsToAnybody { (200, none, b"<List/>".to_vec()) } else { (403, none, Vec::new()) };
+        return if fault == Fault::ListsToAnybody {
+            (200, none, b"<ListBucketResult/>".to_vec())
+        } else {
+            (403, none, Vec::new())
+        };
     }
     let is_signed = query.get("sig").is_some_and(|sig| fault == Fault::IgnoresSignatures || *sig == signature(key));
     if !is_signed && fault != Fault::GivesToAnybody {
