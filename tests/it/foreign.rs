@@ -93,7 +93,8 @@ async fn leave_alone() -> anyhow::Result<()> {
         client.delete(status).await?;
     }
     // What is looked at may go at that moment.
-    until("all is removed", async || Ok(contents(&production.output()).ok().filter(BTreeMap::is_empty).map(drop))).await?;
+    until("all is removed", async || Ok(contents(&production.output()).ok().filter(BTreeMap::is_empty).map(drop)))
+        .await?;
     assert_stopped(&stranger).await?;
     // The marker is for an operator to remove.
     drop(production);
