@@ -58,8 +58,9 @@ const POLLED_JOBS: u64 = 10_000;
 const POLLED_LIFETIME: Duration = Duration::from_mins(2);
 /// Bodies of kick-off requests that are read at the same time; a body is 1 MiB at most.
 const KICKOFF_BODIES: usize = 16;
-/// Forms of token requests that are read at the same time; a form is 64 KiB at most.
-const TOKEN_FORMS: usize = 32;
+/// Forms of token requests that are read at the same time; a form is 64 KiB at most. Whoever sends one slowly keeps others
+/// waiting only together with many.
+const TOKEN_FORMS: usize = 128;
 /// Files that are packed on the way to clients at the same time.
 const PACKED_AT_ONCE: usize = 16;
 /// Pause between two tries to open the job store.

@@ -135,6 +135,14 @@ impl Config {
         if self.smart.mode == SmartMode::Open && self.output.links == LinkMode::Redirect {
             problems.add("links", "is redirect, which needs a token, and with smart.mode: open there are none");
         }
+        // SM-011: tokens and assertions are for nobody on the way.
+        if self.smart.mode == SmartMode::AuthorizationServer
+            && self.server.public_base_url.scheme() != "https"
+            && !server::is_loopback(&self.server.public_base_url)
+        {
+            problems.section = "server";
+            problems.add("public_base_url", "is not https://, so access tokens could be read on the way");
+        }
         // SEC-10: without authorization nobody but this machine may ask.
         if self.smart.mode == SmartMode::Open && !self.smart.open_to_everyone {
             problems.section = "smart";

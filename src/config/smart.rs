@@ -248,6 +248,22 @@ mod tests {
         assert!(error.contains("clients[1].client_id is that of another"), "{error}");
     }
 
+    /// SM-011
+    #[test]
+    fn tokens_are_not_to_be_read_on_the_way() {
+        for (public, expected) in [
+            ("https://fhir.example.org/fhir", true),
+            ("http://127.0.0.1:8080/fhir", true),
+            ("http://fhir.example.org/fhir", false),
+        ] {
+            let yaml = format!(
+                "server: {{ public_base_url: {public} }}\nupstream: {{ base_url: http://h/fhir }}\n\
+                 smart: {{ mode: authorization_server, clients: [{{ client_id: a, scope: system/*.rs, jwks: {JWKS} }}] }}\n"
+            );
+            assert_eq!(Config::from_yaml(&yaml).is_ok(), expected, "{public}");
+        }
+    }
+
     /// SEC-10
     #[test]
     fn open_mode_is_for_everyone_only_where_it_says_so() {

@@ -25,7 +25,7 @@ use crate::telemetry::error_chain;
 /// Largest form: an assertion of 16 kB and long scopes.
 const MOST_BODY_BYTES: usize = 64 * 1024;
 /// How long a form may take to come, and a request to get its turn.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
+const BODY_PATIENCE: Duration = Duration::from_secs(5);
 /// RFC 7523
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 

@@ -122,8 +122,7 @@ pub(crate) enum IssueError {
     Sign(#[from] CannotSign),
 }
 
-/// A token and what is said with it.
-#[derive(Debug)]
+/// A token and what is said with it. (No `Debug`: whoever has the token has what it opens.)
 pub(crate) struct Issued {
     pub(crate) token: String,
     pub(crate) scopes: Scopes,

@@ -141,26 +141,23 @@ async fn what_is_no_set_of_keys_opens_nothing() {
         ("no JSON", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi".to_owned()),
         ("cut short", "HTTP/1.1 200 OK\r\nContent-Length: 200\r\nConnection: close\r\n\r\n{\"keys\"".to_owned()),
         ("a private key", ok(&[&private], "")),
+        ("nothing at all", String::new()),
         ("encoded", ok(&[&key], "Content-Encoding: br\r\n")),
     ] {
         let keys = Keys::serve(answer).await;
         let rig = rig(&keys).await;
-        if what == "cut short" {
-            // It would be waited for until the clock says otherwise.
-            let parameters = rig.parameters(&signing(&key), ALL);
-            let asked = rig.ask_for_token(&parameters);
-            let moving = async {
-                loop {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    rig.advance(1);
-                }
-            };
-            let answer = tokio::select! { answer = asked => answer, () = moving => unreachable!("it never ends") };
-            assert_error(&answer, 400, "invalid_client", what);
-        } else {
-            let answer = rig.ask_for_token(&rig.parameters(&signing(&key), ALL)).await;
-            assert_error(&answer, 400, "invalid_client", what);
-        }
+        let parameters = rig.parameters(&signing(&key), ALL);
+        let waiting = async {
+            // Whoever says nothing at all is waited for by the clock.
+            support::until("it is asked", Duration::from_mins(1), || keys.asked() == 1).await;
+            rig.advance(5);
+            std::future::pending::<()>().await;
+        };
+        let answer = tokio::select! {
+            answer = rig.ask_for_token(&parameters) => answer,
+            () = waiting => unreachable!("it never ends"),
+        };
+        assert_error(&answer, 400, "invalid_client", what);
         assert_eq!(keys.asked(), 1, "{what}");
         // Mended, they are had after a minute.
         keys.publish(ok(&[&key], ""));

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::Duration;
 
 use sample_upstream::{SampleUpstream, Settings};
 use serde_json::{Value, json};
@@ -13,12 +14,16 @@ use crate::support::listener;
 
 /// A process with these clients.
 async fn process(clients: &[Client], upstream: &str) -> Process {
+    process_with(clients, upstream, Options::default()).await
+}
+
+async fn process_with(clients: &[Client], upstream: &str, options: Options) -> Process {
     let clients: Vec<_> = clients
         .iter()
         .map(|client| json!({ "client_id": client.id, "scope": client.scope, "jwks": client.key.jwks() }))
         .collect();
     let smart = format!("mode: authorization_server, clients: {}", Value::from(clients));
-    Process::start_for(upstream, Options::default(), &smart).await.expect("it starts")
+    Process::start_for(upstream, options, &smart).await.expect("it starts")
 }
 
 async fn ask(process: &Process, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
@@ -105,6 +110,39 @@ async fn a_client_that_is_taken_off_the_list_has_nothing_from_the_next_request_o
     assert_eq!(token_answer(&process, &goes).await.json()["error"], "invalid_client");
     assert_eq!(with_token(&process, "GET", &own_status, &kept).await.status, 200, "others notice nothing");
     assert_eq!(ask(&process, "GET", &own_link, &[], b"").await.status, 200);
+    server.stop().await;
+}
+
+/// SEC-14
+#[tokio::test]
+async fn an_export_that_runs_ends_with_its_client() {
+    let upstream = SampleUpstream::new(Settings { latency: Duration::from_millis(200), ..Settings::default() });
+    upstream.generate(20);
+    let server = upstream.serve(listener().await).await;
+    let (stays, goes) = (Client::new("stays", "system/*.rs"), Client::new("goes", "system/*.rs"));
+    let options = Options { upstream: "max_concurrent_searches: 1", ..Options::default() };
+    let process = process_with(&[stays.clone(), goes.clone()], &server.base_url, options).await;
+    let token = token(&process, &goes).await;
+    let kickoff = with_token(&process, "GET", &format!("{}/$export", process.base), &token).await;
+    let status = kickoff.header("content-location").to_owned();
+    until("it runs", async || {
+        let answer = with_token(&process, "GET", &status, &token).await;
+        assert_eq!(answer.status, 202, "it takes a while");
+        Ok(upstream.requests().iter().any(|seen| seen.query.contains("_lastUpdated")).then_some(()))
+    })
+    .await
+    .expect("it is under way");
+    process.reload(|yaml| yaml.replace("\"goes\"", "\"another\"")).expect("it is told");
+    until("it is ended", async || Ok(process.log().contains("an export was revoked").then_some(())))
+        .await
+        .expect("by name");
+    assert_eq!(with_token(&process, "GET", &status, &token).await.status, 401);
+    let folders =
+        || std::fs::read_dir(process.output()).expect("a folder").filter_map(|entry| Some(entry.ok()?.path()));
+    let job = status.rsplit('/').next().expect("an id");
+    until("its files are removed", async || Ok((!folders().any(|of| of.join(job).exists())).then_some(())))
+        .await
+        .expect("nothing is left of it");
     server.stop().await;
 }
 

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::{Client, FORM, Key, Rig, assert_error, form};
+use super::{Client, FORM, Key, Rig, assert_error, form, parameters};
 use crate::raw::Answer;
 
 const ALL: &str = "system/*.rs";
@@ -86,6 +86,29 @@ async fn of_a_hundred_replays_at_once_one_gets_a_token_and_none_ever_after() {
     rig.restart(|_| {}).await;
     assert_error(&rig.ask_for_token(&parameters).await, 400, "invalid_client", "a replay after a restart");
     assert_eq!(rig.ask_for_token(&rig.parameters(&client, ALL)).await.status, 200);
+    rig.stop().await;
+}
+
+/// SEC-13
+#[tokio::test]
+async fn with_an_empty_store_what_may_have_been_used_before_is_not_taken_for_a_while() {
+    let client = research();
+    let rig = Rig::with(std::slice::from_ref(&client)).await;
+    let undated = |ahead: i64| {
+        let mut assertion = rig.assertion(&client);
+        assertion.claims.as_object_mut().expect("an object").remove("iat");
+        assertion.claims["exp"] = (rig.now() + ahead).into();
+        parameters(ALL, &client.key.sign(&assertion.header.to_string(), &assertion.claims.to_string()))
+    };
+    let mut dated = rig.assertion(&client);
+    dated.claims["iat"] = (rig.now() - 5).into();
+    let before = parameters(ALL, &client.key.sign(&dated.header.to_string(), &dated.claims.to_string()));
+    for (what, parameters) in [("without a date", undated(200)), ("from before the start", before)] {
+        assert_error(&rig.ask_for_token(&parameters).await, 400, "invalid_client", what);
+    }
+    assert_eq!(rig.ask_for_token(&rig.parameters(&client, ALL)).await.status, 200, "issued since");
+    rig.advance(331);
+    assert_eq!(rig.ask_for_token(&undated(200)).await.status, 200, "whatever was used before has expired");
     rig.stop().await;
 }
 
