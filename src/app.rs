@@ -28,6 +28,7 @@ use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 use crate::http::links::Links;
+use crate::http::places::Places;
 use crate::http::stack::{self, OfftakeLayer};
 use crate::http::{Access, Edge};
 use crate::job::store::Store;
@@ -58,9 +59,8 @@ const POLLED_JOBS: u64 = 10_000;
 const POLLED_LIFETIME: Duration = Duration::from_mins(2);
 /// Bodies of kick-off requests that are read at the same time; a body is 1 MiB at most.
 const KICKOFF_BODIES: usize = 16;
-/// Forms of token requests that are read at the same time; a form is 64 KiB at most. Whoever sends one slowly keeps others
-/// waiting only together with many.
-const TOKEN_FORMS: usize = 128;
+/// Token requests that are answered at the same time; a form is 64 KiB at most.
+const TOKEN_FORMS: usize = 32;
 /// Files that are packed on the way to clients at the same time.
 const PACKED_AT_ONCE: usize = 16;
 /// Pause between two tries to open the job store.
@@ -229,6 +229,7 @@ impl Builder {
             links,
             link_mode: config.output.links,
             access,
+            coming: Places::default(),
             forms: Semaphore::new(TOKEN_FORMS),
             most_members: config.export.group_max_members,
             bodies: Semaphore::new(KICKOFF_BODIES),

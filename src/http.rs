@@ -8,6 +8,7 @@ pub(crate) mod guard;
 pub(crate) mod heads;
 mod kickoff;
 pub(crate) mod links;
+pub(crate) mod places;
 pub(crate) mod problem;
 mod pump;
 mod range;
@@ -38,6 +39,7 @@ use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
 use guard::Exposure;
 use links::Links;
+use places::Places;
 use problem::Problem;
 
 /// How long a request waits for a job store that is being opened.
@@ -56,7 +58,9 @@ pub(crate) struct Edge {
     pub(crate) link_mode: LinkMode,
     /// How it is known who may ask.
     pub(crate) access: Access,
-    /// Places for the forms of token requests.
+    /// Places for forms of token requests while they come.
+    pub(crate) coming: Places,
+    /// Places for such forms once they have come.
     pub(crate) forms: Semaphore,
     pub(crate) most_members: usize,
     pub(crate) capabilities: Capabilities,

@@ -103,13 +103,38 @@ fn names_token(name: &str) -> bool {
 
 /// SEC-05: whether a request that is not ours carries a token of ours, which nobody else may see.
 pub(super) fn carries_our_token<B>(server: &AuthorizationServer, request: &Request<B>) -> bool {
-    let in_header = |value: &HeaderValue| {
-        let words = value.as_bytes().split(|byte| matches!(byte, b' ' | b'\t' | b',' | b'"' | b'='));
-        words.filter_map(|word| std::str::from_utf8(word).ok()).any(|word| server.has_issued(word))
+    let is_in = |text: &[u8]| {
+        let holds = |text: &[u8]| words(text).any(|word| server.has_issued(word));
+        holds(text) || (text.contains(&b'%') && holds(&unescaped(text)))
     };
-    let in_query = |query: &str| query.split(['&', '=']).any(|word| server.has_issued(word));
-    request.headers().get_all(header::AUTHORIZATION).iter().any(in_header)
-        || request.uri().query().is_some_and(in_query)
+    // Whatever the header is called: a cookie or the credentials for a proxy are read as well.
+    request.headers().values().any(|value| is_in(value.as_bytes()))
+        || request.uri().path_and_query().is_some_and(|target| is_in(target.as_str().as_bytes()))
+}
+
+/// A text with its escapes replaced. What is none stays as it is.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let digit = |at: usize| text.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let mut plain = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        let escaped = digit(at + 1).zip(digit(at + 2)).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        if let (b'%', Some(escaped)) = (*byte, escaped) {
+            plain.push(escaped);
+            at += 3;
+        } else {
+            plain.push(*byte);
+            at += 1;
+        }
+    }
+    plain
+}
+
+/// What of a text could be a token: runs of the characters of base64url and dots.
+fn words(text: &[u8]) -> impl Iterator<Item = &str> {
+    let is_ours = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let words = text.split(move |byte| !is_ours(byte));
+    words.filter_map(|word| std::str::from_utf8(word).ok())
 }
 
 /// The answer to such a request.

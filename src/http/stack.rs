@@ -128,10 +128,11 @@ where
         let routed = BulkRoute::of(request.method(), request.uri().path(), base);
         match (routed, self.edge.server()) {
             // Whoever embeds the layer may serve more than FHIR: a path outside of the base is the service's own.
-            (Err(PathRefused::OutsideBase), _) => self.pass_on(request),
             // What the upstream says of its own authorization is its own, where we issue no tokens.
-            (Ok(Route::Upstream | Route::Smart(SmartRoute::Discovery)), None) => self.pass_on(request),
-            (Ok(Route::Upstream), Some(server)) => {
+            (Err(PathRefused::OutsideBase) | Ok(Route::Upstream | Route::Smart(SmartRoute::Discovery)), None) => {
+                self.pass_on(request)
+            }
+            (Err(PathRefused::OutsideBase) | Ok(Route::Upstream), Some(server)) => {
                 if authorize::carries_our_token(server, &request) {
                     tracing::info!("a request that is no bulk request was refused: it carries an access token of ours");
                     return answer(authorize::ours_is_not_for_others(server).into_response());

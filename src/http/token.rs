@@ -1,5 +1,6 @@
 //! The authorization server's own routes: token endpoint, introspection, keys and discovery.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::json;
+use tokio::sync::SemaphorePermit;
 
 use super::Edge;
 use super::body::{self, Body, BoxError};
@@ -16,6 +18,7 @@ use crate::bulk::route::SmartRoute;
 use crate::clock;
 use crate::engine::Engine;
 use crate::job::store::StoreError;
+use crate::proxy::PeerAddr;
 use crate::smart::assertion::{AssertionError, Authenticated, Use};
 use crate::smart::client::ClientId;
 use crate::smart::form::Form;
@@ -137,6 +140,7 @@ where
     B::Error: Into<BoxError>,
 {
     let form = form(edge, head, sent).await?;
+    let _turn = turn(edge).await?;
     match form.get("grant_type") {
         Some("client_credentials") => {}
         Some(_) => return Err(OAuthError::UnsupportedGrantType),
@@ -174,6 +178,7 @@ where
     B::Error: Into<BoxError>,
 {
     let form = form(edge, head, sent).await?;
+    let _turn = turn(edge).await?;
     let token = form.get("token").ok_or_else(|| OAuthError::InvalidRequest("token is missing".to_owned()))?;
     let client = authenticate(edge, server, &form).await?;
     let (inspector, token) = (Arc::clone(server), token.to_owned());
@@ -224,14 +229,23 @@ where
         return Err(invalid("the body is larger than 64 KiB"));
     }
     let read = async {
-        // Held while the body is in memory.
-        let _place = edge.forms.acquire().await.map_err(|_| OAuthError::Unavailable)?;
+        // Who embeds the layer may not say who asks: then all are one.
+        let peer = head.extensions.get::<PeerAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let _place = edge.coming.take(peer).await.map_err(|_| OAuthError::Unavailable)?;
         let read = Limited::new(sent, MOST_BODY_BYTES).collect().await;
         let body = read.map_err(|_| invalid("the body is larger than 64 KiB, or was cut short"))?.to_bytes();
         Form::parse(&body).map_err(|error| invalid(&error.to_string()))
     };
     tokio::select! {
         form = read => form,
+        () = edge.clock.sleep(BODY_PATIENCE) => Err(OAuthError::Unavailable),
+    }
+}
+
+/// The turn of a request whose form has come: nobody who is silent takes one (SEC-06).
+async fn turn(edge: &Edge) -> Result<SemaphorePermit<'_>, OAuthError> {
+    tokio::select! {
+        turn = edge.forms.acquire() => turn.map_err(|_| OAuthError::Unavailable),
         () = edge.clock.sleep(BODY_PATIENCE) => Err(OAuthError::Unavailable),
     }
 }

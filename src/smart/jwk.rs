@@ -66,21 +66,31 @@ impl KeySet {
         Self::of(&serde_json::from_slice(json).map_err(|_| JwksError::Json)?)
     }
 
+    /// A set that was fetched, and that others use too: keys that cannot be used are passed over, and of two with the same
+    /// `kid` neither is found by it. Private ones are out in the open: nothing of such a set is used.
+    ///
+    /// # Errors
+    /// [`JwksError`] if nothing is left of it.
+    pub(crate) fn parse_fetched(json: &[u8]) -> Result<Self, JwksError> {
+        let set: Value = serde_json::from_slice(json).map_err(|_| JwksError::Json)?;
+        let mut known = Vec::new();
+        for (index, jwk) in listed(&set)?.iter().enumerate() {
+            let Some(jwk) = jwk.as_object() else { continue };
+            without_secrets(index, jwk)?;
+            known.extend(public_key(index, jwk).ok().flatten());
+        }
+        Self::some(known)
+    }
+
     /// The same of JSON that is read already.
     ///
     /// # Errors
     /// [`JwksError`] for the first thing that is wrong.
     pub(crate) fn of(set: &Value) -> Result<Self, JwksError> {
-        let keys = set.get("keys").and_then(Value::as_array).ok_or(JwksError::Shape)?;
-        if keys.len() > MOST_KEYS {
-            return Err(JwksError::TooMany);
-        }
         let mut known: Vec<PublicKey> = Vec::new();
-        for (index, jwk) in keys.iter().enumerate() {
+        for (index, jwk) in listed(set)?.iter().enumerate() {
             let jwk = jwk.as_object().ok_or(JwksError::Shape)?;
-            if PRIVATE.iter().any(|member| jwk.contains_key(*member)) {
-                return Err(JwksError::Private(index));
-            }
+            without_secrets(index, jwk)?;
             let Some(key) = public_key(index, jwk)? else { continue };
             let is_twin = |other: &PublicKey| other.kid == key.kid && other.key.alg() == key.key.alg();
             if key.kid.is_some() && known.iter().any(is_twin) {
@@ -88,6 +98,10 @@ impl KeySet {
             }
             known.push(key);
         }
+        Self::some(known)
+    }
+
+    fn some(known: Vec<PublicKey>) -> Result<Self, JwksError> {
         if known.is_empty() { Err(JwksError::NoKey) } else { Ok(Self(known)) }
     }
 
@@ -104,6 +118,17 @@ impl KeySet {
             (Some(_), Some(_)) => Err(NotFound::Several),
         }
     }
+}
+
+/// The keys of a set, as they are written.
+fn listed(set: &Value) -> Result<&[Value], JwksError> {
+    let keys = set.get("keys").and_then(Value::as_array).ok_or(JwksError::Shape)?;
+    if keys.len() > MOST_KEYS { Err(JwksError::TooMany) } else { Ok(keys) }
+}
+
+fn without_secrets(index: usize, jwk: &Map<String, Value>) -> Result<(), JwksError> {
+    let is_private = PRIVATE.iter().any(|member| jwk.contains_key(*member));
+    if is_private { Err(JwksError::Private(index)) } else { Ok(()) }
 }
 
 /// A key that can verify; `None` for one that is for something else.
@@ -243,6 +268,28 @@ mod tests {
             assert_eq!(set(json!([other])).err(), Some(JwksError::NoKey), "{other}");
             assert!(set(json!([other, good])).expect("one is good").find("good", Alg::Es384).is_ok(), "{other}");
         }
+    }
+
+    #[test]
+    fn one_bad_key_does_not_spoil_a_set_that_is_fetched() {
+        let good = json!({ "kty": "EC", "crv": "P-384", "x": EC_X, "y": EC_Y, "kid": "good" });
+        let twin = json!({ "kty": "RSA", "n": RSA_N, "e": "AQAB", "kid": "twin" });
+        let fetched = |keys: Value| KeySet::parse_fetched(json!({ "keys": keys }).to_string().as_bytes());
+        for bad in [
+            json!({ "kty": "RSA", "n": "AQAB", "e": "AQAB" }),
+            json!({ "kty": "EC", "crv": "P-384", "x": "!", "y": EC_Y }),
+            json!({ "kty": "EC", "crv": "P-384", "x": EC_X, "y": EC_Y, "kid": 1 }),
+            json!("a"),
+        ] {
+            assert_eq!(fetched(json!([bad])).err(), Some(JwksError::NoKey), "{bad}");
+            assert!(fetched(json!([bad, good])).expect("one is good").find("good", Alg::Es384).is_ok(), "{bad}");
+        }
+        let twins = fetched(json!([twin, twin, good])).expect("one is good");
+        assert_eq!(twins.find("twin", Alg::Rs384).err(), Some(NotFound::Several));
+        assert!(twins.find("good", Alg::Es384).is_ok());
+        let private = json!({ "kty": "RSA", "n": "AQAB", "d": "AA" });
+        assert_eq!(fetched(json!([good, private])).err(), Some(JwksError::Private(1)));
+        assert_eq!(fetched(json!(vec![good; MOST_KEYS + 1])).err(), Some(JwksError::TooMany));
     }
 
     #[test]

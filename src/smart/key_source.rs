@@ -201,7 +201,7 @@ impl KeySource {
         }
         let lifetime = lifetime(answer.headers());
         let json = Limited::new(answer.into_body(), MOST_BYTES).collect().await.map_err(|_| FetchError::Body)?;
-        Ok((KeySet::parse(&json.to_bytes()).map_err(FetchError::Keys)?, lifetime))
+        Ok((KeySet::parse_fetched(&json.to_bytes()).map_err(FetchError::Keys)?, lifetime))
     }
 
     fn is_allowed(&self, uri: &Url) -> bool {

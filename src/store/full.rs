@@ -135,7 +135,8 @@ impl Store for FullStore {
     }
 
     fn use_once(&self, assertion: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.write(self.below.use_once(assertion, began))
+        // Without a token nobody could delete anything.
+        self.below.use_once(assertion, began)
     }
 
     fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use self::open::OpenError;
 use self::open::Opened;
 use self::trees::{Trees, Writes};
-use self::writer::{Broken, Shared, Sync, Write};
+use self::writer::{Broken, Room, Shared, Sync, Write};
 use crate::disk::Ballast;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
@@ -82,7 +82,7 @@ impl SledStore {
             && let Some(queue) = &self.queue
         {
             // Only the writer opens the trees anew. It may have more to do already.
-            let nothing = Write { makes_room: false, run: Box::new(|_trees| Ok(Box::new(|| {}))) };
+            let nothing = Write { room: Room::None, run: Box::new(|_trees| Ok(Box::new(|| {}))) };
             let _busy = queue.try_send(nothing);
         }
         answer
@@ -93,7 +93,7 @@ impl SledStore {
         &self,
         decide: impl FnOnce(&Trees) -> Result<(Writes, T), StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.enqueue(false, decide).await
+        self.enqueue(Room::None, decide).await
     }
 
     /// The same for what makes room: there is room set aside for it.
@@ -101,12 +101,12 @@ impl SledStore {
         &self,
         decide: impl FnOnce(&Trees) -> Result<(Writes, T), StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.enqueue(true, decide).await
+        self.enqueue(Room::All, decide).await
     }
 
     async fn enqueue<T: Send + 'static>(
         &self,
-        makes_room: bool,
+        room: Room,
         decide: impl FnOnce(&Trees) -> Result<(Writes, T), StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let broken = Broken::error;
@@ -121,7 +121,7 @@ impl SledStore {
                 let _gone = sender.send(decided);
             }))
         });
-        let write = Write { makes_room, run };
+        let write = Write { room, run };
         let queue = self.queue.as_ref().ok_or_else(broken)?;
         queue.send(write).await.map_err(|_| broken())?;
         match answer.await {
@@ -193,7 +193,7 @@ impl Store for SledStore {
     }
 
     fn use_once(&self, assertion: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
-        self.write(move |trees| trees.use_once(assertion, began)).boxed()
+        self.enqueue(Room::Little, move |trees| trees.use_once(assertion, began)).boxed()
     }
 
     fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {

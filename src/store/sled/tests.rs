@@ -212,7 +212,7 @@ async fn a_write_that_had_no_room_costs_nothing_but_itself() {
             Err(::sled::Error::Io(io::ErrorKind::StorageFull.into()))
         });
         let queue = store.queue.as_ref().expect("it is open");
-        assert!(queue.send(Write { makes_room: false, run }).await.is_ok(), "the writer lives");
+        assert!(queue.send(Write { room: Room::None, run }).await.is_ok(), "the writer lives");
         // It may share the batch, and is then refused with it.
         while let Err(error) = store.create(job(2)).await {
             assert!(matches!(error, StoreError::Full), "{error:?}");
@@ -235,6 +235,16 @@ async fn a_disk_that_is_about_to_be_full_takes_deletions_only() {
     assert!(matches!(store.create(job(1)).await, Err(StoreError::Full)));
     assert!(!store.delete(job(1).id).await.expect("a deletion is taken"), "there is none");
     assert_eq!(store.job(job(1).id).await.expect("it can be read"), None);
+    // Whoever deletes needs a token: so many of those there are, and no more.
+    let use_once = |number: usize| {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&number.to_be_bytes());
+        store.use_once(Use { hash, until: Millis(10) }, Millis(0))
+    };
+    let used = futures_util::future::join_all((0..writer::LITTLE_WRITES).map(use_once)).await;
+    assert!(used.into_iter().all(|used| used.expect("it is taken")), "each was the first");
+    assert!(matches!(use_once(usize::MAX).await, Err(StoreError::Full)), "it is bounded");
+    assert!(!store.delete(job(1).id).await.expect("a deletion is taken"), "there is none");
     drop(store);
     let store = SledStore::open_beside(&folder, Some(Ballast::new(path.clone(), 65_536))).expect("it opens");
     store.create(job(1)).await.expect("there is room");

@@ -3,13 +3,14 @@
 //! # A full disk
 //!
 //! sled takes no further write once one has failed, so none is begun for which there may be no room: it is refused by name.
-//! Deletions have room set aside for them (SEC-45). Where a write fails for want of room in spite of that, sled is left
+//! Deletions have room set aside for them (SEC-45), and a little of it is for access tokens, without which nobody deletes. Where a write fails for want of room in spite of that, sled is left
 //! behind, as dropping it would wait for ever for what it could not write, and a copy of its log is opened: what nobody was
 //! told of may be lost. A sync that failed is another matter.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::mpsc::Receiver;
@@ -25,10 +26,24 @@ pub(super) const QUEUE: usize = 256;
 
 /// A write on its way.
 pub(super) struct Write {
-    /// Whether it has the room that is set aside.
-    pub(super) makes_room: bool,
+    pub(super) room: Room,
     pub(super) run: Run,
 }
+
+/// What a write has of the room that is set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Nothing: on a full disk it is refused.
+    None,
+    /// A little, and so many times only: it is what somebody needs who wants to make room.
+    Little,
+    /// All: it makes room itself.
+    All,
+}
+
+/// Small writes that have the room that is set aside, until there is room again: 4 MiB of it are more than ten times as
+/// much.
+pub(super) const LITTLE_WRITES: usize = 1_000;
 
 /// Applies itself and gives what is left to do once that is durable, or tells its caller why it was not begun; dropped
 /// without being acknowledged, it tells its caller that the store failed.
@@ -45,6 +60,8 @@ pub(super) type Sync = Box<dyn FnMut() -> io::Result<()> + Send>;
 pub(super) struct Shared {
     folder: PathBuf,
     ballast: Option<Ballast>,
+    /// Small writes that there is room for on a full disk. Only the writer asks.
+    little: AtomicUsize,
     state: RwLock<State>,
 }
 
@@ -59,7 +76,12 @@ enum State {
 
 impl Shared {
     pub(super) fn new(folder: &Path, trees: Trees, ballast: Option<Ballast>) -> Self {
-        Self { folder: folder.to_owned(), ballast, state: RwLock::new(State::Good(trees)) }
+        Self {
+            folder: folder.to_owned(),
+            ballast,
+            little: AtomicUsize::new(LITTLE_WRITES),
+            state: RwLock::new(State::Good(trees)),
+        }
     }
 
     /// Reads what is durable; waits while a batch is being written.
@@ -89,8 +111,18 @@ impl Shared {
             refuse(batch.drain(..));
             return Ok(Vec::new());
         };
-        if !self.has_room() {
-            let (urgent, refused): (Vec<_>, Vec<_>) = batch.drain(..).partition(|write| write.makes_room);
+        if self.has_room() {
+            self.little.store(LITTLE_WRITES, Ordering::Relaxed);
+        } else {
+            let (urgent, refused): (Vec<_>, Vec<_>) = batch.drain(..).partition(|write| match write.room {
+                Room::None => false,
+                Room::Little => {
+                    let left = self.little.load(Ordering::Relaxed);
+                    self.little.store(left.saturating_sub(1), Ordering::Relaxed);
+                    left > 0
+                }
+                Room::All => true,
+            });
             refuse(refused.into_iter());
             *batch = urgent;
             if batch.is_empty() {

@@ -147,6 +147,12 @@ async fn a_token_of_ours_goes_to_nobody_else_and_every_other_one_does() {
         ),
         ("as a parameter of a scheme", read.clone().and("Authorization", &format!("Custom token=\"{token}\""))),
         ("in the URL", read.clone().to(&format!("/Patient?_count=1&access_token={token}"))),
+        ("in the URL, escaped", read.clone().to(&format!("/Patient?_count=1&x={}", token.replace('.', "%2E")))),
+        ("in the URL, after a comma", read.clone().to(&format!("/Patient?_count=1,{token};"))),
+        ("in a cookie", read.clone().and("Cookie", &format!("a=b; token={token}"))),
+        ("in a cookie, escaped", read.clone().and("Cookie", &format!("t=Bearer%20{}", token.replace('.', "%2e")))),
+        ("for another proxy", read.clone().and("Proxy-Authorization", &format!("Bearer {token}"))),
+        ("in a header of somebody else's", read.clone().and("X-Forwarded-Access-Token", &token)),
         ("one that looks like ours", read.clone().and("Authorization", &format!("Bearer {pretended}"))),
         ("for the capability statement", read.clone().to("/metadata").and("Authorization", &format!("Bearer {token}"))),
         ("posted", Sent { method: "POST".to_owned(), ..read.clone() }.and("Authorization", &format!("Bearer {token}"))),
@@ -156,6 +162,9 @@ async fn a_token_of_ours_goes_to_nobody_else_and_every_other_one_does() {
         let seen = rig.upstream.requests().pop().expect("the twin came through");
         assert_eq!(seen.headers.get_all("authorization").iter().collect::<Vec<_>>(), [theirs.as_str()], "{what}");
     }
+    let host = rig.host();
+    let outside = crate::raw::request("GET", &format!("/elsewhere?access_token={token}"), &host, &[], b"");
+    assert_eq!(crate::raw::ask(&host, &outside).await.status, 401, "outside of the base too");
     rig.advance(600);
     let attack = read.clone().and("Authorization", &format!("Bearer {expired}"));
     assert_refused(&rig, "an expired one", &attack, TOKEN, &read).await;

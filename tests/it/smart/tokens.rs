@@ -1,10 +1,13 @@
 //! The token endpoint and what comes of it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
 
 use super::{Client, FORM, Key, Rig, assert_error, form, parameters};
 use crate::raw::Answer;
@@ -68,6 +71,31 @@ async fn whatever_is_wrong_with_a_client_the_answer_is_the_same() {
         let answer = rig.ask_for_token(&rig.parameters(&client, ALL)).await;
         assert_eq!(told(&answer), replayed, "{what}");
     }
+    rig.stop().await;
+}
+
+/// SEC-06
+#[tokio::test]
+async fn whoever_sends_nothing_keeps_nobody_else_from_a_token() {
+    let client = research();
+    let rig = Rig::with(std::slice::from_ref(&client)).await;
+    let host: SocketAddr = rig.host().parse().expect("an address");
+    let head = format!(
+        "POST /fhir/$bulk-token HTTP/1.1\r\nHost: {host}\r\n{}: {}\r\nContent-Length: 100\r\n\r\n",
+        FORM.0, FORM.1
+    );
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.2:0".parse().expect("an address")).expect("it is this machine's too");
+        let mut stream = socket.connect(host).await.expect("it listens");
+        stream.write_all(head.as_bytes()).await.expect("it takes heads");
+        silent.push(stream);
+    }
+    for _ in 0..3 {
+        rig.token(&client, ALL).await;
+    }
+    drop(silent);
     rig.stop().await;
 }
 
