@@ -191,7 +191,8 @@ impl Output {
     /// # Errors
     /// [`OutputError::NoRoom`]
     pub(crate) fn check_room(&self) -> Result<(), OutputError> {
-        let is_short = self.room().is_some_and(|room| room.free < room.kept);
+        // Whatever is kept: nothing can be written where nothing is free.
+        let is_short = self.room().is_some_and(|room| room.free < room.kept.max(1));
         if is_short { Err(OutputError::NoRoom) } else { Ok(()) }
     }
 
