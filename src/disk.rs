@@ -25,7 +25,9 @@ impl Space {
     pub(crate) fn of(folder: &Path) -> Option<Self> {
         let found = rustix::fs::statvfs(folder).ok()?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        Some(Self { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
+        let space = Self { free: bytes(found.f_bavail), total: bytes(found.f_blocks) };
+        // A file system that counts nothing is not full.
+        (space.total > 0).then_some(space)
     }
 }
 

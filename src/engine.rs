@@ -18,6 +18,7 @@ pub(crate) mod progress;
 mod read;
 mod reaper;
 mod refusal;
+mod room;
 mod services;
 mod sidecars;
 mod worker;
@@ -55,6 +56,7 @@ use planner::{PlanError, Planned, Planner};
 use profiler::{Profiler, ProfilerParts};
 use progress::Progress;
 use read::{PageLimits, Reader};
+use room::RoomWait;
 use services::Services;
 use sidecars::Sidecars;
 use worker::{Worker, WorkerError};
@@ -185,8 +187,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a kick-off waits for what its job can find out as well.
 const SUBMIT_PATIENCE: Duration = Duration::from_secs(5);
-/// How often a job that has no room looks whether there is some.
-const ROOM_EVERY: Duration = Duration::from_secs(2);
 /// How long a drain waits before it ends all work as a crash would.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(25);
 /// How often expired exports are looked for.
@@ -426,10 +426,11 @@ impl Inner {
     async fn run_to_end(&self, id: JobId, progress: &Arc<Progress>) {
         let mut failures = 0_u32;
         let mut since = None;
-        let mut pause = ROOM_EVERY;
+        let mut room = RoomWait::default();
         loop {
             let clock = &self.services.clock;
-            let before = self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
+            let files = async || self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
+            let (before, slices) = (files().await, progress.slices());
             match self.run_once(id, progress).await {
                 Ok(()) => return,
                 Err(RunError::Fenced | RunError::Draining) => return,
@@ -440,17 +441,14 @@ impl Inner {
                 Err(RunError::Full(error)) => {
                     tracing::warn!(export.job_id = %id, error = error_chain(&error), "an export is paused: storage-full");
                     progress.pause();
-                    let after = self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
-                    // Where there is room for little, little is read in vain.
-                    pause = if after > before { ROOM_EVERY } else { pause };
-                    if !self.room_returns(pause).await {
-                        return;
+                    let has_read = progress.slices() > slices;
+                    tokio::select! {
+                        () = self.drain.cancelled() => return,
+                        () = room.returns(&self.services, has_read) => {}
                     }
-                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
                 }
                 Err(RunError::Interrupted(error)) => {
-                    let after = self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
-                    if after > before {
+                    if files().await > before {
                         (failures, since) = (0, None);
                     }
                     failures += 1;
@@ -467,22 +465,6 @@ impl Inner {
                         () = clock.sleep(pause) => {}
                     }
                 }
-            }
-        }
-    }
-
-    /// Waits until files can be written again; `false` if the process stops before.
-    async fn room_returns(&self, mut pause: Duration) -> bool {
-        loop {
-            tokio::select! {
-                () = self.drain.cancelled() => return false,
-                () = self.services.clock.sleep(pause) => {}
-            }
-            pause = ROOM_EVERY;
-            match self.services.output.has_room_again(&self.services.room_probe()).await {
-                Err(error) if error.is_full() => {}
-                // Another failure shows itself again where it is dealt with.
-                Ok(()) | Err(_) => return true,
             }
         }
     }

@@ -227,7 +227,8 @@ impl Output {
         if self.is_public.load(Ordering::Relaxed) {
             return Err(OutputError::Public);
         }
-        let is_short = self.room().is_some_and(|room| room.free < room.kept);
+        // Whatever is kept: nothing can be written where nothing is free.
+        let is_short = self.room().is_some_and(|room| room.free < room.kept.max(1));
         if is_short { Err(OutputError::NoRoom) } else { Ok(()) }
     }
 

@@ -63,6 +63,11 @@ impl Progress {
         self.slices.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// How many slices have begun.
+    pub(super) fn slices(&self) -> u64 {
+        self.slices.load(Ordering::Relaxed)
+    }
+
     pub(super) fn received(&self, resources: usize) {
         self.received.fetch_add(resources as u64, Ordering::Relaxed);
     }

@@ -16,7 +16,7 @@ use crate::job::checkpoint::Plain;
 use crate::smart::admit::Line;
 
 /// Bytes of one part: the smallest that every store takes.
-pub(super) const PART: usize = 5 * 1024 * 1024;
+pub(crate) const PART: usize = 5 * 1024 * 1024;
 /// A line of this length goes into its part as it is; shorter ones are copied together, so that a page's buffer
 /// is free again as soon as its lines are written.
 const UNCOPIED: usize = 256 * 1024;

@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use offtake::{Clock, SystemClock};
 
 use crate::client::Client;
+use crate::process::Process;
 use crate::storage::Storage;
 use crate::support::{World, until};
 
@@ -173,7 +174,8 @@ pub(crate) async fn by_user_delegation(storage: &Storage) -> anyhow::Result<()> 
     let key = world.output.find(", account_key:").context("a key")?;
     world.output.replace_range(key.., " }");
     let token = storage.ask(&["token"]).await?;
-    let process = crate::support::Process::start(&world, &[("AZURE_STORAGE_TOKEN", token.trim())]).await?;
+    let variables = vec!["env".to_owned(), format!("AZURE_STORAGE_TOKEN={}", token.trim())];
+    let process = Process::start(variables, |base| world.yaml(base, "")).await?;
     let client = Client::new();
     let status = client.kick_off(&format!("{}/$export", process.base)).await?;
     let manifest = client.wait(&status, |_| {}).await?;

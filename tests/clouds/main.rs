@@ -9,10 +9,16 @@ mod crash_output;
 mod expected;
 
 mod aborts;
+mod between;
 mod crash_parts;
+mod disk;
 mod doctor;
 mod exports;
+mod full;
 mod links;
+mod live;
+mod process;
+mod stall;
 mod storage;
 mod support;
 
@@ -28,15 +34,19 @@ type Test = for<'a> fn(&'a Storage) -> LocalBoxFuture<'a, anyhow::Result<()>>;
 /// Where a test is about something.
 type Where = fn(&Storage) -> bool;
 
-const ALL: Where = |_| true;
+const ALL: Where = |storage| storage.name != "tmpfs";
+/// A small disk, and no storage of others.
+const ON_DISK: Where = |storage| storage.name == "tmpfs";
+/// What a process does with a storage in a cloud, once.
+const ON_S3: Where = Storage::is_s3;
 /// Azure knows no uploads that could end, only blocks.
 const HAS_BLOCKS: Where = |storage| storage.name.starts_with("azurite");
 /// What takes minutes is not done a second time by TLS.
-const NOT_AGAIN: Where = |storage| storage.name != "azurite-https";
+const NOT_AGAIN: Where = |storage| ALL(storage) && storage.name != "azurite-https";
 /// Google's front knows no way to make a bucket public.
-const CAN_BE_PUBLIC: Where = |storage| storage.name != "gcs";
+const CAN_BE_PUBLIC: Where = |storage| ALL(storage) && storage.name != "gcs";
 
-const TESTS: [(&str, Where, Test); 16] = [
+const TESTS: [(&str, Where, Test); 21] = [
     ("an_export_is_exact_at_every_level", ALL, |storage| exports::is_exact(storage).boxed_local()),
     ("a_file_of_several_parts_is_exact", ALL, |storage| exports::is_exact_in_parts(storage).boxed_local()),
     ("a_file_stored_as_gzip", ALL, |storage| links::stored_as_gzip(storage).boxed_local()),
@@ -61,6 +71,11 @@ const TESTS: [(&str, Where, Test); 16] = [
     ("an_abort_at_any_effect", NOT_AGAIN, |storage| aborts::everywhere(storage).boxed_local()),
     ("what_others_have_there_stays", ALL, |storage| aborts::spares_others(storage).boxed_local()),
     ("a_storage_that_stalls", ALL, |storage| exports::outlasts_a_stall(storage).boxed_local()),
+    ("a_process_whose_storage_stalls", ON_S3, |storage| stall::is_outlasted(storage).boxed_local()),
+    ("a_process_refused_one_write_of_ten", ON_S3, |storage| stall::refusals_cost_time_only(storage).boxed_local()),
+    ("a_disk_filled_by_an_export", ON_DISK, |storage| full::by_itself(storage).boxed_local()),
+    ("a_disk_filled_while_little_is_read", ON_DISK, |storage| full::while_it_waits(storage).boxed_local()),
+    ("a_disk_filled_by_others", ON_DISK, |storage| full::by_others(storage).boxed_local()),
 ];
 
 fn main() -> ExitCode {

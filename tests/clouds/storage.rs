@@ -30,7 +30,7 @@ impl Storage {
         Self { name: name.to_owned() }
     }
 
-    fn is_s3(&self) -> bool {
+    pub(crate) fn is_s3(&self) -> bool {
         matches!(self.name.as_str(), "versitygw" | "minio")
     }
 
@@ -156,7 +156,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clouds")
 }
 
-fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     given(name).unwrap_or_else(|| panic!("{name} is not set: start this by tests/clouds/run"))
 }
 

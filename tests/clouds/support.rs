@@ -1,12 +1,12 @@
 //! An Offtake in front of a sample upstream whose files go to a storage.
 
 use std::collections::BTreeMap;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use offtake::testing::{CrashPoint, JobStore};
 use offtake::{Config, Offtake};
 use sample_upstream::{Running, SampleUpstream, Settings};
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::client::{Client, Manifest, Poll};
+use crate::client::{Client, Manifest};
 use crate::crash_output::CrashOutput;
 use crate::crash_parts::CrashParts;
 use crate::expected;
@@ -71,7 +71,8 @@ impl<'a> World<'a> {
         self.output = self.storage.output(&self.folder);
     }
 
-    fn yaml(&self, base: &str, more: &str) -> String {
+    /// The text of a configuration with these lines of `output` besides.
+    pub(crate) fn yaml(&self, base: &str, more: &str) -> String {
         format!(
             "server: {{ public_base_url: '{base}', listen: '{}' }}\nupstream: {{ base_url: '{}' }}\n\
              store: {{ path: '{}' }}\noutput: {{ {}, http: {{ {} }}, {more} }}\n",
@@ -233,38 +234,5 @@ pub(crate) async fn until(
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
-    }
-}
-
-/// The built `offtake serve` with variables of its own. Dropped, it is killed.
-pub(crate) struct Process {
-    pub(crate) base: String,
-    child: Child,
-}
-
-impl Process {
-    pub(crate) async fn start(world: &World<'_>, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
-        let base = format!("http://{address}/fhir");
-        let config = world.state.path().join("offtake.yaml");
-        std::fs::write(&config, world.yaml(&base, ""))?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
-        command.arg("serve").arg("--config").arg(&config).envs(variables.iter().copied());
-        let process = Self { base, child: command.spawn()? };
-        let nowhere = format!("{}/$bulk-status/00000000000000000000000000000000", process.base);
-        let client = Client::new();
-        until("it answers", PATIENCE, async || match client.poll(&nowhere).await? {
-            Poll::Other(code, _) if code == 404 => Ok(()),
-            other => bail!("{other:?}"),
-        })
-        .await?;
-        Ok(process)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended already; there is nobody to tell.
-        let _ended = self.child.kill().and_then(|()| self.child.wait());
     }
 }
