@@ -25,9 +25,10 @@ const QUIET: Duration = Duration::from_secs(2);
 /// Less than this does not take the next part of a file.
 const PART: u64 = 5 * 1024 * 1024;
 /// Places that are tried at the same time.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 
 const PATH: &str = "/$export?_type=Patient,Encounter,Observation";
+const ONE_FILE: &str = "/$export?_type=Observation";
 const FEW: &str = "/$export?_type=Patient";
 
 /// A process whose files and jobs are on a small disk.
@@ -182,7 +183,9 @@ async fn more_than_fits(world: &World) -> anyhow::Result<Duration> {
 
 /// A server from which little comes: the disk is looked at, though nothing is written for a long time.
 pub(crate) async fn while_it_waits(_disk: &Storage) -> anyhow::Result<()> {
-    let world = World::with_files_of(1_000, small()).await?;
+    let upstream = small();
+    upstream.generate(9);
+    let world = World::with_files_of(1_000, upstream).await?;
     let took = filled_while_it_waits(&world).await.with_context(|| world.process.log())?;
     println!("filled while little was read: paused within {took:.1?}");
     world.server.stop().await;
@@ -194,9 +197,10 @@ async fn filled_while_it_waits(world: &World) -> anyhow::Result<Duration> {
     live::settled(&world.upstream).await?;
     let pace = |bytes| world.upstream.update_settings(|settings| settings.bytes_per_second = bytes);
     pace(Some(5_000));
-    let status = world.client.kick_off(&world.url(PATH)).await?;
+    let status = world.client.kick_off(&world.url(ONE_FILE)).await?;
+    // By then the file is open, and it is written once it is full.
     until("it reads", PATIENCE, async || match world.client.poll(&status).await? {
-        Poll::Running(text) if text.starts_with("reading, ") => Ok(()),
+        Poll::Running(text) if text.starts_with("reading, ") && !text.contains("(0 of") => Ok(()),
         other => bail!("it is {other:?}"),
     })
     .await?;
@@ -210,7 +214,7 @@ async fn filled_while_it_waits(world: &World) -> anyhow::Result<Duration> {
     // Whoever made room at once would be taken for the export itself.
     live::alone(&mut Live::through(&world.process.base), &world.upstream, QUIET).await?;
     world.disk.make_room()?;
-    world.is_exact(PATH, &status).await?;
+    world.is_exact(ONE_FILE, &status).await?;
     Ok(took)
 }
 
