@@ -47,6 +47,12 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
             Ok(Access::Open { exposure })
         }
         SmartMode::AuthorizationServer => {
+            if !config.server.listen.ip().is_loopback() {
+                tracing::warn!(
+                    "tokens are asked for by bulk requests only: every other request reaches the FHIR server by server.listen as \
+                     it is, and if that answers without credentials, whoever reaches us reads everything there"
+                );
+            }
             let clients = usable(smart);
             let source = key_source(smart, clock)?;
             let keys = token_keys(smart, state, clock::now(&**clock))?;

@@ -197,6 +197,21 @@ async fn a_jwks_uri_can_come_by_sighup_and_another_mode_cannot() {
     server.stop().await;
 }
 
+/// SEC-02: a server that trusts its network is opened to whoever reaches us.
+#[tokio::test]
+async fn a_listener_beyond_this_machine_is_warned_of_where_only_bulk_requests_need_a_token() {
+    const WARNING: &str = "every other request reaches the FHIR server by server.listen";
+    let upstream = SampleUpstream::new(Settings::default());
+    let server = upstream.serve(listener().await).await;
+    let mut process = process(&[Client::new("a", "system/*.rs")], &server.base_url).await;
+    assert!(!process.log().contains(WARNING));
+    process.reload(|yaml| yaml.replace("listen: 127.0.0.1", "listen: 0.0.0.0")).expect("it is told");
+    process.kill().expect("it is killed");
+    process.restart().expect("it starts");
+    until("it is warned of", async || Ok(process.log().contains(WARNING).then_some(()))).await.expect("it says so");
+    server.stop().await;
+}
+
 /// SM-017, SEC-13, SEC-16
 #[tokio::test]
 async fn after_a_restart_tokens_are_good_and_assertions_used_up() {
