@@ -264,7 +264,7 @@ impl Offtake {
         match &self.app.edge.access {
             Access::Open { .. } => anyhow::bail!("smart.mode was open at the start: there are no clients"),
             Access::Server(server) => {
-                server.register(smart::clients(&config.smart)?);
+                smart::reload(server, &config.smart, &self.app.edge.clock)?;
                 if let Some(engine) = self.app.engine.borrow().engine() {
                     engine.look_again();
                 }

@@ -22,6 +22,7 @@ pub use crate::profile::{
     CountMethod, NextLinks, NoneWord, OrNone, PageTotal, PatientForm, PresetChoice, ProfileOverrides, Searches,
     TimeFilter,
 };
+pub use crate::smart::client::JwksUri;
 pub use care::{
     BreakerConfig, NotATime, QuietHoursConfig, QuietWindowConfig, TimeOfDay, UtcOffset, Weekday, YieldConfig,
 };

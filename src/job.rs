@@ -4,10 +4,11 @@ pub(crate) mod checkpoint;
 pub(crate) mod index;
 pub(crate) mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use self::checkpoint::{FileContent, FileRecord};
 pub(crate) use crate::bulk::job_id::JobId;
 use crate::bulk::kickoff::Kickoff;
 use crate::bulk::manifest::TypeProof;
@@ -44,6 +45,17 @@ pub(crate) struct Job {
     pub(crate) software: String,
     pub(crate) created: Millis,
     pub(crate) state: JobState,
+}
+
+impl Job {
+    /// All types that it tells of by these files, also those that came along by reference.
+    pub(crate) fn all_types(&self, files: &[FileRecord]) -> BTreeSet<ResourceType> {
+        let listed = files.iter().filter_map(|file| match file.content {
+            FileContent::Resources(name) => Some(name),
+            FileContent::Outcomes | FileContent::Deletions | FileContent::Held => None,
+        });
+        self.types.iter().copied().chain(listed).collect()
+    }
 }
 
 /// Where a job stands.

@@ -47,17 +47,62 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
             Ok(Access::Open { exposure })
         }
         SmartMode::AuthorizationServer => {
-            let clients = clients(smart)?;
-            let has_https = smart.clients.iter().filter_map(|client| client.jwks_uri.as_ref());
-            let has_https = has_https.into_iter().any(|uri| uri.scheme() == "https");
-            let source = KeySource::new(Arc::clone(clock), smart.private_hosts(), has_https)
-                .context("could not set up connections to the clients' jwks_uri")?;
+            if !config.server.listen.ip().is_loopback() {
+                tracing::warn!(
+                    "tokens are asked for by bulk requests only: every other request reaches the FHIR server by server.listen as \
+                     it is, and if that answers without credentials, whoever reaches us reads everything there"
+                );
+            }
+            let clients = usable(smart);
+            let source = key_source(smart, clock)?;
             let keys = token_keys(smart, state, clock::now(&**clock))?;
             let base = config.server.public_base_url.as_str();
             let server = AuthorizationServer::new(base, clients, keys, source, smart.token_lifetime, Arc::clone(clock));
             Ok(Access::Server(Arc::new(server)))
         }
     }
+}
+
+/// What fetches the keys of these clients.
+fn key_source(smart: &SmartConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<KeySource> {
+    let mut addresses = smart.clients.iter().filter_map(|client| client.jwks_uri.as_ref());
+    let has_https = addresses.any(|uri| uri.url().scheme() == "https");
+    KeySource::new(Arc::clone(clock), smart.private_hosts(), has_https)
+        .context("could not set up connections to the clients' jwks_uri")
+}
+
+/// Takes up the clients that a configuration names now.
+///
+/// # Errors
+/// If one of them cannot be used, or another option says that there is another server: then all stay as they were.
+pub(super) fn reload(server: &AuthorizationServer, smart: &SmartConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        smart.mode == SmartMode::AuthorizationServer,
+        "smart.mode is another one than at the start, which only a restart can change"
+    );
+    server.register(clients(smart)?, key_source(smart, clock)?);
+    Ok(())
+}
+
+/// The clients at a start. What is wrong with one of them is no reason to let nothing through to the upstream: it gets no
+/// tokens, and its exports are kept.
+fn usable(smart: &SmartConfig) -> Clients {
+    let mut clients = Clients::new();
+    for (number, config) in smart.clients.iter().enumerate() {
+        let read = client(config).or_else(|error| {
+            let error = error_chain(&*error);
+            tracing::error!(
+                error,
+                "smart.clients[{number}] cannot prove who it is until a restart or SIGHUP after it is mended"
+            );
+            named(config, ClientKeys::Unreadable)
+        });
+        match read {
+            Ok(client) => drop(clients.insert(client.id.clone(), Arc::new(client))),
+            Err(error) => tracing::error!(error = error_chain(&*error), "smart.clients[{number}] is left out"),
+        }
+    }
+    clients
 }
 
 /// The clients that a configuration names.
@@ -78,8 +123,6 @@ pub(super) fn clients(smart: &SmartConfig) -> anyhow::Result<Clients> {
 }
 
 fn client(config: &ClientConfig) -> anyhow::Result<Client> {
-    let id = ClientId::parse(&config.client_id).context("client_id")?;
-    let scopes = Scopes::parse(&config.scope).context("scope")?;
     let keys = match (&config.jwks, &config.jwks_file, &config.jwks_uri) {
         (Some(jwks), None, None) => ClientKeys::Registered(KeySet::of(jwks).context("jwks")?),
         (None, Some(path), None) => {
@@ -89,6 +132,12 @@ fn client(config: &ClientConfig) -> anyhow::Result<Client> {
         (None, None, Some(uri)) => ClientKeys::At(uri.clone()),
         _ => anyhow::bail!("jwks: the keys are not given in exactly one way"),
     };
+    named(config, keys)
+}
+
+fn named(config: &ClientConfig, keys: ClientKeys) -> anyhow::Result<Client> {
+    let id = ClientId::parse(&config.client_id).context("client_id")?;
+    let scopes = Scopes::parse(&config.scope).context("scope")?;
     Ok(Client { id, scopes, keys })
 }
 

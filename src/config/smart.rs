@@ -11,7 +11,7 @@ use url::{Host, Url};
 use super::server::is_loopback;
 use super::{Problems, Section, seconds};
 use crate::smart::address::is_public;
-use crate::smart::client::ClientId;
+use crate::smart::client::{ClientId, JwksUri};
 use crate::smart::jwk::KeySet;
 use crate::smart::scope::Scopes;
 
@@ -61,7 +61,7 @@ pub struct ClientConfig {
     /// The file that holds them.
     pub jwks_file: Option<PathBuf>,
     /// Where they can be fetched.
-    pub jwks_uri: Option<Url>,
+    pub jwks_uri: Option<JwksUri>,
 }
 
 impl Default for SmartConfig {
@@ -107,7 +107,7 @@ impl SmartConfig {
             add("jwks_file", "is not an absolute path");
         }
         if let Some(uri) = &client.jwks_uri {
-            self.check_uri(uri, &mut |problem| add("jwks_uri", problem));
+            self.check_uri(uri.url(), &mut |problem| add("jwks_uri", problem));
         }
     }
 

@@ -9,6 +9,7 @@ use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, StoreError};
 use crate::job::{Job, JobId, JobState, Owner};
 use crate::output::checkpoint;
+use crate::smart::server::AuthorizationServer;
 use crate::telemetry::error_chain;
 
 impl Engine {
@@ -53,16 +54,16 @@ impl Engine {
         };
         self.inner.expire(&jobs).await;
         let Some(server) = &self.inner.server else { return };
-        let is_revoked = |job: &&Job| match &job.owner {
-            // From a time when there were no clients: it is nobody's.
-            Owner::Open => false,
-            Owner::Client { .. } => job.state != JobState::Deleted && !server.covers(&job.owner, &job.types),
-        };
-        for job in jobs.iter().filter(is_revoked) {
-            match self.delete(job.id).await {
-                Ok(_) => {
+        for job in &jobs {
+            let revoked = async {
+                let is_revoked = self.inner.is_revoked(server, job).await?;
+                Ok::<_, StoreError>(is_revoked && self.delete(job.id).await?)
+            };
+            match revoked.await {
+                Ok(true) => {
                     tracing::warn!(export.job_id = %job.id, "an export was revoked: its client may not have it any more");
                 }
+                Ok(false) => {}
                 Err(error) => tracing::warn!(error = error_chain(&error), "could not revoke an export yet"),
             }
         }
@@ -70,6 +71,21 @@ impl Engine {
 }
 
 impl Inner {
+    /// Whether the client of an export may not have all of it any more, also what comes or came along (SEC-14).
+    async fn is_revoked(&self, server: &AuthorizationServer, job: &Job) -> Result<bool, StoreError> {
+        // One from a time when there were no clients is nobody's.
+        if job.owner == Owner::Open || job.state == JobState::Deleted || server.is_as_wide(&job.owner) {
+            return Ok(false);
+        }
+        let mut types = job.all_types(&self.services.store.files(job.id).await?);
+        if job.state.is_active()
+            && let Some(plan) = self.services.store.plan(job.id).await?
+        {
+            types.extend(plan.context);
+        }
+        Ok(!server.covers(&job.owner, types))
+    }
+
     /// Deletes the jobs whose time has come.
     async fn expire(&self, jobs: &[Job]) {
         let now = clock::now(&*self.services.clock);

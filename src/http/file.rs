@@ -34,7 +34,8 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
     let Some((job, object)) = find(edge, &engine, caller.as_ref(), id, name).await? else {
         return Ok(plain(StatusCode::NOT_FOUND));
     };
-    if caller.is_some() && edge.link_mode == LinkMode::Redirect {
+    // A link is signed for GET alone: what a HEAD asks is answered here.
+    if caller.is_some() && edge.link_mode == LinkMode::Redirect && head.method != Method::HEAD {
         return lead_on(edge, &job, name, &object).await;
     }
     let download = engine.download(id, &object.key);
@@ -45,7 +46,11 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
     // RFC 9110, 14.2: only a GET asks for a part.
     let range = value(&head.headers, &header::RANGE).filter(|_| head.method == Method::GET);
     let takes_gzip = head.headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let takes_gzip = coding::takes_gzip(takes_gzip);
+    let takes_gzip = match edge.output.signs_for() {
+        // A storage sends what it holds, whatever is asked for.
+        Some(_) if caller.is_some() && edge.link_mode == LinkMode::Redirect => object.plain.is_some(),
+        _ => coding::takes_gzip(takes_gzip),
+    };
     let form = Form::choose(&object, takes_gzip, range.is_some());
     // Each takes some hundred kibibytes: beyond so many at a time files are sent as they are.
     let permit = (form.coding == OnTheWay::Pack && head.method == Method::GET)
@@ -130,16 +135,16 @@ async fn find(
     name: &str,
 ) -> Result<Option<(Job, StoredObject)>, Problem> {
     let Some(job) = engine.job(id).await? else { return Ok(None) };
+    let files = engine.files(id).await?;
     let is_theirs = match (caller, edge.server()) {
         (Some(caller), _) => caller.owns(&job.owner),
         // SEC-14: the links of a client that may not have them any more lead nowhere.
-        (None, Some(server)) => server.covers(&job.owner, &job.types),
+        (None, Some(server)) => server.covers(&job.owner, job.all_types(&files)),
         (None, None) => Caller::Anybody.owns(&job.owner),
     };
     if !is_theirs {
         return Ok(None);
     }
-    let files = engine.files(id).await?;
     let named = files.iter().find(|file| {
         file.content.is_for_clients()
             && layout::parse_file_name(name) == Some(file.no)
@@ -150,7 +155,7 @@ async fn find(
         let of_file = match file.content {
             FileContent::Resources(name) => BTreeSet::from([name]),
             // They tell of everything in the export.
-            FileContent::Outcomes | FileContent::Deletions | FileContent::Held => status::types_of(&job, &files),
+            FileContent::Outcomes | FileContent::Deletions | FileContent::Held => job.all_types(&files),
         };
         authorize::require(edge, caller, of_file)?;
     }

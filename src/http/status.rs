@@ -1,6 +1,5 @@
 //! The status request, and the manifest once there is one.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -40,21 +39,13 @@ pub(super) async fn status(edge: &Edge, caller: &Caller, id: JobId) -> Result<Re
                 return Ok(in_progress("finishing", 0));
             }
             let files = engine.files(id).await?;
-            authorize::require(edge, caller, types_of(&job, &files))?;
+            // SEC-15: a manifest tells of all types of its job, also of those that came along.
+            authorize::require(edge, caller, job.all_types(&files))?;
             manifest(edge, &job, complete, &files, now).await
         }
         JobState::Failed(failed) => Err(Problem::job_failed(failed)),
         JobState::Deleted => Err(Problem::no_such_job()),
     }
-}
-
-/// SEC-15: a manifest tells of all types of its job, also of those that came along.
-pub(super) fn types_of(job: &Job, files: &[FileRecord]) -> BTreeSet<ResourceType> {
-    let listed = files.iter().filter_map(|file| match file.content {
-        FileContent::Resources(name) => Some(name),
-        FileContent::Outcomes | FileContent::Deletions | FileContent::Held => None,
-    });
-    job.types.iter().copied().chain(listed).collect()
 }
 
 /// BD-057 to BD-059

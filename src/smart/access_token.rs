@@ -262,7 +262,8 @@ impl AccessToken {
             return Err(TokenError::Audience);
         }
         let seconds = now.0.div_euclid(1000);
-        // A clock that was set back does not make a token good for longer.
+        // Beyond a minute a clock that was set back makes it worth nothing. Up to there it lives as much longer, also one
+        // that had expired.
         if claims.exp <= seconds || claims.iat > seconds + GRACE_MILLIS / 1000 {
             return Err(TokenError::Expired);
         }

@@ -32,7 +32,7 @@ struct Claims {
     iss: String,
     sub: String,
     aud: Audience,
-    exp: i64,
+    exp: f64,
     jti: String,
     iat: Option<f64>,
     nbf: Option<f64>,
@@ -65,7 +65,7 @@ pub(crate) enum AssertionError {
     UnknownClient,
     #[error("`jku` is not the client's registered `jwks_uri`")]
     Jku,
-    #[error("the keys at the client's `jwks_uri` cannot be had")]
+    #[error("the client's keys cannot be had")]
     NoKeys,
     #[error("{0}")]
     Key(NotFound),
@@ -173,20 +173,25 @@ impl<'a> Unverified<'a> {
 
     fn check_claims(&self, expected: Expected<'_>) -> Result<Use, AssertionError> {
         let Expected { audiences, now, remembered_since } = expected;
-        let Claims { aud, exp, jti, iat, nbf, .. } = &self.claims;
+        let Claims { aud, jti, iat, nbf, .. } = &self.claims;
         if !audiences.iter().any(|url| aud.names(url)) {
             return Err(AssertionError::Audience);
         }
         // Seconds are held against the second that it is now: what a client calls now is not in the future.
         let seconds = now.0.div_euclid(1000);
-        if *exp <= seconds {
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
+        let float = |seconds: i64| seconds as f64;
+        // RFC 7519, section 2: a time may have a fraction. It is good up to the second that it lies in.
+        let exp = self.claims.exp.floor();
+        if exp.is_nan() || exp <= float(seconds) {
             return Err(AssertionError::Expired);
         }
-        if *exp > seconds.saturating_add(LIFETIME + SKEW) {
+        if exp > float(seconds.saturating_add(LIFETIME + SKEW)) {
             return Err(AssertionError::Lifetime);
         }
-        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
-        let latest = (seconds + SKEW) as f64;
+        #[expect(clippy::cast_possible_truncation, reason = "it lies in the next minutes, and has no fraction")]
+        let exp = exp as i64;
+        let latest = float(seconds + SKEW);
         if [iat, nbf].into_iter().flatten().any(|time| time.is_nan() || *time > latest) {
             return Err(AssertionError::NotYet);
         }
@@ -194,11 +199,10 @@ impl<'a> Unverified<'a> {
             return Err(AssertionError::Jti);
         }
         // Of what was used before the memory began nothing is known. Whatever was good then has expired by now, or was
-        // issued later.
+        // issued later, also by a clock that is ahead.
         let since = remembered_since.0.div_euclid(1000);
         let forgotten_until = since.saturating_add(LIFETIME + SKEW);
-        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^52")]
-        let is_later = iat.is_some_and(|iat| iat >= since as f64) || *exp >= forgotten_until;
+        let is_later = iat.is_some_and(|iat| iat > float(since + SKEW)) || exp > forgotten_until;
         if seconds < forgotten_until && !is_later {
             return Err(AssertionError::Forgotten);
         }

@@ -1,9 +1,11 @@
 //! Who a client is.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use url::Url;
 
 use super::scope::Scopes;
 
@@ -57,6 +59,50 @@ impl<'de> Deserialize<'de> for ClientId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where a client publishes its keys: as it was registered, letter by letter, and as it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwksUri {
+    text: String,
+    url: Url,
+}
+
+impl JwksUri {
+    /// What `jku` of an assertion has to be (spec 7.2, step 6).
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+}
+
+impl FromStr for JwksUri {
+    type Err = url::ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self { text: text.to_owned(), url: text.parse()? })
+    }
+}
+
+impl From<Url> for JwksUri {
+    fn from(url: Url) -> Self {
+        Self { text: url.to_string(), url }
+    }
+}
+
+impl Serialize for JwksUri {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for JwksUri {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -5,11 +5,9 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use url::Url;
-
 use super::access_token::{self, AccessToken, TokenError, TokenKeys};
 use super::assertion::{AssertionError, Authenticated, Expected, Registered, Unverified, Use};
-use super::client::{ClientId, Owner};
+use super::client::{ClientId, JwksUri, Owner};
 use super::discovery::Endpoints;
 use super::jwk::KeySet;
 use super::jws::CannotSign;
@@ -33,7 +31,9 @@ pub(crate) enum ClientKeys {
     /// They were given to us.
     Registered(KeySet),
     /// They are fetched from its `jwks_uri`.
-    At(Url),
+    At(JwksUri),
+    /// They could not be read at the start: nobody can prove to be the client until they can.
+    Unreadable,
 }
 
 /// The clients as they are now.
@@ -46,7 +46,7 @@ pub(crate) struct AuthorizationServer {
     audiences: [String; 2],
     clients: RwLock<Arc<Clients>>,
     keys: RwLock<Arc<TokenKeys>>,
-    source: KeySource,
+    source: RwLock<Arc<KeySource>>,
     lifetime: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -142,11 +142,14 @@ impl AuthorizationServer {
         // Some clients name the base's other endpoint, where they use that one.
         let audiences = [endpoints.token.clone(), endpoints.introspection.clone()];
         let (clients, keys) = (RwLock::new(Arc::new(clients)), RwLock::new(Arc::new(keys)));
+        let source = RwLock::new(Arc::new(source));
         Self { endpoints, audiences, clients, keys, source, lifetime, clock }
     }
 
-    /// Replaces all clients: every token is held against the new ones from now on (SEC-14).
-    pub(crate) fn register(&self, clients: Clients) {
+    /// Replaces all clients, and where their keys are had from: every token is held against the new ones from now on
+    /// (SEC-14).
+    pub(crate) fn register(&self, clients: Clients, source: KeySource) {
+        *self.source.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(source);
         *self.clients.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(clients);
     }
 
@@ -159,17 +162,31 @@ impl AuthorizationServer {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn source(&self) -> Arc<KeySource> {
+        Arc::clone(&self.source.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn clients(&self) -> Arc<Clients> {
         Arc::clone(&self.clients.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether the client of an export may have now all that it could have when it kicked off.
+    pub(crate) fn is_as_wide(&self, owner: &Owner) -> bool {
+        match owner {
+            Owner::Open => false,
+            Owner::Client { id, scopes } => {
+                self.clients().get(id).is_some_and(|client| scopes.and(&client.scopes).as_ref() == Some(scopes))
+            }
+        }
+    }
+
     /// Whether the client of an export is registered still, and for all these types (SEC-14).
-    pub(crate) fn covers(&self, owner: &Owner, types: &[ResourceType]) -> bool {
+    pub(crate) fn covers(&self, owner: &Owner, types: impl IntoIterator<Item = ResourceType>) -> bool {
         match owner {
             Owner::Open => false,
             Owner::Client { id, .. } => {
                 let client = self.clients().get(id).cloned();
-                client.is_some_and(|client| types.iter().all(|name| client.scopes.may_export(*name)))
+                client.is_some_and(|client| types.into_iter().all(|name| client.scopes.may_export(name)))
             }
         }
     }
@@ -219,14 +236,16 @@ impl AuthorizationServer {
         };
         let verified = match &client.keys {
             ClientKeys::Registered(keys) => unverified.verify(Ok(Registered { keys, jwks_uri: None }), expected()),
+            ClientKeys::Unreadable => unverified.verify(Err(AssertionError::NoKeys), expected()),
             ClientKeys::At(uri) => {
                 let by = |keys| Ok(Registered { keys, jwks_uri: Some(uri.as_str()) });
-                match self.source.keys(&client.id, uri, |keys| unverified.is_by_one_of(keys)).await {
+                let source = self.source();
+                match source.keys(&client.id, uri.url(), |keys| unverified.is_by_one_of(keys)).await {
                     None => unverified.verify(Err(AssertionError::NoKeys), expected()),
                     Some(found) => match unverified.verify(by(&found.set), expected()) {
                         // Too old to be relied on: the key may be there no more.
                         Ok(_) if !found.is_fresh => {
-                            let anew = self.source.anew(&client.id, uri).await.ok_or(AssertionError::NoKeys)?;
+                            let anew = source.anew(&client.id, uri.url()).await.ok_or(AssertionError::NoKeys)?;
                             unverified.verify(by(&anew.set), expected())
                         }
                         verified => verified,

@@ -13,15 +13,15 @@ use crate::support;
 const ALL: &str = "system/*.rs";
 
 /// A server at which a client publishes its keys.
-struct Keys {
-    uri: url::Url,
+pub(super) struct Keys {
+    pub(super) uri: url::Url,
     /// The whole answer, byte for byte.
     answer: Arc<Mutex<String>>,
     asked: Arc<Mutex<usize>>,
 }
 
 impl Keys {
-    async fn serve(answer: String) -> Self {
+    pub(super) async fn serve(answer: String) -> Self {
         let listener = support::listener().await;
         let uri = format!("http://{}/jwks.json", listener.local_addr().expect("it listens"));
         let (answer, asked) = (Arc::new(Mutex::new(answer)), Arc::new(Mutex::new(0)));
@@ -56,12 +56,12 @@ impl Keys {
     }
 
     fn client(&self) -> ClientConfig {
-        let jwks_uri = Some(self.uri.clone());
+        let jwks_uri = Some(self.uri.clone().into());
         ClientConfig { client_id: "a".to_owned(), scope: ALL.to_owned(), jwks_uri, ..ClientConfig::default() }
     }
 }
 
-fn ok(keys: &[&Key], headers: &str) -> String {
+pub(super) fn ok(keys: &[&Key], headers: &str) -> String {
     let keys: Vec<_> = keys.iter().map(|key| &key.jwk).collect();
     let body = serde_json::json!({ "keys": keys }).to_string();
     format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
@@ -169,6 +169,51 @@ async fn what_is_no_set_of_keys_opens_nothing() {
     assert_eq!(elsewhere.asked(), 0, "redirects are not followed");
 }
 
+/// Spec 7.2, step 6: `jku` is the text that was registered, also where a URL is written in another way when it is asked.
+#[tokio::test]
+async fn jku_is_the_address_as_it_was_registered() {
+    let key = Key::es384("k1");
+    let keys = Keys::serve(ok(&[&key], "")).await;
+    let registered = keys.uri.as_str().replace("http://127.0.0.1", "HTTP://127.0.0.1").replace("/jwks.json", "");
+    let rig = Rig::configured(&[], |config| {
+        let jwks_uri = Some(registered.parse().expect("a URL"));
+        config.smart.clients = vec![ClientConfig { jwks_uri, ..keys.client() }];
+        config.smart.jwks_private_hosts = vec!["127.0.0.1".to_owned()];
+    })
+    .await;
+    let normal = url::Url::parse(&registered).expect("a URL").to_string();
+    assert_ne!(normal, registered);
+    for (jku, status) in [(registered, 200), (normal, 400)] {
+        let mut assertion = rig.assertion(&signing(&key));
+        assertion.header["jku"] = jku.as_str().into();
+        let signed = key.sign(&assertion.header.to_string(), &assertion.claims.to_string());
+        assert_eq!(rig.ask_for_token(&super::parameters(ALL, &signed)).await.status, status, "{jku}");
+    }
+    rig.stop().await;
+}
+
+/// One client's file that cannot be read costs that client its tokens, and nobody anything else.
+#[tokio::test]
+async fn a_client_whose_keys_cannot_be_read_does_not_keep_the_others_out() {
+    let (good, bad) = (Client::new("good", ALL), Client::new("bad", ALL));
+    let mut rig = Rig::with(&[good.clone(), bad.clone()]).await;
+    let token = rig.token(&bad, ALL).await;
+    rig.exported("/$export?_type=Patient", &token).await;
+    let jobs = rig.store.job_ids().await;
+    assert_eq!(jobs.len(), 1);
+    rig.restart(|config| {
+        config.smart.clients[1].jwks = None;
+        config.smart.clients[1].jwks_file = Some("/nowhere/bad.jwks.json".into());
+    })
+    .await;
+    rig.token(&good, ALL).await;
+    let answer = rig.ask_for_token(&rig.parameters(&bad, ALL)).await;
+    assert_error(&answer, 400, "invalid_client", "its keys are not known");
+    assert_eq!(rig.ask("GET", "/Patient?_count=1", &[], b"").await.status, 200);
+    assert_eq!(rig.store.job_ids().await, jobs, "what it has it keeps");
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn a_private_address_is_asked_only_where_its_host_is_named() {
     let key = Key::es384("k1");
@@ -176,7 +221,7 @@ async fn a_private_address_is_asked_only_where_its_host_is_named() {
     for host in ["127.0.0.1", "localhost"] {
         let mut uri = keys.uri.clone();
         uri.set_host(Some(host)).expect("a host");
-        let client = ClientConfig { jwks_uri: Some(uri), ..keys.client() };
+        let client = ClientConfig { jwks_uri: Some(uri.into()), ..keys.client() };
         // As if a public name had come to lead there: a configuration that says so is refused.
         let rig = Rig::configured(&[], |config| config.smart.clients = vec![client]).await;
         let answer = rig.ask_for_token(&rig.parameters(&signing(&key), ALL)).await;

@@ -65,6 +65,10 @@ async fn a_redirect_leads_on_whoever_shows_a_token() {
     let (manifest, links) = rig.listed(&status, &token).await;
     assert_eq!(manifest["requiresAccessToken"], json!(true));
     assert_eq!(rig.ask("GET", &links["Patient"], &[], b"").await.status, 401);
+    assert_eq!(rig.ask("HEAD", &links["Patient"], &[], b"").await.status, 401);
+    let head = rig.with_token("HEAD", &links["Patient"], &token).await;
+    assert_eq!(head.status, 200, "a link is signed for GET alone");
+    assert_ne!(head.header("etag"), "");
     let foreign = rig.token(&other, "system/*.rs").await;
     assert_eq!(rig.with_token("GET", &links["Patient"], &foreign).await.status, 404);
     let led = rig.with_token("GET", &links["Patient"], &token).await;

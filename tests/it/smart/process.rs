@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use sample_upstream::{SampleUpstream, Settings};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
+use super::clients::{Keys, ok};
 use super::{Client, FORM, form, fresh, parameters};
 use crate::process::{Options, Process, until};
 use crate::raw::{self, Answer, KICKOFF};
@@ -37,9 +40,20 @@ fn assertion(process: &Process, client: &Client) -> String {
     let header = json!({ "alg": "ES384", "typ": "JWT", "kid": client.key.jwk["kid"] });
     let claims = json!({
         "iss": client.id, "sub": client.id, "aud": format!("{}/$bulk-token", process.base),
-        "iat": now, "exp": now + 200, "jti": fresh("jti"),
+        // So late that it cannot have been used before the start (SEC-13).
+        "iat": now, "exp": now + 330, "jti": fresh("jti"),
     });
     client.key.sign(&header.to_string(), &claims.to_string())
+}
+
+/// Asks until the job store is open, and a second has passed since.
+async fn token(process: &Process, client: &Client) -> String {
+    until("there is a token", async || {
+        let answer = token_answer(process, client).await;
+        Ok(answer.json()["access_token"].as_str().map(str::to_owned))
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:?}\n{}", process.log()))
 }
 
 /// Asks until the job store is open.
@@ -52,11 +66,6 @@ async fn token_answer(process: &Process, client: &Client) -> Answer {
     })
     .await
     .expect("an answer")
-}
-
-async fn token(process: &Process, client: &Client) -> String {
-    let answer = token_answer(process, client).await;
-    answer.json()["access_token"].as_str().unwrap_or_else(|| panic!("{answer:?}\n{}", process.log())).to_owned()
 }
 
 async fn with_token(process: &Process, method: &str, url: &str, token: &str) -> Answer {
@@ -143,6 +152,101 @@ async fn an_export_that_runs_ends_with_its_client() {
     until("its files are removed", async || Ok((!folders().any(|of| of.join(job).exists())).then_some(())))
         .await
         .expect("nothing is left of it");
+    server.stop().await;
+}
+
+/// SEC-14: what came along by reference counts as well, and so does what is on its way.
+#[tokio::test]
+async fn a_client_that_may_have_less_keeps_nothing_that_holds_more() {
+    let upstream = SampleUpstream::new(Settings::default());
+    upstream.generate(3);
+    let large = format!(r#"{{"resourceType":"Patient","id":"large","text":{{"div":"{}"}}}}"#, "x".repeat(16 << 20));
+    upstream.insert_raw(&large).expect("a patient");
+    let server = upstream.serve(listener().await).await;
+    let narrowed = "system/Patient.rs system/Observation.rs system/Condition.rs";
+    let client = Client::new("a", "system/Patient.rs system/Observation.rs system/Condition.rs system/Practitioner.rs");
+    let process = process(std::slice::from_ref(&client), &server.base_url).await;
+    let token = token(&process, &client).await;
+    let kickoff = with_token(&process, "GET", &format!("{}/Patient/$export", process.base), &token).await;
+    let status = kickoff.header("content-location").to_owned();
+    let manifest = until("the export ends", async || {
+        let answer = with_token(&process, "GET", &status, &token).await;
+        Ok((answer.status == 200).then(|| answer.json()))
+    });
+    let manifest = manifest.await.expect("a manifest");
+    let files = manifest["output"].as_array().expect("a list");
+    let link = |name: &str| {
+        let file = files.iter().filter(|file| file["type"] == name).max_by_key(|file| file["fileSize"].as_u64());
+        file.and_then(|file| file["url"].as_str()).unwrap_or_else(|| panic!("{name}: {manifest}")).to_owned()
+    };
+    assert_eq!(ask(&process, "GET", &link("Practitioner"), &[], b"").await.status, 200);
+    let (host, path) = link("Patient")
+        .trim_start_matches("http://")
+        .split_once('/')
+        .map(|(host, path)| (host.to_owned(), format!("/{path}")))
+        .expect("a path");
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(64 * 1024).expect("a small buffer");
+    let mut download = socket.connect(host.parse().expect("an address")).await.expect("it listens");
+    download.write_all(&raw::request("GET", &path, &host, &[], b"")).await.expect("it takes requests");
+    let mut received = vec![0; 1024];
+    download.read_exact(&mut received).await.expect("it begins");
+    process.reload(|yaml| yaml.replace(client.scope, narrowed)).expect("it is told");
+    until("its links are worth nothing", async || {
+        Ok((ask(&process, "GET", &link("Practitioner"), &[], b"").await.status == 404).then_some(()))
+    })
+    .await
+    .expect("it may not have it any more");
+    until("its export is revoked", async || {
+        Ok((with_token(&process, "GET", &status, &token).await.status == 404).then_some(()))
+    })
+    .await
+    .expect("with the old token, which is good for less");
+    let _cut = download.read_to_end(&mut received).await;
+    assert!(received.len() < 16 << 20, "{} bytes of a download came after that", received.len());
+    server.stop().await;
+}
+
+/// A client that comes by SIGHUP is as good as one from the start; another `smart.mode` wants a restart.
+#[tokio::test]
+async fn a_jwks_uri_can_come_by_sighup_and_another_mode_cannot() {
+    let upstream = SampleUpstream::new(Settings::default());
+    let server = upstream.serve(listener().await).await;
+    let (early, late) = (Client::new("early", "system/*.rs"), Client::new("late", "system/*.rs"));
+    let keys = Keys::serve(ok(&[&late.key], "")).await;
+    let process = process(std::slice::from_ref(&early), &server.base_url).await;
+    let more = format!("clients: [{{client_id: late, scope: system/*.rs, jwks_uri: '{}'}},", keys.uri);
+    process
+        .reload(|yaml| {
+            yaml.replace("clients: [", &more).replace("smart: {", "smart: { jwks_private_hosts: [127.0.0.1],")
+        })
+        .expect("it is told");
+    token(&process, &late).await;
+    let good = token(&process, &early).await;
+    process
+        .reload(|yaml| format!("{}smart: {{}}\n", yaml.split("smart:").next().unwrap_or_default()))
+        .expect("it is told");
+    until("that is refused", async || Ok(process.log().contains("smart.mode is another one").then_some(())))
+        .await
+        .expect("it says so");
+    let nowhere = format!("{}/$bulk-status/00000000000000000000000000000000", process.base);
+    assert_eq!(with_token(&process, "GET", &nowhere, &good).await.status, 404, "the token is good");
+    assert_eq!(ask(&process, "GET", &nowhere, &[], b"").await.status, 401, "and needed");
+    server.stop().await;
+}
+
+/// SEC-02: a server that trusts its network is opened to whoever reaches us.
+#[tokio::test]
+async fn a_listener_beyond_this_machine_is_warned_of_where_only_bulk_requests_need_a_token() {
+    const WARNING: &str = "every other request reaches the FHIR server by server.listen";
+    let upstream = SampleUpstream::new(Settings::default());
+    let server = upstream.serve(listener().await).await;
+    let mut process = process(&[Client::new("a", "system/*.rs")], &server.base_url).await;
+    assert!(!process.log().contains(WARNING));
+    process.reload(|yaml| yaml.replace("listen: 127.0.0.1", "listen: 0.0.0.0")).expect("it is told");
+    process.kill().expect("it is killed");
+    process.restart().expect("it starts");
+    until("it is warned of", async || Ok(process.log().contains(WARNING).then_some(()))).await.expect("it says so");
     server.stop().await;
 }
 
