@@ -1,7 +1,7 @@
 //! A process that is aborted before and after each effect on its store and its storage: the next life ends with exactly what
 //! is to be exported, and by what the storage lists itself nothing of ours is left behind, and all of others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -26,17 +26,12 @@ pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
     lives_of(&world, &undisturbed).await.context("undisturbed")?;
     let effects = undisturbed.effects();
     ensure!(effects > 20, "only {effects} effects");
+    let kinds = undisturbed.kinds();
     let mut aborted: BTreeMap<&str, usize> = BTreeMap::new();
-    for at in 1..=effects {
-        // Both sides of each take minutes; by turns the one and the other, each kind of effect has its turn several times.
-        let both = given("OFFTAKE_CLOUDS_ABORTS").is_some();
-        let sides = if at % 2 == 0 { [When::Before, When::After] } else { [When::After, When::Before] };
-        for when in sides.into_iter().take(if both { 2 } else { 1 }) {
-            abort_at(&mut world, Crash { at, when }, &mut aborted).await?;
-        }
+    for crash in crashes(&kinds) {
+        abort_at(&mut world, crash, &mut aborted).await?;
     }
     // Effects that are rare are not at the same place in each life.
-    let kinds = undisturbed.kinds();
     for kind in KINDS {
         let places = kinds.iter().zip(1..).filter(|(found, _)| **found == kind).map(|(_, at)| at);
         let tries = places.flat_map(|at| [When::Before, When::After].map(|when| Crash { at, when }));
@@ -54,6 +49,26 @@ pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
     }
     world.end().await;
     Ok(())
+}
+
+/// Where processes are aborted: before the first and after the last effect of each kind that has to be hit, and after one of
+/// each other kind; or on both sides of every effect there is, which takes minutes.
+fn crashes(kinds: &[&'static str]) -> Vec<Crash> {
+    if given("OFFTAKE_CLOUDS_ABORTS").is_some() {
+        let all = 1..=kinds.len();
+        return all.flat_map(|at| [When::Before, When::After].map(|when| Crash { at, when })).collect();
+    }
+    let different: BTreeSet<_> = kinds.iter().copied().collect();
+    let mut crashes = Vec::new();
+    for kind in different {
+        let first = kinds.iter().position(|found| *found == kind).map_or(1, |at| at + 1);
+        let last = kinds.iter().rposition(|found| *found == kind).map_or(1, |at| at + 1);
+        if KINDS.contains(&kind) {
+            crashes.push(Crash { at: first, when: When::Before });
+        }
+        crashes.push(Crash { at: last, when: When::After });
+    }
+    crashes
 }
 
 /// A life that is aborted, the one after it, and which kind of effect it was.
