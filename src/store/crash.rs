@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
@@ -31,8 +31,12 @@ pub(crate) struct CrashStore {
 #[derive(Debug)]
 pub struct CrashPoint {
     crash: Option<Crash>,
+    /// Only effects of this kind are counted for it.
+    of: Option<&'static str>,
     /// What each effect so far was.
     effects: Mutex<Vec<&'static str>>,
+    /// The kind of effect that it has stopped at.
+    hit: OnceLock<&'static str>,
     crashed: watch::Sender<bool>,
 }
 
@@ -58,7 +62,13 @@ impl CrashPoint {
     /// Stops at `crash`; without one it only counts.
     #[must_use]
     pub fn new(crash: Option<Crash>) -> Self {
-        Self { crash, effects: Mutex::default(), crashed: watch::Sender::new(false) }
+        Self { crash, of: None, effects: Mutex::default(), hit: OnceLock::new(), crashed: watch::Sender::new(false) }
+    }
+
+    /// Stops at `crash`, counted by the effects of one kind alone: those are at no fixed place among all.
+    #[must_use]
+    pub fn at_kind(kind: &'static str, crash: Crash) -> Self {
+        Self { of: Some(kind), ..Self::new(Some(crash)) }
     }
 
     /// How many effects there were so far: as many places to crash at.
@@ -71,6 +81,12 @@ impl CrashPoint {
     #[must_use]
     pub fn kinds(&self) -> Vec<&'static str> {
         self.effects.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// At what kind of effect it has stopped, if it has come to that.
+    #[must_use]
+    pub fn hit(&self) -> Option<&'static str> {
+        self.hit.get().copied()
     }
 
     /// Completes once the crash has come.
@@ -97,9 +113,18 @@ impl CrashPoint {
         let number = {
             let mut effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
             effects.push(kind);
-            effects.len()
+            match self.of {
+                None => effects.len(),
+                Some(of) if of == kind => effects.iter().filter(|kind| **kind == of).count(),
+                // The first one has the number 1.
+                Some(_) => 0,
+            }
         };
-        match self.crash.filter(|crash| crash.at == number).map(|crash| crash.when) {
+        let when = self.crash.filter(|crash| crash.at == number).map(|crash| crash.when);
+        if when.is_some() {
+            self.hit.get_or_init(|| kind);
+        }
+        match when {
             None => {}
             Some(When::Before) => self.stop(),
             Some(When::After) => {
@@ -230,6 +255,21 @@ mod tests {
             let found = below.job(job(2).id).await.expect("it is in memory");
             assert_eq!(found.is_some(), survives, "{when:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_crash_can_be_at_one_kind_of_effect() {
+        let below = memory();
+        let crash = Crash { at: 2, when: When::Before };
+        let point = Arc::new(CrashPoint::at_kind("store: claim", crash));
+        let store = CrashStore::new(Arc::clone(&below), Arc::clone(&point));
+        let id = job(1).id;
+        store.create(job(1)).await.expect("not a claim");
+        store.claim(id).await.expect("the first one");
+        assert!(poll!(store.claim(id)).is_pending());
+        point.crashed().await;
+        assert_eq!(point.hit(), Some("store: claim"));
+        assert_eq!(point.kinds(), ["store: create", "store: claim", "store: claim"]);
     }
 
     #[tokio::test]

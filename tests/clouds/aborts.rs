@@ -15,8 +15,6 @@ use crate::support::{Life, World};
 /// Files are small enough for some to be written at once and large enough for some to take several parts.
 const FILES: &str = "file_max_resources: 44";
 
-/// Tries to abort at a rare kind of effect.
-const MOST_TRIES: usize = 12;
 /// What has to be among the effects, twice at least.
 const KINDS: [&str; 6] = ["begin an upload", "part", "complete", "sidecar", "store: commit", "remove"];
 
@@ -26,20 +24,15 @@ pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
     lives_of(&world, &undisturbed).await.context("undisturbed")?;
     let effects = undisturbed.effects();
     ensure!(effects > 20, "only {effects} effects");
-    let kinds = undisturbed.kinds();
     let mut aborted: BTreeMap<&str, usize> = BTreeMap::new();
-    for crash in crashes(&kinds) {
-        abort_at(&mut world, crash, &mut aborted).await?;
-    }
-    // Effects that are rare are not at the same place in each life.
-    for kind in KINDS {
-        let places = kinds.iter().zip(1..).filter(|(found, _)| **found == kind).map(|(_, at)| at);
-        let tries = places.flat_map(|at| [When::Before, When::After].map(|when| Crash { at, when }));
-        for crash in tries.collect::<Vec<_>>().into_iter().cycle().take(MOST_TRIES) {
-            if aborted.get(kind).is_some_and(|times| *times > 1) {
-                break;
-            }
-            abort_at(&mut world, crash, &mut aborted).await?;
+    for point in points(&undisturbed.kinds()) {
+        let point = Arc::new(point);
+        // A store of its own, so an output of its own.
+        world.move_on();
+        lives_of(&world, &point).await.with_context(|| format!("{point:?}"))?;
+        // A life may take another way, and end before.
+        if let Some(kind) = point.hit() {
+            *aborted.entry(kind).or_default() += 1;
         }
     }
     let told: Vec<_> = aborted.iter().map(|(kind, times)| format!("{kind} {times}")).collect();
@@ -51,41 +44,20 @@ pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where processes are aborted: before the first and after the last effect of each kind that has to be hit, and after one of
-/// each other kind; or on both sides of every effect there is, which takes minutes.
-fn crashes(kinds: &[&'static str]) -> Vec<Crash> {
+/// Where processes are aborted: three times at each kind of effect that has to be hit, and after one of each other kind; or on
+/// both sides of every effect there is, which takes minutes.
+fn points(kinds: &[&'static str]) -> Vec<CrashPoint> {
     if given("OFFTAKE_CLOUDS_ABORTS").is_some() {
-        let all = 1..=kinds.len();
-        return all.flat_map(|at| [When::Before, When::After].map(|when| Crash { at, when })).collect();
+        let crash = |at| [When::Before, When::After].map(|when| CrashPoint::new(Some(Crash { at, when })));
+        return (1..=kinds.len()).flat_map(crash).collect();
     }
     let different: BTreeSet<_> = kinds.iter().copied().collect();
-    let mut crashes = Vec::new();
-    for kind in different {
-        let first = kinds.iter().position(|found| *found == kind).map_or(1, |at| at + 1);
-        let last = kinds.iter().rposition(|found| *found == kind).map_or(1, |at| at + 1);
-        if KINDS.contains(&kind) {
-            crashes.push(Crash { at: first, when: When::Before });
-        }
-        crashes.push(Crash { at: last, when: When::After });
-    }
-    crashes
-}
-
-/// A life that is aborted, the one after it, and which kind of effect it was.
-async fn abort_at(
-    world: &mut World<'_>,
-    crash: Crash,
-    aborted: &mut BTreeMap<&'static str, usize>,
-) -> anyhow::Result<()> {
-    let point = Arc::new(CrashPoint::new(Some(crash)));
-    // A store of its own, so an output of its own.
-    world.move_on();
-    lives_of(world, &point).await.with_context(|| format!("{crash:?}"))?;
-    // A life may take another way, and end before.
-    if let Some(kind) = point.kinds().get(crash.at - 1) {
-        *aborted.entry(kind).or_default() += 1;
-    }
-    Ok(())
+    let crashes = different.into_iter().flat_map(|kind| {
+        let all = [(1, When::After), (1, When::Before), (2, When::After)];
+        let some = all.into_iter().take(if KINDS.contains(&kind) { 3 } else { 1 });
+        some.map(move |(at, when)| CrashPoint::at_kind(kind, Crash { at, when }))
+    });
+    crashes.collect()
 }
 
 /// A life up to `point` in which something is exported and deleted, and one after it to a good end.
