@@ -2,24 +2,19 @@
 //! transactions begin and come to be seen. What happens when is drawn from a seed, so that a reader who asks the same
 //! questions in the same order sees the same.
 
+mod habits;
+mod tick;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-
-use crate::instant::{self, Span};
 use crate::rng::Rng;
 use crate::store::{Change, Incoming, Moment};
 use crate::upstream::{SampleUpstream, Script, Step};
+pub use habits::{Habits, LAG};
+use tick::{BEGIN_MILLIS, at, in_ticks};
+pub use tick::{TICK, ticks};
 
-/// How long a tick is.
-pub const TICK: Duration = Duration::from_secs(5);
-/// A minute, after which a transaction is seen on a server that keeps to the usual lag, in ticks.
-pub const LAG: i64 = 12;
-/// The moment at which a world begins: 2026-03-01T00:00:00Z.
-const BEGIN_MILLIS: i64 = 1_772_323_200_000;
-const TICK_MILLIS: i64 = 5_000;
 /// Decades after all else: stamps of a typing error.
 const FUTURE: i64 = 463_000_000;
 /// Long before all else: Patients and the Group.
@@ -30,67 +25,6 @@ const TYPES: [(&str, &str); 2] = [("Observation", "performer"), ("Condition", "a
 pub const PATIENTS: usize = 4;
 /// The Group of all patients.
 pub const GROUP: &str = "all";
-
-/// How a world goes on. Times are in [`TICK`]s.
-#[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each habit is there or not, whatever the others are")]
-pub struct Habits {
-    /// How many types there are of what changes: Observation, then Condition.
-    pub types: usize,
-    /// How likely a transaction begins in a tick.
-    pub churn: f64,
-    /// How often transactions update, create, delete, and give resources to other patients.
-    pub mix: [usize; 4],
-    /// The longest time from a transaction's stamp to its being seen.
-    pub delay: i64,
-    /// Transactions of several resources, and many loaded at one moment.
-    pub ties: bool,
-    /// Stamps are rounded down to a multiple of this.
-    pub grain: i64,
-    /// How likely a loaded resource has no stamp, and never gets one.
-    pub unstamped: f64,
-    /// Some stamps lie in a far future.
-    pub future: bool,
-    /// How far `Date` is ahead of the stamps.
-    pub date_ahead: i64,
-    /// How far a replica, which is what is asked, is behind.
-    pub replica: i64,
-    /// How far the index of stamps is behind the resources.
-    pub index_lag: i64,
-    /// A resource may be written by two transactions at once: the later version may have the earlier stamp.
-    pub regress: bool,
-    /// How likely time passes between the finding of resources and their load as well.
-    pub race: f64,
-    /// How likely time passes at all at any other step.
-    pub pace: f64,
-    /// All that is loaded is younger than a minute.
-    pub fresh: bool,
-    /// Transactions that begin at most, for a shorter story.
-    pub most_transactions: usize,
-}
-
-impl Default for Habits {
-    fn default() -> Self {
-        Self {
-            types: 1,
-            churn: 0.25,
-            mix: [6, 2, 2, 0],
-            delay: LAG,
-            ties: false,
-            grain: 1,
-            unstamped: 0.0,
-            future: false,
-            date_ahead: 0,
-            replica: 0,
-            index_lag: 0,
-            regress: false,
-            race: 0.0,
-            pace: 1.0,
-            fresh: false,
-            most_transactions: usize::MAX,
-        }
-    }
-}
 
 /// A world and the server that shows it. Clones are handles on the same one.
 #[derive(Clone)]
@@ -584,10 +518,6 @@ fn offset(rng: &mut Rng, bound: usize) -> i64 {
     i64::try_from(rng.below(bound)).unwrap_or(0)
 }
 
-fn at(tick: i64) -> DateTime<Utc> {
-    DateTime::UNIX_EPOCH + TimeDelta::milliseconds(BEGIN_MILLIS + tick * TICK_MILLIS)
-}
-
 fn full((kind, id): &Name) -> String {
     format!("{}/{id}", TYPES[*kind].0)
 }
@@ -600,27 +530,4 @@ fn text((kind, id): &Name, patients: &[usize]) -> String {
     let also = also.map(|also| if *kind == 0 { format!("[{also}]") } else { also });
     let also = also.map(|also| format!(r#","{second}":{also}"#)).unwrap_or_default();
     format!(r#"{{"resourceType":"{name}","id":"{id}","subject":{subject}{also}}}"#)
-}
-
-/// A query to be read by people: instants as ticks.
-fn in_ticks(query: &str) -> String {
-    let pairs = url::form_urlencoded::parse(query.as_bytes());
-    let shown = pairs.map(|(name, value)| {
-        let (prefix, rest) = value.split_at_checked(2).unwrap_or((&value, ""));
-        match Span::parse(rest).filter(|_| name == "_lastUpdated") {
-            Some(span) => {
-                let past = span.from - BEGIN_MILLIS;
-                let (ticks, rest) = (past.div_euclid(TICK_MILLIS), past.rem_euclid(TICK_MILLIS));
-                format!("{prefix}{ticks}+{rest}ms")
-            }
-            None => format!("{name}={value}"),
-        }
-    });
-    shown.collect::<Vec<_>>().join("&")
-}
-
-/// An instant of this world as a number of ticks, rounded down.
-#[must_use]
-pub fn ticks(instant: &str) -> Option<i64> {
-    Some((instant::Span::parse(instant)?.from - BEGIN_MILLIS).div_euclid(TICK_MILLIS))
 }
