@@ -121,32 +121,31 @@ where
         SmartRoute::Token | SmartRoute::Introspection if head.method != Method::POST => {
             Problem::method_not_allowed("POST").into_response()
         }
-        SmartRoute::Token => token(edge, server, head, sent).await.unwrap_or_else(OAuthError::into_response),
+        SmartRoute::Token => {
+            let answer = async { token(edge, server, &asked(edge, head, sent).await?.form).await };
+            answer.await.unwrap_or_else(OAuthError::into_response)
+        }
         SmartRoute::Introspection => {
-            introspect(edge, server, head, sent).await.unwrap_or_else(OAuthError::into_response)
+            let answer = async { introspect(edge, server, &asked(edge, head, sent).await?.form).await };
+            answer.await.unwrap_or_else(OAuthError::into_response)
         }
     }
 }
 
+/// What was asked in a form, whose turn it is.
+struct Asked<'a> {
+    form: Form,
+    _turn: SemaphorePermit<'a>,
+}
+
 /// SM-011 to SM-029
-async fn token<B>(
-    edge: &Edge,
-    server: &Arc<AuthorizationServer>,
-    head: &Parts,
-    sent: B,
-) -> Result<Response<Body>, OAuthError>
-where
-    B: http_body::Body<Data = Bytes> + Send,
-    B::Error: Into<BoxError>,
-{
-    let form = form(edge, head, sent).await?;
-    let _turn = turn(edge).await?;
+async fn token(edge: &Edge, server: &Arc<AuthorizationServer>, form: &Form) -> Result<Response<Body>, OAuthError> {
     match form.get("grant_type") {
         Some("client_credentials") => {}
         Some(_) => return Err(OAuthError::UnsupportedGrantType),
         None => return Err(OAuthError::InvalidRequest("grant_type is missing".to_owned())),
     }
-    let client = authenticate(edge, server, &form).await?;
+    let client = authenticate(edge, server, form).await?;
     let jti = clock::random().map_err(|_| OAuthError::Unavailable)?;
     let issued = server.issue(&client, form.get("scope").unwrap_or_default(), jti).map_err(|error| match error {
         IssueError::Scope(scope) => OAuthError::InvalidScope(format!("the scope {scope}")),
@@ -167,20 +166,9 @@ where
 }
 
 /// RFC 7662, SM-038. A client learns about its own tokens only.
-async fn introspect<B>(
-    edge: &Edge,
-    server: &Arc<AuthorizationServer>,
-    head: &Parts,
-    sent: B,
-) -> Result<Response<Body>, OAuthError>
-where
-    B: http_body::Body<Data = Bytes> + Send,
-    B::Error: Into<BoxError>,
-{
-    let form = form(edge, head, sent).await?;
-    let _turn = turn(edge).await?;
+async fn introspect(edge: &Edge, server: &Arc<AuthorizationServer>, form: &Form) -> Result<Response<Body>, OAuthError> {
     let token = form.get("token").ok_or_else(|| OAuthError::InvalidRequest("token is missing".to_owned()))?;
-    let client = authenticate(edge, server, &form).await?;
+    let client = authenticate(edge, server, form).await?;
     let (inspector, token) = (Arc::clone(server), token.to_owned());
     let inspected = edge.runtime.spawn(async move { inspector.inspect(&token) }).await;
     let known = inspected.map_err(|_| OAuthError::Unavailable)?.ok();
@@ -242,12 +230,18 @@ where
     }
 }
 
-/// The turn of a request whose form has come: nobody who is silent takes one (SEC-06).
-async fn turn(edge: &Edge) -> Result<SemaphorePermit<'_>, OAuthError> {
-    tokio::select! {
-        turn = edge.forms.acquire() => turn.map_err(|_| OAuthError::Unavailable),
-        () = edge.clock.sleep(BODY_PATIENCE) => Err(OAuthError::Unavailable),
-    }
+/// A form that has come whole, and its turn: nobody who is silent takes one (SEC-06).
+async fn asked<'a, B>(edge: &'a Edge, head: &Parts, sent: B) -> Result<Asked<'a>, OAuthError>
+where
+    B: http_body::Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    let form = form(edge, head, sent).await?;
+    let turn = tokio::select! {
+        turn = edge.forms.acquire() => turn.map_err(|_| OAuthError::Unavailable)?,
+        () = edge.clock.sleep(BODY_PATIENCE) => return Err(OAuthError::Unavailable),
+    };
+    Ok(Asked { form, _turn: turn })
 }
 
 /// The client that a form proves to come from. Whatever is wrong, the answer is the same, and so is the work: one
