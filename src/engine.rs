@@ -19,6 +19,7 @@ mod read;
 mod reaper;
 mod refusal;
 mod room;
+mod run;
 mod services;
 mod sidecars;
 mod worker;
@@ -37,29 +38,25 @@ use crate::fhir::datatypes::Millis;
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::FileRecord;
-use crate::job::store::{Change, Store, StoreError};
-use crate::job::{Epoch, Failed, Job, JobId, JobState, Running};
+use crate::job::store::{Store, StoreError};
+use crate::job::{Epoch, Job, JobId, JobState};
 use crate::output::Output;
 use crate::output::checkpoint::CheckpointKey;
 use crate::output::writer::Coding;
 use crate::plan::{BoundaryChoice, OnShort};
 use crate::profile::{PresetChoice, ProfileOverrides};
-use crate::smart::admit::Grant;
 use crate::smart::server::AuthorizationServer;
 use crate::telemetry::error_chain;
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
 pub(crate) use downloads::Download;
 use downloads::Downloads;
-use files::{FileLimits, Files, FilesError};
-use planner::{PlanError, Planned, Planner};
+use files::FileLimits;
+use planner::Planner;
 use profiler::{Profiler, ProfilerParts};
 use progress::Progress;
-use read::{PageLimits, Reader};
-use room::RoomWait;
 use services::Services;
 use sidecars::Sidecars;
-use worker::{Worker, WorkerError};
 
 /// Everything that jobs are run with.
 #[derive(Debug)]
@@ -182,9 +179,6 @@ struct Handle {
 
 /// Bytes of sidecars kept in memory.
 const SIDECAR_CACHE_BYTES: u64 = 8 * 1024 * 1024;
-/// First pause after store or output failed under a job; doubled up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a kick-off waits for what its job can find out as well.
 const SUBMIT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a drain waits before it ends all work as a crash would.
@@ -421,143 +415,6 @@ impl Inner {
         drop(jobs);
         self.discarded.notify_one();
     }
-
-    /// Runs a job from its checkpoint as often as store or output break it off, for as long as there is patience.
-    async fn run_to_end(&self, id: JobId, progress: &Arc<Progress>) {
-        let mut failures = 0_u32;
-        let mut since = None;
-        let mut room = RoomWait::default();
-        loop {
-            let clock = &self.services.clock;
-            let files = async || self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
-            let (before, slices) = (files().await, progress.slices());
-            match self.run_once(id, progress).await {
-                Ok(()) => return,
-                Err(RunError::Fenced | RunError::Draining) => return,
-                Err(RunError::GivenUp { code, text }) => {
-                    tracing::warn!(export.job_id = %id, reason = text, "an export failed");
-                    return self.fail(id, code, text).await;
-                }
-                Err(RunError::Full(error)) => {
-                    tracing::warn!(export.job_id = %id, error = error_chain(&error), "an export is paused: storage-full");
-                    progress.pause();
-                    let has_read = progress.slices() > slices;
-                    tokio::select! {
-                        () = self.drain.cancelled() => return,
-                        () = room.returns(&self.services, has_read) => {}
-                    }
-                }
-                Err(RunError::Interrupted(error)) => {
-                    if files().await > before {
-                        (failures, since) = (0, None);
-                    }
-                    failures += 1;
-                    let now = clock.unix_millis();
-                    let failing = now.saturating_sub(*since.get_or_insert(now));
-                    tracing::warn!(export.job_id = %id, error = error_chain(&error), "an export was interrupted");
-                    if failing > i64::try_from(self.settings.give_up_after.as_millis()).unwrap_or(i64::MAX) {
-                        let text = "the export's own storage failed for too long".to_owned();
-                        return self.fail(id, IssueType::Processing, text).await;
-                    }
-                    let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(LONGEST_PAUSE);
-                    tokio::select! {
-                        () = self.drain.cancelled() => return,
-                        () = clock.sleep(pause) => {}
-                    }
-                }
-            }
-        }
-    }
-
-    async fn run_once(&self, id: JobId, progress: &Arc<Progress>) -> Result<(), RunError> {
-        let store = &self.services.store;
-        self.services.output.check_room().map_err(FilesError::from)?;
-        let lease = store.claim(id).await?;
-        let Some(job) = store.job(id).await? else { return Err(RunError::Fenced) };
-        let mut records = store.files(id).await?;
-        self.clean(lease, &mut records).await?;
-        progress.go_on();
-        let (plan, running) = match (store.plan(id).await?, job.state.clone()) {
-            (Some(plan), JobState::Running(running)) => (plan, running),
-            (_, JobState::Accepted | JobState::Running(_)) => {
-                if let Some(base) = &job.advertised_base {
-                    self.upstream.advertise(base);
-                }
-                let planned = self
-                    .drain
-                    .run_until_cancelled(Box::pin(self.planner.plan(&job)))
-                    .await
-                    .ok_or(RunError::Draining)??;
-                let Planned { plan, refused, left_out } = planned;
-                let running = Running { refused, members_left_out: left_out, ..Running::default() };
-                let state = JobState::Running(running.clone());
-                let planned = Job { state: state.clone(), ..job.clone() };
-                let keep = self.services.keep_job(lease.epoch, planned, Some(plan.clone()));
-                Box::pin(keep).await.map_err(FilesError::from)?;
-                let change = Change { state: Some(state), plan: Some(plan.clone()), ..Change::default() };
-                store.commit(lease, change).await?;
-                (plan, running)
-            }
-            (_, JobState::Complete(_) | JobState::Failed(_) | JobState::Deleted) => return Ok(()),
-        };
-        // The plan may be older than this process.
-        self.upstream.heed(&plan.profile);
-        let plan = Arc::new(plan);
-        // Whatever is planned: what the client may not have does not leave.
-        let permitted = |names: Vec<ResourceType>| names.into_iter().filter(|name| job.owner.may_hold(*name)).collect();
-        let types = permitted(plan.types.keys().copied().collect());
-        let context = permitted(plan.context.clone());
-        let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, context, plan.bases.clone());
-        let grant = Arc::new(grant);
-        let limits = PageLimits {
-            readers: self.settings.searches,
-            most_resources: self.settings.page_resources,
-            target_bytes: self.settings.page_bytes,
-        };
-        let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
-        let services = self.services.clone();
-        let limits = self.settings.files;
-        let files = Files::resume(services, lease, grant, Arc::clone(&plan), limits, running.clone(), records);
-        reader.refused_before(files.slices());
-        let baselines = plan.types.values().filter_map(|plan| plan.baseline);
-        let expected = baselines.fold(0, u64::saturating_add);
-        progress.plan(expected, files.slices().map(|record| record.written).sum());
-        let mut worker = Worker {
-            reader,
-            files,
-            plan,
-            running,
-            searches: self.settings.searches,
-            drain: self.drain.clone(),
-            progress: Arc::clone(progress),
-        };
-        Box::pin(worker.read_all()).await?;
-        progress.finish();
-        worker.finish(&job, self.settings.output_ttl, &*self.services.clock).await?;
-        tracing::info!(export.job_id = %id, "an export is complete");
-        Ok(())
-    }
-
-    /// Gives a job up for good; its objects are removed soon after.
-    async fn fail(&self, id: JobId, code: IssueType, text: String) {
-        let expires = clock::now(&*self.services.clock).saturating_add(self.settings.output_ttl);
-        let state = Some(JobState::Failed(Failed { code, text, expires }));
-        let failed = async {
-            let lease = self.services.store.claim(id).await?;
-            self.services.store.commit(lease, Change { state, ..Change::default() }).await
-        };
-        match failed.await {
-            Ok(()) => {
-                self.jobs().failed.insert(id);
-                self.discarded.notify_one();
-            }
-            Err(StoreError::Fenced) => {}
-            // The next start takes it up again.
-            Err(error) => {
-                tracing::error!(export.job_id = %id, error = error_chain(&error), "could not record that an export failed");
-            }
-        }
-    }
 }
 
 /// Why a job was not taken.
@@ -571,64 +428,4 @@ pub(crate) enum SubmitError {
     Undated(ResourceType),
     #[error("could not record the export")]
     Store(#[from] StoreError),
-}
-
-/// How one run of a job ended before its end.
-#[derive(Debug)]
-enum RunError {
-    /// The job was deleted or taken over.
-    Fenced,
-    Draining,
-    /// There is no room for records or files.
-    Full(FilesError),
-    /// Store or output failed.
-    Interrupted(FilesError),
-    /// The upstream cannot be read, now or later.
-    GivenUp {
-        code: IssueType,
-        text: String,
-    },
-}
-
-impl From<StoreError> for RunError {
-    fn from(error: StoreError) -> Self {
-        Self::from(FilesError::Store(error))
-    }
-}
-
-impl From<FilesError> for RunError {
-    fn from(error: FilesError) -> Self {
-        if error.is_full() {
-            return Self::Full(error);
-        }
-        match error {
-            FilesError::Store(StoreError::Fenced) => Self::Fenced,
-            FilesError::Store(StoreError::Full | StoreError::Unavailable(_) | StoreError::Damaged(_))
-            | FilesError::Output(_) => Self::Interrupted(error),
-        }
-    }
-}
-
-impl From<WorkerError> for RunError {
-    fn from(error: WorkerError) -> Self {
-        match error {
-            WorkerError::Interrupted(error) => error.into(),
-            WorkerError::Draining => Self::Draining,
-            WorkerError::Slice { .. } => Self::GivenUp { code: IssueType::Processing, text: error_chain(&error) },
-        }
-    }
-}
-
-impl From<PlanError> for RunError {
-    fn from(error: PlanError) -> Self {
-        if error.is_stopping() {
-            return Self::Draining;
-        }
-        let code = match &error {
-            PlanError::Search { .. } | PlanError::Group(_) | PlanError::Patients(_) => IssueType::Processing,
-            PlanError::Listing(_) => IssueType::Processing,
-            PlanError::Unstamped(_) | PlanError::NobodyListed => IssueType::NotSupported,
-        };
-        Self::GivenUp { code, text: error_chain(&error) }
-    }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::Inner;
 use super::files::FilesError;
-use super::{Inner, RunError};
+use super::run::RunError;
 use crate::job::checkpoint::{FileRecord, FileState};
 use crate::job::store::{Change, Lease};
 use crate::output::checkpoint;
