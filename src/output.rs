@@ -109,7 +109,7 @@ impl OutputError {
 
     /// Whether it is for want of room, or of a place that keeps to itself what it gets: then it is tried again once there
     /// is one.
-    pub(crate) fn is_full(&self) -> bool {
+    pub(crate) fn must_wait(&self) -> bool {
         match self {
             Self::NoRoom | Self::Public => true,
             Self::Store { source, .. } => source.is_full(),
@@ -224,12 +224,18 @@ impl Output {
     /// # Errors
     /// [`OutputError::NoRoom`], [`OutputError::Public`]
     pub(crate) fn check_room(&self) -> Result<(), OutputError> {
-        if self.is_public.load(Ordering::Relaxed) {
-            return Err(OutputError::Public);
-        }
+        self.check_private()?;
         // Whatever is kept: nothing can be written where nothing is free.
         let is_short = self.room().is_some_and(|room| room.free < room.kept.max(1));
         if is_short { Err(OutputError::NoRoom) } else { Ok(()) }
+    }
+
+    /// Whether what is written is kept from others.
+    ///
+    /// # Errors
+    /// [`OutputError::Public`]
+    pub(crate) fn check_private(&self) -> Result<(), OutputError> {
+        if self.is_public.load(Ordering::Relaxed) { Err(OutputError::Public) } else { Ok(()) }
     }
 
     /// How much room a local disk has.

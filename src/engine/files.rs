@@ -62,11 +62,11 @@ pub(super) enum FilesError {
 }
 
 impl FilesError {
-    /// Whether it is for want of room.
-    pub(super) fn is_full(&self) -> bool {
+    /// Whether it is tried again once there is room, or a place that keeps to itself what it gets.
+    pub(super) fn must_wait(&self) -> bool {
         match self {
             Self::Store(error) => matches!(error, StoreError::Full),
-            Self::Output(error) => error.is_full(),
+            Self::Output(error) => error.must_wait(),
         }
     }
 }

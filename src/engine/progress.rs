@@ -49,9 +49,9 @@ impl Progress {
         self.activity.store(FINISHING, Ordering::Relaxed);
     }
 
-    /// No search is made until there is room.
-    pub(super) fn pause(&self) {
-        self.is_paused.store(true, Ordering::Relaxed);
+    /// No search is made until there is room. Whether that was so already.
+    pub(super) fn pause(&self) -> bool {
+        self.is_paused.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn go_on(&self) {
@@ -127,7 +127,7 @@ mod tests {
             assert!(text.starts_with("waiting: ") && text.len() < 100, "{text}");
         }
         assert_eq!(progress.text_while(Some(Reason::Busy)), progress.text());
-        progress.pause();
+        assert!(!progress.pause() && progress.pause());
         let text = progress.text_while(Some(Reason::Away));
         assert!(text.starts_with("paused: storage-full; ") && text.len() < 100, "{text}");
         progress.go_on();

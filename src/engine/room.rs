@@ -1,7 +1,8 @@
 //! When an export that had no room goes on.
 //!
 //! Others take room and give it back: an export goes on as soon as there is some. What it has written itself of a file that did
-//! not fit is removed, and that is no room to go on with: the same would be read again and again in vain.
+//! not fit is removed, and that is no room to go on with: the same would be read again and again in vain. Of a job store only
+//! the next write tells whether it has room.
 
 use std::time::Duration;
 
@@ -19,21 +20,41 @@ const LONGEST: Duration = Duration::from_mins(15);
 /// One export's waiting for room.
 #[derive(Debug, Default)]
 pub(super) struct RoomWait {
-    /// Runs in succession that filled up the room that there was.
+    /// Runs in succession that filled up the room that there was and completed nothing.
     in_vain: u32,
 }
 
+/// A run that had no room.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stopped {
+    /// It was the job store that had none, not the output.
+    pub(super) by_store: bool,
+    /// It has read from the upstream,
+    pub(super) has_read: bool,
+    /// and completed a file.
+    pub(super) has_completed: bool,
+}
+
 impl RoomWait {
-    /// Waits until files can be written again. `has_read` says that the run that had no room has read from the upstream.
-    pub(super) async fn returns(&mut self, services: &Services, has_read: bool) {
-        // What was begun is removed by then, and others have hardly made room yet.
-        services.clock.sleep(SOON).await;
-        if has_read && has_room(services).await {
-            self.more_room(services).await;
-        } else {
+    /// Waits until files can be written again. What the run had begun is removed by then.
+    pub(super) async fn returns(&mut self, services: &Services, stopped: Stopped) {
+        let Stopped { by_store, has_read, has_completed } = stopped;
+        if has_completed {
             self.in_vain = 0;
         }
-        while !has_room(services).await {
+        if by_store {
+            let pause = EVERY.saturating_mul(2_u32.saturating_pow(self.in_vain.min(8))).min(TOO_LITTLE);
+            self.in_vain = if has_read { self.in_vain + 1 } else { 0 };
+            return services.clock.sleep(pause).await;
+        }
+        // Others have hardly made room yet.
+        services.clock.sleep(SOON).await;
+        match Room::of(services).await {
+            Room::Some if has_read => self.more_room(services).await,
+            Room::Some | Room::None => self.in_vain = 0,
+            Room::Unknown => return,
+        }
+        while Room::of(services).await == Room::None {
             services.clock.sleep(EVERY).await;
         }
     }
@@ -61,9 +82,21 @@ impl RoomWait {
     }
 }
 
-async fn has_room(services: &Services) -> bool {
-    match services.output.has_room_again(&services.room_probe()).await {
-        Err(error) => !error.is_full(), // another failure shows itself again where it is dealt with
-        Ok(()) => true,
+/// What an output has.
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    Some,
+    None,
+    /// It failed for another reason, which shows itself again where it is dealt with.
+    Unknown,
+}
+
+impl Room {
+    async fn of(services: &Services) -> Self {
+        match services.output.has_room_again(&services.room_probe()).await {
+            Ok(()) => Self::Some,
+            Err(error) if error.must_wait() => Self::None,
+            Err(_) => Self::Unknown,
+        }
     }
 }

@@ -8,11 +8,12 @@ use super::files::{Files, FilesError};
 use super::planner::{PlanError, Planned};
 use super::progress::Progress;
 use super::read::{PageLimits, Reader};
-use super::room::RoomWait;
+use super::room::{RoomWait, Stopped};
 use super::worker::{Worker, WorkerError};
 use crate::clock;
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
+use crate::job::checkpoint::FileState;
 use crate::job::store::{Change, StoreError};
 use crate::job::{Failed, Job, JobId, JobState, Running};
 use crate::smart::admit::Grant;
@@ -30,8 +31,7 @@ impl Inner {
         let mut room = RoomWait::default();
         loop {
             let clock = &self.services.clock;
-            let files = async || self.services.store.files(id).await.map(|files| files.len()).unwrap_or_default();
-            let (before, slices) = (files().await, progress.slices());
+            let (before, slices) = (self.completed(id).await, progress.slices());
             match self.run_once(id, progress).await {
                 Ok(()) => return,
                 Err(RunError::Fenced | RunError::Draining) => return,
@@ -40,16 +40,25 @@ impl Inner {
                     return self.fail(id, code, text).await;
                 }
                 Err(RunError::Full(error)) => {
-                    tracing::warn!(export.job_id = %id, error = error_chain(&error), "an export is paused until it can write again");
-                    progress.pause();
-                    let has_read = progress.slices() > slices;
-                    tokio::select! {
-                        () = self.drain.cancelled() => return,
-                        () = room.returns(&self.services, has_read) => {}
+                    if !progress.pause() {
+                        let error = error_chain(&error);
+                        tracing::warn!(export.job_id = %id, error, "an export is paused until it can write again");
+                    }
+                    let stopped = Stopped {
+                        by_store: matches!(error, FilesError::Store(_)),
+                        has_read: progress.slices() > slices,
+                        has_completed: self.completed(id).await > before,
+                    };
+                    let waited = async {
+                        self.give_back(id).await;
+                        room.returns(&self.services, stopped).await;
+                    };
+                    if self.drain.run_until_cancelled(waited).await.is_none() {
+                        return;
                     }
                 }
                 Err(RunError::Interrupted(error)) => {
-                    if files().await > before {
+                    if self.completed(id).await > before {
                         (failures, since) = (0, None);
                     }
                     failures += 1;
@@ -67,6 +76,25 @@ impl Inner {
                     }
                 }
             }
+        }
+    }
+
+    /// How many files of a job are complete, as far as the store tells.
+    async fn completed(&self, id: JobId) -> usize {
+        let files = self.services.store.files(id).await.unwrap_or_default();
+        files.iter().filter(|file| matches!(file.state, FileState::Complete(_))).count()
+    }
+
+    /// Removes what a run has left unfinished: on a cloud it takes the very room that is waited for. What cannot be removed
+    /// now, the next run removes.
+    async fn give_back(&self, id: JobId) {
+        let given = async {
+            let lease = self.services.store.claim(id).await?;
+            let mut records = self.services.store.files(id).await?;
+            self.clean(lease, &mut records).await
+        };
+        if let Err(error) = given.await {
+            tracing::debug!(export.job_id = %id, ?error, "what an export has begun is not removed yet");
         }
     }
 
@@ -167,7 +195,7 @@ pub(super) enum RunError {
     /// The job was deleted or taken over.
     Fenced,
     Draining,
-    /// There is no room for records or files.
+    /// There is no room for records or files, or none that is private.
     Full(FilesError),
     /// Store or output failed.
     Interrupted(FilesError),
@@ -186,7 +214,7 @@ impl From<StoreError> for RunError {
 
 impl From<FilesError> for RunError {
     fn from(error: FilesError) -> Self {
-        if error.is_full() {
+        if error.must_wait() {
             return Self::Full(error);
         }
         match error {

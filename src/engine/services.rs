@@ -55,7 +55,7 @@ impl Services {
     pub(super) async fn mark_over(&self, job: Job) -> Result<(), OutputError> {
         let id = job.id;
         match self.keep_job(Epoch::default(), job, None).await {
-            Err(error) if error.is_full() => self.output.remove(&self.job_checkpoint(id)).await,
+            Err(error) if error.must_wait() => self.output.remove(&self.job_checkpoint(id)).await,
             kept => kept,
         }
     }
@@ -67,6 +67,7 @@ impl Services {
         number: u32,
         commit: &checkpoint::Commit,
     ) -> Result<(), OutputError> {
+        self.output.check_private()?;
         let name = layout::commit_checkpoint(number);
         self.output.put(&format!("{}/{name}", self.folder(id)), self.seal(id, &name, commit)).await
     }

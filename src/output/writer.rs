@@ -259,6 +259,7 @@ impl FileWriter {
     /// Makes the object appear: durable, whole and for good.
     pub(crate) async fn complete(mut self) -> Result<Stored, OutputError> {
         let doing = "complete an upload";
+        self.output.check_private()?;
         if let Some(last) = self.gzip.as_mut().map(Gzip::end) {
             self.add(last).await?;
         }

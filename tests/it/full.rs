@@ -221,6 +221,34 @@ async fn a_disk_that_is_full_at_any_write_pauses_an_export_and_loses_nothing() {
     println!("paused and exact, or deleted, at each of {writes} writes");
 }
 
+/// The output has room: it is not asked over and over for what the job store lacks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_store_that_is_full_is_waited_for_without_a_write_to_the_output() {
+    // The job, its lease and its plan have room, and the first file has none.
+    let point = Arc::new(FullPoint::new(Some(4)));
+    let puts = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&puts);
+    let verdict = move |_write: &'static str| {
+        counting.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    };
+    let world = World::new(JobStore::memory().on(&point), Arc::new(verdict)).await.expect("a world");
+    let client = Client::new();
+    let status = client.kick_off(&format!("{}{PATH}", world.base)).await.expect("a kick-off");
+    let paused = world.until(Duration::ZERO, async || {
+        let poll = client.poll(&status).await?;
+        Ok(matches!(poll, Poll::Running(text) if text.starts_with("paused: storage-full; ")).then_some(()))
+    });
+    paused.await.expect("it is paused");
+    let (before, tries) = (puts.load(Ordering::SeqCst), point.writes());
+    let tried = world.until(Duration::from_secs(1), async || Ok((point.writes() > tries + 5).then_some(())));
+    tried.await.expect("it tries to go on");
+    assert_eq!(puts.load(Ordering::SeqCst), before, "writes to the output");
+    point.make_room();
+    world.check(&status, Duration::from_millis(100)).await.expect("an exact export");
+    world.end().await;
+}
+
 /// One write of ten fails; the export only takes longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storage_that_answers_one_write_of_ten_with_503_costs_time_only() {

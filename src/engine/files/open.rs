@@ -93,6 +93,7 @@ impl OpenFile {
         lease: Lease,
         content: FileContent,
     ) -> Result<FileRecord, FilesError> {
+        services.output.check_private()?;
         let says_something = self.upload.is_some() || !self.notes.is_empty();
         let sidecar = match content {
             FileContent::Resources(_) if says_something => {
