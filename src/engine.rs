@@ -127,6 +127,8 @@ struct Inner {
     began: Millis,
     /// Who says whether the client of an export may still have it, where there are clients.
     server: Option<Arc<AuthorizationServer>>,
+    /// Exports are to be looked at.
+    look: Notify,
     /// Places for running jobs.
     places: Arc<Semaphore>,
     /// A job waits for its turn.
@@ -234,6 +236,7 @@ impl Engine {
             places,
             queued: Notify::new(),
             discarded: Notify::new(),
+            look: Notify::new(),
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -259,6 +262,8 @@ impl Engine {
         self.inner.tasks.spawn_on(async move { engine.schedule().await }, &self.inner.runtime);
         let engine = self.clone();
         self.inner.tasks.spawn_on(async move { engine.reap().await }, &self.inner.runtime);
+        let engine = self.clone();
+        self.inner.tasks.spawn_on(async move { engine.look_for_ended().await }, &self.inner.runtime);
         if self.inner.settings.probe_on_start {
             let engine = self.clone();
             let probing = async move { engine.inner.planner.profiler.find_out(&engine.inner.drain).await };
@@ -309,12 +314,15 @@ impl Engine {
         let deleted = services.store.delete(id).await?;
         if deleted {
             self.inner.downloads.cut(id);
+            // However long the storage takes: nothing more is read or written for it.
+            self.inner.cancel(id);
             // What was answered stays so, whatever is lost. If it cannot be said now, the reaper says it.
             if let Ok(Some(job)) = services.store.job(id).await
                 && let Err(error) = services.keep_job(Epoch::default(), job, None).await
             {
                 tracing::warn!(export.job_id = %id, error = error_chain(&error), "could not mark the output of a deleted export yet");
             }
+            // Only now: its objects are removed for good, this mark with them.
             self.inner.forget(id);
         }
         Ok(deleted)
@@ -322,7 +330,7 @@ impl Engine {
 
     /// Has it looked at once whether clients may still have their exports.
     pub(crate) fn look_again(&self) {
-        self.inner.discarded.notify_one();
+        self.inner.look.notify_one();
     }
 
     /// Holds an object of a job for a client that fetches it. Afterwards the job must be [looked at](Self::job): it may
@@ -404,15 +412,19 @@ impl Inner {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops a deleted job and has its objects removed.
-    fn forget(&self, id: JobId) {
+    /// Stops a job that was deleted.
+    fn cancel(&self, id: JobId) {
         let mut jobs = self.jobs();
-        jobs.deleted.insert(id);
         jobs.waiting.retain(|waiting| *waiting != id);
         if let Some(handle) = jobs.running.get(&id) {
             handle.cancel.cancel();
         }
-        drop(jobs);
+    }
+
+    /// Stops a deleted job and has its objects removed.
+    fn forget(&self, id: JobId) {
+        self.cancel(id);
+        self.jobs().deleted.insert(id);
         self.discarded.notify_one();
     }
 }

@@ -7,17 +7,28 @@ use super::{Engine, HELD_FOR, Inner, REAP_EVERY};
 use crate::clock;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, StoreError};
-use crate::job::{Job, JobId, JobState, Owner};
+use crate::job::{Job, JobId, Owner};
 use crate::output::checkpoint;
 use crate::smart::server::AuthorizationServer;
 use crate::telemetry::error_chain;
 
 impl Engine {
-    /// Removes what was deleted or has expired, until the process stops.
-    pub(super) async fn reap(&self) {
+    /// Looks for what has expired or was revoked, until the process stops: however long removals take.
+    pub(super) async fn look_for_ended(&self) {
         loop {
             self.expire_and_revoke().await;
             self.inner.forget_used().await;
+            tokio::select! {
+                () = self.inner.drain.cancelled() => return,
+                () = self.inner.look.notified() => {}
+                () = self.inner.services.clock.sleep(REAP_EVERY) => {}
+            }
+        }
+    }
+
+    /// Removes what was deleted, until the process stops.
+    pub(super) async fn reap(&self) {
+        loop {
             let (deleted, failed) = {
                 let jobs = self.inner.jobs();
                 // A worker that still runs may yet begin an object: it is stopped first.
@@ -56,8 +67,12 @@ impl Engine {
         let Some(server) = &self.inner.server else { return };
         for job in &jobs {
             let revoked = async {
-                let is_revoked = self.inner.is_revoked(server, job).await?;
-                Ok::<_, StoreError>(is_revoked && self.delete(job.id).await?)
+                if !self.inner.is_revoked(server, job).await? {
+                    return Ok(false);
+                }
+                // What has expired may be held by a download still.
+                self.inner.downloads.cut(job.id);
+                self.delete(job.id).await
             };
             match revoked.await {
                 Ok(true) => {
@@ -74,7 +89,7 @@ impl Inner {
     /// Whether the client of an export may not have all of it any more, also what comes or came along (SEC-14).
     async fn is_revoked(&self, server: &AuthorizationServer, job: &Job) -> Result<bool, StoreError> {
         // One from a time when there were no clients is nobody's.
-        if job.owner == Owner::Open || job.state == JobState::Deleted || server.is_as_wide(&job.owner) {
+        if job.owner == Owner::Open || server.is_as_wide(&job.owner) {
             return Ok(false);
         }
         let mut types = job.all_types(&self.services.store.files(job.id).await?);
