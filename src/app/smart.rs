@@ -53,7 +53,7 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
                      it is, and if that answers without credentials, whoever reaches us reads everything there"
                 );
             }
-            let clients = usable(smart);
+            let clients = usable(smart, &Clients::new());
             let source = key_source(smart, clock)?;
             let keys = token_keys(smart, state, clock::now(&**clock))?;
             let base = config.server.public_base_url.as_str();
@@ -74,28 +74,34 @@ fn key_source(smart: &SmartConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<Key
 /// Takes up the clients that a configuration names now.
 ///
 /// # Errors
-/// If one of them cannot be used, or another option says that there is another server: then all stay as they were.
+/// If another option says that there is another server: then all stay as they were. A client whose keys cannot be read has those
+/// that it had, and holds up nothing that is said of the others.
 pub(super) fn reload(server: &AuthorizationServer, smart: &SmartConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<()> {
     anyhow::ensure!(
         smart.mode == SmartMode::AuthorizationServer,
         "smart.mode is another one than at the start, which only a restart can change"
     );
-    server.register(clients(smart)?, key_source(smart, clock)?);
+    server.register(usable(smart, &server.clients()), key_source(smart, clock)?);
     Ok(())
 }
 
-/// The clients at a start. What is wrong with one of them is no reason to let nothing through to the upstream: it gets no
-/// tokens, and its exports are kept.
-fn usable(smart: &SmartConfig) -> Clients {
+/// The clients at a start or after a reload. What is wrong with one of them is no reason to let nothing through to the upstream,
+/// nor to let another one keep what it may not have any more: it has the keys that it had `before`, or gets no tokens, and its
+/// exports are kept.
+fn usable(smart: &SmartConfig, before: &Clients) -> Clients {
     let mut clients = Clients::new();
     for (number, config) in smart.clients.iter().enumerate() {
         let read = client(config).or_else(|error| {
             let error = error_chain(&*error);
             tracing::error!(
                 error,
-                "smart.clients[{number}] cannot prove who it is until a restart or SIGHUP after it is mended"
+                "smart.clients[{number}] has the keys that it had, if any, until a restart or SIGHUP after it is mended"
             );
-            named(config, ClientKeys::Unreadable)
+            let mut client = named(config, ClientKeys::Unreadable)?;
+            if let Some(before) = before.get(&client.id) {
+                client.keys = before.keys.clone();
+            }
+            Ok::<_, anyhow::Error>(client)
         });
         match read {
             Ok(client) => drop(clients.insert(client.id.clone(), Arc::new(client))),

@@ -10,7 +10,7 @@ use crate::smart::server::Caller;
 
 /// BD-098, BD-099, BD-101
 pub(super) async fn delete(edge: &Edge, caller: &Caller, id: JobId) -> Result<Response<Body>, Problem> {
-    let engine = edge.engine_to_remove().await?;
+    let engine = edge.engine_in_any_case().await?;
     edge.own_job(&engine, caller, id).await?;
     if !engine.delete(id).await? {
         return Err(Problem::no_such_job());

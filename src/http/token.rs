@@ -13,6 +13,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::Edge;
 use super::body::{self, Body, BoxError};
+use super::places::Place;
 use super::problem::Problem;
 use crate::bulk::route::SmartRoute;
 use crate::clock;
@@ -132,9 +133,10 @@ where
     }
 }
 
-/// What was asked in a form, whose turn it is.
+/// What was asked in a form, whose turn it is. A peer has no more of them than places.
 struct Asked<'a> {
     form: Form,
+    _place: Place<'a>,
     _turn: SemaphorePermit<'a>,
 }
 
@@ -190,7 +192,7 @@ async fn introspect(edge: &Edge, server: &Arc<AuthorizationServer>, form: &Form)
 }
 
 /// The form of a request, whose parameters stand in its body and nowhere else.
-async fn form<B>(edge: &Edge, head: &Parts, sent: B) -> Result<Form, OAuthError>
+async fn form<'a, B>(edge: &'a Edge, head: &Parts, sent: B) -> Result<(Form, Place<'a>), OAuthError>
 where
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,
@@ -219,10 +221,10 @@ where
     let read = async {
         // Who embeds the layer may not say who asks: then all are one.
         let peer = head.extensions.get::<PeerAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-        let _place = edge.coming.take(peer).await.map_err(|_| OAuthError::Unavailable)?;
+        let place = edge.coming.take(peer).await.map_err(|_| OAuthError::Unavailable)?;
         let read = Limited::new(sent, MOST_BODY_BYTES).collect().await;
         let body = read.map_err(|_| invalid("the body is larger than 64 KiB, or was cut short"))?.to_bytes();
-        Form::parse(&body).map_err(|error| invalid(&error.to_string()))
+        Ok((Form::parse(&body).map_err(|error| invalid(&error.to_string()))?, place))
     };
     tokio::select! {
         form = read => form,
@@ -236,12 +238,12 @@ where
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,
 {
-    let form = form(edge, head, sent).await?;
+    let (form, place) = form(edge, head, sent).await?;
     let turn = tokio::select! {
         turn = edge.forms.acquire() => turn.map_err(|_| OAuthError::Unavailable)?,
         () = edge.clock.sleep(BODY_PATIENCE) => return Err(OAuthError::Unavailable),
     };
-    Ok(Asked { form, _turn: turn })
+    Ok(Asked { form, _place: place, _turn: turn })
 }
 
 /// The client that a form proves to come from. Whatever is wrong, the answer is the same, and so is the work: one
@@ -254,7 +256,7 @@ async fn authenticate(
     let missing = |name: &str| OAuthError::InvalidRequest(format!("{name} is missing"));
     let kind = form.get("client_assertion_type").ok_or_else(|| missing("client_assertion_type"))?;
     let assertion = form.get("client_assertion").ok_or_else(|| missing("client_assertion"))?;
-    let engine = edge.engine().await.map_err(|_| OAuthError::Unavailable)?;
+    let engine = edge.engine_in_any_case().await.map_err(|_| OAuthError::Unavailable)?;
     let unavailable = |error| {
         tracing::error!(error = error_chain(&error), "the job store failed under a token request");
         OAuthError::Unavailable

@@ -166,7 +166,8 @@ impl AuthorizationServer {
         Arc::clone(&self.source.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn clients(&self) -> Arc<Clients> {
+    /// Who is registered.
+    pub(crate) fn clients(&self) -> Arc<Clients> {
         Arc::clone(&self.clients.read().unwrap_or_else(PoisonError::into_inner))
     }
 

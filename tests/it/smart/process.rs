@@ -250,6 +250,27 @@ async fn a_listener_beyond_this_machine_is_warned_of_where_only_bulk_requests_ne
     server.stop().await;
 }
 
+/// SEC-14: what cannot be read of one client holds up nothing that is said of another.
+#[tokio::test]
+async fn a_client_is_taken_off_the_list_whatever_is_wrong_with_another_one() {
+    let upstream = SampleUpstream::new(Settings::default());
+    let server = upstream.serve(listener().await).await;
+    let (stays, goes) = (Client::new("stays", "system/*.rs"), Client::new("goes", "system/*.rs"));
+    let process = process(&[stays.clone(), goes.clone()], &server.base_url).await;
+    let (good, bad) = (token(&process, &stays).await, token(&process, &goes).await);
+    let broken = "clients: [{client_id: broken, scope: system/*.rs, jwks_file: /nowhere/jwks.json},";
+    process.reload(|yaml| yaml.replace("clients: [", broken).replace("\"goes\"", "\"another\"")).expect("it is told");
+    let nowhere = format!("{}/$bulk-status/00000000000000000000000000000000", process.base);
+    until("it is taken off", async || {
+        Ok((with_token(&process, "GET", &nowhere, &bad).await.status == 401).then_some(()))
+    })
+    .await
+    .expect("its token is worth nothing");
+    assert_eq!(with_token(&process, "GET", &nowhere, &good).await.status, 404, "the other one's is good");
+    assert!(process.log().contains("/nowhere/jwks.json"), "it is said what is wrong");
+    server.stop().await;
+}
+
 /// SM-017, SEC-13, SEC-16
 #[tokio::test]
 async fn after_a_restart_tokens_are_good_and_assertions_used_up() {
