@@ -46,7 +46,7 @@ use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::{Patience, Upstream};
 use crate::upstream::connect::{PassThroughClient, Protocols, SearchClient};
 use crate::upstream::live::LiveTraffic;
-use claim::PrivacyWatch;
+use claim::{Privacy, PrivacyWatch};
 pub(crate) use examine::{Examined, examine};
 pub(crate) use identity::Identity;
 pub use identity::JobStore;
@@ -259,7 +259,7 @@ impl Offtake {
     /// request on (SEC-14). All else stays as it was.
     ///
     /// # Errors
-    /// If one of them cannot be used: then all stay as they were.
+    /// If there can be no other clients: then all stay as they were.
     pub(crate) fn reload(&self, config: &Config) -> anyhow::Result<()> {
         match &self.app.edge.access {
             Access::Open { .. } => anyhow::bail!("smart.mode was open at the start: there are no clients"),
@@ -374,7 +374,7 @@ impl Assembly {
             let watch = PrivacyWatch::of(&self);
             let claimed = async {
                 self.claim_output(&folder, &sender).await;
-                watch.look().await
+                watch.look(Privacy::Unproven).await
             };
             let Some(privacy) = stop.run_until_cancelled(claimed).await else { return };
             let engine = Engine::new(EngineParts {
@@ -399,8 +399,10 @@ impl Assembly {
             if stop.is_cancelled() {
                 engine.stop();
             }
-            let settled = watch.until_settled(privacy, engine, &sender);
-            let _stopped = stop.run_until_cancelled(settled).await;
+            // Also if the process is to stop by now: whoever stops it has to find the engine.
+            sender.send_replace(privacy.standing(&engine));
+            let watching = watch.go_on(privacy, engine, &sender);
+            let _stopped = stop.run_until_cancelled(watching).await;
             stop.cancelled().await;
         });
         receiver

@@ -17,7 +17,7 @@ use crate::telemetry::error_chain;
 
 /// How often an output that belongs to somebody else, or is public, is looked at again.
 const PAUSE: Duration = Duration::from_secs(30);
-/// The same of one that cannot be seen from here.
+/// The same of one that was private, or that cannot be seen from here.
 const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
 impl Assembly {
@@ -59,7 +59,7 @@ pub(super) struct PrivacyWatch {
 /// What a look at the storage has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Privacy {
-    /// It is private, there is nobody to ask, or an operator answers for it.
+    /// It is private, or an operator answers for it.
     Settled,
     /// It may not be: clients may reach what we do not, so that it holds nothing back.
     Unproven,
@@ -72,13 +72,16 @@ impl PrivacyWatch {
         Self { output: output.clone(), clock: Arc::clone(clock), public_bucket: *public_bucket }
     }
 
-    /// Looks once. While the storage is public no file is written.
-    pub(super) async fn look(&self) -> Privacy {
+    /// Looks once; `before` is what was seen before. While the storage is public no file is written.
+    pub(super) async fn look(&self, before: Privacy) -> Privacy {
+        // On local disk nobody but us can ask.
         let Some(exposure) = self.output.exposure_of_marker(&*self.clock).await else { return Privacy::Settled };
         let (object, list) = (said(&exposure.object), said(&exposure.list));
         let privacy = match (exposure.is_open(), exposure.is_proven_private(), self.public_bucket) {
             (true, _, PublicBucket::Refused) => Privacy::Public,
             (true, _, PublicBucket::Acknowledged) | (false, true, _) => Privacy::Settled,
+            // One that was public is not taken for private because it does not answer.
+            (false, false, _) if before == Privacy::Public => Privacy::Public,
             (false, false, _) => Privacy::Unproven,
         };
         match privacy {
@@ -105,28 +108,29 @@ impl PrivacyWatch {
         privacy
     }
 
-    /// Says how things stand, and looks again until nothing is open any more. What is there can be removed all the time.
-    pub(super) async fn until_settled(&self, mut privacy: Privacy, engine: Engine, standing: &watch::Sender<Standing>) {
+    /// Looks again and again, as a bucket can be opened at any time, and says how things stand. What is there can be removed all
+    /// the time.
+    pub(super) async fn go_on(&self, mut privacy: Privacy, engine: Engine, standing: &watch::Sender<Standing>) {
         let mut pause = PAUSE;
         loop {
-            standing.send_replace(match privacy {
-                Privacy::Public => Standing::Public(engine.clone()),
-                Privacy::Settled | Privacy::Unproven => Standing::Ready(engine.clone()),
-            });
             pause = match privacy {
-                Privacy::Settled => return,
+                Privacy::Settled => LONGEST_PAUSE,
                 Privacy::Public => PAUSE,
                 Privacy::Unproven => pause.saturating_mul(2).min(LONGEST_PAUSE),
             };
             self.clock.sleep(pause).await;
-            privacy = match (self.look().await, privacy) {
-                // A storage that was public is not taken for private because it does not answer.
-                (Privacy::Unproven, Privacy::Public) => {
-                    self.output.withhold(true);
-                    Privacy::Public
-                }
-                (seen, _) => seen,
-            };
+            privacy = self.look(privacy).await;
+            standing.send_replace(privacy.standing(&engine));
+        }
+    }
+}
+
+impl Privacy {
+    /// What becomes of requests.
+    pub(super) fn standing(self, engine: &Engine) -> Standing {
+        match self {
+            Self::Public => Standing::Public(engine.clone()),
+            Self::Settled | Self::Unproven => Standing::Ready(engine.clone()),
         }
     }
 }

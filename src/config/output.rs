@@ -26,8 +26,9 @@ pub struct OutputConfig {
     pub links: LinkMode,
     /// The address of the storage as clients see it, for which links are signed; null is that which we use. S3 and Azure.
     pub public_endpoint: Option<Url>,
-    /// What becomes of bulk requests where the storage answers links itself and gives things away without them: `refused`
-    /// until it does not any more, or served with a warning (`acknowledged`).
+    /// A cloud is asked for a file and for a list without any signature, at the start and every ten minutes. While it gives
+    /// either, bulk requests are refused (`refused`), or served with a warning (`acknowledged`: whoever reaches the storage may
+    /// read what is exported).
     pub public_bucket: PublicBucket,
     /// How files are stored: `none` as they are, or `gzip`, which takes about a tenth of the room. Clients that do not
     /// accept gzip get the lines as they are from us; a storage that answers its links itself gives everyone gzip.

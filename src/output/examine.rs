@@ -140,9 +140,9 @@ struct Probe<'a> {
     is_written: bool,
     /// An upload that has not ended.
     upload: Option<MultipartId>,
-    /// Blocks may wait to be put together.
     /// An upload was begun, and may be there without a name that is known.
     has_begun: bool,
+    /// Blocks may wait to be put together.
     has_blocks: bool,
 }
 

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::process::until;
 use crate::raw::{Answer, KICKOFF};
+use crate::smart::{self, Rig};
 use crate::support::{App, MARKER, listener};
 
 /// What speaks like S3 and takes every signature for a good one.
@@ -93,6 +94,14 @@ impl Bucket {
     }
 }
 
+/// Has files go to a bucket there.
+fn to(config: &mut Config, endpoint: &str) {
+    "s3://bulk/exports".clone_into(&mut config.output.location);
+    config.output.s3.endpoint = Some(endpoint.parse().expect("a URL"));
+    config.output.s3.access_key_id = Some("A".to_owned());
+    config.output.s3.secret_access_key = Some("hush".to_owned().into());
+}
+
 struct World {
     app: App,
     bucket: Arc<Bucket>,
@@ -109,10 +118,7 @@ impl World {
         let upstream = SampleUpstream::new(Settings::default());
         upstream.generate(2);
         let change = |config: &mut Config| {
-            "s3://bulk/exports".clone_into(&mut config.output.location);
-            config.output.s3.endpoint = Some(endpoint.parse().expect("a URL"));
-            config.output.s3.access_key_id = Some("A".to_owned());
-            config.output.s3.secret_access_key = Some("hush".to_owned().into());
+            to(config, &endpoint);
             change(config);
         };
         let app = App::with_clock(upstream, change, Arc::clone(&clock) as _).await;
@@ -218,4 +224,33 @@ async fn a_storage_that_turns_out_to_be_public_is_not_exported_to_any_more() {
     .await
     .expect("it can be removed");
     world.app.stop().await;
+}
+
+/// Whoever is to delete by a token gets one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_can_delete_what_lies_in_a_storage_that_turned_out_to_be_public() {
+    let bucket = Arc::new(Bucket { is_away: AtomicBool::new(true), ..Bucket::default() });
+    let storage = listener().await;
+    let endpoint = format!("http://{}", storage.local_addr().expect("it listens"));
+    tokio::spawn(Arc::clone(&bucket).serve(storage));
+    let client = smart::Client::new("a", "system/*.rs");
+    let rig = Rig::configured(std::slice::from_ref(&client), |config| to(config, &endpoint)).await;
+    let ask = async |method: &str, below: &str| {
+        let token = rig.token(&client, "system/*.rs").await;
+        rig.with_token(method, below, &token).await
+    };
+    let accepted = ask("GET", "/$export?_type=Patient").await;
+    assert_eq!(accepted.status, 202, "{}", String::from_utf8_lossy(&accepted.body));
+    let status = accepted.header("content-location").rsplit_once("/fhir").expect("a URL").1.to_owned();
+    bucket.gives_to_anybody.store(true, Ordering::SeqCst);
+    bucket.is_away.store(false, Ordering::SeqCst);
+    until("it is seen", async || {
+        rig.advance(60);
+        Ok((ask("GET", "/$export?_type=Patient").await.status == 503).then_some(()))
+    })
+    .await
+    .expect("it is looked at again");
+    assert_eq!(ask("GET", &status).await.status, 503, "no manifest");
+    assert_eq!(ask("DELETE", &status).await.status, 202);
+    rig.stop().await;
 }
