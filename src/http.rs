@@ -154,8 +154,8 @@ impl Edge {
         }
     }
 
-    /// The same for who only wants to have something removed.
-    async fn engine_to_remove(&self) -> Result<Engine, Problem> {
+    /// The same for what hands out nothing that was exported: tokens, and removals.
+    async fn engine_in_any_case(&self) -> Result<Engine, Problem> {
         let standing = self.standing().await;
         standing.engine().ok_or_else(|| unfit(&standing))
     }

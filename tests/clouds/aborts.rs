@@ -1,4 +1,4 @@
-//! A process that is aborted before and after each effect on its store and its storage: the next life ends with exactly what
+//! A process that is aborted at each kind of effect on its store and its storage: the next life ends with exactly what
 //! is to be exported, and by what the storage lists itself nothing of ours is left behind, and all of others.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,8 +44,8 @@ pub(crate) async fn everywhere(storage: &Storage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where processes are aborted: three times at each kind of effect that has to be hit, and after one of each other kind; or on
-/// both sides of every effect there is, which takes minutes.
+/// Where processes are aborted: three times at each kind of effect that has to be hit, after every commit, as each has another
+/// meaning, and after one of each other kind; or on both sides of every effect there is, which takes minutes.
 fn points(kinds: &[&'static str]) -> Vec<CrashPoint> {
     if given("OFFTAKE_CLOUDS_ABORTS").is_some() {
         let crash = |at| [When::Before, When::After].map(|when| CrashPoint::new(Some(Crash { at, when })));
@@ -53,9 +53,15 @@ fn points(kinds: &[&'static str]) -> Vec<CrashPoint> {
     }
     let different: BTreeSet<_> = kinds.iter().copied().collect();
     let crashes = different.into_iter().flat_map(|kind| {
-        let all = [(1, When::After), (1, When::Before), (2, When::After)];
-        let some = all.into_iter().take(if KINDS.contains(&kind) { 3 } else { 1 });
-        some.map(move |(at, when)| CrashPoint::at_kind(kind, Crash { at, when }))
+        let number = kinds.iter().filter(|found| **found == kind).count();
+        let after = match kind {
+            "store: commit" => number,
+            _ if KINDS.contains(&kind) => 2,
+            _ => 1,
+        };
+        let before = KINDS.contains(&kind).then_some(Crash { at: 1, when: When::Before });
+        let after = (1..=after).map(|at| Crash { at, when: When::After });
+        after.chain(before).map(move |crash| CrashPoint::at_kind(kind, crash))
     });
     crashes.collect()
 }
