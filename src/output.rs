@@ -467,6 +467,15 @@ impl Output {
         removed.map_err(|source| OutputError::Folder { doing: "remove an unfinished upload from", source })
     }
 
+    /// After a file of a local folder is complete.
+    async fn leave_cache(&self, key: &str) {
+        if let Some(root) = &self.local {
+            let path = root.join(key);
+            // Waited for, so that the next file finds the memory of this one.
+            let _left = tokio::task::spawn_blocking(move || disk::leave_cache(&path)).await;
+        }
+    }
+
     /// The folders in a folder; at the top of all, those of instances.
     pub(crate) async fn folders(&self, folder: Option<&str>) -> Result<Vec<String>, OutputError> {
         let path = self.path(folder.unwrap_or_default());

@@ -277,6 +277,7 @@ impl FileWriter {
             Upload::Later => {}
             Upload::Handle(mut upload) => {
                 inner(&mut upload).complete().await.map_err(failed(doing))?;
+                self.output.leave_cache(&self.key).await;
             }
             Upload::Named { store, id, parts } => {
                 let path = self.output.path(&self.key);

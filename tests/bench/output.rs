@@ -38,6 +38,9 @@ struct Arguments {
     /// What is exported.
     #[arg(long, default_value_t = 512)]
     mebibytes: usize,
+    /// Only the output of this name, and nothing is compared: for a profiler.
+    #[arg(long)]
+    only: Option<String>,
     /// What `cargo bench` adds by itself.
     #[arg(long, hide = true)]
     bench: bool,
@@ -96,7 +99,12 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
     let server = upstream.serve(TcpListener::bind("127.0.0.1:0").await?).await;
     let mut targets = vec![Target::Forgetful, Target::Disk(""), Target::Disk("compression: gzip")];
     let clouds = storage::given("OFFTAKE_CLOUDS").unwrap_or_default();
-    targets.extend(clouds.split_whitespace().map(|name| Target::Cloud(Storage::named(name))));
+    // A file system of a few megabytes holds no export of this size.
+    let clouds = clouds.split_whitespace().filter(|name| *name != "tmpfs");
+    targets.extend(clouds.map(|name| Target::Cloud(Storage::named(name))));
+    if let Some(only) = &arguments.only {
+        targets.retain(|target| target.name() == *only);
+    }
     let mut costs: Vec<Vec<f64>> = vec![Vec::new(); targets.len()];
     for round in 0..=arguments.pairs {
         for (target, costs) in targets.iter().zip(&mut costs) {
@@ -107,6 +115,10 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
                 costs.push(run.cpu_per_gb);
             }
         }
+    }
+    if arguments.only.is_some() {
+        server.stop().await;
+        return Ok(true);
     }
     let medians: Vec<f64> = costs.into_iter().map(median).collect();
     for (target, cost) in targets.iter().zip(&medians).skip(1) {
