@@ -174,7 +174,7 @@ impl Builder {
         let state = config.store.path.clone();
         let output = match output {
             Some(output) => Output::of(output),
-            None => Output::open(&config.output).context("could not open the output")?,
+            None => Output::open(&config.output_that_signs()).context("could not open the output")?,
         };
         let output = match through {
             Some(Through(wrap)) => output.through(wrap),
@@ -514,7 +514,7 @@ fn search_upstream(
 pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     // A folder is looked at when it is used: it may not be there yet, and is not to be made by looking.
     if !matches!(config.output.place(), Ok(Location::File(_))) {
-        Output::open(&config.output).context("the output cannot be used")?;
+        Output::open(&config.output_that_signs()).context("the output cannot be used")?;
     }
     smart::clients(&config.smart)?;
     Ok(())

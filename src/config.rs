@@ -23,19 +23,20 @@ pub use crate::profile::{
     TimeFilter,
 };
 pub use crate::smart::client::JwksUri;
+pub use crate::smart::delivery::{ClientFolder, LinkMode, NotAClientFolder};
 pub use care::{
     BreakerConfig, NotATime, QuietHoursConfig, QuietWindowConfig, TimeOfDay, UtcOffset, Weekday, YieldConfig,
 };
 pub use export::ExportConfig;
 pub use load::ConfigError;
 pub use output::{
-    AzureConfig, Compression, GcsConfig, LinkMode, Location, OutputConfig, Place, PublicBucket, S3Config,
-    ServerSideEncryption, StorageHttpConfig,
+    AzureConfig, Compression, GcsConfig, Location, OutputConfig, Place, PublicBucket, S3Config, ServerSideEncryption,
+    StorageHttpConfig,
 };
 pub use secret::Secret;
 pub use server::ServerConfig;
 pub use size::Size;
-pub use smart::{ClientConfig, SmartConfig, SmartMode};
+pub use smart::{ClientConfig, ClientOutputConfig, SmartConfig, SmartMode};
 pub use store::StoreConfig;
 pub use telemetry::{LogFormat, LogLevel, TelemetryConfig};
 pub use upstream::UpstreamConfig;
@@ -136,6 +137,7 @@ impl Config {
         if self.smart.mode == SmartMode::Open && self.output.links == LinkMode::Redirect {
             problems.add("links", "is redirect, which needs a token, and with smart.mode: open there are none");
         }
+        self.check_clients_output(&mut problems);
         // SM-011: tokens and assertions are for nobody on the way.
         if self.smart.mode == SmartMode::AuthorizationServer
             && self.server.public_base_url.scheme() != "https"
@@ -159,6 +161,45 @@ impl Config {
             }
         }
         if problems.found.is_empty() { Ok(()) } else { Err(problems) }
+    }
+}
+
+impl Config {
+    /// The section `output` as the storage is opened: with links of its own if any client's manifests list such.
+    pub(crate) fn output_that_signs(&self) -> OutputConfig {
+        let is_wanted =
+            |client: &ClientConfig| matches!(client.output.links, Some(LinkMode::Signed | LinkMode::Redirect));
+        let mut output = self.output.clone();
+        if output.links == LinkMode::Proxy && self.smart.clients.iter().any(is_wanted) {
+            output.links = LinkMode::Signed;
+        }
+        output
+    }
+
+    /// What clients want of their files has to be had where the files go.
+    fn check_clients_output(&self, problems: &mut Problems) {
+        problems.section = "smart";
+        let place = self.output.place();
+        let is_s3 = matches!(place, Ok(Location::S3(_)));
+        for (number, client) in self.smart.clients.iter().enumerate() {
+            let mut add =
+                |option: &str, problem: &str| problems.add(&format!("clients[{number}].output.{option}"), problem);
+            if client.output.sse_kms_key_id.is_some() {
+                if !is_s3 {
+                    add("sse_kms_key_id", "is for S3, and output.location is none there");
+                } else if self.output.s3.server_side_encryption == Some(ServerSideEncryption::S3) {
+                    add("sse_kms_key_id", "is a key of KMS, and output.s3.server_side_encryption is AES256");
+                }
+            }
+        }
+        // Where the site's own links are such, it is told of those.
+        let signing = self.output_that_signs();
+        if signing.links != self.output.links
+            && let Ok(location) = &place
+        {
+            problems.section = "output";
+            signing.check_signing(location, problems);
+        }
     }
 }
 

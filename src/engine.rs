@@ -222,7 +222,8 @@ impl Engine {
         };
         let coding = settings.coding;
         let places = Arc::new(Semaphore::new(settings.most_running));
-        let services = Services { store, output, clock, sidecars, instance: instance.into(), checkpoint_key, coding };
+        let instance = instance.into();
+        let services = Services { store, output, clock, sidecars, instance, client: None, checkpoint_key, coding };
         let inner = Inner {
             services,
             upstream,
@@ -318,7 +319,7 @@ impl Engine {
             self.inner.cancel(id);
             // What was answered stays so, whatever is lost. If it cannot be said now, the reaper says it.
             if let Ok(Some(job)) = services.store.job(id).await
-                && let Err(error) = services.keep_job(Epoch::default(), job, None).await
+                && let Err(error) = services.ending(&job).keep_job(Epoch::default(), job, None).await
             {
                 tracing::warn!(export.job_id = %id, error = error_chain(&error), "could not mark the output of a deleted export yet");
             }

@@ -34,6 +34,7 @@ use crate::fhir::capability::Capability;
 use crate::fhir::datatypes::Millis;
 use crate::job::{Job, JobId};
 use crate::output::Output;
+use crate::smart::client::Owner;
 use crate::smart::server::{AuthorizationServer, Caller};
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
@@ -54,7 +55,7 @@ pub(crate) struct Edge {
     pub(crate) output: Output,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) links: Links,
-    /// What manifests list.
+    /// What manifests list, unless their client wants something else.
     pub(crate) link_mode: LinkMode,
     /// How it is known who may ask.
     pub(crate) access: Access,
@@ -100,12 +101,23 @@ impl Edge {
         }
     }
 
-    /// Whether files are had by whoever shows a token, and not by whoever has their link.
-    fn files_need_token(&self) -> bool {
-        match (&self.access, self.link_mode) {
+    /// What the manifests of an export list: what its client has asked for, or what all have.
+    fn link_mode(&self, owner: &Owner) -> LinkMode {
+        self.server().and_then(|server| server.links(owner)).unwrap_or(self.link_mode)
+    }
+
+    /// Whether files of an export are had by whoever shows a token, and not by whoever has their link.
+    fn files_need_token(&self, owner: &Owner) -> bool {
+        match (&self.access, self.link_mode(owner)) {
             (Access::Open { .. }, _) | (Access::Server(_), LinkMode::Signed) => false,
             (Access::Server(_), LinkMode::Proxy | LinkMode::Redirect) => true,
         }
+    }
+
+    /// Whether there can be files that are had by a token.
+    fn some_files_need_token(&self) -> bool {
+        let is_set = |mode| self.link_mode == mode || self.server().is_some_and(|server| server.anybody_has(mode));
+        self.server().is_some() && (is_set(LinkMode::Proxy) || is_set(LinkMode::Redirect))
     }
 
     /// A job of the caller's own. One of somebody else is as good as none (SEC-15).

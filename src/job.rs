@@ -17,6 +17,7 @@ use crate::fhir::datatypes::{Instant, Millis};
 use crate::fhir::outcome::{Issue, IssueType};
 use crate::fhir::resource_type::ResourceType;
 pub(crate) use crate::smart::client::Owner;
+pub(crate) use crate::smart::delivery::Delivery;
 
 /// Counts who held a job: what an earlier holder still sends is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub(crate) struct Job {
     /// Whose it is, and what it may hold. A record from before there were clients is of `open` mode.
     #[serde(default)]
     pub(crate) owner: Owner,
+    /// Where its files go. Those of a record from before clients had wishes go where all do.
+    #[serde(default)]
+    pub(crate) delivery: Delivery,
     /// The types to export: those asked for, or all that the level allows.
     pub(crate) types: Vec<ResourceType>,
     /// What belongs to patients in the version of FHIR that the upstream spoke at kick-off.

@@ -209,6 +209,21 @@ impl Output {
         self
     }
 
+    /// The same output, encrypting what is written to it by this key of KMS.
+    ///
+    /// # Errors
+    /// If it is not on S3, or cannot be set up.
+    pub(crate) fn encrypting_by(&self, key: &str) -> Result<Self, OutputError> {
+        let cloud = self.cloud.as_ref();
+        let keyed = cloud.and_then(|cloud| cloud.keyed.as_ref());
+        let store = keyed.ok_or(OutputError::Unfit("does not encrypt by a client's own key"))?.by(key)?;
+        let mut output = Self { store: Arc::clone(&store) as _, ..self.clone() };
+        if let Some(parts) = output.cloud.as_mut().and_then(|cloud| cloud.parts.as_mut()) {
+            parts.store = store;
+        }
+        Ok(output)
+    }
+
     /// The same output with another limit for what is left free on a local disk.
     pub(crate) fn leaving_free(self, min_free: Option<u64>) -> Self {
         Self { min_free, ..self }

@@ -13,6 +13,7 @@ use crate::output::checkpoint::rebuild::{self, Folder, Rebuilt};
 use crate::output::checkpoint::{CheckpointKey, Commit, JobSheet, MOST_BYTES, Place, Refused};
 use crate::output::layout::{self, ObjectName};
 use crate::output::{Output, OutputError};
+use crate::smart::delivery::ClientFolder;
 
 /// What was rebuilt, and what was not.
 #[derive(Debug, Default)]
@@ -64,12 +65,13 @@ pub(crate) async fn recover(
     }
     let mut report = Report::default();
     let (mut sheets, mut jobs) = (0, 0);
-    for name in output.folders(Some(instance)).await? {
+    for (client, name) in folders(output, instance).await? {
         let Ok(id) = name.parse::<JobId>() else {
             report.left_alone.push(name);
             continue;
         };
-        let source = Source { output, instance, key, id, folder: layout::folder(instance, id) };
+        let folder = layout::folder(instance, client.as_ref(), id);
+        let source = Source { output, instance, key, id, client, folder };
         let found = output.folder(&source.folder).await?;
         sheets += usize::from(found.objects.contains_key(layout::JOB_CHECKPOINT));
         match source.rebuild(&found, &mut report).await? {
@@ -88,12 +90,28 @@ pub(crate) async fn recover(
     }
 }
 
+/// The folders of an instance that may be jobs', also those within the folders of clients.
+async fn folders(output: &Output, instance: &str) -> Result<Vec<(Option<ClientFolder>, String)>, OutputError> {
+    let mut found = Vec::new();
+    for name in output.folders(Some(instance)).await? {
+        match name.parse::<ClientFolder>() {
+            Ok(client) => {
+                let within = output.folders(Some(&format!("{instance}/{client}"))).await?;
+                found.extend(within.into_iter().map(|name| (Some(client.clone()), name)));
+            }
+            Err(_) => found.push((None, name)),
+        }
+    }
+    Ok(found)
+}
+
 /// The folder of one job.
 struct Source<'a> {
     output: &'a Output,
     instance: &'a str,
     key: &'a CheckpointKey,
     id: JobId,
+    client: Option<ClientFolder>,
     folder: String,
 }
 
@@ -103,7 +121,9 @@ impl Source<'_> {
         let id = self.id;
         let refuse = |report: &mut Report, name: &str, reason| report.refused.push((format!("{id}/{name}"), reason));
         let Some(sheet) = self.open::<JobSheet>(found, layout::JOB_CHECKPOINT).await? else { return Ok(None) };
-        let sheet = match sheet.and_then(|sheet| if sheet.job.id == id { Ok(sheet) } else { Err(Refused::Content) }) {
+        // Else it would go on, or be removed, in another folder than the one it lies in.
+        let is_at_home = |sheet: &JobSheet| sheet.job.id == id && sheet.job.delivery.folder == self.client;
+        let sheet = match sheet.and_then(|sheet| if is_at_home(&sheet) { Ok(sheet) } else { Err(Refused::Content) }) {
             Ok(sheet) => sheet,
             Err(reason) => {
                 refuse(report, layout::JOB_CHECKPOINT, reason);

@@ -9,6 +9,7 @@ pub(crate) mod address;
 pub(crate) mod admit;
 pub(crate) mod assertion;
 pub(crate) mod client;
+pub(crate) mod delivery;
 pub(crate) mod discovery;
 pub(crate) mod form;
 pub(crate) mod generate;

@@ -9,12 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::keys::keep;
 use crate::clock::{self, Clock};
-use crate::config::{ClientConfig, Config, SmartConfig, SmartMode};
+use crate::config::{ClientConfig, ClientOutputConfig, Config, SmartConfig, SmartMode};
 use crate::fhir::datatypes::Millis;
 use crate::http::Access;
 use crate::http::guard::Exposure;
 use crate::smart::access_token::{Made, TokenKeys};
 use crate::smart::client::ClientId;
+use crate::smart::delivery::Delivery;
 use crate::smart::generate;
 use crate::smart::jwk::KeySet;
 use crate::smart::key_source::KeySource;
@@ -144,7 +145,8 @@ fn client(config: &ClientConfig) -> anyhow::Result<Client> {
 fn named(config: &ClientConfig, keys: ClientKeys) -> anyhow::Result<Client> {
     let id = ClientId::parse(&config.client_id).context("client_id")?;
     let scopes = Scopes::parse(&config.scope).context("scope")?;
-    Ok(Client { id, scopes, keys })
+    let ClientOutputConfig { folder, links, sse_kms_key_id } = config.output.clone();
+    Ok(Client { id, scopes, keys, delivery: Delivery { folder, sse_kms_key_id }, links })
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{Problems, Section, Size, seconds};
+use crate::smart::delivery::LinkMode;
 
 pub use clouds::{AzureConfig, GcsConfig, S3Config, ServerSideEncryption, StorageHttpConfig};
 pub use location::{Location, Place};
@@ -56,19 +57,6 @@ pub struct OutputConfig {
     pub azure: AzureConfig,
     /// For `gs://`.
     pub gcs: GcsConfig,
-}
-
-/// What the URLs in a manifest are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LinkMode {
-    /// The storage's own, signed; local disk has ours.
-    #[default]
-    Signed,
-    /// Ours, whatever the storage.
-    Proxy,
-    /// Ours, leading on to the storage's for whoever shows a token.
-    Redirect,
 }
 
 /// What becomes of bulk requests where the storage turns out to be public.
@@ -171,7 +159,7 @@ impl OutputConfig {
     }
 
     /// What cannot be signed for.
-    fn check_signing(&self, location: &Location, problems: &mut Problems) {
+    pub(super) fn check_signing(&self, location: &Location, problems: &mut Problems) {
         match location {
             Location::File(_) | Location::S3(_) => {}
             Location::Azure(_) => {

@@ -12,6 +12,7 @@ use super::server::is_loopback;
 use super::{Problems, Section, seconds};
 use crate::smart::address::is_public;
 use crate::smart::client::{ClientId, JwksUri};
+use crate::smart::delivery::{ClientFolder, LinkMode};
 use crate::smart::jwk::KeySet;
 use crate::smart::scope::Scopes;
 
@@ -62,6 +63,20 @@ pub struct ClientConfig {
     pub jwks_file: Option<PathBuf>,
     /// Where they can be fetched.
     pub jwks_uri: Option<JwksUri>,
+    /// What is different for its files.
+    pub output: ClientOutputConfig,
+}
+
+/// What is different for the files of one client; what is null is as the section `output` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientOutputConfig {
+    /// They lie in a folder of this name, below that of the instance.
+    pub folder: Option<ClientFolder>,
+    /// What its manifests list.
+    pub links: Option<LinkMode>,
+    /// The key of KMS that S3 encrypts them with.
+    pub sse_kms_key_id: Option<String>,
 }
 
 impl Default for SmartConfig {
@@ -195,6 +210,38 @@ mod tests {
                  clients: [{{ client_id: a, client_name: A, scope: system/*.rs, {keys} }}]"
             );
             assert_eq!(with(&smart).err(), None, "{keys}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_wants_of_its_files_has_to_be_had() {
+        for (location, client, expected) in [
+            ("s3://bucket", "folder: research, links: redirect, sse_kms_key_id: key", None),
+            ("gs://bucket, links: proxy, gcs: { base_url: http://127.0.0.1:1 }", "folder: research", None),
+            ("file:///a", "sse_kms_key_id: key", Some("smart.clients[0].output.sse_kms_key_id is for S3")),
+            (
+                "s3://bucket, s3: { server_side_encryption: AES256 }",
+                "sse_kms_key_id: key",
+                Some("smart.clients[0].output.sse_kms_key_id is a key of KMS"),
+            ),
+            (
+                "gs://bucket, links: proxy, gcs: { base_url: http://127.0.0.1:1 }",
+                "links: signed",
+                Some("output.gcs.base_url"),
+            ),
+            ("s3://bucket", "folder: a/b", Some("a folder has 1 to 64 letters")),
+            ("s3://bucket", "prefix: a", Some("prefix")),
+        ] {
+            let smart = format!(
+                "mode: authorization_server, \
+                 clients: [{{ client_id: a, scope: system/*.rs, jwks: JWKS, output: {{ {client} }} }}] }}\n\
+                 output: {{ location: {location}"
+            );
+            match (with(&smart), expected) {
+                (Ok(_), None) => {}
+                (Err(error), Some(expected)) => assert!(error.contains(expected), "{client}: {error}"),
+                (other, _) => panic!("{client} on {location}: {:?}", other.err()),
+            }
         }
     }
 

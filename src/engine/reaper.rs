@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::files::FilesError;
+use super::services::Services;
 use super::{Engine, HELD_FOR, Inner, REAP_EVERY};
 use crate::clock;
 use crate::job::checkpoint::FileRecord;
@@ -128,8 +129,9 @@ impl Inner {
             let store = &self.services.store;
             let records = store.files(id).await?;
             let Some(job) = store.job(id).await? else { return Ok(()) };
-            self.services.mark_over(job).await?;
-            self.remove_objects(id, &records, &HashSet::new()).await?;
+            let services = self.services.ending(&job);
+            services.mark_over(job).await?;
+            remove_objects(&services, id, &records, &HashSet::new()).await?;
             if !records.is_empty() {
                 let forgotten = records.iter().map(|record| record.no).collect();
                 let lease = store.claim(id).await?;
@@ -147,35 +149,21 @@ impl Inner {
         }
     }
 
-    /// Removes what the records of a job name: its files but for those in `held`, their sidecars, what is left of unfinished
-    /// uploads to them, and the checkpoint objects of their commits.
-    async fn remove_objects(
-        &self,
-        id: JobId,
-        records: &[FileRecord],
-        held: &HashSet<String>,
-    ) -> Result<(), FilesError> {
-        let folder = self.services.folder(id);
-        self.services.output.end_uploads(&folder, records).await?;
-        let commits = checkpoint::commit_keys(&folder, records);
-        let keys = records.iter().flat_map(FileRecord::keys).chain(commits);
-        for key in keys.filter(|key| !held.contains(key)) {
-            self.services.output.remove(&key).await?;
-        }
-        Ok(())
-    }
-
     /// Removes every object of a deleted job, at last the one that says that it was deleted, and then its record; `false`
     /// if something is left for the next time, such as a file that is being fetched.
     async fn purge(&self, id: JobId) -> bool {
         let purged = async {
-            let services = &self.services;
-            let records = services.store.files(id).await?;
-            if let Some(job) = services.store.job(id).await? {
-                services.mark_over(job).await?;
-            }
+            let records = self.services.store.files(id).await?;
+            let services = match self.services.store.job(id).await? {
+                Some(job) => {
+                    let services = self.services.ending(&job);
+                    services.mark_over(job).await?;
+                    services
+                }
+                None => self.services.clone(),
+            };
             let held = self.downloads.held(id, clock::now(&*services.clock));
-            self.remove_objects(id, &records, &held).await?;
+            remove_objects(&services, id, &records, &held).await?;
             if !held.is_empty() {
                 return Ok(false);
             }
@@ -190,4 +178,22 @@ impl Inner {
         }
         purged.unwrap_or(false)
     }
+}
+
+/// Removes what the records of a job name: its files but for those in `held`, their sidecars, what is left of unfinished
+/// uploads to them, and the checkpoint objects of their commits.
+async fn remove_objects(
+    services: &Services,
+    id: JobId,
+    records: &[FileRecord],
+    held: &HashSet<String>,
+) -> Result<(), FilesError> {
+    let folder = services.folder(id);
+    services.output.end_uploads(&folder, records).await?;
+    let commits = checkpoint::commit_keys(&folder, records);
+    let keys = records.iter().flat_map(FileRecord::keys).chain(commits);
+    for key in keys.filter(|key| !held.contains(key)) {
+        services.output.remove(&key).await?;
+    }
+    Ok(())
 }

@@ -32,7 +32,7 @@ impl Inner {
         loop {
             let clock = &self.services.clock;
             let (before, slices) = (self.completed(id).await, progress.slices());
-            match self.run_once(id, progress).await {
+            match Box::pin(self.run_once(id, progress)).await {
                 Ok(()) => return,
                 Err(RunError::Fenced | RunError::Draining) => return,
                 Err(RunError::GivenUp { code, text }) => {
@@ -89,9 +89,11 @@ impl Inner {
     /// now, the next run removes.
     async fn give_back(&self, id: JobId) {
         let given = async {
-            let lease = self.services.store.claim(id).await?;
-            let mut records = self.services.store.files(id).await?;
-            self.clean(lease, &mut records).await
+            let store = &self.services.store;
+            let lease = store.claim(id).await?;
+            let Some(job) = store.job(id).await? else { return Err(RunError::Fenced) };
+            let mut records = store.files(id).await?;
+            self.clean(&self.services.ending(&job), lease, &mut records).await
         };
         if let Err(error) = given.await {
             tracing::debug!(export.job_id = %id, ?error, "what an export has begun is not removed yet");
@@ -103,8 +105,9 @@ impl Inner {
         self.services.output.check_room().map_err(FilesError::from)?;
         let lease = store.claim(id).await?;
         let Some(job) = store.job(id).await? else { return Err(RunError::Fenced) };
+        let services = self.services.of(&job).map_err(FilesError::from)?;
         let mut records = store.files(id).await?;
-        self.clean(lease, &mut records).await?;
+        self.clean(&services, lease, &mut records).await?;
         progress.go_on();
         let (plan, running) = match (store.plan(id).await?, job.state.clone()) {
             (Some(plan), JobState::Running(running)) => (plan, running),
@@ -121,7 +124,7 @@ impl Inner {
                 let running = Running { refused, members_left_out: left_out, ..Running::default() };
                 let state = JobState::Running(running.clone());
                 let planned = Job { state: state.clone(), ..job.clone() };
-                let keep = self.services.keep_job(lease.epoch, planned, Some(plan.clone()));
+                let keep = services.keep_job(lease.epoch, planned, Some(plan.clone()));
                 Box::pin(keep).await.map_err(FilesError::from)?;
                 let change = Change { state: Some(state), plan: Some(plan.clone()), ..Change::default() };
                 store.commit(lease, change).await?;
@@ -144,7 +147,6 @@ impl Inner {
             target_bytes: self.settings.page_bytes,
         };
         let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
-        let services = self.services.clone();
         let limits = self.settings.files;
         let files = Files::resume(services, lease, grant, Arc::clone(&plan), limits, running.clone(), records);
         reader.refused_before(files.slices());

@@ -13,6 +13,7 @@ use crate::output::checkpoint::{self, CheckpointKey, JobSheet, Place};
 use crate::output::writer::Coding;
 use crate::output::{Output, OutputError, layout};
 use crate::plan::ExportPlan;
+use crate::smart::delivery::ClientFolder;
 
 /// What files are made with.
 #[derive(Debug, Clone)]
@@ -22,15 +23,35 @@ pub(super) struct Services {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) sidecars: Sidecars,
     pub(super) instance: Arc<str>,
+    /// The folder of the client whose job they are for.
+    pub(super) client: Option<ClientFolder>,
     pub(super) checkpoint_key: CheckpointKey,
     /// How files for clients are stored.
     pub(super) coding: Coding,
 }
 
 impl Services {
+    /// Those for one job: what they write goes where its client's does.
+    ///
+    /// # Errors
+    /// If the output cannot encrypt as the client wants it.
+    pub(super) fn of(&self, job: &Job) -> Result<Self, OutputError> {
+        let client = job.delivery.folder.clone();
+        let output = match &job.delivery.sse_kms_key_id {
+            Some(key) => self.output.encrypting_by(key)?,
+            None => self.output.clone(),
+        };
+        Ok(Self { output, client, ..self.clone() })
+    }
+
+    /// The same for what ends a job, which has to go on without that key as well: nothing of a resource is written then.
+    pub(super) fn ending(&self, job: &Job) -> Self {
+        self.of(job).unwrap_or_else(|_| Self { client: job.delivery.folder.clone(), ..self.clone() })
+    }
+
     /// The folder of a job's objects.
     pub(super) fn folder(&self, id: JobId) -> String {
-        layout::folder(&self.instance, id)
+        layout::folder(&self.instance, self.client.as_ref(), id)
     }
 
     /// Says in the output what a job is; without a plan that it failed or was deleted.

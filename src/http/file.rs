@@ -34,8 +34,17 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
     let Some((job, object)) = find(edge, &engine, caller.as_ref(), id, name).await? else {
         return Ok(plain(StatusCode::NOT_FOUND));
     };
+    let mode = edge.link_mode(&job.owner);
+    let may_open = match caller {
+        Some(_) => edge.files_need_token(&job.owner),
+        // Where links need a token, those that we lead on to are signed themselves.
+        None => !edge.files_need_token(&job.owner) || mode == LinkMode::Redirect,
+    };
+    if !may_open {
+        return Ok(plain(StatusCode::FORBIDDEN));
+    }
     // A link is signed for GET alone: what a HEAD asks is answered here.
-    if caller.is_some() && edge.link_mode == LinkMode::Redirect && head.method != Method::HEAD {
+    if caller.is_some() && mode == LinkMode::Redirect && head.method != Method::HEAD {
         return lead_on(edge, &job, name, &object).await;
     }
     let download = engine.download(id, &object.key);
@@ -48,7 +57,7 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
     let takes_gzip = head.headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let takes_gzip = match edge.output.signs_for() {
         // A storage sends what it holds, whatever is asked for.
-        Some(_) if caller.is_some() && edge.link_mode == LinkMode::Redirect => object.plain.is_some(),
+        Some(_) if caller.is_some() && mode == LinkMode::Redirect => object.plain.is_some(),
         _ => coding::takes_gzip(takes_gzip),
     };
     let form = Form::choose(&object, takes_gzip, range.is_some());
@@ -113,17 +122,23 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
 
 /// What opens the file: its link, or the token of a caller; `None` if nothing does.
 async fn opened_by(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Result<Option<Option<Caller>>, Problem> {
-    // Where links need a token, those that we lead on to are signed themselves.
-    if edge.files_need_token() && (edge.link_mode == LinkMode::Proxy || head.uri.query().is_none()) {
-        return Ok(Some(Some(authorize::caller(edge, head).await?)));
-    }
     match edge.links.verify(id, name, head.uri.query(), clock::now(&*edge.clock)) {
         Ok(()) => Ok(Some(None)),
+        // Whose export it is, and so what opens it, nobody is told who shows neither a link nor a token.
+        Err(_) if edge.some_files_need_token() && shows_no_link(edge, head) => {
+            Ok(Some(Some(authorize::caller(edge, head).await?)))
+        }
         Err(refused) => {
             tracing::info!(reason = %refused, "a link was refused");
             Ok(None)
         }
     }
+}
+
+/// Whether a request does not even look like one by a link.
+fn shows_no_link(edge: &Edge, head: &Parts) -> bool {
+    let is_bare = head.uri.query().is_none() || head.headers.contains_key(header::AUTHORIZATION);
+    is_bare || edge.link_mode == LinkMode::Proxy
 }
 
 /// The file of this name, if there is one for the caller, or for whoever has its link.

@@ -66,7 +66,20 @@ where
     let request = edge.links.public_url(path);
     let state = JobState::Accepted;
     let owner = caller.owner();
-    let job = Job { id, kickoff, owner, types, compartments, request, advertised_base, software, created: now, state };
+    let delivery = edge.server().map(|server| server.delivery(caller)).unwrap_or_default();
+    let job = Job {
+        id,
+        kickoff,
+        owner,
+        delivery,
+        types,
+        compartments,
+        request,
+        advertised_base,
+        software,
+        created: now,
+        state,
+    };
     engine.submit(job).await?;
     tracing::info!(export.job_id = %id, "an export was accepted");
     let answer = Response::builder()

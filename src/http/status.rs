@@ -71,13 +71,13 @@ async fn manifest(
     // A link never outlives what signs it, nor its file.
     let wanted = edge.links.expiry(now).min(complete.expires);
     let links_until = match edge.output.signs_for() {
-        _ if edge.files_need_token() => complete.expires,
+        _ if edge.files_need_token(&job.owner) => complete.expires,
         Some(longest) => wanted.min(now.saturating_add(longest)),
         None => wanted,
     };
     let entries = files.iter().filter(|file| file.content.is_for_clients());
     let entries = entries.filter_map(|file| Some((file, file.object()?)));
-    let listed: Vec<_> = entries.map(|(file, object)| listed(edge, job.id, file, object, links_until)).collect();
+    let listed: Vec<_> = entries.map(|(file, object)| listed(edge, job, file, object, links_until)).collect();
     // In their order; some clouds are asked for each signature.
     let signed = futures_util::stream::iter(listed).buffered(SIGNED_AT_ONCE).try_collect::<Vec<_>>();
     let signed = tokio::select! {
@@ -98,7 +98,7 @@ async fn manifest(
     let manifest = Manifest {
         transaction_time: complete.transaction_time,
         request: job.request.clone(),
-        requires_access_token: edge.files_need_token(),
+        requires_access_token: edge.files_need_token(&job.owner),
         output,
         deleted: job.kickoff.since.map(|_| deleted),
         error,
@@ -119,7 +119,7 @@ const SIGNED_AT_ONCE: usize = 16;
 /// One file as the manifest lists it.
 fn listed<'a>(
     edge: &'a Edge,
-    job: JobId,
+    job: &'a Job,
     file: &'a FileRecord,
     object: &'a StoredObject,
     until: Millis,
@@ -139,16 +139,16 @@ fn listed<'a>(
 /// A link to one file: of the storage itself where it signs, else ours; where a token is needed it is always ours.
 async fn link(
     edge: &Edge,
-    job: JobId,
+    job: &Job,
     file: &FileRecord,
     object: &StoredObject,
     until: Millis,
 ) -> Result<String, OutputError> {
     let name = layout::file_name(file.content, file.no);
-    if edge.files_need_token() {
-        return Ok(edge.links.stable_file(job, &name));
+    if edge.files_need_token(&job.owner) {
+        return Ok(edge.links.stable_file(job.id, &name));
     }
-    signed(edge, job, &name, object, until).await
+    signed(edge, job.id, &name, object, until).await
 }
 
 /// A link that is itself the right to the file, until then.

@@ -2,6 +2,7 @@
 
 mod credentials;
 pub(super) mod doors;
+pub(super) mod keyed;
 pub(super) mod uploads;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use object_store::signer::Signer;
 use object_store::{Attribute, Attributes, Certificate, ClientOptions, ObjectStore, RetryConfig};
 
 use self::doors::Doors;
+use self::keyed::Keyed;
 use self::uploads::Uploads;
 use super::StoreFault;
 use super::writer::Coding;
@@ -42,6 +44,8 @@ pub(super) struct Cloud {
     pub(super) parts: Option<Parts>,
     pub(super) signer: Option<LinkSigner>,
     pub(super) doors: Doors,
+    /// What encrypts by keys of clients; only S3 can.
+    pub(super) keyed: Option<Keyed>,
 }
 
 /// Uploads in parts.
@@ -258,6 +262,7 @@ pub(super) fn s3(config: &OutputConfig, place: &Place, environment: &Environment
         .with_retry(retry(config))
         .with_client_options(client.clone());
     let store = Arc::new(builder.clone().build()?);
+    let keyed = Some(Keyed::new(builder.clone()));
     let signer = match (config.links, &config.public_endpoint) {
         (LinkMode::Proxy, _) => None,
         (LinkMode::Signed | LinkMode::Redirect, None) => Some(Arc::clone(&store)),
@@ -281,7 +286,7 @@ pub(super) fn s3(config: &OutputConfig, place: &Place, environment: &Environment
     let doors = doors(config, &bucket, public, doors::LIST_BUCKET)?;
     let uploads = Arc::new(Uploads::of_s3(ReqwestConnector::default().connect(&client)?, Arc::clone(&store) as _));
     let parts = Some(Parts { store: Arc::clone(&store) as _, uploads });
-    Ok((store, Cloud { parts, signer, doors }))
+    Ok((store, Cloud { parts, signer, doors, keyed }))
 }
 
 /// Opens a container of Azure Blob Storage.
@@ -345,7 +350,7 @@ pub(super) fn azure(config: &OutputConfig, place: &Place, environment: &Environm
     let endpoint = endpoint.unwrap_or_else(|| format!("https://{account}.blob.core.windows.net"));
     let public = config.public_endpoint.as_ref().map(|public| under(&plain_url(public), &place.bucket));
     let doors = doors(config, &under(&endpoint, &place.bucket), public, doors::LIST_CONTAINER)?;
-    Ok((store, Cloud { parts: None, signer, doors }))
+    Ok((store, Cloud { parts: None, signer, doors, keyed: None }))
 }
 
 /// Opens a bucket of Google Cloud Storage.
@@ -390,7 +395,7 @@ pub(super) fn gcs(config: &OutputConfig, place: &Place, environment: &Environmen
     let credentials = Arc::clone(store.credentials());
     let uploads = Arc::new(Uploads::of_gcs(ReqwestConnector::default().connect(&client)?, credentials, bucket));
     let parts = Some(Parts { store: Arc::clone(&store) as _, uploads });
-    Ok((store, Cloud { parts, signer, doors }))
+    Ok((store, Cloud { parts, signer, doors, keyed: None }))
 }
 
 /// What the storage is to say of an object to whoever fetches it.

@@ -4,15 +4,19 @@
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
 use crate::job::{Epoch, JobId};
+use crate::smart::delivery::ClientFolder;
 
-/// The folder of one job.
-pub(crate) fn folder(instance: &str, job: JobId) -> String {
-    format!("{instance}/{job}")
+/// The folder of one job, which may lie in one of its client's.
+pub(crate) fn folder(instance: &str, client: Option<&ClientFolder>, job: JobId) -> String {
+    match client {
+        Some(client) => format!("{instance}/{client}/{job}"),
+        None => format!("{instance}/{job}"),
+    }
 }
 
-/// The key of one data object. The epoch keeps a worker that lost its lease from writing over its successor.
-pub(crate) fn object(instance: &str, job: JobId, content: FileContent, no: FileNo, epoch: Epoch) -> String {
-    let folder = folder(instance, job);
+/// The key of one data object in a job's folder. The epoch keeps a worker that lost its lease from writing over its
+/// successor.
+pub(crate) fn object(folder: &str, content: FileContent, no: FileNo, epoch: Epoch) -> String {
     format!("{folder}/{}-{:05}.{}.ndjson", content_name(content), no.0, epoch.0)
 }
 
@@ -124,7 +128,10 @@ mod tests {
     #[test]
     fn only_data_objects_are_named_ndjson() {
         let content = FileContent::Resources(ResourceType::PATIENT);
-        let key = object("0a1b", JobId::new([1; 16]), content, FileNo(7), Epoch(2));
+        let job = JobId::new([1; 16]);
+        let client = "research".parse().expect("a folder");
+        assert_eq!(folder("0a1b", Some(&client), job), "0a1b/research/01010101010101010101010101010101");
+        let key = object(&folder("0a1b", None, job), content, FileNo(7), Epoch(2));
         assert_eq!(key, "0a1b/01010101010101010101010101010101/Patient-00007.2.ndjson");
         assert_eq!(sidecar(&key), "0a1b/01010101010101010101010101010101/Patient-00007.2.ids");
         assert_eq!(parse_file_name(&file_name(content, FileNo(7))), Some(FileNo(7)));

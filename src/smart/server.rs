@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::access_token::{self, AccessToken, TokenError, TokenKeys};
 use super::assertion::{AssertionError, Authenticated, Expected, Registered, Unverified, Use};
 use super::client::{ClientId, JwksUri, Owner};
+use super::delivery::{Delivery, LinkMode};
 use super::discovery::Endpoints;
 use super::jwk::KeySet;
 use super::jws::CannotSign;
@@ -23,6 +24,10 @@ pub(crate) struct Client {
     pub(crate) id: ClientId,
     pub(crate) scopes: Scopes,
     pub(crate) keys: ClientKeys,
+    /// Where files go that it asks for from now on.
+    pub(crate) delivery: Delivery,
+    /// What its manifests list, where that is another thing than for the others.
+    pub(crate) links: Option<LinkMode>,
 }
 
 /// Where a client's keys come from.
@@ -190,6 +195,29 @@ impl AuthorizationServer {
                 client.is_some_and(|client| types.into_iter().all(|name| client.scopes.may_export(name)))
             }
         }
+    }
+
+    /// Where files go that a caller asks for now.
+    pub(crate) fn delivery(&self, caller: &Caller) -> Delivery {
+        match caller {
+            Caller::Anybody => Delivery::default(),
+            Caller::Client(Authorization { client, .. }) => {
+                self.clients().get(client).map(|client| client.delivery.clone()).unwrap_or_default()
+            }
+        }
+    }
+
+    /// What the manifests of an export list, if its client has a wish of its own.
+    pub(crate) fn links(&self, owner: &Owner) -> Option<LinkMode> {
+        match owner {
+            Owner::Open => None,
+            Owner::Client { id, .. } => self.clients().get(id)?.links,
+        }
+    }
+
+    /// Whether there is a client whose manifests list this.
+    pub(crate) fn anybody_has(&self, mode: LinkMode) -> bool {
+        self.clients().values().any(|client| client.links == Some(mode))
     }
 
     pub(crate) fn endpoints(&self) -> &Endpoints {

@@ -274,6 +274,7 @@ pub(super) fn job(number: u8) -> Job {
         id: JobId::new([number; 16]),
         kickoff: Kickoff { level: ExportLevel::System, types: None, since: None, until: None, ignored: Vec::new() },
         owner: Owner::Open,
+        delivery: crate::job::Delivery::default(),
         types: vec![ResourceType::PATIENT],
         compartments: Compartments::R5,
         request: format!("https://fhir.example/$export?number={number}"),

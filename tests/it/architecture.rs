@@ -35,7 +35,7 @@ const ORDER: [&str; 25] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 33] = [
+const PURE: [&str; 34] = [
     "fhir",
     "profile",
     "bulk",
@@ -45,6 +45,7 @@ const PURE: [&str; 33] = [
     "smart::admit",
     "smart::assertion",
     "smart::client",
+    "smart::delivery",
     "smart::discovery",
     "smart::form",
     "smart::generate",

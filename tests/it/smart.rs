@@ -1,6 +1,7 @@
 //! SMART Backend Services over TCP: clients, tokens, and what they open (section 7 of the checklist).
 
 mod clients;
+mod delivery;
 mod discovery;
 mod exports;
 mod links;
@@ -184,6 +185,11 @@ impl Rig {
 
     pub(crate) fn host(&self) -> String {
         self.base.trim_start_matches("http://").trim_end_matches("/fhir").to_owned()
+    }
+
+    /// The folder of the output.
+    pub(crate) fn output(&self) -> std::path::PathBuf {
+        self.folder.path().join("output")
     }
 
     pub(crate) fn now(&self) -> i64 {

@@ -79,7 +79,7 @@ impl OpenFile {
 
     /// Records that objects of this file may come to be, so that they are found whatever happens.
     async fn announce(&self, services: &Services, lease: Lease, content: FileContent) -> Result<String, FilesError> {
-        let key = layout::object(&services.instance, lease.job, content, self.no, lease.epoch);
+        let key = layout::object(&services.folder(lease.job), content, self.no, lease.epoch);
         let state = FileState::Open { key: key.clone(), epoch: lease.epoch, upload: None };
         let record = FileRecord { no: self.no, content, state };
         services.store.commit(lease, Change { files: vec![record], ..Change::default() }).await?;

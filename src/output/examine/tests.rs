@@ -147,6 +147,7 @@ async fn scripted(fault: Fault) -> (Arc<InMemory>, Output) {
             longest: Duration::from_hours(1),
         }),
         doors: Doors::new(http(), vec![bucket], &[("list-type", "2")]),
+        keyed: None,
     };
     let output = Output::of(Arc::clone(&store) as _);
     (store, Output { cloud: Some(cloud), prefix: "exports/".to_owned(), ..output })

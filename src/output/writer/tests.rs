@@ -80,7 +80,7 @@ fn output(refuses: Option<usize>) -> (Arc<Slow>, Output) {
     let uploads = Arc::new(Uploads::of_gcs(http, credentials, "http://127.0.0.1:1/b".to_owned()));
     let parts = Some(Parts { store: Arc::clone(&slow) as _, uploads });
     let memory = Output::of(Arc::new(InMemory::new()));
-    (slow, Output { cloud: Some(Cloud { parts, signer: None, doors }), ..memory })
+    (slow, Output { cloud: Some(Cloud { parts, signer: None, doors, keyed: None }), ..memory })
 }
 
 const LINE: usize = 200 * 1024;

@@ -122,6 +122,30 @@ async fn a_client_that_is_taken_off_the_list_has_nothing_from_the_next_request_o
     server.stop().await;
 }
 
+/// A link that was good before its client's files were to be had by tokens alone opens nothing any more.
+#[tokio::test]
+async fn links_are_worth_nothing_once_their_client_wants_tokens() {
+    let upstream = SampleUpstream::new(Settings::default());
+    upstream.generate(3);
+    let server = upstream.serve(listener().await).await;
+    let client = Client::new("own", "system/*.rs");
+    let process = process(std::slice::from_ref(&client), &server.base_url).await;
+    let token = token(&process, &client).await;
+    let (_, link) = exported(&process, &token).await;
+    assert_eq!(ask(&process, "GET", &link, &[], b"").await.status, 200);
+    process
+        .reload(|yaml| yaml.replace("\"client_id\"", "\"output\":{\"links\":\"proxy\"},\"client_id\""))
+        .expect("it is told");
+    until("its links are worth nothing", async || {
+        Ok((ask(&process, "GET", &link, &[], b"").await.status == 403).then_some(()))
+    })
+    .await
+    .expect("tokens are wanted");
+    let (bare, _) = link.split_once('?').expect("it was signed");
+    assert_eq!(with_token(&process, "GET", bare, &token).await.status, 200);
+    server.stop().await;
+}
+
 /// SEC-14
 #[tokio::test]
 async fn an_export_that_runs_ends_with_its_client() {

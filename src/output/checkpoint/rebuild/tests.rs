@@ -30,6 +30,7 @@ fn sheet(state: JobState) -> JobSheet {
         id: JobId::new([1; 16]),
         kickoff: Kickoff { level: ExportLevel::System, types: None, since: None, until: None, ignored: Vec::new() },
         owner: Owner::Open,
+        delivery: crate::job::Delivery::default(),
         types: vec![ResourceType::PATIENT],
         compartments: Compartments::R4,
         request: String::new(),
