@@ -41,8 +41,12 @@ const ON_DISK: Where = |storage| storage.name == "tmpfs";
 const ON_S3: Where = Storage::is_s3;
 /// Azure knows no uploads that could end, only blocks.
 const HAS_BLOCKS: Where = |storage| storage.name.starts_with("azurite");
-/// What takes minutes is not done a second time by TLS.
-const NOT_AGAIN: Where = |storage| ALL(storage) && storage.name != "azurite-https";
+/// What takes minutes is not done a second time by TLS, where both are there.
+const NOT_AGAIN: Where = |storage| {
+    let is_there =
+        |name| storage::given("OFFTAKE_CLOUDS").is_some_and(|names| names.split_whitespace().any(|n| n == name));
+    ALL(storage) && (storage.name != "azurite-https" || !is_there("azurite"))
+};
 /// Google's front knows no way to make a bucket public.
 const CAN_BE_PUBLIC: Where = |storage| ALL(storage) && storage.name != "gcs";
 
