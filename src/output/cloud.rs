@@ -3,6 +3,7 @@
 mod credentials;
 pub(super) mod doors;
 pub(super) mod keyed;
+mod sas;
 pub(super) mod uploads;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use object_store::{Attribute, Attributes, Certificate, ClientOptions, ObjectStor
 
 use self::doors::Doors;
 use self::keyed::Keyed;
+use self::sas::{Lender, Names, SasSigner};
 use self::uploads::Uploads;
 use super::StoreFault;
 use super::writer::Coding;
@@ -331,24 +333,32 @@ pub(super) fn azure(config: &OutputConfig, place: &Place, environment: &Environm
     let is_signature = has(Key::SasKey) && !has(Key::AccessKey) && !has(Key::Token);
     let credential = if has(Key::AccessKey) { Credential::Key } else { Credential::Delegation };
     let account = builder.get_config_value(&Key::AccountName).unwrap_or_default();
-    let builder = builder
-        .with_container_name(&place.bucket)
-        .with_retry(retry(config))
-        .with_client_options(client(config, endpoint.as_deref())?);
-    let store = Arc::new(builder.clone().build()?);
-    let signer = match (config.links, &config.public_endpoint) {
-        (LinkMode::Proxy, _) => None,
-        (LinkMode::Signed | LinkMode::Redirect, _) if is_signature => {
-            return Err(CloudError::CannotSign("a shared access signature cannot sign"));
-        }
-        (LinkMode::Signed | LinkMode::Redirect, None) => Some(Arc::clone(&store)),
-        (LinkMode::Signed | LinkMode::Redirect, Some(public)) => {
-            Some(Arc::new(builder.with_config(Key::Endpoint, plain_url(public)).build()?))
-        }
-    };
-    let signer = signer.map(|signer| LinkSigner::new(signer as _, credential));
+    let account_key = builder.get_config_value(&Key::AccessKey);
+    let client = client(config, endpoint.as_deref())?;
+    let builder =
+        builder.with_container_name(&place.bucket).with_retry(retry(config)).with_client_options(client.clone());
+    let store = Arc::new(builder.build()?);
     let endpoint = endpoint.unwrap_or_else(|| format!("https://{account}.blob.core.windows.net"));
     let public = config.public_endpoint.as_ref().map(|public| under(&plain_url(public), &place.bucket));
+    let signer = match config.links {
+        LinkMode::Proxy => None,
+        LinkMode::Signed | LinkMode::Redirect if is_signature => {
+            return Err(CloudError::CannotSign("a shared access signature cannot sign"));
+        }
+        LinkMode::Signed | LinkMode::Redirect => {
+            let container = public.clone().unwrap_or_else(|| under(&endpoint, &place.bucket)).parse()?;
+            let addresses = options.link_ip_range.as_ref();
+            let names = Names { account: &account, bucket: &place.bucket, container, addresses };
+            let signer = if let Some(key) = &account_key {
+                SasSigner::by_key(names, key)?
+            } else {
+                let http = ReqwestConnector::default().connect(&client)?;
+                let lender = Lender::new(http, endpoint.parse()?, Arc::clone(store.credentials()));
+                SasSigner::by_identity(names, lender)
+            };
+            Some(LinkSigner::new(Arc::new(signer), credential))
+        }
+    };
     let doors = doors(config, &under(&endpoint, &place.bucket), public, doors::LIST_CONTAINER)?;
     Ok((store, Cloud { parts: None, signer, doors, keyed: None }))
 }

@@ -168,6 +168,32 @@ pub(crate) async fn for_another_address(storage: &Storage) -> anyhow::Result<()>
     Ok(())
 }
 
+/// A shared access signature holds for TLS and for some addresses only: both are a part of what is signed.
+pub(crate) async fn bound_to_addresses(storage: &Storage) -> anyhow::Result<()> {
+    let mut world = World::with_patients(storage, 2).await?;
+    let key = world.output.find(", account_key:").context("a key")?;
+    world.output.insert_str(key, ", link_ip_range: 127.0.0.0-127.0.0.9");
+    let life = world.begin("").await?;
+    let (_, manifest) = life.export("/$export?_type=Patient").await?;
+    world.compare("/$export?_type=Patient", &manifest).await?;
+    let protocol = if storage.name == "azurite-https" { "https" } else { "https%2Chttp" };
+    for file in &manifest.output {
+        ensure!(storage.fetch(&file.url).await?.status == 200, "it is good from here");
+        for (said, other) in [
+            (format!("spr={protocol}"), "spr=http".to_owned()),
+            (format!("&spr={protocol}"), String::new()),
+            ("sip=127.0.0.0-127.0.0.9".to_owned(), "sip=127.0.0.0-127.255.255.255".to_owned()),
+            ("&sip=127.0.0.0-127.0.0.9".to_owned(), String::new()),
+        ] {
+            ensure!(file.url.contains(&said), "{said} is no part of a link");
+            refused(storage, &format!("{said} as {other}"), &file.url.replace(&said, &other)).await?;
+        }
+    }
+    life.end().await?;
+    world.end().await;
+    Ok(())
+}
+
 /// An identity of Entra has no key: it signs with one that the storage lends it.
 pub(crate) async fn by_user_delegation(storage: &Storage) -> anyhow::Result<()> {
     let mut world = World::with_patients(storage, 3).await?;

@@ -50,7 +50,7 @@ const NOT_AGAIN: Where = |storage| {
 /// Google's front knows no way to make a bucket public.
 const CAN_BE_PUBLIC: Where = |storage| ALL(storage) && storage.name != "gcs";
 
-const TESTS: [(&str, Where, Test); 21] = [
+const TESTS: [(&str, Where, Test); 22] = [
     ("an_export_is_exact_at_every_level", ALL, |storage| exports::is_exact(storage).boxed_local()),
     ("a_file_of_several_parts_is_exact", ALL, |storage| exports::is_exact_in_parts(storage).boxed_local()),
     ("a_file_stored_as_gzip", ALL, |storage| links::stored_as_gzip(storage).boxed_local()),
@@ -63,6 +63,7 @@ const TESTS: [(&str, Where, Test); 21] = [
         |storage| storage.public_endpoint().is_some(),
         |storage| links::for_another_address(storage).boxed_local(),
     ),
+    ("links_bound_to_addresses", HAS_BLOCKS, |storage| links::bound_to_addresses(storage).boxed_local()),
     (
         "links_by_user_delegation",
         |storage| storage.name == "azurite-https",

@@ -1,5 +1,6 @@
 //! The clouds that files can go to: what each of them has to be told, by the names that it has for it.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -96,6 +97,8 @@ pub struct AzureConfig {
     pub account_key: Option<Secret>,
     /// The file that holds the key.
     pub account_key_file: Option<PathBuf>,
+    /// The only IPv4 address, or the range of them (FIRST-LAST), from which links can be used.
+    pub link_ip_range: Option<String>,
     /// The file that holds a shared access signature; it cannot sign, so it needs `links: proxy`.
     pub sas_token_file: Option<PathBuf>,
     /// The tenant of an application.
@@ -176,11 +179,23 @@ impl AzureConfig {
             let problem = "account_key, sas_token_file, client_secret_file and federated_token_file exclude each other";
             problems.add("azure", &format!("is given more than one kind of credentials: {problem}"));
         }
+        if self.link_ip_range.as_deref().is_some_and(|range| !is_range(range)) {
+            problems.add("azure.link_ip_range", "is neither an IPv4 address nor FIRST-LAST, two of them in this order");
+        }
         let is_application = self.client_secret_file.is_some() || self.federated_token_file.is_some();
         if is_application && (self.client_id.is_none() || self.tenant_id.is_none()) {
             problems
                 .add("azure.client_id", "and tenant_id are needed beside client_secret_file or federated_token_file");
         }
+    }
+}
+
+/// Whether a text is an IPv4 address, or a range of them.
+fn is_range(text: &str) -> bool {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.parse::<Ipv4Addr>(), last.parse::<Ipv4Addr>()) {
+        (Ok(first), Ok(last)) => first <= last,
+        _ => false,
     }
 }
 
