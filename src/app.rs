@@ -5,6 +5,7 @@ mod claim;
 mod examine;
 mod identity;
 mod keys;
+mod ledger;
 mod recover;
 mod smart;
 
@@ -32,6 +33,7 @@ use crate::http::places::Places;
 use crate::http::stack::{self, OfftakeLayer};
 use crate::http::{Access, Edge};
 use crate::job::store::Store;
+use crate::ledger::{Fault, Ledger};
 use crate::output::Output;
 use crate::output::signing::LinkKeys;
 use crate::output::writer::Coding;
@@ -52,6 +54,7 @@ pub(crate) use identity::Identity;
 pub use identity::JobStore;
 pub(crate) use keys::generate as generate_keys;
 use keys::{link_keys, new_key};
+pub(crate) use ledger::commands as ledger_commands;
 pub(crate) use recover::recover;
 
 /// Jobs whose first poll is remembered, and for how long.
@@ -80,6 +83,8 @@ struct App {
     edge: Arc<Edge>,
     live: Arc<LiveTraffic>,
     engine: watch::Receiver<Standing>,
+    /// Copies the head of the ledger to the output.
+    heads: ledger::HeadCopy,
     stop: CancellationToken,
     /// Jobs have threads of their own, so that ordinary requests never wait behind a page. Dropped off the
     /// runtime that drops the last clone: a runtime may not be dropped from within another.
@@ -95,6 +100,7 @@ pub struct Builder {
     output: Option<Arc<dyn ObjectStore>>,
     through: Option<Through>,
     through_parts: Option<ThroughParts>,
+    ledger_fault: Option<Fault>,
 }
 
 /// Something to put around the object store that the configuration names.
@@ -163,6 +169,14 @@ impl Builder {
         self
     }
 
+    /// Asks `fault` before each write to the ledger whether it fails: how tests fill its disk.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn ledger_failing(mut self, fault: impl Fn() -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+        self.ledger_fault = Some(Fault(Arc::new(fault)));
+        self
+    }
+
     /// Opens the output, makes or reads the keys, and begins to open the job store; jobs that were under way go on
     /// as soon as it is open. Call it from within a tokio runtime.
     ///
@@ -170,12 +184,13 @@ impl Builder {
     /// If the output cannot be opened, a key cannot be read or made, or TLS cannot be set up. A job store that
     /// cannot be opened is no error: it is tried again, and bulk requests answer 503 until then.
     pub fn build(self) -> anyhow::Result<Offtake> {
-        let Self { config, clock, store, output, through, through_parts } = self;
+        let Self { config, clock, store, output, through, through_parts, ledger_fault } = self;
         let state = config.store.path.clone();
         let output = match output {
             Some(output) => Output::of(output),
             None => Output::open(&config.output_that_signs()).context("could not open the output")?,
         };
+        let unwrapped = output.clone();
         let output = match through {
             Some(Through(wrap)) => output.through(wrap),
             None => output,
@@ -200,11 +215,15 @@ impl Builder {
         let access = smart::access(&config, folder, &clock)?;
         let links = Links::new(config.server.public_base_url.clone(), keys, config.output.link_ttl);
         let bulk = bulk_runtime()?;
+        let ledger = ledger::start(&config, ledger_fault, &clock, bulk.handle());
+        let heads = ledger::HeadCopy::new(ledger.clone(), unwrapped, identity.instance.clone());
         let parts = Assembly {
             output: output.clone(),
             upstream: upstream.clone(),
             capabilities: capabilities.clone(),
             clock: Arc::clone(&clock),
+            ledger: ledger.clone(),
+            heads: heads.clone(),
             identity,
             settings: engine_settings(&config),
             public_bucket: config.output.public_bucket,
@@ -226,6 +245,7 @@ impl Builder {
             upstream: upstream.urgent(),
             output,
             clock,
+            ledger,
             links,
             link_mode: config.output.links,
             access,
@@ -238,7 +258,7 @@ impl Builder {
             runtime: bulk.handle().clone(),
             packing: Arc::new(Semaphore::new(PACKED_AT_ONCE)),
         };
-        Ok(Offtake { app: Arc::new(App { config, edge: Arc::new(edge), live, engine, stop, bulk: Some(bulk) }) })
+        Ok(Offtake { app: Arc::new(App { config, edge: Arc::new(edge), live, engine, heads, stop, bulk: Some(bulk) }) })
     }
 }
 
@@ -246,7 +266,15 @@ impl Offtake {
     /// Begins with a configuration.
     #[must_use]
     pub fn builder(config: Config) -> Builder {
-        Builder { config, clock: Arc::new(SystemClock), store: None, output: None, through: None, through_parts: None }
+        Builder {
+            config,
+            clock: Arc::new(SystemClock),
+            store: None,
+            output: None,
+            through: None,
+            through_parts: None,
+            ledger_fault: None,
+        }
     }
 
     /// The bulk routes as a tower layer: every other request goes to the service below it.
@@ -316,6 +344,8 @@ impl Offtake {
         if let Some(engine) = engine {
             engine.drain().await;
         }
+        self.app.heads.copy().await;
+        self.app.edge.ledger.close().await;
     }
 }
 
@@ -349,6 +379,8 @@ struct Assembly {
     upstream: Upstream,
     capabilities: Capabilities,
     clock: Arc<dyn Clock>,
+    ledger: Ledger,
+    heads: ledger::HeadCopy,
     identity: Identity,
     settings: EngineSettings,
     public_bucket: PublicBucket,
@@ -383,6 +415,7 @@ impl Assembly {
                 upstream: self.upstream,
                 capabilities: self.capabilities,
                 clock: Arc::clone(&self.clock),
+                ledger: self.ledger,
                 instance: self.identity.instance,
                 checkpoint_key: self.identity.checkpoint_key,
                 settings: self.settings,
@@ -402,7 +435,8 @@ impl Assembly {
             // Also if the process is to stop by now: whoever stops it has to find the engine.
             sender.send_replace(privacy.standing(&engine));
             let watching = watch.go_on(privacy, engine, &sender);
-            let _stopped = stop.run_until_cancelled(watching).await;
+            let copying = self.heads.go_on(&*self.clock);
+            let _stopped = stop.run_until_cancelled(futures_util::future::join(watching, copying)).await;
             stop.cancelled().await;
         });
         receiver

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::app::{self, Examined};
 use crate::config::{self, Config};
 use crate::doctor::storage::Storage;
+use crate::fhir::datatypes::{Instant, ParseInstantError};
 use crate::telemetry;
 
 /// Gives any FHIR server the Bulk Data `$export` operation.
@@ -41,6 +42,44 @@ enum Command {
     /// Makes keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Reads the ledger: who was given what.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
+    /// Prints every record as a FHIR `AuditEvent` on a line, up to the first that is not as it was written.
+    Export {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Only records from this instant on, such as 2026-01-31T12:00:00Z.
+        #[arg(long, value_name = "INSTANT", value_parser = instant)]
+        since: Option<Instant>,
+        /// Only records before this instant.
+        #[arg(long, value_name = "INSTANT", value_parser = instant)]
+        until: Option<Instant>,
+    },
+    /// Tells whether the ledger is as it was written: no record changed, none missing.
+    Verify {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Tells who was given data of a patient, and when.
+    Who {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The patient's logical id.
+        #[arg(long, value_name = "ID")]
+        patient: String,
+    },
+}
+
+fn instant(text: &str) -> Result<Instant, ParseInstantError> {
+    Instant::parse(text)
 }
 
 #[derive(Debug, Subcommand)]
@@ -114,6 +153,7 @@ impl Cli {
                     ExitCode::FAILURE
                 }
             },
+            Command::Ledger(command) => ledger(command),
             Command::Config(ConfigCommand::Check { config }) => match Config::from_file(&config) {
                 Ok(good) => match app::check(&good) {
                     Ok(()) => {
@@ -202,6 +242,44 @@ fn recover(config: &Config, instance: &str, key_file: Option<&Path>) -> ExitCode
         }
         Err(error) => {
             eprintln!("nothing was rebuilt: {}", telemetry::error_chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ledger(command: LedgerCommand) -> ExitCode {
+    let (LedgerCommand::Export { config, .. } | LedgerCommand::Verify { config } | LedgerCommand::Who { config, .. }) =
+        &command;
+    let config = match Config::from_file(config) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = match command {
+        LedgerCommand::Export { since, until, .. } => app::ledger_commands::export(&config, since, until, &mut out),
+        LedgerCommand::Who { patient, .. } => app::ledger_commands::who(&config, &patient, &mut out),
+        LedgerCommand::Verify { .. } => return verify_ledger(&config),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", telemetry::error_chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn verify_ledger(config: &Config) -> ExitCode {
+    let verified = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(app::ledger_commands::verify(config)));
+    match verified {
+        Ok(findings) => {
+            print!("{findings}");
+            if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("{}", telemetry::error_chain(&*error));
             ExitCode::FAILURE
         }
     }

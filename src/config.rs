@@ -2,6 +2,7 @@
 
 mod care;
 mod export;
+mod ledger;
 mod load;
 mod output;
 mod secret;
@@ -28,6 +29,7 @@ pub use care::{
     BreakerConfig, NotATime, QuietHoursConfig, QuietWindowConfig, TimeOfDay, UtcOffset, Weekday, YieldConfig,
 };
 pub use export::ExportConfig;
+pub use ledger::{ForwardTo, LedgerConfig};
 pub use load::ConfigError;
 pub use output::{
     AzureConfig, Compression, GcsConfig, Location, OutputConfig, Place, PublicBucket, S3Config, ServerSideEncryption,
@@ -61,6 +63,9 @@ pub struct Config {
     /// Where jobs are kept.
     #[serde(default)]
     pub store: StoreConfig,
+    /// Where it is recorded who was given what.
+    #[serde(default)]
+    pub ledger: LedgerConfig,
     /// Who may export.
     #[serde(default)]
     pub smart: SmartConfig,
@@ -125,6 +130,8 @@ impl Config {
         problems.of("output", &self.output);
         problems.of("export", &self.export);
         problems.of("store", &self.store);
+        problems.of("ledger", &self.ledger);
+        self.ledger.check_beside(&self.store.path, &mut problems);
         problems.of("smart", &self.smart);
         problems.of("telemetry", &self.telemetry);
         if self.output.link_ttl > self.export.output_ttl {

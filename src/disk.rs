@@ -56,6 +56,20 @@ pub(crate) fn leave_cache(path: &Path) {
     }
 }
 
+/// Writes a file for nobody else, durably and at once.
+pub(crate) fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let staged = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
+    file.write_all(bytes).and_then(|()| file.sync_all())?;
+    fs::rename(&staged, path)?;
+    sync_folder_of(path)
+}
+
+/// Makes durable that a file is there, or is there no more.
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
 /// A file that takes room for nothing, until the room is needed.
 #[derive(Debug)]
 pub(crate) struct Ballast {

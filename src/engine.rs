@@ -25,6 +25,7 @@ mod sidecars;
 mod worker;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Store, StoreError};
 use crate::job::{Epoch, Job, JobId, JobState};
+use crate::ledger::record::{Event, KickOff};
+use crate::ledger::{Ledger, LedgerError};
 use crate::output::Output;
 use crate::output::checkpoint::CheckpointKey;
 use crate::output::writer::Coding;
@@ -67,6 +70,7 @@ pub(crate) struct EngineParts {
     /// What the upstream says of itself.
     pub(crate) capabilities: Capabilities,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ledger: Ledger,
     pub(crate) instance: String,
     /// What checkpoint objects are authenticated with.
     pub(crate) checkpoint_key: CheckpointKey,
@@ -192,7 +196,8 @@ const HELD_FOR: Duration = Duration::from_hours(1);
 
 impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Self {
-        let EngineParts { store, output, upstream, clock, instance, checkpoint_key, settings, runtime, .. } = parts;
+        let EngineParts { store, output, upstream, clock, ledger, instance, checkpoint_key, .. } = parts;
+        let (settings, runtime) = (parts.settings, parts.runtime);
         let (began, server) = (parts.began, parts.server);
         let profiler = Profiler::new(ProfilerParts {
             store: Arc::clone(&store),
@@ -223,7 +228,8 @@ impl Engine {
         let coding = settings.coding;
         let places = Arc::new(Semaphore::new(settings.most_running));
         let instance = instance.into();
-        let services = Services { store, output, clock, sidecars, instance, client: None, checkpoint_key, coding };
+        let services =
+            Services { store, output, clock, ledger, sidecars, instance, client: None, checkpoint_key, coding };
         let inner = Inner {
             services,
             upstream,
@@ -273,12 +279,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Records a new job; it runs when its turn comes.
+    /// Records a new job that somebody at `peer` has kicked off, in the ledger and then in the store; it runs when its turn
+    /// comes.
     ///
     /// # Errors
     /// [`SubmitError::Full`] if as many jobs wait already as may, and [`SubmitError::Undated`] if the server is known not to
     /// say what the job asks for.
-    pub(crate) async fn submit(&self, job: Job) -> Result<(), SubmitError> {
+    pub(crate) async fn submit(&self, job: Job, peer: Option<IpAddr>) -> Result<(), SubmitError> {
         if self.inner.jobs().waiting.len() >= self.inner.settings.most_waiting {
             return Err(SubmitError::Full);
         }
@@ -291,6 +298,7 @@ impl Engine {
             return Err(SubmitError::Undated(name));
         }
         let id = job.id;
+        self.inner.services.ledger.append(Event::KickOff(KickOff::of(&job, peer))).await?;
         self.inner.services.store.create(job).await?;
         self.inner.jobs().waiting.push_back(id);
         self.inner.queued.notify_one();
@@ -309,8 +317,9 @@ impl Engine {
         self.inner.services.store.files(id).await
     }
 
-    /// Deletes a job in whatever state; `false` if there is none. Its objects are removed soon after.
-    pub(crate) async fn delete(&self, id: JobId) -> Result<bool, StoreError> {
+    /// Deletes a job in whatever state, for the reason that `told` is; `false` if there is none. Its objects are removed soon
+    /// after.
+    pub(crate) async fn delete(&self, id: JobId, told: Event) -> Result<bool, StoreError> {
         let services = &self.inner.services;
         let deleted = services.store.delete(id).await?;
         if deleted {
@@ -325,6 +334,7 @@ impl Engine {
             }
             // Only now: its objects are removed for good, this mark with them.
             self.inner.forget(id);
+            services.ledger.note(told).await;
         }
         Ok(deleted)
     }
@@ -441,4 +451,6 @@ pub(crate) enum SubmitError {
     Undated(ResourceType),
     #[error("could not record the export")]
     Store(#[from] StoreError),
+    #[error("could not record the export in the ledger")]
+    Ledger(#[from] LedgerError),
 }

@@ -15,6 +15,7 @@ mod range;
 pub(crate) mod stack;
 mod status;
 mod token;
+mod witness;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,7 @@ use crate::engine::{Engine, Standing};
 use crate::fhir::capability::Capability;
 use crate::fhir::datatypes::Millis;
 use crate::job::{Job, JobId};
+use crate::ledger::Ledger;
 use crate::output::Output;
 use crate::smart::client::Owner;
 use crate::smart::server::{AuthorizationServer, Caller};
@@ -54,6 +56,7 @@ pub(crate) struct Edge {
     pub(crate) upstream: Upstream,
     pub(crate) output: Output,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ledger: Ledger,
     pub(crate) links: Links,
     /// What manifests list, unless their client wants something else.
     pub(crate) link_mode: LinkMode,
@@ -153,8 +156,8 @@ impl Edge {
                 let caller = authorize::caller(self, head).await?;
                 kickoff::kick_off(self, &caller, level, head, sent).await
             }
-            BulkRoute::Status(job) => status::status(self, &authorize::caller(self, head).await?, job).await,
-            BulkRoute::Delete(job) => delete::delete(self, &authorize::caller(self, head).await?, job).await,
+            BulkRoute::Status(job) => status::status(self, &authorize::caller(self, head).await?, job, head).await,
+            BulkRoute::Delete(job) => delete::delete(self, &authorize::caller(self, head).await?, job, head).await,
         }
     }
 

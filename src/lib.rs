@@ -31,6 +31,7 @@
 //! config     what an operator decides
 //! telemetry  what is logged, and what never is
 //! store      where jobs are kept
+//! ledger     who was given what: a chain of records that nobody can change unseen
 //! upstream   the FHIR server: connections, retries, probes, searches
 //! output     where files are kept, on disk or on a cloud: keys, links, uploads
 //! engine     runs jobs: readers, workers, the reaper
@@ -66,6 +67,7 @@ mod engine;
 mod fhir;
 mod http;
 mod job;
+mod ledger;
 mod output;
 mod plan;
 mod profile;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::identity::{INSTANCE, STORE_IDENTITY, hex, owner};
+use super::identity::{INSTANCE, STORE_IDENTITY, hex, known, owner};
 use super::{JOBS, live_traffic, new_key, search_upstream};
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::{Config, Location, OutputConfig, PublicBucket, Size};
@@ -117,14 +117,5 @@ async fn owner_of(output: &Output, state: &Path) -> Owner {
         (Err(error), _) | (_, Err(error)) => {
             Owner::Unknown(format!("the state folder cannot be read ({}): be who serve is", error.kind()))
         }
-    }
-}
-
-/// Random bytes that were kept, in hexadecimal digits, if they were.
-fn known(path: &Path) -> std::io::Result<Option<String>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(bytes.try_into().ok().map(hex)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -78,3 +78,12 @@ pub(super) fn owner_prefix(instance: &str) -> String {
 pub(super) fn hex(bytes: [u8; 8]) -> String {
     format!("{:016x}", u64::from_be_bytes(bytes))
 }
+
+/// Random bytes that were kept, in hexadecimal digits, if they were.
+pub(super) fn known(path: &Path) -> std::io::Result<Option<String>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(bytes.try_into().ok().map(hex)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

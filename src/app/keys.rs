@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::clock;
+pub(super) use crate::disk::{keep, sync_folder_of};
 use crate::output::signing::{LinkKey, LinkKeys};
 use crate::smart::generate::Pair;
 use crate::smart::jws::Alg;
@@ -31,21 +32,6 @@ pub(super) fn kept<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
         }
         Err(error) => Err(error).with_context(context),
     }
-}
-
-/// Writes a file for nobody else, durably and at once.
-pub(super) fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let staged = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
-    file.write_all(bytes).and_then(|()| file.sync_all())?;
-    std::fs::rename(&staged, path)?;
-    sync_folder_of(path)
-}
-
-pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
-    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }
 
 /// Makes a key pair for a client. The private JWK goes into a new file; the public JWK Set is given back.

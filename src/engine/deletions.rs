@@ -24,6 +24,19 @@ pub(super) struct Deletions {
     pub(super) left_out: bool,
     /// What is listed: the client holds it no longer.
     pub(super) gone: HashSet<IdHash>,
+    /// Those of them that are patients.
+    pub(super) patients: Vec<IdHash>,
+}
+
+impl Deletions {
+    /// Lists one.
+    pub(super) fn push(&mut self, resource_type: ResourceType, hash: IdHash, line: Line) {
+        if resource_type == ResourceType::PATIENT {
+            self.patients.push(hash);
+        }
+        self.gone.insert(hash);
+        self.lines.push(line);
+    }
 }
 
 /// How long a question about deletions may fail.
@@ -94,10 +107,7 @@ impl Worker {
         for ((name, id), fate) in fates {
             let hash = IdHash::of(name, &id);
             match fate {
-                Fate::Listed(line) => {
-                    found.gone.insert(hash);
-                    found.lines.push(line);
-                }
+                Fate::Listed(line) => found.push(name, hash, line),
                 Fate::Gone => drop(untold.insert(hash, LocalReference { resource_type: name, id })),
                 Fate::Unknown => found.left_out = true,
                 Fate::Lives => {}
@@ -107,8 +117,7 @@ impl Worker {
             for received in self.received(base, &mut untold).await? {
                 let hash = IdHash::of(received.resource_type, &received.id);
                 if let Some(line) = self.reader.grant.admit_deletion_of_received(&received) {
-                    found.gone.insert(hash);
-                    found.lines.push(line);
+                    found.push(received.resource_type, hash, line);
                 }
             }
         }

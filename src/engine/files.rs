@@ -1,6 +1,7 @@
 //! The files of one job: which lines they hold, which are open, and the one commit that completes them. It
 //! decides what is written, so that each resource has one line.
 
+mod disclosed;
 mod look;
 mod open;
 
@@ -11,12 +12,14 @@ use std::time::Duration;
 use super::read::{Accepted, Received, Summary};
 use super::services::Services;
 use crate::clock::Clock;
+use crate::fhir::datatypes::Id;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState, SliceRecord};
 use crate::job::index::{IdHash, Notes};
 use crate::job::store::{Change, Lease, StoreError};
 use crate::job::{JobId, JobState, Running};
+use crate::ledger::LedgerError;
 use crate::output::{OutputError, checkpoint};
 use crate::plan::ExportPlan;
 use crate::plan::slice::{Phase, Slice};
@@ -59,6 +62,8 @@ pub(super) enum FilesError {
     Store(#[from] StoreError),
     #[error("the output failed")]
     Output(#[from] OutputError),
+    #[error("what the export holds could not be recorded")]
+    Ledger(#[from] LedgerError),
 }
 
 impl FilesError {
@@ -67,6 +72,8 @@ impl FilesError {
         match self {
             Self::Store(error) => matches!(error, StoreError::Full),
             Self::Output(error) => error.must_wait(),
+            // Without a record nothing leaves, and the next one may succeed.
+            Self::Ledger(_) => true,
         }
     }
 }
@@ -354,7 +361,11 @@ impl Files {
         {
             tally.withheld += 1;
         } else {
-            match self.grant.admit(entry) {
+            let patients = &mut notes.patients;
+            let note = |patient: &Id| {
+                patients.insert(IdHash::of(ResourceType::PATIENT, patient));
+            };
+            match self.grant.admit_noting(entry, note) {
                 Ok(line) => {
                     tally.written += 1;
                     if slice.phase != Phase::References {

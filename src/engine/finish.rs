@@ -67,6 +67,8 @@ impl Worker {
             proof,
             expires: clock::now(clock).saturating_add(ttl),
         };
+        // Before anybody can read the manifest (SEC-43).
+        Box::pin(self.files.disclose(job, &files, deletions.patients)).await?;
         let state = Some(JobState::Complete(complete));
         Ok(self.files.complete(files, state).await?)
     }

@@ -101,8 +101,7 @@ impl Worker {
             let hash = IdHash::of(resource_type, &id);
             let received = LocalReference { resource_type, id };
             if let Some(line) = self.reader.grant.admit_deletion_of_received(&received) {
-                found.gone.insert(hash);
-                found.lines.push(line);
+                found.push(received.resource_type, hash, line);
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, StoreError};
 use crate::job::{Job, JobId, Owner};
+use crate::ledger::record::{Actor, Ended, Event};
 use crate::output::checkpoint;
 use crate::smart::server::AuthorizationServer;
 use crate::telemetry::error_chain;
@@ -73,7 +74,7 @@ impl Engine {
                 }
                 // What has expired may be held by a download still.
                 self.inner.downloads.cut(job.id);
-                self.delete(job.id).await
+                self.delete(job.id, Event::Revoked(ended(job))).await
             };
             match revoked.await {
                 Ok(true) => {
@@ -84,6 +85,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// What is told of an export that has ended by itself.
+fn ended(job: &Job) -> Ended {
+    Ended { job: job.id, actor: Actor::of(&job.owner, None) }
 }
 
 impl Inner {
@@ -109,7 +115,12 @@ impl Inner {
         for (job, expires) in expired {
             self.downloads.expire(job.id, expires.saturating_add(HELD_FOR));
             match self.services.store.delete(job.id).await {
-                Ok(_) => self.forget(job.id),
+                Ok(was_there) => {
+                    self.forget(job.id);
+                    if was_there {
+                        self.services.ledger.note(Event::Expired(ended(job))).await;
+                    }
+                }
                 Err(error) => tracing::warn!(error = error_chain(&error), "could not delete an expired export"),
             }
         }
@@ -169,6 +180,8 @@ impl Inner {
             }
             services.output.remove(&services.job_checkpoint(id)).await?;
             services.output.remove_folder(&services.folder(id)).await;
+            // While the store knows of it: what cannot be recorded now is tried again.
+            services.ledger.append(Event::Purged { job: id }).await?;
             services.store.purge(id).await?;
             Ok::<_, FilesError>(true)
         };

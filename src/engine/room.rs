@@ -27,7 +27,7 @@ pub(super) struct RoomWait {
 /// A run that had no room.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stopped {
-    /// It was the job store that had none, not the output.
+    /// It was the job store that had none, or the ledger, not the output.
     pub(super) by_store: bool,
     /// It has read from the upstream,
     pub(super) has_read: bool,

@@ -16,6 +16,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::FileState;
 use crate::job::store::{Change, StoreError};
 use crate::job::{Failed, Job, JobId, JobState, Running};
+use crate::ledger::record::Event;
 use crate::smart::admit::Grant;
 use crate::telemetry::error_chain;
 
@@ -45,7 +46,7 @@ impl Inner {
                         tracing::warn!(export.job_id = %id, error, "an export is paused until it can write again");
                     }
                     let stopped = Stopped {
-                        by_store: matches!(error, FilesError::Store(_)),
+                        by_store: matches!(error, FilesError::Store(_) | FilesError::Ledger(_)),
                         has_read: progress.slices() > slices,
                         has_completed: self.completed(id).await > before,
                     };
@@ -181,6 +182,7 @@ impl Inner {
             Ok(()) => {
                 self.jobs().failed.insert(id);
                 self.discarded.notify_one();
+                self.services.ledger.note(Event::Failed { job: id, code }).await;
             }
             Err(StoreError::Fenced) => {}
             // The next start takes it up again.
@@ -222,7 +224,8 @@ impl From<FilesError> for RunError {
         match error {
             FilesError::Store(StoreError::Fenced) => Self::Fenced,
             FilesError::Store(StoreError::Full | StoreError::Unavailable(_) | StoreError::Damaged(_))
-            | FilesError::Output(_) => Self::Interrupted(error),
+            | FilesError::Output(_)
+            | FilesError::Ledger(_) => Self::Interrupted(error),
         }
     }
 }

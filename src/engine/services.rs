@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::job::index::Sidecar;
 use crate::job::store::Store;
 use crate::job::{Epoch, Job, JobId};
+use crate::ledger::Ledger;
 use crate::output::checkpoint::{self, CheckpointKey, JobSheet, Place};
 use crate::output::writer::Coding;
 use crate::output::{Output, OutputError, layout};
@@ -21,6 +22,7 @@ pub(super) struct Services {
     pub(super) store: Arc<dyn Store>,
     pub(super) output: Output,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) ledger: Ledger,
     pub(super) sidecars: Sidecars,
     pub(super) instance: Arc<str>,
     /// The folder of the client whose job they are for.

@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 
 use super::problem::Problem;
-use super::{Access, Edge};
+use super::{Access, Edge, witness};
 use crate::fhir::resource_type::ResourceType;
 use crate::smart::scope;
 use crate::smart::server::{AuthorizationServer, Caller};
@@ -34,7 +34,10 @@ pub(super) async fn caller(edge: &Edge, head: &Parts) -> Result<Caller, Problem>
     // Signatures are verified where exports work: ordinary requests do not wait for it.
     let verified = edge.runtime.spawn(async move { verifier.authorize(&token) }).await;
     match verified {
-        Ok(Ok(authorization)) => Ok(Caller::Client(authorization)),
+        Ok(Ok(authorization)) => {
+            witness::saw(head, authorization.client(), Some(authorization.scopes()));
+            Ok(Caller::Client(authorization))
+        }
         Ok(Err(error)) => {
             tracing::info!(reason = %error, "an access token was refused");
             Err(denied(Denied::Token))

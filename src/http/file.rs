@@ -1,6 +1,7 @@
 //! An output file, by a link that we signed or by a token.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +14,15 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 use super::body::{self, Body};
 use super::coding;
 use super::problem::Problem;
-use super::pump::{Coder, pump};
+use super::pump::{Coder, Held, Receipt, pump};
 use super::range::Selection;
-use super::{Edge, authorize, status};
+use super::{Edge, authorize, status, witness};
 use crate::clock;
 use crate::config::LinkMode;
 use crate::engine::Engine;
 use crate::job::checkpoint::{FileContent, StoredObject};
 use crate::job::{Job, JobId};
+use crate::ledger::record::{Actor, Event, FileBegun, FileEnded, Key, LinkIssued};
 use crate::output::layout;
 use crate::smart::server::Caller;
 
@@ -44,8 +46,11 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
         return Ok(plain(StatusCode::FORBIDDEN));
     }
     // A link is signed for GET alone: what a HEAD asks is answered here.
-    if caller.is_some() && mode == LinkMode::Redirect && head.method != Method::HEAD {
-        return lead_on(edge, &job, name, &object).await;
+    if let Some(caller) = &caller
+        && mode == LinkMode::Redirect
+        && head.method != Method::HEAD
+    {
+        return lead_on(edge, caller, &job, name, &object, head).await;
     }
     let download = engine.download(id, &object.key);
     // Only now: whoever removes the job after this finds the download.
@@ -110,14 +115,34 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
     let body = if head.method == Method::HEAD {
         body::empty()
     } else {
-        let source = match edge.output.stream(&object.key, selected).await {
+        let source = match edge.output.stream(&object.key, selected.clone()).await {
             Ok(source) => source,
             Err(error) if error.is_missing() => return Ok(plain(StatusCode::NOT_FOUND)),
             Err(error) => return Err(error.into()),
         };
-        pump(&edge.runtime, source, form.coding.coder(), download, permit)
+        let receipt = begin(edge, caller.as_ref(), &job, name, selected, head).await?;
+        pump(&edge.runtime, source, form.coding.coder(), Held { download, permit }, receipt)
     };
     Ok(answer.body(body).expect("the headers are plain ASCII"))
+}
+
+/// Records that the file is sent, before its first byte.
+async fn begin(
+    edge: &Edge,
+    caller: Option<&Caller>,
+    job: &Job,
+    name: &str,
+    part: Range<u64>,
+    head: &Parts,
+) -> Result<Receipt, Problem> {
+    let by = if caller.is_some() { Key::Token } else { Key::Link };
+    let owner = caller.map_or_else(|| job.owner.clone(), Caller::owner);
+    let actor = Actor::of(&owner, witness::peer(head));
+    let file: Box<str> = name.into();
+    let begun = FileBegun { job: job.id, actor, file: file.clone(), by, from: part.start, to: part.end };
+    let begun = edge.ledger.append(Event::FileBegun(begun)).await?;
+    let ended = FileEnded { job: job.id, file, begun, bytes: 0, whole: false };
+    Ok(Receipt { ledger: edge.ledger.clone(), ended })
 }
 
 /// What opens the file: its link, or the token of a caller; `None` if nothing does.
@@ -181,10 +206,20 @@ async fn find(
 const LED_ON_FOR: Duration = Duration::from_mins(5);
 
 /// To a link that is itself the right to the file: clients follow it at once.
-async fn lead_on(edge: &Edge, job: &Job, name: &str, object: &StoredObject) -> Result<Response<Body>, Problem> {
+async fn lead_on(
+    edge: &Edge,
+    caller: &Caller,
+    job: &Job,
+    name: &str,
+    object: &StoredObject,
+    head: &Parts,
+) -> Result<Response<Body>, Problem> {
     let until = clock::now(&*edge.clock).saturating_add(LED_ON_FOR);
     let until = job.state.expires().map_or(until, |expires| expires.min(until));
     let link = status::signed(edge, job.id, name, object, until).await?;
+    let actor = Actor::of(&caller.owner(), witness::peer(head));
+    let issued = LinkIssued { job: job.id, actor, file: name.into(), until: until.into() };
+    edge.ledger.append(Event::LinkIssued(issued)).await?;
     let answer = Response::builder()
         .status(StatusCode::TEMPORARY_REDIRECT)
         .header(header::LOCATION, link)

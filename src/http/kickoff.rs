@@ -10,7 +10,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::body::{self, Body, BoxError};
 use super::problem::Problem;
-use super::{Edge, authorize};
+use super::{Edge, authorize, witness};
 use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError, Places};
 use crate::clock;
 use crate::fhir::compartment::Compartments;
@@ -80,7 +80,7 @@ where
         created: now,
         state,
     };
-    engine.submit(job).await?;
+    engine.submit(job, witness::peer(head)).await?;
     tracing::info!(export.job_id = %id, "an export was accepted");
     let answer = Response::builder()
         .status(StatusCode::ACCEPTED)

@@ -7,11 +7,13 @@ use serde::Serialize;
 
 use super::body::{self, Body};
 use super::guard::Refused;
+use super::witness::Code;
 use crate::bulk::kickoff::KickoffError;
 use crate::bulk::route::PathRefused;
 use crate::engine::SubmitError;
 use crate::job::Failed;
 use crate::job::store::StoreError;
+use crate::ledger::LedgerError;
 use crate::output::OutputError;
 use crate::output::signing::LinkRefused;
 use crate::proxy::ProxyError;
@@ -64,6 +66,7 @@ impl Problem {
         let text = serde_json::to_vec(&outcome).expect("strings and arrays always make JSON");
         let mut response = Response::new(body::full(text));
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(Code(self.issue.code));
         let headers = response.headers_mut();
         *headers = *self.headers;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/fhir+json"));
@@ -173,6 +176,16 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<LedgerError> for Problem {
+    /// SEC-43: what cannot be recorded does not happen.
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Full => Self::unavailable("the disk of the ledger is full"),
+            LedgerError::Unusable => Self::unavailable("the ledger cannot be used at the moment"),
+        }
+    }
+}
+
 impl From<SubmitError> for Problem {
     /// BD-049
     fn from(error: SubmitError) -> Self {
@@ -181,6 +194,7 @@ impl From<SubmitError> for Problem {
                 .with_header(header::RETRY_AFTER, HeaderValue::from_static("60")),
             SubmitError::Undated(_) => Self::new(StatusCode::BAD_REQUEST, "not-supported", error),
             SubmitError::Store(error) => error.into(),
+            SubmitError::Ledger(error) => error.into(),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! does not read holds a few pieces in memory, and neither the file nor its bytes once the download is cut.
 
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -17,6 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::body::{self, Body, BoxError};
 use crate::engine::Download;
+use crate::ledger::Ledger;
+use crate::ledger::record::{Event, FileEnded};
 
 /// Bytes that are handed on together.
 const PIECE: usize = 64 * 1024;
@@ -96,36 +100,46 @@ impl Coder {
 #[error("the download was cut: the file is gone or cannot be read")]
 struct Cut;
 
+/// What is held while a file is sent.
+pub(super) struct Held {
+    pub(super) download: Download,
+    /// To pack it on the way.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What the ledger is told in the end.
+pub(super) struct Receipt {
+    pub(super) ledger: Ledger,
+    pub(super) ended: FileEnded,
+}
+
 /// A body that gives what `source` does, through `coder`. An end that is not the file's own is an error, so that nobody
 /// takes a part for the whole.
 pub(super) fn pump(
     runtime: &Handle,
     source: BoxStream<'static, Result<Bytes, object_store::Error>>,
     coder: Coder,
-    download: Download,
-    permit: Option<OwnedSemaphorePermit>,
+    held: Held,
+    receipt: Receipt,
 ) -> Body {
     let (sender, receiver) = mpsc::channel(WAITING);
+    let taken = Arc::new(Taken::default());
+    let of_client = Arc::clone(&taken);
     runtime.spawn(async move {
-        let carried = tokio::select! {
-            biased;
-            () = download.cut() => return,
-            () = sender.closed() => return,
-            carried = carry(source, coder, &sender) => carried,
-        };
-        // A client that is slow to read the last piece holds nothing any more.
-        drop((download, permit));
-        match carried {
-            Ok(()) => {
-                // Whoever has gone does not wait for the end.
-                let _gone = sender.send(None).await;
-            }
-            Err(error) => tracing::warn!(error = &*error, "a download broke off"),
-        }
+        let is_all = send(source, coder, held, sender, &taken).await;
+        let Receipt { ledger, mut ended } = receipt;
+        let (handed, of_it) = (taken.handed.load(Ordering::SeqCst), taken.bytes.load(Ordering::SeqCst));
+        // Of one that was cut the client may have taken what was on its way.
+        ended.bytes = is_all.map_or(handed, |_| of_it);
+        ended.whole = is_all == Some(true) && of_it == handed;
+        ledger.note(Event::FileEnded(ended)).await;
     });
-    let pieces = stream::try_unfold(receiver, |mut receiver| async move {
+    let pieces = stream::try_unfold((receiver, of_client), |(mut receiver, taken)| async move {
         match receiver.recv().await {
-            Some(Some(piece)) => Ok(Some((piece, receiver))),
+            Some(Some(piece)) => {
+                taken.bytes.fetch_add(piece.len() as u64, Ordering::SeqCst);
+                Ok(Some((piece, (receiver, taken))))
+            }
             Some(None) => Ok(None),
             None => Err(Cut),
         }
@@ -133,22 +147,65 @@ pub(super) fn pump(
     body::map(StreamBody::new(pieces.map_ok(Frame::data)))
 }
 
+/// What a client's connection has taken of a file.
+#[derive(Debug, Default)]
+struct Taken {
+    bytes: AtomicU64,
+    /// What was given to it.
+    handed: AtomicU64,
+}
+
+/// Sends a file, and ends when its body does: whether all of it was handed on; `None` if it was cut.
+async fn send(
+    source: BoxStream<'static, Result<Bytes, object_store::Error>>,
+    coder: Coder,
+    Held { download, permit }: Held,
+    sender: mpsc::Sender<Option<Bytes>>,
+    taken: &Taken,
+) -> Option<bool> {
+    let carried = tokio::select! {
+        biased;
+        () = download.cut() => return None,
+        () = sender.closed() => return Some(false),
+        carried = carry(source, coder, &sender, &taken.handed) => carried,
+    };
+    // A client that is slow to read the last piece holds nothing any more.
+    drop((download, permit));
+    match carried {
+        Ok(()) => {
+            // Whoever has gone does not wait for the end.
+            let _gone = sender.send(None).await;
+            sender.closed().await;
+            Some(true)
+        }
+        Err(error) => {
+            tracing::warn!(error = &*error, "a download broke off");
+            None
+        }
+    }
+}
+
 async fn carry(
     mut source: BoxStream<'static, Result<Bytes, object_store::Error>>,
     mut coder: Coder,
     sender: &mpsc::Sender<Option<Bytes>>,
+    handed: &AtomicU64,
 ) -> Result<(), BoxError> {
+    let hand_on = async |piece: Bytes| {
+        handed.fetch_add(piece.len() as u64, Ordering::SeqCst);
+        sender.send(Some(piece)).await
+    };
     while let Some(bytes) = source.try_next().await? {
         for bite in bytes.chunks(coder.bite()) {
             coder.put(bite)?;
             if let Some(piece) = coder.take() {
-                sender.send(Some(piece)).await?;
+                hand_on(piece).await?;
             }
         }
     }
     let last = coder.end()?;
     if !last.is_empty() {
-        sender.send(Some(last)).await?;
+        hand_on(last).await?;
     }
     Ok(())
 }

@@ -25,7 +25,10 @@ use super::guard;
 use super::heads::Heads;
 use super::problem::Problem;
 use super::token;
+use super::witness::{self, Witness};
 use crate::bulk::route::{BulkRoute, PathRefused, Route, SmartRoute};
+use crate::job::JobId;
+use crate::ledger::record::Asked;
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{PassThrough, PeerAddr, ProxyError};
 
@@ -59,10 +62,6 @@ impl<S> Layer<S> for OfftakeLayer {
 
 type Answering<E> = BoxFuture<'static, Result<Response<Body>, E>>;
 
-fn answer<E: Send + 'static>(answer: Response<Body>) -> Answering<E> {
-    Box::pin(std::future::ready(Ok(answer)))
-}
-
 /// Sends Bulk Data requests to the export service and every other one on.
 #[derive(Debug, Clone)]
 pub struct Diverted<S> {
@@ -84,21 +83,31 @@ impl<S> Diverted<S> {
         Box::pin(async move { Ok(answer.await?.map(body::map)) })
     }
 
+    /// Refuses a request whatever it holds.
+    fn refuse<E, B: Send + 'static>(&self, request: Request<B>, asked: Asked, problem: Problem) -> Answering<E> {
+        let edge = Arc::clone(&self.edge);
+        let witness = Witness::of(&mut request.into_parts().0.extensions, (asked, None));
+        Box::pin(async move { Ok(witness.tell(&edge, problem.into_response()).await) })
+    }
+
     /// Answers a request to one of our own routes, unless its headers alone refuse it.
     fn answer<E, B: Send + 'static>(
         &self,
-        request: Request<B>,
+        mut request: Request<B>,
+        asked: (Asked, Option<JobId>),
         handle: impl FnOnce(Arc<Edge>, Request<B>) -> BoxFuture<'static, Response<Body>> + Send + 'static,
     ) -> Answering<E> {
         let edge = Arc::clone(&self.edge);
+        let witness = Witness::of(request.extensions_mut(), asked);
         Box::pin(async move {
-            Ok(match guard::check(&request, edge.exposure()) {
-                Ok(()) => handle(edge, request).await,
+            let answer = match guard::check(&request, edge.exposure()) {
+                Ok(()) => handle(Arc::clone(&edge), request).await,
                 Err(refused) => {
                     tracing::info!(reason = %refused, "a bulk request was refused by its headers");
                     Problem::from(refused).into_response()
                 }
-            })
+            };
+            Ok(witness.tell(&edge, answer).await)
         })
     }
 }
@@ -135,22 +144,24 @@ where
             (Err(PathRefused::OutsideBase) | Ok(Route::Upstream), Some(server)) => {
                 if authorize::carries_our_token(server, &request) {
                     tracing::info!("a request that is no bulk request was refused: it carries an access token of ours");
-                    return answer(authorize::ours_is_not_for_others(server).into_response());
+                    let problem = authorize::ours_is_not_for_others(server);
+                    return self.refuse(request, Asked::PassThrough, problem);
                 }
                 self.pass_on(request)
             }
             (Ok(Route::Bulk(route)), _) => {
-                self.answer(request, |edge, request| Box::pin(async move { edge.answer(route, request).await }))
+                let asked = witness::asked(&route);
+                self.answer(request, asked, |edge, request| Box::pin(async move { edge.answer(route, request).await }))
             }
             (Ok(Route::Smart(route)), Some(server)) => {
                 let server = Arc::clone(server);
-                self.answer(request, move |edge, request| {
+                self.answer(request, witness::asked_of_server(route), move |edge, request| {
                     let (head, sent) = request.into_parts();
                     Box::pin(async move { token::smart(&edge, &server, route, &head, sent).await })
                 })
             }
-            (Ok(Route::Smart(_)), None) => answer(Problem::from(PathRefused::ForeignOperation).into_response()),
-            (Err(refused), _) => answer(Problem::from(refused).into_response()),
+            (Ok(Route::Smart(_)), None) => self.refuse(request, Asked::Path, PathRefused::ForeignOperation.into()),
+            (Err(refused), _) => self.refuse(request, Asked::Path, refused.into()),
         }
     }
 }

@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use http::request::Parts;
 use http::{Response, StatusCode, header};
 
 use super::body::{self, Body};
 use super::problem::Problem;
-use super::{Edge, authorize};
+use super::{Edge, authorize, witness};
 use crate::bulk::manifest::{Manifest, ManifestFile};
 use crate::clock;
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileRecord, StoredObject};
 use crate::job::{Complete, Job, JobId, JobState};
+use crate::ledger::record::{Actor, Contents, Event, Links, ManifestRead};
 use crate::output::{OutputError, layout};
 use crate::smart::server::Caller;
 
@@ -24,7 +26,7 @@ const YOUNG_MILLIS: i64 = 60_000;
 /// Longest pause between polls that is asked for, in seconds.
 const LONGEST_RETRY: i64 = 30;
 
-pub(super) async fn status(edge: &Edge, caller: &Caller, id: JobId) -> Result<Response<Body>, Problem> {
+pub(super) async fn status(edge: &Edge, caller: &Caller, id: JobId, head: &Parts) -> Result<Response<Body>, Problem> {
     let engine = edge.engine().await?;
     let job = edge.own_job(&engine, caller, id).await?;
     let now = clock::now(&*edge.clock);
@@ -41,7 +43,8 @@ pub(super) async fn status(edge: &Edge, caller: &Caller, id: JobId) -> Result<Re
             let files = engine.files(id).await?;
             // SEC-15: a manifest tells of all types of its job, also of those that came along.
             authorize::require(edge, caller, job.all_types(&files))?;
-            manifest(edge, &job, complete, &files, now).await
+            let actor = Actor::of(&caller.owner(), witness::peer(head));
+            manifest(edge, actor, &job, complete, &files, now).await
         }
         JobState::Failed(failed) => Err(Problem::job_failed(failed)),
         JobState::Deleted => Err(Problem::no_such_job()),
@@ -63,6 +66,7 @@ fn in_progress(text: &str, age_millis: i64) -> Response<Body> {
 /// BD-065 to BD-077: every read signs anew (DS-014); `Expires` is when the first of the links does (DS-013).
 async fn manifest(
     edge: &Edge,
+    actor: Actor,
     job: &Job,
     complete: &Complete,
     files: &[FileRecord],
@@ -86,6 +90,7 @@ async fn manifest(
             return Err(Problem::unavailable("the links cannot be signed at the moment"));
         }
     };
+    edge.ledger.append(Event::Manifest(read(edge, actor, job, files, links_until))).await?;
     let (mut output, mut deleted, mut error) = (Vec::new(), Vec::new(), Vec::new());
     for (content, entry) in signed {
         match content {
@@ -109,6 +114,17 @@ async fn manifest(
         .header(header::CACHE_CONTROL, "private, no-store, no-transform")
         .header(header::EXPIRES, super::http_date(links_until));
     Ok(answer.body(body::full(manifest.to_json())).expect("a date is a header value"))
+}
+
+/// What the ledger is told of it.
+fn read(edge: &Edge, actor: Actor, job: &Job, files: &[FileRecord], until: Millis) -> ManifestRead {
+    let links = match edge.output.signs_for() {
+        _ if edge.files_need_token(&job.owner) => Links::WithToken,
+        Some(_) => Links::Storage,
+        None => Links::Ours,
+    };
+    let contents = Contents::of(files);
+    ManifestRead { job: job.id, actor, links, issued: contents.files, until: until.into(), contents }
 }
 
 /// How long a client waits for links that somebody else has to sign.

@@ -15,6 +15,7 @@ use super::Edge;
 use super::body::{self, Body, BoxError};
 use super::places::Place;
 use super::problem::Problem;
+use super::witness::{self, Code};
 use crate::bulk::route::SmartRoute;
 use crate::clock;
 use crate::engine::Engine;
@@ -69,6 +70,7 @@ impl OAuthError {
         };
         let mut answer = answer(&json!({ "error": error, "error_description": description }).to_string());
         *answer.status_mut() = status;
+        answer.extensions_mut().insert(Code(error));
         let headers = answer.headers_mut();
         match self {
             Self::OtherAuthentication => {
@@ -123,7 +125,7 @@ where
             Problem::method_not_allowed("POST").into_response()
         }
         SmartRoute::Token => {
-            let answer = async { token(edge, server, &asked(edge, head, sent).await?.form).await };
+            let answer = async { token(edge, server, head, &asked(edge, head, sent).await?.form).await };
             answer.await.unwrap_or_else(OAuthError::into_response)
         }
         SmartRoute::Introspection => {
@@ -141,13 +143,19 @@ struct Asked<'a> {
 }
 
 /// SM-011 to SM-029
-async fn token(edge: &Edge, server: &Arc<AuthorizationServer>, form: &Form) -> Result<Response<Body>, OAuthError> {
+async fn token(
+    edge: &Edge,
+    server: &Arc<AuthorizationServer>,
+    head: &Parts,
+    form: &Form,
+) -> Result<Response<Body>, OAuthError> {
     match form.get("grant_type") {
         Some("client_credentials") => {}
         Some(_) => return Err(OAuthError::UnsupportedGrantType),
         None => return Err(OAuthError::InvalidRequest("grant_type is missing".to_owned())),
     }
     let client = authenticate(edge, server, form).await?;
+    witness::saw(head, client.client(), None);
     let jti = clock::random().map_err(|_| OAuthError::Unavailable)?;
     let issued = server.issue(&client, form.get("scope").unwrap_or_default(), jti).map_err(|error| match error {
         IssueError::Scope(scope) => OAuthError::InvalidScope(format!("the scope {scope}")),

@@ -1,7 +1,9 @@
 //! The sidecar of one file: ids as sorted hashes, references still to be fetched, outcomes and counters. It is
 //! what later slices are compared with, and all that a restart needs to know of a file's lines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use std::ops::Range;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,10 @@ impl IdHash {
         Self(u128::from_be_bytes(*first))
     }
 
+    pub(crate) fn to_bytes(self) -> [u8; HASH] {
+        self.0.to_be_bytes()
+    }
+
     /// A hash of this resource in one version.
     pub(crate) fn with_version(self, version: &str) -> u128 {
         let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
@@ -44,6 +50,8 @@ pub(crate) struct Sidecar {
     bytes: Bytes,
     /// How many ids there are.
     count: usize,
+    /// Where the patients lie in `bytes`.
+    patients: Range<usize>,
     pub(crate) notes: Notes,
 }
 
@@ -56,6 +64,10 @@ pub(crate) struct Notes {
     pub(crate) outcomes: BTreeMap<Issue, u64>,
     /// Resources that the upstream fails to give.
     pub(crate) unreadable: BTreeSet<LocalReference>,
+    /// In whose compartments lines lie, other than Patient resources, which are among the ids. A sidecar has them beside its
+    /// notes.
+    #[serde(skip)]
+    pub(crate) patients: HashSet<IdHash>,
 }
 
 impl Notes {
@@ -65,21 +77,25 @@ impl Notes {
     pub(crate) fn absorb(&mut self, other: Self) {
         self.references.extend(other.references);
         self.unreadable.extend(other.unreadable);
+        self.patients.extend(other.patients);
         for (issue, times) in other.outcomes {
             *self.outcomes.entry(issue).or_default() += times;
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.patients.is_empty()
     }
 
+    /// Without patients: there are no more of them than lines.
     pub(crate) fn len(&self) -> usize {
         self.references.len() + self.outcomes.len() + self.unreadable.len()
     }
 }
 
 const MAGIC: &[u8; 8] = b"offtake1";
+/// Of one that tells of patients, too.
+const WITH_PATIENTS: &[u8; 8] = b"offtake2";
 const HASH: usize = size_of::<u128>();
 /// Where the ids begin: after what it is and how many there are.
 const HEAD: usize = MAGIC.len() + size_of::<u64>();
@@ -94,13 +110,35 @@ impl Sidecar {
         ids.sort_unstable();
         let count = ids.len();
         bytes[MAGIC.len()..HEAD].copy_from_slice(&(count as u64).to_be_bytes());
-        let Notes { references, outcomes, unreadable } = &notes;
+        let mut notes = notes;
+        let mut patients: Vec<_> = std::mem::take(&mut notes.patients).into_iter().collect();
+        patients.sort_unstable();
+        let from = bytes.len();
+        for id in patients {
+            bytes.extend_from_slice(&id.0.to_be_bytes());
+        }
+        let patients = from..bytes.len();
+        let Notes { references, outcomes, unreadable, .. } = &notes;
         let outcomes: Vec<_> = outcomes.iter().collect();
         let said = serde_json::to_vec(&(references, outcomes, unreadable));
         bytes.extend_from_slice(&said.expect("strings and numbers always become JSON"));
+        if !patients.is_empty() {
+            bytes[..MAGIC.len()].copy_from_slice(WITH_PATIENTS);
+            bytes.extend_from_slice(&(patients.len() as u64).to_be_bytes());
+        }
         let checksum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&checksum.to_be_bytes());
-        Self { bytes: Bytes::from(bytes), count, notes }
+        Self { bytes: Bytes::from(bytes), count, patients, notes }
+    }
+
+    /// What the file holds.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = IdHash> + '_ {
+        hashes(self.bytes.get(HEAD..HEAD + self.count * HASH).unwrap_or_default())
+    }
+
+    /// In whose compartments its lines lie, other than Patient resources.
+    pub(crate) fn patients(&self) -> impl Iterator<Item = IdHash> + '_ {
+        hashes(self.bytes.get(self.patients.clone()).unwrap_or_default())
     }
 
     pub(crate) fn contains(&self, id: IdHash) -> bool {
@@ -114,7 +152,8 @@ impl Sidecar {
         self.bytes.len() + self.notes.len() * 80 + 64
     }
 
-    /// `offtake1`, the number of ids, the ids, the notes as JSON, CRC-32 of all before it.
+    /// `offtake1`, the number of ids, the ids, the notes as JSON, CRC-32 of all before it. Of one that tells of patients:
+    /// `offtake2`, the number of ids, the ids, the patients, the notes, how many bytes the patients are, CRC-32.
     pub(crate) fn encoded(&self) -> Bytes {
         self.bytes.clone()
     }
@@ -125,13 +164,28 @@ impl Sidecar {
         if crc32fast::hash(body) != u32::from_be_bytes(*checksum) {
             return None;
         }
-        let (count, body) = body.strip_prefix(MAGIC)?.split_first_chunk::<8>()?;
+        let (body, patients) = match body.strip_prefix(WITH_PATIENTS) {
+            Some(body) => {
+                let (body, patients) = body.split_last_chunk::<8>()?;
+                (body, usize::try_from(u64::from_be_bytes(*patients)).ok()?)
+            }
+            None => (body.strip_prefix(MAGIC)?, 0),
+        };
+        let (count, body) = body.split_first_chunk::<8>()?;
         let count = usize::try_from(u64::from_be_bytes(*count)).ok()?;
-        let (_, said) = body.split_at_checked(count.checked_mul(HASH)?)?;
+        let (_, body) = body.split_at_checked(count.checked_mul(HASH)?)?;
+        let (_, said) = body.split_at_checked(patients)?;
+        let from = HEAD + count * HASH;
+        let patients = from..from + patients;
         let (references, outcomes, unreadable): (_, Vec<(Issue, u64)>, _) = serde_json::from_slice(said).ok()?;
-        let notes = Notes { references, outcomes: outcomes.into_iter().collect(), unreadable };
-        Some(Self { bytes, count, notes })
+        let outcomes = outcomes.into_iter().collect();
+        let notes = Notes { references, outcomes, unreadable, patients: HashSet::new() };
+        Some(Self { bytes, count, patients, notes })
     }
+}
+
+fn hashes(bytes: &[u8]) -> impl Iterator<Item = IdHash> + '_ {
+    bytes.as_chunks::<HASH>().0.iter().map(|hash| IdHash(u128::from_be_bytes(*hash)))
 }
 
 #[cfg(test)]
@@ -144,17 +198,23 @@ mod tests {
 
     #[test]
     fn a_sidecar_is_read_back_as_it_was_written_and_in_no_other_way() {
-        let sidecar = Sidecar::new(["b", "a", "c"].map(hash), Notes::default());
-        let bytes = sidecar.encoded().to_vec();
-        let decode = |bytes: &[u8]| Sidecar::decode(Bytes::copy_from_slice(bytes));
-        let back = decode(&bytes).expect("what was written");
-        assert_eq!(back, sidecar);
-        assert!(back.contains(hash("b")) && !back.contains(hash("d")));
-        for index in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[index] ^= 1;
-            assert_eq!(decode(&damaged), None, "byte {index}");
-            assert_eq!(decode(&bytes[..index]), None, "cut at {index}");
+        for patients in [vec![], vec!["p", "q"]] {
+            let patients: HashSet<_> = patients.into_iter().map(hash).collect();
+            let notes = Notes { patients: patients.clone(), ..Notes::default() };
+            let sidecar = Sidecar::new(["b", "a", "c"].map(hash), notes);
+            let bytes = sidecar.encoded().to_vec();
+            let decode = |bytes: &[u8]| Sidecar::decode(Bytes::copy_from_slice(bytes));
+            let back = decode(&bytes).expect("what was written");
+            assert_eq!(back, sidecar);
+            assert!(back.contains(hash("b")) && !back.contains(hash("d")));
+            assert_eq!(back.ids().collect::<HashSet<_>>(), HashSet::from(["a", "b", "c"].map(hash)));
+            assert_eq!(back.patients().collect::<HashSet<_>>(), patients);
+            for index in 0..bytes.len() {
+                let mut damaged = bytes.clone();
+                damaged[index] ^= 1;
+                assert_eq!(decode(&damaged), None, "byte {index}");
+                assert_eq!(decode(&bytes[..index]), None, "cut at {index}");
+            }
         }
     }
 

@@ -38,6 +38,11 @@ pub(crate) const MARKER: &str = "offtake.instance";
 /// How that object begins.
 pub(crate) const MARK: &[u8] = b"offtake-instance-1\n";
 
+/// The key of the copy of the ledger's head.
+pub(crate) fn ledger_head(instance: &str) -> String {
+    format!("{instance}/ledger.head")
+}
+
 /// The folder that doctor tries the output in.
 pub(crate) const DOCTOR: &str = "doctor";
 

@@ -67,9 +67,14 @@ impl Grant {
     /// The resource as a line, if it may leave. SEC-20: at Patient and Group level it must lie in the
     /// compartment of one of the cohort's patients, and in nobody else's.
     pub(crate) fn admit(&self, entry: &Entry) -> Result<Line, Withheld> {
+        self.admit_noting(entry, |_| {})
+    }
+
+    /// The same; at Patient and Group level `note` is told in whose compartment the line lies, if it is no Patient resource.
+    pub(crate) fn admit_noting(&self, entry: &Entry, note: impl FnMut(&Id)) -> Result<Line, Withheld> {
         let line = || Line(entry.line.clone());
         if self.context.contains(&entry.resource_type) && !matches!(self.cohort, Cohort::Everything) {
-            return self.admit_context(entry).map(|()| line());
+            return self.admit_context(entry, note).map(|()| line());
         }
         if !self.types.contains(&entry.resource_type) {
             return Err(Withheld::Type);
@@ -87,7 +92,10 @@ impl Grant {
                 }
                 let (members, others): (Vec<_>, Vec<_>) = patients.partition(|id| self.is_member(id));
                 match (members.is_empty(), others.is_empty()) {
-                    (false, true) => Ok(line()),
+                    (false, true) => {
+                        members.iter().for_each(note);
+                        Ok(line())
+                    }
                     (false, false) => Err(Withheld::SharedWithOthers),
                     (true, _) => Err(Withheld::OutsideCohort),
                 }
@@ -102,14 +110,16 @@ impl Grant {
     }
 
     /// SEC-23: a Device with a patient must name one of the cohort's.
-    fn admit_context(&self, entry: &Entry) -> Result<(), Withheld> {
+    fn admit_context(&self, entry: &Entry, mut note: impl FnMut(&Id)) -> Result<(), Withheld> {
         let named = entry.references.iter().filter(|reference| &*reference.path == "patient");
         for reference in named {
             if let Some(target) = self.local(&reference.target)
                 && target.resource_type == ResourceType::PATIENT
-                && !self.is_member(&target.id)
             {
-                return Err(Withheld::SharedWithOthers);
+                if !self.is_member(&target.id) {
+                    return Err(Withheld::SharedWithOthers);
+                }
+                note(&target.id);
             }
         }
         Ok(())

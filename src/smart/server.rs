@@ -64,6 +64,10 @@ pub(crate) struct Authorization {
 }
 
 impl Authorization {
+    pub(crate) fn client(&self) -> &ClientId {
+        &self.client
+    }
+
     pub(crate) fn scopes(&self) -> &Scopes {
         &self.scopes
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the core outward: a module uses itself and what stands above it. A part of a module may have a place of its own.
-const ORDER: [&str; 25] = [
+const ORDER: [&str; 26] = [
     "fhir",
     "clock", // gives instants as FHIR writes them
     "body",
@@ -20,6 +20,7 @@ const ORDER: [&str; 25] = [
     "config",
     "telemetry",
     "store",
+    "ledger",
     "upstream",
     "smart::key_source", // fetches as the upstream's clients do
     "smart::server",
@@ -35,7 +36,7 @@ const ORDER: [&str; 25] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 34] = [
+const PURE: [&str; 38] = [
     "fhir",
     "profile",
     "bulk",
@@ -53,6 +54,10 @@ const PURE: [&str; 34] = [
     "smart::jws",
     "smart::scope",
     "job",
+    "ledger::audit_event",
+    "ledger::chain",
+    "ledger::denials",
+    "ledger::record",
     "upstream::limit",
     "upstream::link",
     "upstream::retry",

@@ -1,7 +1,7 @@
 //! The attack table: each row beside a benign twin that differs from it in one property and is let in.
 //!
-//! Every row goes over TCP. A row that is refused has left nothing: the upstream was asked for nothing, and nothing was
-//! written to the job store.
+//! Every row goes over TCP. A row that is refused has left nothing but a denial in the ledger: the upstream was asked for
+//! nothing, and nothing was written to the job store.
 
 mod assertions;
 mod jobs;
@@ -60,6 +60,7 @@ type Refusal = (u16, &'static str);
 
 /// Sends the attack and then its twin: the one is refused and leaves nothing, the other is let in.
 async fn assert_refused(rig: &Rig, what: &str, attack: &Sent, refusal: Refusal, twin: &Sent) {
+    let recorded = rig.ledger().len();
     let before = (rig.upstream.requests().len(), rig.writes.effects(), rig.store.job_ids().await);
     let answer = attack.send(rig).await;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
@@ -69,6 +70,10 @@ async fn assert_refused(rig: &Rig, what: &str, attack: &Sent, refusal: Refusal, 
     assert!(told.contains(&Some(refusal.1)) || refusal.1.is_empty(), "{what}: {told:?}: {text}");
     let after = (rig.upstream.requests().len(), rig.writes.effects(), rig.store.job_ids().await);
     assert_eq!(before, after, "{what}: requests to the upstream, writes to the store, jobs");
+    // A twin's download may have come to its end by now.
+    let told = crate::ledger::of_kind(&rig.ledger().split_off(recorded), "denied");
+    let [denial] = told.as_slice() else { panic!("{what}: not one record: {told:?}") };
+    assert_eq!(denial["status"].as_u64(), Some(refusal.0.into()), "{what}");
     let answer = twin.send(rig).await;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     assert!(matches!(answer.status, 200 | 202 | 307), "the twin of {what}: {}: {text}", answer.status);

@@ -26,6 +26,7 @@ mod full;
 mod heads;
 mod hostile;
 mod kill;
+mod ledger;
 mod lies;
 mod limits;
 mod links;

@@ -177,10 +177,20 @@ impl Rig {
         serving.await.expect("serving did not panic").expect("serving ended well");
     }
 
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(self) {
+        drop(self.stop_for_folder().await);
+    }
+
+    /// The same; gives what is left on disk.
+    pub(crate) async fn stop_for_folder(mut self) -> TempDir {
         self.stop_serving().await;
         self.server.stop().await;
-        drop(self.folder);
+        self.folder
+    }
+
+    /// What the ledger holds.
+    pub(crate) fn ledger(&self) -> Vec<Value> {
+        crate::ledger::records(&self.folder.path().join("ledger"))
     }
 
     pub(crate) fn host(&self) -> String {

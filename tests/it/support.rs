@@ -19,6 +19,8 @@ use crate::raw::{self, Answer};
 
 /// The object that says whose an output is; it stays.
 pub(crate) const MARKER: &str = "offtake.instance";
+/// The copy of the ledger's head; it stays, too.
+pub(crate) const HEAD: &str = "ledger.head";
 
 /// A running Offtake and the server behind it.
 pub(crate) struct App {
@@ -97,7 +99,7 @@ impl App {
     /// Every file in the output: data objects, sidecars, and uploads that are under way.
     pub(crate) fn output_files(&self) -> Vec<PathBuf> {
         let mut files = files_below(&self.folder.path().join("output"));
-        files.retain(|file| file.file_name().is_none_or(|name| name != MARKER));
+        files.retain(|file| file.file_name().is_none_or(|name| name != MARKER && name != HEAD));
         files
     }
 

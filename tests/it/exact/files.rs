@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::client::{Client, Manifest};
-use crate::support::MARKER;
+use crate::support::{HEAD, MARKER};
 
 /// Fails if something is on disk that should not be, or the other way round: each listed file is there, once, and beside
 /// them nothing but sidecars and checkpoint objects, those of the job and of each of its commits, which name every file
@@ -84,7 +84,8 @@ pub(crate) fn files_below(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names.collect())
 }
 
-/// The paths of all files below `folder`, but for the marker that says whose output it is.
+/// The paths of all files below `folder`, but for the marker that says whose output it is and the copy of the ledger's
+/// head.
 pub(crate) fn paths_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -96,7 +97,7 @@ pub(crate) fn paths_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 folders.push(entry.path());
-            } else if entry.file_name() != MARKER {
+            } else if entry.file_name() != MARKER && entry.file_name() != HEAD {
                 files.push(entry.path());
             }
         }

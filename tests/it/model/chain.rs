@@ -214,6 +214,7 @@ impl Chain<'_> {
         let base = format!("http://{}/fhir", listener.local_addr()?);
         let mut config = Config::local(&self.server.base_url, &base, std::path::Path::new("/nowhere"))?;
         limits.set(&mut config);
+        config.ledger.enabled = false;
         config.upstream.profile = serde_json::from_value(self.scenario.profile())?;
         let point = Arc::new(CrashPoint::new(crash));
         let output = CrashOutput::new(Arc::clone(&self.output), Arc::clone(&point));

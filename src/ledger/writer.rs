@@ -1,0 +1,428 @@
+//! The files of the ledger as the one process that writes them holds them.
+//!
+//! A record is acknowledged once it is on disk, end of line and all. So a last line without its end was never acknowledged:
+//! it is what a crash has left of a write, and is cut off. So is a rest of zeros, which some file systems leave of one.
+//! Whatever else is not the next record was changed by somebody, or by a failing disk: then nothing is written after it, and
+//! an operator has to look.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::chain::{Broken, Head, Keys, LENGTH, Link};
+use super::folder::{self, Lines, ReadError, Segment};
+use super::record::{Event, Record};
+use super::{Fault, Settings};
+use crate::clock;
+use crate::disk;
+use crate::fhir::datatypes::{Instant, Millis};
+use crate::store::{FolderError, private_folder};
+
+/// A file is followed by another one once it has this size, or with the next month.
+const MOST_BYTES: u64 = 16 * 1024 * 1024;
+/// What one write can leave behind: so much is cut off at most.
+pub(super) const MOST_AT_ONCE: usize = 1024 * 1024;
+
+/// Why the ledger cannot be gone on with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("the folder of the ledger cannot be used")]
+    Folder(#[from] FolderError),
+    #[error("another process writes this ledger")]
+    Locked,
+    #[error(
+        "there is no {}, and without it nothing can be told of the ledger that is there; put the key back, or move the \
+         ledger away to begin another one", .0.display()
+    )]
+    KeyLost(PathBuf),
+    #[error("{} is readable by others; make it 0600", .0.display())]
+    KeyExposed(PathBuf),
+    #[error("could not make the ledger's key {}", .path.display())]
+    Key { path: PathBuf, source: io::Error },
+    #[error(
+        "the ledger holds something that it did not end with; run `offtake ledger verify`, and move the ledger away to begin \
+         another one"
+    )]
+    Read(#[from] ReadError),
+    #[error(
+        "{} says that the ledger had come to record {had}, and it does not hold that any more: records are missing; run \
+         `offtake ledger verify`, and move ledger and copy away to begin another one", .copy.display()
+    )]
+    Truncated { copy: PathBuf, had: u64 },
+    #[error("the ledger does not hold any more what this process has written to it; run `offtake ledger verify`")]
+    Changed,
+    #[error("could not write the ledger")]
+    Write(#[source] io::Error),
+}
+
+/// What is written to.
+#[derive(Debug)]
+pub(super) struct Files {
+    settings: Arc<Settings>,
+    pub(super) keys: Arc<Keys>,
+    file: File,
+    segment: Segment,
+    /// Bytes that are on disk for certain.
+    durable: u64,
+    /// A write has failed: what it has left beyond that has to go first.
+    is_torn: bool,
+    pub(super) last: Link,
+    /// The month of the segment's first record, such as `2026-11`.
+    month: String,
+    /// When the last record was.
+    last_at: Instant,
+    /// The clock may be wrong: nothing is removed for its age.
+    keeps_all: bool,
+    _lock: File,
+}
+
+impl Files {
+    /// Opens the ledger or begins one, and records that. `known` is how far this process has seen it come.
+    pub(super) fn open(settings: &Arc<Settings>, now: Millis, known: Option<Head>) -> Result<Self, OpenError> {
+        private_folder(&settings.folder)?;
+        private_folder(&folder::patients(&settings.folder))?;
+        let lock = locked(&settings.folder)?;
+        let unreadable = |source| ReadError::Io { path: settings.folder.clone(), source };
+        let segments = folder::segments(&settings.folder).map_err(unreadable)?;
+        let keys = Arc::new(key(&settings.key_file, segments.is_empty())?);
+        let opened = Self::go_on(settings, &keys, segments, &lock)?;
+        let (mut files, cut) = match opened {
+            Some(opened) => opened,
+            None if known.is_some() => return Err(OpenError::Changed),
+            None => (Self::begin(settings, keys, Instant::from(now), lock)?, 0),
+        };
+        files.check_copies()?;
+        if let Some(known) = known
+            && !files.holds(&known)?
+        {
+            return Err(OpenError::Changed);
+        }
+        files.keeps_all = files.may_lie_in_the_future(now);
+        let now = Instant::from(now);
+        let version = env!("CARGO_PKG_VERSION").into();
+        files.append(now, vec![Event::Opened { version, cut }]).map_err(OpenError::Write)?;
+        Ok(files)
+    }
+
+    /// Opens the last file that holds a record.
+    fn go_on(
+        settings: &Arc<Settings>,
+        keys: &Arc<Keys>,
+        mut segments: Vec<Segment>,
+        lock: &File,
+    ) -> Result<Option<(Self, u64)>, OpenError> {
+        let mut cut = 0;
+        while let Some(segment) = segments.pop() {
+            let mut lines = Lines::open(keys, &segment.path, None)?;
+            let mut first = None;
+            let mut last_at = None;
+            let broken = loop {
+                match lines.next() {
+                    Ok(Some(record)) => {
+                        first.get_or_insert((record.seq, record.at));
+                        last_at = Some(record.at);
+                    }
+                    Ok(None) => break None,
+                    Err(ReadError::Broken { path, line, why }) => break Some(ReadError::Broken { path, line, why }),
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            let (end, last) = (lines.end, lines.last);
+            if let Some(broken) = broken {
+                cut += unacknowledged(&segment.path, end).ok_or(broken)?;
+            }
+            let (Some((first, first_at)), Some(last), Some(last_at)) = (first, last, last_at) else {
+                // Nothing of it was ever acknowledged.
+                fs::remove_file(&segment.path).map_err(OpenError::Write)?;
+                continue;
+            };
+            if segment.first != first {
+                return Err(lines.broken(Broken::Number).into());
+            }
+            let file = append_to(&segment.path).map_err(OpenError::Write)?;
+            let lock = lock.try_clone().map_err(OpenError::Write)?;
+            let mut files = Self {
+                settings: Arc::clone(settings),
+                keys: Arc::clone(keys),
+                file,
+                segment,
+                durable: end,
+                is_torn: true,
+                last,
+                month: month(first_at),
+                last_at,
+                keeps_all: false,
+                _lock: lock,
+            };
+            files.repair().map_err(OpenError::Write)?;
+            return Ok(Some((files, cut)));
+        }
+        Ok(None)
+    }
+
+    /// Begins a ledger.
+    fn begin(settings: &Arc<Settings>, keys: Arc<Keys>, now: Instant, lock: File) -> Result<Self, OpenError> {
+        let segment = folder::segment(&settings.folder, 1);
+        let (file, durable, last) = begun(&segment.path, &keys, Link::START, now).map_err(OpenError::Write)?;
+        Ok(Self {
+            settings: Arc::clone(settings),
+            keys,
+            file,
+            segment,
+            durable,
+            is_torn: false,
+            last,
+            month: month(now),
+            last_at: now,
+            keeps_all: false,
+            _lock: lock,
+        })
+    }
+
+    /// Makes events durable, all of them or none, and gives their records.
+    pub(super) fn append(&mut self, now: Instant, events: Vec<Event>) -> io::Result<Vec<Record>> {
+        if let Some(Fault(fault)) = &self.settings.fault {
+            fault()?;
+        }
+        self.repair()?;
+        self.check_file()?;
+        if self.durable >= MOST_BYTES || month(now) != self.month {
+            self.roll(now)?;
+        }
+        let (mut text, mut last, mut records) = (Vec::new(), self.last, Vec::with_capacity(events.len()));
+        for mut event in events {
+            event.hide(|clear| self.keys.hidden(clear));
+            let (line, link, record) = last.add(&self.keys, now, event)?;
+            text.extend_from_slice(&line);
+            last = link;
+            records.push(record);
+        }
+        if text.len() > MOST_AT_ONCE {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        self.is_torn = true;
+        self.file.write_all(&text)?;
+        self.file.sync_data()?;
+        self.is_torn = false;
+        self.durable += text.len() as u64;
+        self.last = last;
+        self.last_at = now;
+        Ok(records)
+    }
+
+    /// Removes what a write that failed has left.
+    fn repair(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.durable)?;
+            self.file.sync_all()?;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    /// Whether the file is the one that it was, with nothing added and nothing taken away.
+    fn check_file(&self) -> io::Result<()> {
+        let (own, found) = (self.file.metadata()?, fs::metadata(&self.segment.path)?);
+        let is_same = own.ino() == found.ino() && own.dev() == found.dev() && own.len() == self.durable;
+        if is_same { Ok(()) } else { Err(io::Error::new(ErrorKind::NotFound, "the file was changed by somebody else")) }
+    }
+
+    fn roll(&mut self, now: Instant) -> io::Result<()> {
+        let segment = folder::segment(&self.settings.folder, self.last.seq + 1);
+        let (file, durable, last) = begun(&segment.path, &self.keys, self.last, now)?;
+        (self.file, self.durable, self.last, self.segment, self.month) = (file, durable, last, segment, month(now));
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How far it has come.
+    pub(super) fn head(&self) -> Head {
+        Head { seq: self.last.seq, mac: self.last.mac, at: self.last_at }
+    }
+
+    /// Whether the ledger holds what a head says that it did. One from before all that is kept is believed.
+    pub(super) fn holds(&self, head: &Head) -> Result<bool, ReadError> {
+        if head.link() == self.last {
+            return Ok(true);
+        }
+        if head.seq >= self.last.seq {
+            return Ok(false);
+        }
+        let unreadable = |source| ReadError::Io { path: self.settings.folder.clone(), source };
+        let segments = folder::segments(&self.settings.folder).map_err(unreadable)?;
+        let Some(segment) = segments.iter().rev().find(|segment| segment.first <= head.seq) else { return Ok(true) };
+        let mut lines = Lines::open(&self.keys, &segment.path, None)?;
+        while lines.next()?.is_some() {
+            if lines.last.is_some_and(|last| last.seq == head.seq) {
+                return Ok(lines.last == Some(head.link()));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Holds the ledger against the copies of its head.
+    fn check_copies(&self) -> Result<(), OpenError> {
+        for copy in &self.settings.head_copies {
+            match read_copy(copy) {
+                Ok(None) => {}
+                Ok(Some(text)) => match Head::open(&self.keys, &text) {
+                    Some(head) if self.holds(&head)? => {}
+                    Some(head) => return Err(OpenError::Truncated { copy: copy.clone(), had: head.seq }),
+                    None => tracing::error!(
+                        copy = %copy.display(),
+                        "a copy of the ledger's head cannot be authenticated: it was changed, or is of a ledger with another \
+                         key; it is left as it is"
+                    ),
+                },
+                Err(error) => {
+                    tracing::error!(copy = %copy.display(), %error, "a copy of the ledger's head cannot be read");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the head to where it is copied. A copy that is not of this ledger stays.
+    pub(super) fn copy_head(&self) {
+        let sealed = self.head().sealed(&self.keys);
+        for copy in &self.settings.head_copies {
+            let is_ours = || match read_copy(copy) {
+                Ok(Some(text)) => Head::open(&self.keys, &text).is_some_and(|head| self.holds(&head).unwrap_or(false)),
+                Ok(None) => true,
+                Err(_) => false,
+            };
+            let written = if is_ours() { disk::keep(copy, &sealed) } else { Err(ErrorKind::InvalidData.into()) };
+            if let Err(error) = written {
+                tracing::error!(copy = %copy.display(), %error, "the head of the ledger could not be copied");
+            }
+        }
+    }
+
+    /// Removes whole files, and the lists of the exports in them, all of whose records are older than is kept.
+    pub(super) fn retire(&mut self, now: Millis) -> Result<(), OpenError> {
+        if self.keeps_all {
+            return Ok(());
+        }
+        let keep = i64::try_from(self.settings.retention.as_millis()).unwrap_or(i64::MAX);
+        let unreadable = |source| ReadError::Io { path: self.settings.folder.clone(), source };
+        let segments = folder::segments(&self.settings.folder).map_err(unreadable)?;
+        let mut old = Vec::new();
+        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
+            let mut lines = Lines::open(&self.keys, &next.path, None)?;
+            let Some(begun) = lines.next()? else { break };
+            if begun.at.floor_millis().0 >= now.0.saturating_sub(keep) {
+                break;
+            }
+            old.push((segment, next.first));
+        }
+        let Some((_, first)) = old.last().copied() else { return Ok(()) };
+        let mut exports = Vec::new();
+        for (segment, _) in &old {
+            let mut lines = Lines::open(&self.keys, &segment.path, None)?;
+            while let Some(record) = lines.next()? {
+                if let Event::Finished(finished) = record.event {
+                    exports.push(finished.job);
+                }
+            }
+        }
+        // First it is said: what then is missing was removed by us.
+        self.append(Instant::from(now), vec![Event::Retired { first }]).map_err(OpenError::Write)?;
+        let lists = exports.into_iter().map(|job| folder::patients_of(&self.settings.folder, job));
+        for path in lists.chain(old.into_iter().map(|(segment, _)| segment.path.clone())) {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(OpenError::Write(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether so much time has passed since the last record that the clock may have been set wrong (SEC-44).
+    fn may_lie_in_the_future(&self, now: Millis) -> bool {
+        const LONG: Duration = Duration::from_hours(31 * 24);
+        let passed = now.0.saturating_sub(self.last_at.floor_millis().0);
+        passed > i64::try_from(LONG.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+fn month(at: Instant) -> String {
+    at.to_string().chars().take(7).collect()
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).open(path)
+}
+
+/// Begins a file: what is there under its name was never acknowledged.
+fn begun(path: &Path, keys: &Keys, last: Link, now: Instant) -> io::Result<(File, u64, Link)> {
+    let (line, link, _) = last.add(keys, now, Event::Begun { previous: last.mac })?;
+    let mut made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    made.write_all(&line)?;
+    made.sync_all()?;
+    disk::sync_folder_of(path)?;
+    Ok((append_to(path)?, line.len() as u64, link))
+}
+
+/// How many bytes from `end` on a crash has left of a write that was never acknowledged; `None` if they can be anything else.
+fn unacknowledged(path: &Path, end: u64) -> Option<u64> {
+    let mut file = File::open(path).ok()?;
+    file.seek(SeekFrom::Start(end)).ok()?;
+    let mut rest = Vec::new();
+    file.take(MOST_AT_ONCE as u64 + 1).read_to_end(&mut rest).ok()?;
+    let zeros = rest.iter().rev().take_while(|byte| **byte == 0).count();
+    let text = &rest[..rest.len() - zeros];
+    (rest.len() <= MOST_AT_ONCE && !text.contains(&b'\n')).then_some(rest.len() as u64)
+}
+
+/// Takes the folder for this process, until what is given is dropped.
+fn locked(folder: &Path) -> Result<File, OpenError> {
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(false).mode(0o600).open(folder::lock(folder));
+    let lock = opened.map_err(OpenError::Write)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked),
+        Err(TryLockError::Error(error)) => Err(OpenError::Write(error)),
+    }
+}
+
+/// The key, made if there is no ledger yet.
+fn key(path: &Path, is_new: bool) -> Result<Keys, OpenError> {
+    // A secret that is mounted is a link.
+    match fs::metadata(path) {
+        Ok(found) if found.permissions().mode() & 0o077 != 0 => {
+            return Err(OpenError::KeyExposed(path.to_owned()));
+        }
+        Ok(_) => return Ok(folder::read_key(path)?),
+        Err(error) if error.kind() == ErrorKind::NotFound && is_new => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(OpenError::KeyLost(path.to_owned())),
+        Err(source) => return Err(OpenError::Key { path: path.to_owned(), source }),
+    }
+    let made = || {
+        if let Some(folder) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        let secret: [u8; LENGTH] = clock::random().map_err(io::Error::other)?;
+        disk::keep(path, &secret)?;
+        Ok(Keys::new(&secret))
+    };
+    made().map_err(|source| OpenError::Key { path: path.to_owned(), source })
+}
+
+/// A copy of a head; `None` if there is none yet.
+fn read_copy(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    const LONGEST: u64 = 4096;
+    let mut text = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(LONGEST).read_to_end(&mut text).map(|_| Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
