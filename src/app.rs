@@ -2,6 +2,7 @@
 
 mod care;
 mod claim;
+mod consent;
 mod examine;
 mod identity;
 mod keys;
@@ -22,7 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{Compression, Config, Location, PublicBucket, Size};
+use crate::config::{Compression, Config, Location, PublicBucket, Size, SmartMode};
 use crate::disk::Ballast;
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
@@ -49,6 +50,7 @@ use crate::upstream::client::{Patience, Upstream};
 use crate::upstream::connect::{PassThroughClient, Protocols, SearchClient};
 use crate::upstream::live::LiveTraffic;
 use claim::{Privacy, PrivacyWatch};
+use consent::ListFile;
 pub(crate) use examine::{Examined, examine};
 pub(crate) use identity::Identity;
 pub use identity::JobStore;
@@ -85,6 +87,8 @@ struct App {
     engine: watch::Receiver<Standing>,
     /// Copies the head of the ledger to the output.
     heads: ledger::HeadCopy,
+    /// Who is not exported.
+    excluded: ListFile,
     stop: CancellationToken,
     /// Jobs have threads of their own, so that ordinary requests never wait behind a page. Dropped off the
     /// runtime that drops the last clone: a runtime may not be dropped from within another.
@@ -217,7 +221,9 @@ impl Builder {
         let bulk = bulk_runtime()?;
         let ledger = ledger::start(&config, ledger_fault, &clock, bulk.handle());
         let heads = ledger::HeadCopy::new(ledger.clone(), unwrapped, identity.instance.clone());
+        let excluded = ListFile::of(&config.policy);
         let parts = Assembly {
+            excluded: excluded.clone(),
             output: output.clone(),
             upstream: upstream.clone(),
             capabilities: capabilities.clone(),
@@ -258,7 +264,9 @@ impl Builder {
             runtime: bulk.handle().clone(),
             packing: Arc::new(Semaphore::new(PACKED_AT_ONCE)),
         };
-        Ok(Offtake { app: Arc::new(App { config, edge: Arc::new(edge), live, engine, heads, stop, bulk: Some(bulk) }) })
+        Ok(Offtake {
+            app: Arc::new(App { config, edge: Arc::new(edge), live, engine, excluded, heads, stop, bulk: Some(bulk) }),
+        })
     }
 }
 
@@ -283,14 +291,17 @@ impl Offtake {
         OfftakeLayer::new(Arc::clone(&self.app.edge))
     }
 
-    /// Takes up the clients that a configuration names now: every token and every link is held against them from the next
-    /// request on (SEC-14). All else stays as it was.
+    /// Takes up the clients that a configuration names now, and the list of patients who are not exported: every token and every
+    /// link is held against them from the next request on (SEC-14). All else stays as it was.
     ///
     /// # Errors
     /// If there can be no other clients: then all stay as they were.
     pub(crate) fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        self.app.excluded.follow(&config.policy);
+        self.reread_excluded();
         match &self.app.edge.access {
-            Access::Open { .. } => anyhow::bail!("smart.mode was open at the start: there are no clients"),
+            Access::Open { .. } if config.smart.mode == SmartMode::Open => Ok(()),
+            Access::Open { .. } => anyhow::bail!("smart.mode was open at the start, which only a restart can change"),
             Access::Server(server) => {
                 smart::reload(server, &config.smart, &self.app.edge.clock)?;
                 if let Some(engine) = self.app.engine.borrow().engine() {
@@ -299,6 +310,13 @@ impl Offtake {
                 tracing::info!(clients = config.smart.clients.len(), "the clients were read anew");
                 Ok(())
             }
+        }
+    }
+
+    /// Reads the list of patients who are not exported anew. An engine that is yet to come reads it itself.
+    fn reread_excluded(&self) {
+        if let Some(engine) = self.app.engine.borrow().engine() {
+            self.app.excluded.apply_to(&engine);
         }
     }
 
@@ -375,6 +393,7 @@ const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What an engine is made of, but for the store.
 struct Assembly {
+    excluded: ListFile,
     output: Output,
     upstream: Upstream,
     capabilities: Capabilities,
@@ -423,23 +442,48 @@ impl Assembly {
                 began: self.began,
                 server: self.server,
             });
-            while let Err(error) = engine.start().await {
-                tracing::error!(error = error_chain(&error), "the job store cannot be read; bulk requests wait for it");
-                if stop.run_until_cancelled(self.clock.sleep(STORE_PAUSE)).await.is_none() {
-                    return;
-                }
+            let started = start(&engine, &self.excluded, &*self.clock, &sender);
+            if stop.run_until_cancelled(started).await.is_none() {
+                return;
             }
             if stop.is_cancelled() {
                 engine.stop();
             }
             // Also if the process is to stop by now: whoever stops it has to find the engine.
             sender.send_replace(privacy.standing(&engine));
+            // It may have changed since it was read for the start, when nobody could be told.
+            self.excluded.apply_to(&engine);
             let watching = watch.go_on(privacy, engine, &sender);
             let copying = self.heads.go_on(&*self.clock);
             let _stopped = stop.run_until_cancelled(futures_util::future::join(watching, copying)).await;
             stop.cancelled().await;
         });
         receiver
+    }
+}
+
+/// Starts an engine once it is known of whom nothing may leave and the store can be read.
+async fn start(engine: &Engine, excluded: &ListFile, clock: &dyn Clock, standing: &watch::Sender<Standing>) {
+    loop {
+        match excluded.read() {
+            Ok(patients) => match engine.start(patients).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(
+                        error = error_chain(&error),
+                        "the job store cannot be read; bulk requests wait for it"
+                    );
+                }
+            },
+            Err(error) => {
+                standing.send_replace(Standing::Unlisted);
+                tracing::error!(
+                    error = error_chain(&*error),
+                    "the list of patients who are not exported cannot be read; bulk requests wait for it"
+                );
+            }
+        }
+        clock.sleep(STORE_PAUSE).await;
     }
 }
 
@@ -551,7 +595,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         Output::open(&config.output_that_signs()).context("the output cannot be used")?;
     }
     smart::clients(&config.smart)?;
-    Ok(())
+    consent::check(&config.policy)
 }
 
 /// Serves a configuration until the process is told to stop. SIGHUP has its clients read anew from `file`.
@@ -570,6 +614,8 @@ async fn reload_when_told(offtake: &Offtake, file: &Path) -> anyhow::Result<()> 
         let read = Config::from_file(file).map_err(anyhow::Error::from).and_then(|config| offtake.reload(&config));
         if let Err(error) = read {
             tracing::error!(error = error_chain(&*error), "the clients stay as they were");
+            // Whoever withdrew consent does not wait for the rest to be mended.
+            offtake.reread_excluded();
         }
     }
     std::future::pending().await

@@ -5,6 +5,7 @@ mod export;
 mod ledger;
 mod load;
 mod output;
+mod policy;
 mod secret;
 mod server;
 mod size;
@@ -25,6 +26,7 @@ pub use crate::profile::{
 };
 pub use crate::smart::client::JwksUri;
 pub use crate::smart::delivery::{ClientFolder, LinkMode, NotAClientFolder};
+pub use crate::smart::policy::Level;
 pub use care::{
     BreakerConfig, NotATime, QuietHoursConfig, QuietWindowConfig, TimeOfDay, UtcOffset, Weekday, YieldConfig,
 };
@@ -35,6 +37,7 @@ pub use output::{
     AzureConfig, Compression, GcsConfig, Location, OutputConfig, Place, PublicBucket, S3Config, ServerSideEncryption,
     StorageHttpConfig,
 };
+pub use policy::{ClientPolicyConfig, PolicyConfig, QuotasConfig};
 pub use secret::Secret;
 pub use server::ServerConfig;
 pub use size::Size;
@@ -69,6 +72,9 @@ pub struct Config {
     /// Who may export.
     #[serde(default)]
     pub smart: SmartConfig,
+    /// What leaves for nobody.
+    #[serde(default)]
+    pub policy: PolicyConfig,
     /// What is logged.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
@@ -133,6 +139,7 @@ impl Config {
         problems.of("ledger", &self.ledger);
         self.ledger.check_beside(&self.store.path, &mut problems);
         problems.of("smart", &self.smart);
+        problems.of("policy", &self.policy);
         problems.of("telemetry", &self.telemetry);
         if self.output.link_ttl > self.export.output_ttl {
             problems.section = "output";

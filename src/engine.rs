@@ -18,13 +18,14 @@ pub(crate) mod progress;
 mod read;
 mod reaper;
 mod refusal;
+mod rights;
 mod room;
 mod run;
 mod services;
 mod sidecars;
 mod worker;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,11 +36,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{self, Clock};
-use crate::fhir::datatypes::Millis;
+use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Store, StoreError};
+use crate::job::usage::{Day, Exhausted};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::ledger::record::{Event, KickOff};
 use crate::ledger::{Ledger, LedgerError};
@@ -58,6 +60,7 @@ use files::FileLimits;
 use planner::Planner;
 use profiler::{Profiler, ProfilerParts};
 use progress::Progress;
+use rights::Rights;
 use services::Services;
 use sidecars::Sidecars;
 
@@ -129,8 +132,6 @@ struct Inner {
     /// What clients are fetching.
     downloads: Downloads,
     began: Millis,
-    /// Who says whether the client of an export may still have it, where there are clients.
-    server: Option<Arc<AuthorizationServer>>,
     /// Exports are to be looked at.
     look: Notify,
     /// Places for running jobs.
@@ -151,6 +152,8 @@ pub(crate) enum Standing {
     Opening,
     /// The output belongs to somebody else: nothing of it is touched.
     Foreign,
+    /// Who is not to be exported is not known: nothing is, and nothing is handed out.
+    Unlisted,
     /// The storage gives to anybody what it is to keep: no file is written there and none is handed out, but they can be
     /// removed.
     Public(Engine),
@@ -161,7 +164,7 @@ impl Standing {
     pub(crate) fn engine(&self) -> Option<Engine> {
         match self {
             Self::Ready(engine) | Self::Public(engine) => Some(engine.clone()),
-            Self::Opening | Self::Foreign => None,
+            Self::Opening | Self::Foreign | Self::Unlisted => None,
         }
     }
 }
@@ -187,6 +190,8 @@ struct Handle {
 const SIDECAR_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// How long a kick-off waits for what its job can find out as well.
 const SUBMIT_PATIENCE: Duration = Duration::from_secs(5);
+/// After how long a client whose exports run may ask for another one.
+const RUNNING_RETRY_SECONDS: i64 = 60;
 /// How long a drain waits before it ends all work as a crash would.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(25);
 /// How often expired exports are looked for.
@@ -198,7 +203,7 @@ impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Self {
         let EngineParts { store, output, upstream, clock, ledger, instance, checkpoint_key, .. } = parts;
         let (settings, runtime) = (parts.settings, parts.runtime);
-        let (began, server) = (parts.began, parts.server);
+        let (began, rights) = (parts.began, Rights::new(parts.server));
         let profiler = Profiler::new(ProfilerParts {
             store: Arc::clone(&store),
             upstream: upstream.clone(),
@@ -224,12 +229,14 @@ impl Engine {
             boundary: settings.boundary,
             deletions_by_difference: settings.deletions_by_difference,
             profiler,
+            rights: rights.clone(),
         };
         let coding = settings.coding;
         let places = Arc::new(Semaphore::new(settings.most_running));
         let instance = instance.into();
+        let client = None;
         let services =
-            Services { store, output, clock, ledger, sidecars, instance, client: None, checkpoint_key, coding };
+            Services { store, output, clock, ledger, sidecars, instance, client, checkpoint_key, coding, rights };
         let inner = Inner {
             services,
             upstream,
@@ -239,7 +246,6 @@ impl Engine {
             jobs: Mutex::default(),
             downloads: Downloads::default(),
             began,
-            server,
             places,
             queued: Notify::new(),
             discarded: Notify::new(),
@@ -251,12 +257,17 @@ impl Engine {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Takes up what the store holds and runs it, from now until [`drain`](Self::drain).
+    /// Takes up what the store holds and runs it, from now until [`drain`](Self::drain). Nothing of the `excluded` patients
+    /// leaves.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub(crate) async fn start(&self) -> Result<(), StoreError> {
+    pub(crate) async fn start(&self, excluded: BTreeSet<Id>) -> Result<(), StoreError> {
         let mut jobs = self.inner.services.store.jobs().await?;
+        let heeded = jobs.iter().map(|job| job.consent).max().unwrap_or(Millis(0));
+        let consent = self.inner.services.store.consent().await?.unwrap_or_default().not_before(heeded);
+        self.inner.services.rights.recall(consent);
+        self.exclude(excluded);
         self.inner.planner.profiler.recall().await;
         jobs.sort_by_key(|job| (job.created, job.id));
         {
@@ -279,12 +290,19 @@ impl Engine {
         Ok(())
     }
 
+    /// From now on nothing of these patients leaves; exports that may hold one who is new among them are revoked soon after.
+    pub(crate) fn exclude(&self, patients: BTreeSet<Id>) {
+        let services = &self.inner.services;
+        services.rights.exclude(patients, clock::now(&*services.clock));
+        self.look_again();
+    }
+
     /// Records a new job that somebody at `peer` has kicked off, in the ledger and then in the store; it runs when its turn
     /// comes.
     ///
     /// # Errors
-    /// [`SubmitError::Full`] if as many jobs wait already as may, and [`SubmitError::Undated`] if the server is known not to
-    /// say what the job asks for.
+    /// [`SubmitError::Full`] if as many jobs wait already as may, [`SubmitError::Quota`] if its client has used up what it may,
+    /// and [`SubmitError::Undated`] if the server is known not to say what the job asks for.
     pub(crate) async fn submit(&self, job: Job, peer: Option<IpAddr>) -> Result<(), SubmitError> {
         if self.inner.jobs().waiting.len() >= self.inner.settings.most_waiting {
             return Err(SubmitError::Full);
@@ -297,9 +315,32 @@ impl Engine {
         if let Some(name) = undated {
             return Err(SubmitError::Undated(name));
         }
-        let id = job.id;
-        self.inner.services.ledger.append(Event::KickOff(KickOff::of(&job, peer))).await?;
-        self.inner.services.store.create(job).await?;
+        let services = &self.inner.services;
+        let (id, now) = (job.id, clock::now(&*services.clock));
+        let job = Job { consent: services.rights.consent().grown(), ..job };
+        let told = Event::KickOff(KickOff::of(&job, peer));
+        match services.rights.allowance(&job.owner, now) {
+            None => {
+                services.ledger.append(told).await?;
+                services.store.create(job).await?;
+            }
+            Some(allowed) => {
+                // What is beyond a quota is no kick-off: it is recorded as what it is, a refusal.
+                services.store.create_within(job, allowed).await?.map_err(|exhausted| {
+                    let seconds = match exhausted {
+                        Exhausted::Running => RUNNING_RETRY_SECONDS,
+                        Exhausted::Kickoffs | Exhausted::Bytes => Day::seconds_left(now),
+                    };
+                    SubmitError::Quota { exhausted, seconds }
+                })?;
+                if let Err(error) = services.ledger.append(told).await {
+                    // Nobody was told of it, and it has not begun.
+                    services.store.delete(id).await?;
+                    self.inner.forget(id);
+                    return Err(error.into());
+                }
+            }
+        }
         self.inner.jobs().waiting.push_back(id);
         self.inner.queued.notify_one();
         Ok(())
@@ -320,23 +361,17 @@ impl Engine {
     /// Deletes a job in whatever state, for the reason that `told` is; `false` if there is none. Its objects are removed soon
     /// after.
     pub(crate) async fn delete(&self, id: JobId, told: Event) -> Result<bool, StoreError> {
-        let services = &self.inner.services;
-        let deleted = services.store.delete(id).await?;
-        if deleted {
-            self.inner.downloads.cut(id);
-            // However long the storage takes: nothing more is read or written for it.
-            self.inner.cancel(id);
-            // What was answered stays so, whatever is lost. If it cannot be said now, the reaper says it.
-            if let Ok(Some(job)) = services.store.job(id).await
-                && let Err(error) = services.ending(&job).keep_job(Epoch::default(), job, None).await
-            {
-                tracing::warn!(export.job_id = %id, error = error_chain(&error), "could not mark the output of a deleted export yet");
-            }
-            // Only now: its objects are removed for good, this mark with them.
-            self.inner.forget(id);
-            services.ledger.note(told).await;
+        self.inner.delete(id, told).await
+    }
+
+    /// Whether a job may not be had any more by its client as it is registered now, or holds somebody who withdrew consent: then
+    /// it is removed soon after (SEC-14).
+    pub(crate) async fn is_revoked(&self, job: &Job) -> Result<bool, StoreError> {
+        let is_revoked = self.inner.services.is_revoked(job).await?;
+        if is_revoked {
+            self.look_again();
         }
-        Ok(deleted)
+        Ok(is_revoked)
     }
 
     /// Has it looked at once whether clients may still have their exports.
@@ -423,6 +458,27 @@ impl Inner {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Deletes a job, for the reason that `told` is.
+    async fn delete(&self, id: JobId, told: Event) -> Result<bool, StoreError> {
+        let services = &self.services;
+        let deleted = services.store.delete(id).await?;
+        if deleted {
+            self.downloads.cut(id);
+            // However long the storage takes: nothing more is read or written for it.
+            self.cancel(id);
+            // What was answered stays so, whatever is lost. If it cannot be said now, the reaper says it.
+            if let Ok(Some(job)) = services.store.job(id).await
+                && let Err(error) = services.ending(&job).keep_job(Epoch::default(), job, None).await
+            {
+                tracing::warn!(export.job_id = %id, error = error_chain(&error), "could not mark the output of a deleted export yet");
+            }
+            // Only now: its objects are removed for good, this mark with them.
+            self.forget(id);
+            services.ledger.note(told).await;
+        }
+        Ok(deleted)
+    }
+
     /// Stops a job that was deleted.
     fn cancel(&self, id: JobId) {
         let mut jobs = self.jobs();
@@ -445,6 +501,9 @@ impl Inner {
 pub(crate) enum SubmitError {
     #[error("too many exports wait for their turn")]
     Full,
+    /// It may be otherwise after so many seconds.
+    #[error("{exhausted}")]
+    Quota { exhausted: Exhausted, seconds: i64 },
     #[error(
         "`_since` and `_until` need `meta.lastUpdated`: the server does not filter by it, and its {0} resources do not carry it"
     )]

@@ -126,7 +126,9 @@ impl Edge {
     /// A job of the caller's own. One of somebody else is as good as none (SEC-15).
     async fn own_job(&self, engine: &Engine, caller: &Caller, id: JobId) -> Result<Job, Problem> {
         let job = engine.job(id).await?.filter(|job| caller.owns(&job.owner));
-        job.ok_or_else(Problem::no_such_job)
+        let job = job.ok_or_else(Problem::no_such_job)?;
+        // SEC-14: what was revoked is about to go, and counts as gone.
+        if engine.is_revoked(&job).await? { Err(Problem::no_such_job()) } else { Ok(job) }
     }
 
     /// Answers a request to one of our routes.
@@ -202,6 +204,7 @@ fn unfit(standing: &Standing) -> Problem {
     Problem::unavailable(match standing {
         Standing::Foreign => "the output belongs to another instance or another job store",
         Standing::Public(_) => "the storage of the output is public",
+        Standing::Unlisted => "the list of patients who are not exported cannot be read",
         Standing::Opening | Standing::Ready(_) => "the job store cannot be used at the moment",
     })
 }

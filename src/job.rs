@@ -3,6 +3,7 @@
 pub(crate) mod checkpoint;
 pub(crate) mod index;
 pub(crate) mod store;
+pub(crate) mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +36,9 @@ pub(crate) struct Job {
     /// Where its files go. Those of a record from before clients had wishes go where all do.
     #[serde(default)]
     pub(crate) delivery: Delivery,
+    /// When the list of those who withdrew consent had last grown, as it was heeded from the kick-off on.
+    #[serde(default = "before_all_lists")]
+    pub(crate) consent: Millis,
     /// The types to export: those asked for, or all that the level allows.
     pub(crate) types: Vec<ResourceType>,
     /// What belongs to patients in the version of FHIR that the upstream spoke at kick-off.
@@ -49,6 +53,11 @@ pub(crate) struct Job {
     pub(crate) software: String,
     pub(crate) created: Millis,
     pub(crate) state: JobState,
+}
+
+/// An export from before there were such lists knows of nobody on one.
+fn before_all_lists() -> Millis {
+    Millis(i64::MIN)
 }
 
 impl Job {

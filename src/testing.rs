@@ -8,7 +8,7 @@ pub use crate::clock::ManualClock;
 pub use crate::store::crash::{Crash, CrashPoint, When};
 pub use crate::store::full::FullPoint;
 
-use crate::app::Identity;
+use crate::app::{Identity, Offtake};
 use crate::config::Config;
 use crate::job::JobState;
 use crate::output::Output;
@@ -16,6 +16,14 @@ use crate::recover::{RecoverError, recover};
 use crate::store::crash::CrashStore;
 use crate::store::full::FullStore;
 use crate::store::memory::MemoryStore;
+
+/// Takes up another configuration, as SIGHUP does.
+///
+/// # Errors
+/// If it is none that can be taken up without a restart.
+pub fn reload(offtake: &Offtake, config: &Config) -> anyhow::Result<()> {
+    offtake.reload(config)
+}
 
 impl JobStore {
     /// A store that ends with the process.

@@ -146,7 +146,12 @@ fn named(config: &ClientConfig, keys: ClientKeys) -> anyhow::Result<Client> {
     let id = ClientId::parse(&config.client_id).context("client_id")?;
     let scopes = Scopes::parse(&config.scope).context("scope")?;
     let ClientOutputConfig { folder, links, sse_kms_key_id } = config.output.clone();
-    Ok(Client { id, scopes, keys, delivery: Delivery { folder, sse_kms_key_id }, links })
+    let delivery = Delivery { folder, sse_kms_key_id };
+    let (policy, quotas) = config.policy.read().map_err(|wrong| {
+        let wrong: Vec<_> = wrong.iter().map(|(option, problem)| format!("policy.{option} {problem}")).collect();
+        anyhow::anyhow!("{}", wrong.join("; "))
+    })?;
+    Ok(Client { id, scopes, keys, delivery, links, policy: Arc::new(policy), quotas })
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Instant};
 use crate::fhir::resource_type::ResourceType;
+use crate::smart::policy::Level;
 use parameters::{Parameter, ParametersError};
 
 /// What an export is asked of.
@@ -20,6 +21,25 @@ pub(crate) enum ExportLevel {
     System,
     Patient,
     Group(Id),
+}
+
+impl ExportLevel {
+    /// Which one it is, whatever the Group.
+    pub(crate) fn level(&self) -> Level {
+        match self {
+            Self::System => Level::System,
+            Self::Patient => Level::Patient,
+            Self::Group(_) => Level::Group,
+        }
+    }
+
+    /// The Group that is asked for.
+    pub(crate) fn group(&self) -> Option<&Id> {
+        match self {
+            Self::System | Self::Patient => None,
+            Self::Group(id) => Some(id),
+        }
+    }
 }
 
 /// A kick-off request that can be done.

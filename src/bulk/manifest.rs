@@ -26,9 +26,9 @@ pub(crate) enum Method {
 pub(crate) struct TypeProof {
     /// The weakest method that any slice needed.
     pub(crate) method: Method,
-    /// Resources that the server counted, slice by slice.
+    /// Resources that the server counted, slice by slice, without those that policy keeps back.
     pub(crate) expected: u64,
-    /// Distinct resources that came, slice by slice.
+    /// Distinct resources that came, slice by slice, without those.
     pub(crate) received: u64,
     /// Lines in the output: each resource once.
     pub(crate) written: u64,
@@ -214,6 +214,14 @@ impl OutcomeLine {
     /// Deletions that the export may not tell of: one statement, without counts (SEC-26, SEC-27).
     pub(crate) fn withheld_deletions() -> Self {
         let text = "deletions of which nothing shows that they concern this export are left out";
+        Self::of(&[issue(IssueSeverity::Information, IssueType::Suppressed, text)])
+    }
+
+    /// What policy keeps back: one statement, without counts, ids or types. It is made whether anything was kept back or not,
+    /// for that alone may tell of a patient (SEC-26, SM-034).
+    pub(crate) fn within_policy() -> Self {
+        let text = "this export holds what the policy for it permits; what it does not permit is not in the files, not among \
+                    what was deleted, and not in the numbers";
         Self::of(&[issue(IssueSeverity::Information, IssueType::Suppressed, text)])
     }
 

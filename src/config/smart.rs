@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+use super::policy::ClientPolicyConfig;
 use super::server::is_loopback;
 use super::{Problems, Section, seconds};
 use crate::smart::address::is_public;
@@ -65,6 +66,8 @@ pub struct ClientConfig {
     pub jwks_uri: Option<JwksUri>,
     /// What is different for its files.
     pub output: ClientOutputConfig,
+    /// What of that scope it may have, and how much.
+    pub policy: ClientPolicyConfig,
 }
 
 /// What is different for the files of one client; what is null is as the section `output` says.
@@ -120,6 +123,9 @@ impl SmartConfig {
         }
         if client.jwks_file.as_ref().is_some_and(|path| !path.is_absolute()) {
             add("jwks_file", "is not an absolute path");
+        }
+        for (option, problem) in client.policy.read().err().into_iter().flatten() {
+            add(&format!("policy.{option}"), &problem);
         }
         if let Some(uri) = &client.jwks_uri {
             self.check_uri(uri.url(), &mut |problem| add("jwks_uri", problem));
@@ -277,6 +283,11 @@ mod tests {
             ("CLIENT: client_id: a, scope: system/*.rs, jwks_uri: 'http://localhost/k'", "has a private address"),
             ("CLIENT: client_id: a, scope: system/*.rs, jwks_uri: 'https://a:b@client.example/k'", "a password"),
             ("CLIENT: client_id: a, scope: system/*.rs, jwks: JWKS, secret: a", "secret"),
+            (
+                "CLIENT: client_id: a, scope: system/*.rs, jwks: JWKS, policy: { types: [Dragon] }",
+                "clients[0].policy.types[0] is `Dragon`",
+            ),
+            ("CLIENT: client_id: a, scope: system/*.rs, jwks: JWKS, policy: { type: [Patient] }", "type"),
             ("mode: authorization_server, token_lifetime_seconds: 5", "smart.token_lifetime_seconds"),
             ("mode: authorization_server, token_key_lifetime_seconds: 5", "smart.token_key_lifetime_seconds"),
             ("mode: authorization_server, open_to_everyone: true", "smart.open_to_everyone"),

@@ -31,6 +31,9 @@ impl Reader {
         let mut restored = Vec::with_capacity(resources.len());
         for resource in resources {
             if self.is_too_new(&resource) {
+                // SEC-26: what it was before it was labelled does not leave either.
+                let is_barred = self.grant.bars(&resource.entry);
+                let resource = Received { is_barred, ..resource };
                 let resource = match self.restore(resource, Room::Free).await {
                     Ok(resource) => resource,
                     Err(ReadError::Search(SearchError::TooLarge { .. })) => return Ok(in_parts(slice, can_be_cut)),

@@ -10,7 +10,6 @@ use crate::fhir::bundle::{Entry, Scope};
 use crate::fhir::datatypes::{Id, Instant, LocalReference};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::index::IdHash;
-use crate::plan::Cohort;
 use crate::smart::admit::Line;
 use crate::upstream::client::history::HISTORY_PAGE;
 
@@ -88,7 +87,7 @@ impl Worker {
             deleted.into_iter().zip(exported).filter(|(_, exported)| !exported).map(|(id, _)| id).collect();
         let subjects: Vec<_> = gone.into_iter().map(|id| (resource_type, id)).collect();
         let reader = self.reader.clone();
-        let by_patient = !matches!(self.plan.cohort, Cohort::Everything);
+        let asks_for_last = self.reader.grant.asks_for_last_versions();
         let fates = self
             .each(&subjects, move |(name, id)| {
                 let reader = reader.clone();
@@ -98,7 +97,7 @@ impl Worker {
                         Ok(Some(_)) => return Ok(Fate::Lives),
                         Err(_) => return Ok(Fate::Unknown),
                     }
-                    let last = if by_patient { reader.last_living(name, &id).await } else { None };
+                    let last = if asks_for_last { reader.last_living(name, &id).await } else { None };
                     Ok(reader.grant.admit_deletion(name, &id, last.as_ref()).map_or(Fate::Gone, Fate::Listed))
                 }
             })

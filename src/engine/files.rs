@@ -10,20 +10,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::read::{Accepted, Received, Summary};
+use super::rights::Rights;
 use super::services::Services;
 use crate::clock::Clock;
-use crate::fhir::datatypes::Id;
+use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState, SliceRecord};
 use crate::job::index::{IdHash, Notes};
 use crate::job::store::{Change, Lease, StoreError};
-use crate::job::{JobId, JobState, Running};
+use crate::job::usage::{Spent, Usage};
+use crate::job::{Job, JobId, JobState, Running};
 use crate::ledger::LedgerError;
 use crate::output::{OutputError, checkpoint};
 use crate::plan::ExportPlan;
 use crate::plan::slice::{Phase, Slice};
-use crate::smart::admit::{Grant, Line};
+use crate::smart::admit::{Grant, Line, Withheld};
 
 pub(super) use open::OpenFile;
 
@@ -43,8 +45,7 @@ const MOST_OPEN: usize = 4;
 pub(super) struct Files {
     services: Services,
     lease: Lease,
-    grant: Arc<Grant>,
-    plan: Arc<ExportPlan>,
+    export: Export,
     limits: FileLimits,
     complete: Vec<FileRecord>,
     open: BTreeMap<ResourceType, OpenFile>,
@@ -53,6 +54,14 @@ pub(super) struct Files {
     running: Running,
     /// The number of the latest commit that completed files.
     commits: u32,
+}
+
+/// What the files are of.
+#[derive(Debug, Clone)]
+pub(super) struct Export {
+    pub(super) job: Arc<Job>,
+    pub(super) plan: Arc<ExportPlan>,
+    pub(super) grant: Arc<Grant>,
 }
 
 /// Why files could not go on. None of it is the upstream's fault.
@@ -64,6 +73,10 @@ pub(super) enum FilesError {
     Output(#[from] OutputError),
     #[error("what the export holds could not be recorded")]
     Ledger(#[from] LedgerError),
+    #[error("the client may not have the export any more")]
+    Revoked,
+    #[error("the client has used up its bytes of the day")]
+    Quota,
 }
 
 impl FilesError {
@@ -74,6 +87,7 @@ impl FilesError {
             Self::Output(error) => error.must_wait(),
             // Without a record nothing leaves, and the next one may succeed.
             Self::Ledger(_) => true,
+            Self::Revoked | Self::Quota => false,
         }
     }
 }
@@ -94,6 +108,8 @@ struct Tally {
     written: u64,
     repeated: u64,
     withheld: u64,
+    /// Kept back by policy, of those that had not moved.
+    kept_back: u64,
 }
 
 impl Files {
@@ -101,8 +117,7 @@ impl Files {
     pub(super) fn resume(
         services: Services,
         lease: Lease,
-        grant: Arc<Grant>,
-        plan: Arc<ExportPlan>,
+        export: Export,
         limits: FileLimits,
         running: Running,
         records: Vec<FileRecord>,
@@ -110,7 +125,7 @@ impl Files {
         let next = records.iter().map(|record| record.no.0 + 1).max().unwrap_or(0);
         let commits = records.iter().map(FileRecord::commit).max().unwrap_or(0);
         let complete = records.into_iter().filter(|record| matches!(record.state, FileState::Complete(_))).collect();
-        Self { services, lease, grant, plan, limits, complete, open: BTreeMap::new(), next, running, commits }
+        Self { services, lease, export, limits, complete, open: BTreeMap::new(), next, running, commits }
     }
 
     pub(super) fn clock(&self) -> Arc<dyn Clock> {
@@ -137,11 +152,7 @@ impl Files {
         let Accepted { resources, unreadable, summary, issues, reservation } = accepted;
         let known = self.known(&slice, &resources, None).await?;
         let mut tally = Tally::default();
-        let mut lines = Vec::new();
         let mut notes = Notes::default();
-        for (resource, known) in resources.into_iter().zip(known) {
-            self.weigh(&slice, resource, known, &mut tally, &mut notes, &mut lines);
-        }
         note(&mut notes, issues);
         notes.unreadable.extend(unreadable);
         let now = self.services.clock.unix_millis();
@@ -152,8 +163,11 @@ impl Files {
         }
         let file = self.open.get_mut(&slice.resource_type).expect("it was just put there");
         let content = FileContent::Resources(slice.resource_type);
-        for (id, line) in lines {
-            file.write(&self.services, self.lease, content, id, line).await?;
+        for (resource, known) in resources.into_iter().zip(known) {
+            // One by one: a line is memory of its own where something is taken out of it.
+            if let Some((id, line)) = self.export.weigh(&slice, resource, known, &mut tally, &mut notes) {
+                file.write(&self.services, self.lease, content, id, line).await?;
+            }
         }
         drop(reservation);
         file.notes.absorb(notes);
@@ -207,6 +221,7 @@ impl Files {
         mut files: Vec<FileRecord>,
         state: Option<JobState>,
     ) -> Result<(), FilesError> {
+        let spent = self.spend(&files, state.is_some()).await?;
         let number = self.commits + 1;
         for record in &mut files {
             if let FileState::Complete(file) = &mut record.state {
@@ -220,10 +235,32 @@ impl Files {
         };
         self.services.keep_commit(self.lease.job, number, &commit).await?;
         let files = commit.files;
-        self.commit(Change { state, files: files.clone(), ..Change::default() }).await?;
+        self.commit(Change { state, files: files.clone(), spent, ..Change::default() }).await?;
         self.commits = number;
         self.complete.extend(files);
         Ok(())
+    }
+
+    /// What completing `files` takes of their client's day. SEC-14: it is looked at what the client may have now.
+    async fn spend(&self, files: &[FileRecord], is_end: bool) -> Result<Option<Spent>, FilesError> {
+        let Self { services, export: Export { job, .. }, .. } = self;
+        if services.is_revoked(job).await? {
+            return Err(FilesError::Revoked);
+        }
+        let objects = files.iter().filter(|file| file.content.is_for_clients()).filter_map(FileRecord::object);
+        let bytes = objects.fold(0, |sum: u64, object| sum.saturating_add(object.bytes));
+        let Some(spent) = Rights::spent(&job.owner, bytes, Millis(services.clock.unix_millis())) else {
+            return Ok(None);
+        };
+        let quotas = services.rights.quotas(&job.owner);
+        // What is said at the end is little, and without it all before was for nothing.
+        if !is_end && quotas.bytes_per_day.is_some() {
+            let used = services.store.usage(spent.client.clone()).await?;
+            if !Usage::has_room_for(used, &spent, quotas) {
+                return Err(FilesError::Quota);
+            }
+        }
+        Ok(Some(spent))
     }
 
     async fn commit(&self, change: Change) -> Result<(), FilesError> {
@@ -251,15 +288,13 @@ impl Files {
         issues: Vec<Issue>,
     ) -> Result<(), FilesError> {
         let known = self.known(slice, &resources, Some(stage)).await?;
-        let mut lines = Vec::new();
         let mut notes = Notes::default();
-        for (resource, known) in resources.into_iter().zip(known) {
-            self.weigh(slice, resource, known, &mut stage.tally, &mut notes, &mut lines);
-        }
         note(&mut notes, issues);
         let content = FileContent::Resources(stage.resource_type);
-        for (id, line) in lines {
-            stage.open.write(&self.services, self.lease, content, id, line).await?;
+        for (resource, known) in resources.into_iter().zip(known) {
+            if let Some((id, line)) = self.export.weigh(slice, resource, known, &mut stage.tally, &mut notes) {
+                stage.open.write(&self.services, self.lease, content, id, line).await?;
+            }
         }
         stage.open.notes.absorb(notes);
         if stage.open.is_full(&self.limits, self.services.clock.unix_millis()) {
@@ -343,41 +378,6 @@ impl Files {
         Ok(known)
     }
 
-    /// What becomes of one resource.
-    fn weigh(
-        &self,
-        slice: &Slice,
-        resource: Received,
-        known: bool,
-        tally: &mut Tally,
-        notes: &mut Notes,
-        lines: &mut Vec<(IdHash, Line)>,
-    ) {
-        let entry = &resource.entry;
-        if known {
-            tally.repeated += 1;
-        } else if !resource.was_there
-            || (!self.plan.horizon.asks_for(entry.last_updated) && slice.phase != Phase::References)
-        {
-            tally.withheld += 1;
-        } else {
-            let patients = &mut notes.patients;
-            let note = |patient: &Id| {
-                patients.insert(IdHash::of(ResourceType::PATIENT, patient));
-            };
-            match self.grant.admit_noting(entry, note) {
-                Ok(line) => {
-                    tally.written += 1;
-                    if slice.phase != Phase::References {
-                        notes.references.extend(self.grant.follows(entry));
-                    }
-                    lines.push((resource.id, line));
-                }
-                Err(_) => tally.withheld += 1,
-            }
-        }
-    }
-
     /// Closes the file that has been open for longest if there are as many as memory allows.
     async fn make_room(&mut self) -> Result<(), FilesError> {
         while self.open.values().filter(|file| file.upload.is_some()).count() >= MOST_OPEN {
@@ -401,6 +401,52 @@ impl Files {
     }
 }
 
+impl Export {
+    /// What becomes of one resource: its line, if it has one.
+    fn weigh(
+        &self,
+        slice: &Slice,
+        resource: Received,
+        known: bool,
+        tally: &mut Tally,
+        notes: &mut Notes,
+    ) -> Option<(IdHash, Line)> {
+        let entry = &resource.entry;
+        if known {
+            tally.repeated += 1;
+            return None;
+        }
+        if !resource.was_there || (!self.plan.horizon.asks_for(entry.last_updated) && slice.phase != Phase::References)
+        {
+            tally.withheld += 1;
+            return None;
+        }
+        let patients = &mut notes.patients;
+        let note = |patient: &Id| {
+            patients.insert(IdHash::of(ResourceType::PATIENT, patient));
+        };
+        let admitted = if resource.is_barred { Err(Withheld::ByPolicy) } else { self.grant.admit_noting(entry, note) };
+        match admitted {
+            Ok(line) => {
+                tally.written += 1;
+                if slice.phase != Phase::References {
+                    notes.references.extend(self.grant.follows(entry));
+                }
+                Some((resource.id, line))
+            }
+            // SEC-26: as if it had not been there. What has moved is not counted as received.
+            Err(Withheld::ByPolicy) => {
+                tally.kept_back += u64::from(!resource.has_moved);
+                None
+            }
+            Err(Withheld::Type | Withheld::OutsideCohort | Withheld::SharedWithOthers) => {
+                tally.withheld += 1;
+                None
+            }
+        }
+    }
+}
+
 /// Adds what the upstream said beside the resources.
 fn note(notes: &mut Notes, issues: Vec<Issue>) {
     for issue in issues {
@@ -410,6 +456,19 @@ fn note(notes: &mut Notes, issues: Vec<Issue>) {
 
 fn record(slice: Slice, summary: Summary, tally: Tally) -> SliceRecord {
     let Summary { expected, received, short, unreadable, refused, reread, method } = summary;
-    let Tally { written, repeated, withheld } = tally;
-    SliceRecord { slice, expected, received, written, repeated, withheld, reread, short, unreadable, refused, method }
+    let Tally { written, repeated, withheld, kept_back } = tally;
+    SliceRecord {
+        slice,
+        expected,
+        received,
+        written,
+        repeated,
+        withheld,
+        kept_back,
+        reread,
+        short,
+        unreadable,
+        refused,
+        method,
+    }
 }

@@ -11,6 +11,7 @@ use crate::job::checkpoint::FileContent;
 use crate::job::{Complete, Job, JobState};
 use crate::plan::{Assumption, Boundary, Cohort, Strategy};
 use crate::smart::admit::Grant;
+use crate::smart::policy::Policy;
 
 impl Worker {
     /// Writes the outcomes and completes the job.
@@ -27,6 +28,11 @@ impl Worker {
             if let Some(proof) = proof.get_mut(&reference.resource_type) {
                 proof.short += 1;
             }
+        }
+        let kept_back = self.files.slices().map(|record| record.kept_back).fold(0, u64::saturating_add);
+        if kept_back > 0 {
+            // For the operator: whoever has the export may not know.
+            tracing::info!(export.job_id = %job.id, times = kept_back, "policy has kept resources back");
         }
         let base = self.base(job).await?;
         let deletions = self.deletions(base.as_ref()).await?;
@@ -53,8 +59,12 @@ impl Worker {
         if !deletions.untold.is_empty() {
             lines.push(OutcomeLine::untold_deletions(&deletions.untold));
         }
-        if deletions.left_out {
+        // Where single resources are kept back, this would tell of them.
+        if deletions.left_out && !self.reader.grant.keeps_back_resources() {
             lines.push(OutcomeLine::withheld_deletions());
+        }
+        if self.reader.grant.keeps_back_resources() || job.owner.policy().is_some_and(Policy::keeps_back) {
+            lines.push(OutcomeLine::within_policy());
         }
         let lines = lines.into_iter().map(Grant::admit_outcome).collect();
         let mut files = vec![self.files.closing(FileContent::Outcomes, lines).await?];
@@ -76,6 +86,9 @@ impl Worker {
     /// Whether a resource of this type that nobody saw may be named: only where all that was asked for belongs to the export
     /// (SEC-26). Elsewhere it may name others too, and under `_until` it may be too new.
     fn may_name(&self, resource_type: ResourceType) -> bool {
+        if self.reader.grant.keeps_back_resources() {
+            return false;
+        }
         let plan = &self.plan;
         let is_only_referred_to = plan.context.contains(&resource_type) && !plan.types.contains_key(&resource_type);
         let is_asked_by_id = resource_type == ResourceType::PATIENT || is_only_referred_to;
@@ -103,8 +116,9 @@ impl Worker {
         for record in self.files.slices() {
             let sum = proof.entry(record.slice.resource_type).or_insert_with(empty);
             sum.method = sum.method.max(record.method);
-            sum.expected = sum.expected.saturating_add(record.expected);
-            sum.received = sum.received.saturating_add(record.received);
+            // SEC-26: what policy keeps back counts as if it was not there.
+            sum.expected = sum.expected.saturating_add(record.expected.saturating_sub(record.kept_back));
+            sum.received = sum.received.saturating_add(record.received.saturating_sub(record.kept_back));
             sum.written = sum.written.saturating_add(record.written);
             sum.repeated = sum.repeated.saturating_add(record.repeated);
             sum.withheld = sum.withheld.saturating_add(record.withheld);

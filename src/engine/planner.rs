@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::StreamExt;
 
 use super::profiler::Profiler;
+use super::rights::Rights;
 use crate::bulk::kickoff::ExportLevel;
 use crate::fhir::bundle::Scope;
 use crate::fhir::compartment::Compartments;
@@ -39,6 +40,8 @@ pub(super) struct Planner {
     pub(super) deletions_by_difference: bool,
     /// What was found out about the upstream.
     pub(super) profiler: Profiler,
+    /// Who is not to be exported.
+    pub(super) rights: Rights,
 }
 
 /// A plan, and what is to be said about what it leaves out.
@@ -138,9 +141,11 @@ impl Planner {
             ExportLevel::System => Cohort::Everything,
             ExportLevel::Patient => Cohort::AllPatients,
             ExportLevel::Group(id) => {
-                let members = group::members(&self.upstream, id, self.most_members, now).await?;
+                let expands = |id: &Id| job.owner.policy().is_none_or(|policy| policy.permits_group(id));
+                let members = group::members(&self.upstream, id, self.most_members, now, &expands).await?;
                 left_out = members.left_out > 0;
-                Cohort::Members(members.patients)
+                let consent = self.rights.consent();
+                Cohort::Members(members.patients.into_iter().filter(|id| !consent.has(id)).collect())
             }
         };
         if matches!(&cohort, Cohort::Members(members) if !members.is_empty()) {

@@ -15,6 +15,8 @@ pub(crate) struct Progress {
     received: AtomicU64,
     /// What the upstream counted when the plan was made; zero if it does not count.
     expected: AtomicU64,
+    /// Numbers would tell how much is kept back (SEC-26).
+    tells_no_numbers: AtomicBool,
 }
 
 const PLANNING: u8 = 0;
@@ -28,6 +30,11 @@ impl Progress {
     pub(super) fn plan(&self, expected: u64, received: u64) {
         self.expected.store(expected, Ordering::Relaxed);
         self.received.store(received, Ordering::Relaxed);
+    }
+
+    /// From now on only parts of a hundred are told.
+    pub(super) fn tell_no_numbers(&self) {
+        self.tells_no_numbers.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -74,9 +81,15 @@ impl Progress {
 
     /// BD-058: the same while searches wait for something that may last.
     pub(crate) fn text_while(&self, waiting: Option<Reason>) -> String {
+        let so_far = || {
+            if self.tells_no_numbers.load(Ordering::Relaxed) {
+                String::new()
+            } else {
+                format!("; so far {} resources", self.received.load(Ordering::Relaxed))
+            }
+        };
         if self.is_paused.load(Ordering::Relaxed) {
-            let received = self.received.load(Ordering::Relaxed);
-            return format!("paused: storage-full; so far {received} resources");
+            return format!("paused: storage-full{}", so_far());
         }
         let reason = match waiting {
             None | Some(Reason::Busy | Reason::Rate) => return self.text(),
@@ -85,8 +98,7 @@ impl Progress {
             Some(Reason::Away) => "the server does not answer".to_owned(),
             Some(Reason::Asked) => "the server has asked for a pause".to_owned(),
         };
-        let received = self.received.load(Ordering::Relaxed);
-        format!("waiting: {reason}; so far {received} resources")
+        format!("waiting: {reason}{}", so_far())
     }
 
     /// BD-058: a text below 100 characters. It names no parameter's value.
@@ -101,7 +113,10 @@ impl Progress {
             FINISHING => "finishing",
             _ => "reading",
         };
-        match (received.min(expected) * 100).checked_div(expected) {
+        let percent = (received.min(expected) * 100).checked_div(expected);
+        match percent {
+            Some(percent) if self.tells_no_numbers.load(Ordering::Relaxed) => format!("{activity}, {percent} %"),
+            None if self.tells_no_numbers.load(Ordering::Relaxed) => activity.to_owned(),
             Some(percent) => format!("{activity}, {percent} % ({received} of about {expected} resources)"),
             None => format!("{activity}, {received} resources"),
         }
@@ -132,5 +147,19 @@ mod tests {
         assert!(text.starts_with("paused: storage-full; ") && text.len() < 100, "{text}");
         progress.go_on();
         assert_eq!(progress.text_while(None), progress.text());
+    }
+
+    /// SEC-26
+    #[test]
+    fn where_resources_are_kept_back_no_number_is_told() {
+        let progress = Progress::default();
+        progress.tell_no_numbers();
+        progress.enter(Phase::Old);
+        assert_eq!(progress.text(), "reading");
+        progress.plan(1_000, 420);
+        assert_eq!(progress.text(), "reading, 42 %");
+        assert_eq!(progress.text_while(Some(Reason::Away)), "waiting: the server does not answer");
+        progress.pause();
+        assert_eq!(progress.text_while(None), "paused: storage-full");
     }
 }

@@ -104,6 +104,8 @@ pub(super) struct Received {
     pub(super) has_moved: bool,
     /// It was there at the transaction time, or that is not asked.
     pub(super) was_there: bool,
+    /// Policy keeps it back as it is now, whatever it was before.
+    pub(super) is_barred: bool,
 }
 
 /// Why a slice could not be read.

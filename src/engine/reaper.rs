@@ -8,16 +8,16 @@ use super::{Engine, HELD_FOR, Inner, REAP_EVERY};
 use crate::clock;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, StoreError};
-use crate::job::{Job, JobId, Owner};
+use crate::job::{Job, JobId};
 use crate::ledger::record::{Actor, Ended, Event};
 use crate::output::checkpoint;
-use crate::smart::server::AuthorizationServer;
 use crate::telemetry::error_chain;
 
 impl Engine {
     /// Looks for what has expired or was revoked, until the process stops: however long removals take.
     pub(super) async fn look_for_ended(&self) {
         loop {
+            self.inner.keep_consent().await;
             self.expire_and_revoke().await;
             self.inner.forget_used().await;
             tokio::select! {
@@ -66,10 +66,10 @@ impl Engine {
             Err(error) => return tracing::warn!(error = error_chain(&error), "could not look for expired exports"),
         };
         self.inner.expire(&jobs).await;
-        let Some(server) = &self.inner.server else { return };
+        self.inner.services.rights.forget_all_but(&jobs.iter().map(|job| job.id).collect());
         for job in &jobs {
             let revoked = async {
-                if !self.inner.is_revoked(server, job).await? {
+                if !self.inner.services.is_revoked(job).await? {
                     return Ok(false);
                 }
                 // What has expired may be held by a download still.
@@ -88,24 +88,22 @@ impl Engine {
 }
 
 /// What is told of an export that has ended by itself.
-fn ended(job: &Job) -> Ended {
+pub(super) fn ended(job: &Job) -> Ended {
     Ended { job: job.id, actor: Actor::of(&job.owner, None) }
 }
 
 impl Inner {
-    /// Whether the client of an export may not have all of it any more, also what comes or came along (SEC-14).
-    async fn is_revoked(&self, server: &AuthorizationServer, job: &Job) -> Result<bool, StoreError> {
-        // One from a time when there were no clients is nobody's.
-        if job.owner == Owner::Open || server.is_as_wide(&job.owner) {
-            return Ok(false);
+    /// Keeps the list of those who withdrew consent. If that fails, it is tried again, and after a crash before that everybody
+    /// who came onto it counts as new.
+    async fn keep_consent(&self) {
+        let rights = &self.services.rights;
+        let Some(consent) = rights.to_be_kept() else { return };
+        match self.services.store.keep_consent((*consent).clone()).await {
+            Ok(()) => rights.is_kept(&consent),
+            Err(error) => {
+                tracing::warn!(error = error_chain(&error), "could not keep the list of excluded patients yet");
+            }
         }
-        let mut types = job.all_types(&self.services.store.files(job.id).await?);
-        if job.state.is_active()
-            && let Some(plan) = self.services.store.plan(job.id).await?
-        {
-            types.extend(plan.context);
-        }
-        Ok(!server.covers(&job.owner, types))
     }
 
     /// Deletes the jobs whose time has come.

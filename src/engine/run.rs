@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Inner;
-use super::files::{Files, FilesError};
+use super::files::{Export, Files, FilesError};
 use super::planner::{PlanError, Planned};
 use super::progress::Progress;
 use super::read::{PageLimits, Reader};
+use super::reaper::ended;
 use super::room::{RoomWait, Stopped};
 use super::worker::{Worker, WorkerError};
 use crate::clock;
@@ -36,6 +37,13 @@ impl Inner {
             match Box::pin(self.run_once(id, progress)).await {
                 Ok(()) => return,
                 Err(RunError::Fenced | RunError::Draining) => return,
+                Err(RunError::Revoked) => {
+                    if self.revoke(id).await
+                        || self.drain.run_until_cancelled(clock.sleep(LONGEST_PAUSE)).await.is_none()
+                    {
+                        return;
+                    }
+                }
                 Err(RunError::GivenUp { code, text }) => {
                     tracing::warn!(export.job_id = %id, reason = text, "an export failed");
                     return self.fail(id, code, text).await;
@@ -141,7 +149,10 @@ impl Inner {
         let types = permitted(plan.types.keys().copied().collect());
         let context = permitted(plan.context.clone());
         let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, context, plan.bases.clone());
-        let grant = Arc::new(grant);
+        let grant = Arc::new(grant.within(job.owner.policy(), self.services.rights.consent()));
+        if grant.keeps_back_resources() {
+            progress.tell_no_numbers();
+        }
         let limits = PageLimits {
             readers: self.settings.searches,
             most_resources: self.settings.page_resources,
@@ -149,7 +160,9 @@ impl Inner {
         };
         let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
         let limits = self.settings.files;
-        let files = Files::resume(services, lease, grant, Arc::clone(&plan), limits, running.clone(), records);
+        let job = Arc::new(job);
+        let export = Export { job: Arc::clone(&job), plan: Arc::clone(&plan), grant };
+        let files = Files::resume(services, lease, export, limits, running.clone(), records);
         reader.refused_before(files.slices());
         let baselines = plan.types.values().filter_map(|plan| plan.baseline);
         let expected = baselines.fold(0, u64::saturating_add);
@@ -168,6 +181,26 @@ impl Inner {
         worker.finish(&job, self.settings.output_ttl, &*self.services.clock).await?;
         tracing::info!(export.job_id = %id, "an export is complete");
         Ok(())
+    }
+
+    /// Ends a job that its client may not have any more (SEC-14); `false` if that cannot be done now.
+    async fn revoke(&self, id: JobId) -> bool {
+        let revoked = async {
+            match self.services.store.job(id).await? {
+                Some(job) => self.delete(id, Event::Revoked(ended(&job))).await,
+                None => Ok(false),
+            }
+        };
+        match revoked.await {
+            Ok(_) => {
+                tracing::warn!(export.job_id = %id, "an export was revoked: its client may not have it any more");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = error_chain(&error), "could not revoke an export yet");
+                false
+            }
+        }
     }
 
     /// Gives a job up for good; its objects are removed soon after.
@@ -198,6 +231,8 @@ impl Inner {
 pub(super) enum RunError {
     /// The job was deleted or taken over.
     Fenced,
+    /// Its client may not have it any more.
+    Revoked,
     Draining,
     /// There is no room for records or files, or none that is private.
     Full(FilesError),
@@ -223,6 +258,11 @@ impl From<FilesError> for RunError {
         }
         match error {
             FilesError::Store(StoreError::Fenced) => Self::Fenced,
+            FilesError::Revoked => Self::Revoked,
+            FilesError::Quota => {
+                let text = "the export's client has used up the bytes that it may have in a day".to_owned();
+                Self::GivenUp { code: IssueType::TooCostly, text }
+            }
             FilesError::Store(StoreError::Full | StoreError::Unavailable(_) | StoreError::Damaged(_))
             | FilesError::Output(_)
             | FilesError::Ledger(_) => Self::Interrupted(error),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::rights::Rights;
 use super::sidecars::Sidecars;
 use crate::clock::Clock;
 use crate::job::index::Sidecar;
@@ -30,6 +31,8 @@ pub(super) struct Services {
     pub(super) checkpoint_key: CheckpointKey,
     /// How files for clients are stored.
     pub(super) coding: Coding,
+    /// Who may have what now.
+    pub(super) rights: Rights,
 }
 
 impl Services {

@@ -323,6 +323,7 @@ impl Worker {
                 resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
             // They are part of the page, whose memory is given back now.
             for resource in &mut too_new {
+                resource.is_barred = self.reader.grant.bars(&resource.entry);
                 resource.entry.line = Bytes::new();
             }
             self.files.write_staged(stage, slice, others, issues).await?;

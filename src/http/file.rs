@@ -21,7 +21,7 @@ use crate::clock;
 use crate::config::LinkMode;
 use crate::engine::Engine;
 use crate::job::checkpoint::{FileContent, StoredObject};
-use crate::job::{Job, JobId};
+use crate::job::{Job, JobId, Owner};
 use crate::ledger::record::{Actor, Event, FileBegun, FileEnded, Key, LinkIssued};
 use crate::output::layout;
 use crate::smart::server::Caller;
@@ -178,11 +178,12 @@ async fn find(
     let files = engine.files(id).await?;
     let is_theirs = match (caller, edge.server()) {
         (Some(caller), _) => caller.owns(&job.owner),
-        // SEC-14: the links of a client that may not have them any more lead nowhere.
-        (None, Some(server)) => server.covers(&job.owner, job.all_types(&files)),
+        // Those from a time when there were no clients are nobody's.
+        (None, Some(_)) => job.owner != Owner::Open,
         (None, None) => Caller::Anybody.owns(&job.owner),
     };
-    if !is_theirs {
+    // SEC-14: the links of a client that may not have them any more lead nowhere.
+    if !is_theirs || engine.is_revoked(&job).await? {
         return Ok(None);
     }
     let named = files.iter().find(|file| {

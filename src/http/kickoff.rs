@@ -14,11 +14,12 @@ use super::{Edge, authorize, witness};
 use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError, Places};
 use crate::clock;
 use crate::fhir::compartment::Compartments;
+use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::{Job, JobId, JobState};
 use crate::smart::scope::Actions;
 use crate::smart::server::Caller;
-use crate::upstream::group;
+use crate::upstream::group::{self, GroupError};
 
 /// A `Parameters` body of every type and of some thousand patients is smaller.
 const MOST_BODY_BYTES: usize = 1024 * 1024;
@@ -54,7 +55,7 @@ where
     };
     permit(edge, caller, &kickoff)?;
     let Resolved { types, compartments, advertised_base, software } = tokio::select! {
-        resolved = resolve(edge, &kickoff, &places) => resolved?,
+        resolved = resolve(edge, caller, &kickoff, &places) => resolved?,
         () = edge.clock.sleep(UPSTREAM_PATIENCE) => {
             return Err(Problem::unavailable("the FHIR server behind this one does not answer at the moment"));
         }
@@ -71,6 +72,8 @@ where
         id,
         kickoff,
         owner,
+        // The engine says what of the list of excluded patients it heeds.
+        consent: Millis(i64::MIN),
         delivery,
         types,
         compartments,
@@ -96,6 +99,15 @@ fn permit(edge: &Edge, caller: &Caller, kickoff: &Kickoff) -> Result<(), Problem
     {
         return Err(authorize::insufficient(edge, "system/Group.r"));
     }
+    if let Caller::Client(client) = caller {
+        if !client.policy().permits_level(kickoff.level.level()) {
+            return Err(Problem::not_by_policy("this client may not export at this level"));
+        }
+        // SEC-15: to whoever may not have it there is no such Group.
+        if kickoff.level.group().is_some_and(|group| !client.policy().permits_group(group)) {
+            return Err(GroupError::Unknown.into());
+        }
+    }
     authorize::require(edge, caller, kickoff.types.iter().flatten().copied())
 }
 
@@ -107,9 +119,18 @@ fn narrow(
     types: Vec<ResourceType>,
 ) -> Result<Vec<ResourceType>, Problem> {
     let lacks = caller.lacks(types.iter().copied());
-    let may: Vec<_> = types.into_iter().filter(|name| !lacks.contains(name)).collect();
+    let mut may: Vec<_> = types.into_iter().filter(|name| !lacks.contains(name)).collect();
     if kickoff.types.is_none() && may.is_empty() && !lacks.is_empty() {
         return Err(authorize::insufficient(edge, "system/*.rs"));
+    }
+    if let Caller::Client(client) = caller
+        && !may.is_empty()
+    {
+        // SM-034: silently, and the file of outcomes says so.
+        may.retain(|name| client.policy().permits_type(*name));
+        if may.is_empty() {
+            return Err(Problem::not_by_policy("this client may export none of these types"));
+        }
     }
     Ok(may)
 }
@@ -127,7 +148,7 @@ struct Resolved {
 }
 
 /// Asks for it, and whether there is the Group.
-async fn resolve(edge: &Edge, kickoff: &Kickoff, places: &Places) -> Result<Resolved, Problem> {
+async fn resolve(edge: &Edge, caller: &Caller, kickoff: &Kickoff, places: &Places) -> Result<Resolved, Problem> {
     let capability = edge.capability().await?;
     if let Some(base) = &capability.base {
         edge.upstream.advertise(base);
@@ -141,7 +162,8 @@ async fn resolve(edge: &Edge, kickoff: &Kickoff, places: &Places) -> Result<Reso
     let types = kickoff.resolve(places, &capability.searchable(), compartments)?;
     if let ExportLevel::Group(id) = &kickoff.level {
         // Read again when the plan is made; here only so that a Group that is not there is refused at once.
-        group::members(&edge.upstream, id, edge.most_members, clock::now(&*edge.clock)).await?;
+        let expands = |id: &Id| caller.permits_group(id);
+        group::members(&edge.upstream, id, edge.most_members, clock::now(&*edge.clock), &expands).await?;
     }
     let (advertised_base, software) = (capability.base.clone(), capability.software.clone());
     Ok(Resolved { types, compartments, advertised_base, software })

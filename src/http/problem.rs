@@ -82,6 +82,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", "there is no such export, or no longer")
     }
 
+    /// SM-034: what scopes permit and policy does not.
+    pub(crate) fn not_by_policy(text: &'static str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", text)
+    }
+
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         let text = format!("only {allow} can be asked here");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "not-supported", text)
@@ -192,6 +197,10 @@ impl From<SubmitError> for Problem {
         match error {
             SubmitError::Full => Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", error)
                 .with_header(header::RETRY_AFTER, HeaderValue::from_static("60")),
+            SubmitError::Quota { exhausted, seconds } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", exhausted)
+                    .with_header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+            }
             SubmitError::Undated(_) => Self::new(StatusCode::BAD_REQUEST, "not-supported", error),
             SubmitError::Store(error) => error.into(),
             SubmitError::Ledger(error) => error.into(),

@@ -107,6 +107,9 @@ pub(crate) struct SliceRecord {
     pub(crate) repeated: u64,
     /// Resources that the grant did not admit.
     pub(crate) withheld: u64,
+    /// Resources that came and that policy keeps back, of those that had not moved.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) kept_back: u64,
     /// How often it was read again before it was accepted.
     pub(crate) reread: u32,
     /// Resources that the upstream counts and did not give.
@@ -117,6 +120,11 @@ pub(crate) struct SliceRecord {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) refused: bool,
     pub(crate) method: Method,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl FileRecord {
@@ -190,6 +198,7 @@ impl SliceRecord {
         self.written = self.written.saturating_add(next.written);
         self.repeated = self.repeated.saturating_add(next.repeated);
         self.withheld = self.withheld.saturating_add(next.withheld);
+        self.kept_back = self.kept_back.saturating_add(next.kept_back);
         self.reread = self.reread.saturating_add(next.reread);
         self.short = self.short.saturating_add(next.short);
         self.unreadable = self.unreadable.saturating_add(next.unreadable);
@@ -208,7 +217,7 @@ mod tests {
         let (expected, received) = (written, written);
         let none = (0, 0, 0, 1, 0);
         let (repeated, withheld, short, reread, unreadable) = none;
-        let refused = false;
+        let (refused, kept_back) = (false, 0);
         SliceRecord {
             slice,
             expected,
@@ -216,6 +225,7 @@ mod tests {
             written,
             repeated,
             withheld,
+            kept_back,
             reread,
             short,
             unreadable,

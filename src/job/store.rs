@@ -5,16 +5,26 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 
 use super::checkpoint::{FileNo, FileRecord};
+use super::usage::{Allowance, Exhausted, Spent, Usage};
 use super::{Epoch, Job, JobId, JobState};
 use crate::fhir::datatypes::Millis;
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
+use crate::smart::client::ClientId;
+use crate::smart::consent::Consent;
 
 /// Keeps jobs, plans and files. Every call is durable when it answers, atomic, and may be repeated.
 pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Records a new job.
     fn create(&self, job: Job) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Records a new job and that its client has kicked it off, if what the client may use leaves room for it. Of any number at
+    /// once as many are recorded as there is room for.
+    fn create_within(&self, job: Job, allowed: Allowance) -> BoxFuture<'_, Result<Result<(), Exhausted>, StoreError>>;
+
+    /// What a client has used of its latest day.
+    fn usage(&self, client: ClientId) -> BoxFuture<'_, Result<Option<Usage>, StoreError>>;
 
     /// A job, also one that is deleted; `None` once it is purged.
     fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>>;
@@ -57,6 +67,12 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Keeps what was found out about an upstream, in the place of what was kept before.
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Who had withdrawn consent, as it was kept last.
+    fn consent(&self) -> BoxFuture<'_, Result<Option<Consent>, StoreError>>;
+
+    /// Keeps who has withdrawn consent, in the place of what was kept before.
+    fn keep_consent(&self, consent: Consent) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Since when it is remembered which assertions were used (SEC-13); `None` before the first was.
     fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>>;
 
@@ -87,6 +103,8 @@ pub(crate) struct Change {
     pub(crate) files: Vec<FileRecord>,
     /// Open files whose object is gone.
     pub(crate) forgotten: Vec<FileNo>,
+    /// What the files that are completed take of their client's day.
+    pub(crate) spent: Option<Spent>,
 }
 
 /// A job as it was found outside the store.

@@ -1,11 +1,18 @@
 //! `Grant::admit`, the only maker of lines that leave.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::consent::Consent;
+use super::labels::Labels;
+use super::policy::Policy;
 use crate::bulk::manifest::{OutcomeLine, deletion_line};
 use crate::fhir::bundle::Entry;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, LocalReference};
+use crate::fhir::elements::Elements;
+use crate::fhir::inside::{Inside, Subject, look_inside};
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
 
@@ -39,6 +46,12 @@ pub(crate) struct Grant {
     context: Vec<ResourceType>,
     /// The upstream's bases, as absolute references write them.
     bases: Vec<String>,
+    /// What carries one of these does not leave.
+    withheld: Labels,
+    /// These are taken out of what leaves.
+    removed: Elements,
+    /// Of those on it nothing leaves.
+    consent: Arc<Consent>,
 }
 
 /// Why a resource does not leave.
@@ -50,6 +63,8 @@ pub(crate) enum Withheld {
     OutsideCohort,
     /// It lies in the compartment of somebody else as well.
     SharedWithOthers,
+    /// Policy keeps it back, and nobody is told how much of this there is (SEC-26).
+    ByPolicy,
 }
 
 impl Grant {
@@ -61,29 +76,96 @@ impl Grant {
         context: Vec<ResourceType>,
         bases: Vec<String>,
     ) -> Self {
-        Self { cohort, compartments, types, context, bases }
+        let (withheld, removed, consent) = (Labels::default(), Elements::default(), Arc::default());
+        Self { cohort, compartments, types, context, bases, withheld, removed, consent }
     }
 
-    /// The resource as a line, if it may leave. SEC-20: at Patient and Group level it must lie in the
-    /// compartment of one of the cohort's patients, and in nobody else's.
+    /// The same within a client's policy, if it has one, and without those who withdrew consent.
+    pub(crate) fn within(self, policy: Option<&Policy>, consent: Arc<Consent>) -> Self {
+        let Policy { withheld, removed, .. } = policy.cloned().unwrap_or_default();
+        Self { withheld, removed, consent, ..self }
+    }
+
+    /// Whether it keeps back single resources by what stands in them. Then nobody may learn how many, nor which.
+    pub(crate) fn keeps_back_resources(&self) -> bool {
+        !self.withheld.is_empty() || !self.consent.is_empty()
+    }
+
+    /// The resource as a line, if it may leave, without what may not leave of it. SEC-20: at Patient and Group level it must lie
+    /// in the compartment of one of the cohort's patients, and in nobody else's; it carries no label that is withheld, and
+    /// speaks of nobody who withdrew consent.
     pub(crate) fn admit(&self, entry: &Entry) -> Result<Line, Withheld> {
         self.admit_noting(entry, |_| {})
     }
 
     /// The same; at Patient and Group level `note` is told in whose compartment the line lies, if it is no Patient resource.
     pub(crate) fn admit_noting(&self, entry: &Entry, note: impl FnMut(&Id)) -> Result<Line, Withheld> {
-        let line = || Line(entry.line.clone());
+        let patients = self.belongs(entry)?;
+        let line = self.line(entry)?;
+        patients.iter().for_each(note);
+        Ok(line)
+    }
+
+    /// What may leave of a resource that is a part of the export.
+    fn line(&self, entry: &Entry) -> Result<Line, Withheld> {
+        if !self.keeps_back_resources() && self.removed.is_empty() {
+            return Ok(Line(entry.line.clone()));
+        }
+        let inside = look_inside(&entry.line).ok_or(Withheld::ByPolicy)?;
+        if self.bars_what_is(entry, &inside) {
+            return Err(Withheld::ByPolicy);
+        }
+        match self.removed.cut(&entry.line, &inside) {
+            Ok(None) => Ok(Line(entry.line.clone())),
+            Ok(Some(left)) => Ok(Line(Bytes::from(left))),
+            Err(_not_understood) => Err(Withheld::ByPolicy),
+        }
+    }
+
+    /// Whether policy keeps a resource back, be it a part of the export or not. What cannot be decided is kept back.
+    pub(crate) fn bars(&self, entry: &Entry) -> bool {
+        self.keeps_back_resources() && look_inside(&entry.line).is_none_or(|inside| self.bars_what_is(entry, &inside))
+    }
+
+    fn bars_what_is(&self, entry: &Entry, inside: &Inside<'_>) -> bool {
+        self.withheld.withhold(inside) || (!self.consent.is_empty() && self.may_speak_of_the_withdrawn(entry, inside))
+    }
+
+    /// SEC-14: whether a resource is one of a patient who withdrew consent, holds one or refers to one, at whatever level; or
+    /// is about somebody of whom it cannot be told who it is.
+    fn may_speak_of_the_withdrawn(&self, entry: &Entry, inside: &Inside<'_>) -> bool {
+        let is_one = inside.resources.iter().any(|nested| {
+            let id = nested.id.as_deref().and_then(|id| Id::parse(id).ok());
+            nested.resource_type == ResourceType::PATIENT.as_str() && id.is_some_and(|id| self.consent.has(&id))
+        });
+        let is_meant = inside.references.iter().any(|reference| self.consent.may_be_meant_by(reference));
+        let links = self.compartments.links(entry.resource_type);
+        let is_unknown = |subject: &Subject<'_>| {
+            let is_link = links.clone().any(|link| link.paths.contains(&subject.element));
+            let is_patient = subject.kind.as_deref().is_none_or(|kind| kind == ResourceType::PATIENT.as_str());
+            let is_named = subject
+                .reference
+                .as_deref()
+                .is_some_and(|target| target.contains("://") || self.local(target).is_some());
+            is_link && is_patient && !is_named
+        };
+        inside.is_strange || is_one || is_meant || inside.subjects.iter().any(is_unknown)
+    }
+
+    /// Whether a resource is a part of what was asked for, and of nobody else: the patients in whose compartments it lies, at
+    /// Patient and Group level and but for Patient resources.
+    fn belongs(&self, entry: &Entry) -> Result<Vec<Id>, Withheld> {
         if self.context.contains(&entry.resource_type) && !matches!(self.cohort, Cohort::Everything) {
-            return self.admit_context(entry, note).map(|()| line());
+            return self.admit_context(entry);
         }
         if !self.types.contains(&entry.resource_type) {
             return Err(Withheld::Type);
         }
         match &self.cohort {
-            Cohort::Everything => Ok(line()),
+            Cohort::Everything => Ok(Vec::new()),
             Cohort::AllPatients | Cohort::Members(_) if entry.resource_type == ResourceType::PATIENT => {
                 // Its `link` leads to other patients, whose resources are theirs.
-                if self.is_member(&entry.id) { Ok(line()) } else { Err(Withheld::OutsideCohort) }
+                if self.is_member(&entry.id) { Ok(Vec::new()) } else { Err(Withheld::OutsideCohort) }
             }
             Cohort::AllPatients | Cohort::Members(_) => {
                 let mut patients = self.patients(entry).peekable();
@@ -92,10 +174,7 @@ impl Grant {
                 }
                 let (members, others): (Vec<_>, Vec<_>) = patients.partition(|id| self.is_member(id));
                 match (members.is_empty(), others.is_empty()) {
-                    (false, true) => {
-                        members.iter().for_each(note);
-                        Ok(line())
-                    }
+                    (false, true) => Ok(members),
                     (false, false) => Err(Withheld::SharedWithOthers),
                     (true, _) => Err(Withheld::OutsideCohort),
                 }
@@ -103,14 +182,17 @@ impl Grant {
         }
     }
 
-    /// What `entry` refers to outside of the compartment and the export follows.
+    /// What `entry` refers to outside of the compartment and the export follows, as far as that is not taken out of it.
     pub(crate) fn follows<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = LocalReference> + 'a {
-        let targets = entry.references.iter().filter_map(|reference| self.local(&reference.target));
+        let left =
+            entry.references.iter().filter(|reference| !self.removed.reach(entry.resource_type, &reference.path));
+        let targets = left.filter_map(|reference| self.local(&reference.target));
         targets.filter(|target| self.context.contains(&target.resource_type))
     }
 
     /// SEC-23: a Device with a patient must name one of the cohort's.
-    fn admit_context(&self, entry: &Entry, mut note: impl FnMut(&Id)) -> Result<(), Withheld> {
+    fn admit_context(&self, entry: &Entry) -> Result<Vec<Id>, Withheld> {
+        let mut members = Vec::new();
         let named = entry.references.iter().filter(|reference| &*reference.path == "patient");
         for reference in named {
             if let Some(target) = self.local(&reference.target)
@@ -119,10 +201,10 @@ impl Grant {
                 if !self.is_member(&target.id) {
                     return Err(Withheld::SharedWithOthers);
                 }
-                note(&target.id);
+                members.push(target.id);
             }
         }
-        Ok(())
+        Ok(members)
     }
 
     /// The patients in whose compartments the resource lies.
@@ -153,14 +235,19 @@ impl Grant {
         Line(Bytes::from(outcome.into_text()))
     }
 
-    /// That a resource is no more, as a line; `None` if this export may not tell. SEC-27: at Patient and Group level
-    /// its `last` living version must have been one that may leave.
+    /// Whether the last living version of what was deleted decides whether that may be told.
+    pub(crate) fn asks_for_last_versions(&self) -> bool {
+        !matches!(self.cohort, Cohort::Everything) || self.keeps_back_resources()
+    }
+
+    /// That a resource is no more, as a line; `None` if this export may not tell. SEC-27: at Patient and Group level, and where
+    /// single resources are kept back, its `last` living version must have been one that may leave.
     pub(crate) fn admit_deletion(&self, resource_type: ResourceType, id: &Id, last: Option<&Entry>) -> Option<Line> {
-        let may_be_told = match &self.cohort {
-            Cohort::Everything => self.types.contains(&resource_type),
-            Cohort::AllPatients | Cohort::Members(_) => last
-                .is_some_and(|last| last.resource_type == resource_type && last.id == *id && self.admit(last).is_ok()),
+        let was_admitted = || {
+            last.is_some_and(|last| last.resource_type == resource_type && last.id == *id && self.admit(last).is_ok())
         };
+        let may_be_told =
+            if self.asks_for_last_versions() { was_admitted() } else { self.types.contains(&resource_type) };
         may_be_told.then(|| Line(Bytes::from(deletion_line(resource_type, id))))
     }
 
@@ -185,5 +272,119 @@ impl Grant {
         }
         let mut patients = self.patients(entry).peekable();
         patients.peek().is_some() && !patients.any(|id| self.is_member(&id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::bundle::Scope;
+
+    const PART_2: &str = "http://terminology.hl7.org/CodeSystem/v3-ActCode|42CFRPart2";
+
+    fn named(name: &str) -> ResourceType {
+        ResourceType::parse(name).expect("a type")
+    }
+
+    fn entry(json: &str) -> Entry {
+        let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
+        let name = named(value["resourceType"].as_str().expect("a type"));
+        Entry::parse(json.as_bytes(), Scope::of(name).with_references()).expect("a resource")
+    }
+
+    fn grant(cohort: Cohort, policy: &str, withdrawn: &str) -> Grant {
+        let types = ["Bundle", "Device", "Observation", "Organization", "Patient", "Provenance"].map(named).to_vec();
+        let context = vec![named("Practitioner")];
+        let policy: Policy = serde_json::from_str(policy).expect("a policy");
+        let list = Consent::read(withdrawn.as_bytes()).expect("a list");
+        let consent = Arc::new(Consent::default().with(list, crate::fhir::datatypes::Millis(1)));
+        let bases = vec!["http://h/fhir".to_owned()];
+        Grant::new(cohort, Compartments::R4, types, context, bases).within(Some(&policy), consent)
+    }
+
+    fn levels() -> [Cohort; 3] {
+        [Cohort::Everything, Cohort::AllPatients, Cohort::Members(vec![Id::parse("p").expect("an id")])]
+    }
+
+    /// SEC-20, SEC-26: at every level, and of whatever kind a resource is.
+    #[test]
+    fn what_carries_a_withheld_label_leaves_at_no_level() {
+        let policy = format!(r#"{{"withheld":["{PART_2}"]}}"#);
+        let label =
+            r#"{"security":[{"system":"http://terminology.hl7.org/CodeSystem/v3-ActCode","code":"42CFRPart2"}]}"#;
+        for cohort in levels() {
+            let grant = grant(cohort.clone(), &policy, "");
+            for json in [
+                format!(
+                    r#"{{"resourceType":"Observation","id":"o","meta":{label},"subject":{{"reference":"Patient/p"}}}}"#
+                ),
+                format!(r#"{{"resourceType":"Patient","id":"p","meta":{label}}}"#),
+                format!(
+                    r#"{{"resourceType":"Provenance","id":"v","meta":{label},"target":[{{"reference":"Patient/p"}}]}}"#
+                ),
+                format!(
+                    r#"{{"resourceType":"Observation","id":"o","subject":{{"reference":"Patient/p"}},"contained":[{{"resourceType":"Basic","meta":{label}}}]}}"#
+                ),
+                r#"{"resourceType":"Patient","id":"p","meta":{"security":[{"display":"?"}]}}"#.to_owned(),
+            ] {
+                let entry = entry(&json);
+                assert_eq!(grant.admit(&entry).err(), Some(Withheld::ByPolicy), "{cohort:?} {json}");
+                assert!(grant.bars(&entry));
+                assert!(grant.admit_deletion(entry.resource_type, &entry.id, Some(&entry)).is_none(), "SEC-27");
+                assert!(grant.admit_deletion(entry.resource_type, &entry.id, None).is_none(), "SEC-27");
+            }
+            let practitioner = entry(&format!(r#"{{"resourceType":"Practitioner","id":"d","meta":{label}}}"#));
+            assert!(grant.admit(&practitioner).is_err(), "nor by reference");
+            let plain = entry(r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"}}"#);
+            assert!(grant.admit(&plain).is_ok() && !grant.bars(&plain));
+            assert!(grant.admit_deletion(plain.resource_type, &plain.id, Some(&plain)).is_some());
+        }
+    }
+
+    /// SEC-14: nothing of them, nothing about them, and nothing of whom it cannot be told.
+    #[test]
+    fn nothing_leaves_that_may_speak_of_who_withdrew_consent() {
+        let grant = grant(Cohort::Everything, "{}", "gone");
+        for json in [
+            r#"{"resourceType":"Patient","id":"gone"}"#,
+            r#"{"resourceType":"Patient","id":"p","link":[{"other":{"reference":"Patient/gone"}}]}"#,
+            r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/gone"}}"#,
+            r#"{"resourceType":"Observation","id":"o","subject":{"reference":"http://h/fhir/Patient/gone"}}"#,
+            r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"focus":[{"reference":"Patient/gone"}]}"#,
+            r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/gone"}}"#,
+            r#"{"resourceType":"Organization","id":"x","contained":[{"resourceType":"Basic","subject":{"reference":"Patient/gone"}}]}"#,
+            r#"{"resourceType":"Bundle","id":"b","entry":[{"resource":{"id":"gone","resourceType":"Patient"}}]}"#,
+            r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient?identifier=s|v"}}"#,
+            r#"{"resourceType":"Observation","id":"o","subject":{"identifier":{"value":"v"}}}"#,
+            r##"{"resourceType":"Observation","id":"o","subject":{"reference":"#p"}}"##,
+        ] {
+            assert_eq!(grant.admit(&entry(json)).err(), Some(Withheld::ByPolicy), "{json}");
+        }
+        for json in [
+            r#"{"resourceType":"Patient","id":"p"}"#,
+            r#"{"resourceType":"Observation","id":"gone","subject":{"reference":"Patient/p"}}"#,
+            r#"{"resourceType":"Observation","id":"o","subject":{"type":"Device","identifier":{"value":"v"}}}"#,
+            r#"{"resourceType":"Observation","id":"o"}"#,
+            r#"{"resourceType":"Organization","id":"x"}"#,
+        ] {
+            assert!(grant.admit(&entry(json)).is_ok(), "{json}");
+        }
+    }
+
+    /// SEC-26
+    #[test]
+    fn what_is_taken_out_is_not_followed_and_decides_still() {
+        let members = Cohort::Members(vec![Id::parse("p").expect("an id")]);
+        let grant = grant(members, r#"{"removed":["Observation.performer","Observation.subject"]}"#, "");
+        let own = entry(
+            r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"reference":"Practitioner/d"}],"status":"final"}"#,
+        );
+        let line = grant.admit(&own).expect("it is a member's").into_bytes();
+        let line = std::str::from_utf8(&line).expect("text");
+        assert!(line.contains("SUBSETTED") && line.contains(r#""status":"final"}"#), "{line}");
+        assert!(!line.contains("Patient/p") && !line.contains("Practitioner"), "{line}");
+        assert_eq!(grant.follows(&own).count(), 0);
+        let other = entry(r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/q"}}"#);
+        assert_eq!(grant.admit(&other).err(), Some(Withheld::OutsideCohort));
     }
 }

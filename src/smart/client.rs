@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::Url;
 
+use super::policy::Policy;
 use super::scope::Scopes;
 
 /// The name under which a client is registered. Its order is that of its bytes.
@@ -34,6 +35,12 @@ impl ClientId {
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What stands for it where names have one length.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.0.as_bytes());
+        digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 }
 
@@ -113,8 +120,14 @@ pub(crate) enum Owner {
     /// Of whoever may ask at all, in `open` mode: there are no clients. So are exports from before there were any.
     #[default]
     Open,
-    /// Of one client, within the scopes of the token that it was kicked off with.
-    Client { id: ClientId, scopes: Scopes },
+    /// Of one client, within the scopes of the token that it was kicked off with and the policy of that time. A record from
+    /// before there were policies had none.
+    Client {
+        id: ClientId,
+        scopes: Scopes,
+        #[serde(default, skip_serializing_if = "Policy::is_open")]
+        policy: Policy,
+    },
 }
 
 impl Owner {
@@ -131,7 +144,25 @@ impl Owner {
     pub(crate) fn may_hold(&self, resource_type: crate::fhir::resource_type::ResourceType) -> bool {
         match self {
             Self::Open => true,
-            Self::Client { scopes, .. } => scopes.may_export(resource_type),
+            Self::Client { scopes, policy, .. } => {
+                scopes.may_export(resource_type) && policy.permits_type(resource_type)
+            }
+        }
+    }
+
+    /// The policy that it was kicked off under, if there are policies.
+    pub(crate) fn policy(&self) -> Option<&Policy> {
+        match self {
+            Self::Open => None,
+            Self::Client { policy, .. } => Some(policy),
+        }
+    }
+
+    /// The client, if there is one.
+    pub(crate) fn client(&self) -> Option<&ClientId> {
+        match self {
+            Self::Open => None,
+            Self::Client { id, .. } => Some(id),
         }
     }
 }

@@ -13,12 +13,13 @@ use super::discovery::Endpoints;
 use super::jwk::KeySet;
 use super::jws::CannotSign;
 use super::key_source::KeySource;
+use super::policy::{Level, Policy, Quotas};
 use super::scope::{ScopeError, Scopes};
 use crate::clock::{self, Clock};
-use crate::fhir::datatypes::Millis;
+use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 
-/// A registered client. What it may beyond its scopes will stand here too.
+/// A registered client.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     pub(crate) id: ClientId,
@@ -28,6 +29,9 @@ pub(crate) struct Client {
     pub(crate) delivery: Delivery,
     /// What its manifests list, where that is another thing than for the others.
     pub(crate) links: Option<LinkMode>,
+    /// What of that it may have.
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) quotas: Quotas,
 }
 
 /// Where a client's keys come from.
@@ -61,6 +65,7 @@ pub(crate) struct AuthorizationServer {
 pub(crate) struct Authorization {
     client: ClientId,
     scopes: Scopes,
+    policy: Arc<Policy>,
 }
 
 impl Authorization {
@@ -70,6 +75,10 @@ impl Authorization {
 
     pub(crate) fn scopes(&self) -> &Scopes {
         &self.scopes
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
     }
 }
 
@@ -86,8 +95,8 @@ impl Caller {
     pub(crate) fn owner(&self) -> Owner {
         match self {
             Self::Anybody => Owner::Open,
-            Self::Client(Authorization { client, scopes }) => {
-                Owner::Client { id: client.clone(), scopes: scopes.clone() }
+            Self::Client(Authorization { client, scopes, policy }) => {
+                Owner::Client { id: client.clone(), scopes: scopes.clone(), policy: Policy::clone(policy) }
             }
         }
     }
@@ -98,6 +107,14 @@ impl Caller {
             (Self::Anybody, Owner::Open) => true,
             (Self::Client(caller), Owner::Client { id, .. }) => caller.client == *id,
             (Self::Anybody, Owner::Client { .. }) | (Self::Client(_), Owner::Open) => false,
+        }
+    }
+
+    /// Whether the caller's policy permits to export a Group, also as a part of another one.
+    pub(crate) fn permits_group(&self, id: &Id) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::Client(client) => client.policy.permits_group(id),
         }
     }
 
@@ -184,21 +201,36 @@ impl AuthorizationServer {
     pub(crate) fn is_as_wide(&self, owner: &Owner) -> bool {
         match owner {
             Owner::Open => false,
-            Owner::Client { id, scopes } => {
-                self.clients().get(id).is_some_and(|client| scopes.and(&client.scopes).as_ref() == Some(scopes))
+            Owner::Client { id, scopes, policy } => self.clients().get(id).is_some_and(|client| {
+                scopes.and(&client.scopes).as_ref() == Some(scopes) && client.policy.is_as_wide_as(policy)
+            }),
+        }
+    }
+
+    /// Whether the client of an export is registered still, for all these types, and for what else it was kicked off for
+    /// (SEC-14).
+    pub(crate) fn covers(
+        &self,
+        owner: &Owner,
+        level: Level,
+        group: Option<&Id>,
+        types: impl IntoIterator<Item = ResourceType>,
+    ) -> bool {
+        match owner {
+            Owner::Open => false,
+            Owner::Client { id, policy, .. } => {
+                let client = self.clients().get(id).cloned();
+                client.is_some_and(|client| {
+                    let may_hold = |name| client.scopes.may_export(name) && client.policy.permits_type(name);
+                    client.policy.covers(policy, level, group) && types.into_iter().all(may_hold)
+                })
             }
         }
     }
 
-    /// Whether the client of an export is registered still, and for all these types (SEC-14).
-    pub(crate) fn covers(&self, owner: &Owner, types: impl IntoIterator<Item = ResourceType>) -> bool {
-        match owner {
-            Owner::Open => false,
-            Owner::Client { id, .. } => {
-                let client = self.clients().get(id).cloned();
-                client.is_some_and(|client| types.into_iter().all(|name| client.scopes.may_export(name)))
-            }
-        }
+    /// How much a client may have now; nothing is said of one that is registered no more.
+    pub(crate) fn quotas(&self, client: &ClientId) -> Quotas {
+        self.clients().get(client).map(|client| client.quotas).unwrap_or_default()
     }
 
     /// Where files go that a caller asks for now.
@@ -322,7 +354,8 @@ impl AuthorizationServer {
     /// [`TokenError`] if it is worth nothing.
     pub(crate) fn authorize(&self, token: &str) -> Result<Authorization, TokenError> {
         let AccessToken { client, scopes, .. } = self.inspect(token)?;
-        Ok(Authorization { client, scopes })
+        let policy = self.clients().get(&client).map(|known| Arc::clone(&known.policy));
+        Ok(Authorization { policy: policy.ok_or(TokenError::Revoked)?, client, scopes })
     }
 
     /// Whether a text is a token of ours, good or not (SEC-05).

@@ -37,6 +37,10 @@ pub(crate) enum Record {
     Used([u8; 32]),
     /// Since when those are recorded.
     RememberedSince,
+    /// Of what a client has used of its day, by the hash of its name.
+    Usage([u8; 32]),
+    /// Who has withdrawn consent.
+    Consent,
 }
 
 impl Record {
@@ -48,6 +52,8 @@ impl Record {
             Self::Profile(key) => key.as_bytes().to_vec(),
             Self::Used(hash) => hash.to_vec(),
             Self::RememberedSince => b"remembered-since".to_vec(),
+            Self::Usage(hash) => [b"usage-".as_slice(), &hash].concat(),
+            Self::Consent => b"consent".to_vec(),
         }
     }
 
@@ -75,6 +81,11 @@ impl fmt::Display for Record {
                 hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
             Self::RememberedSince => f.write_str("of the memory of assertions"),
+            Self::Usage(hash) => {
+                f.write_str("of the usage of client ")?;
+                hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+            Self::Consent => f.write_str("of who withdrew consent"),
         }
     }
 }

@@ -9,10 +9,15 @@ use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
+use crate::job::usage::{Allowance, Day, Exhausted, Spent, Usage};
 use crate::job::{Epoch, Job, JobId, JobState, Owner, Running};
 use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
 use crate::profile::{Findings, Found, Profile, ProfileKey, Software};
 use crate::smart::assertion::Use;
+use crate::smart::client::ClientId;
+use crate::smart::consent::Consent;
+use crate::smart::policy::{Policy, Quotas};
+use crate::smart::scope::Scopes;
 
 /// Runs the suite, each part of it on an empty store that `make` gives.
 pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
@@ -31,6 +36,83 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     of_a_hundred_uses_of_an_assertion_one_is_the_first(make().await).await;
     an_assertion_is_forgotten_once_it_has_expired(&*make().await).await;
     the_memory_of_assertions_begins_with_the_first(&*make().await).await;
+    of_a_hundred_kick_offs_at_once_as_many_are_taken_as_may_be(make().await).await;
+    what_was_used_of_a_day_is_kept_whatever_becomes_of_jobs(&*make().await).await;
+    who_withdrew_consent_is_kept(&*make().await).await;
+}
+
+/// What client `a` may use on the first day.
+fn allowed(quotas: Quotas) -> Allowance {
+    Allowance { client: ClientId::parse("a").expect("a name"), today: Day::of(Millis(0)), quotas }
+}
+
+fn of_client(number: u8) -> Job {
+    let (id, scopes) = (allowed(Quotas::default()).client, Scopes::parse("system/*.rs").expect("scopes"));
+    Job { owner: Owner::Client { id, scopes, policy: Policy::default() }, ..job(number) }
+}
+
+async fn of_a_hundred_kick_offs_at_once_as_many_are_taken_as_may_be(store: Arc<dyn Store>) {
+    for (quotas, first) in [
+        (Quotas { running_jobs: Some(7), ..Quotas::default() }, 0),
+        (Quotas { kickoffs_per_day: Some(14), ..Quotas::default() }, 100),
+    ] {
+        let asked = (0..100).map(|number| {
+            let (store, allowed) = (Arc::clone(&store), allowed(quotas));
+            tokio::spawn(async move { store.create_within(of_client(first + number), allowed).await })
+        });
+        let mut taken = 0;
+        for answer in asked.collect::<Vec<_>>() {
+            taken += usize::from(answer.await.expect("no panic").expect("the store answers").is_ok());
+        }
+        // Those of the first round count for the day as well.
+        assert_eq!(taken, 7, "{quotas:?}");
+    }
+    assert_eq!(store.jobs().await.expect("they are there").len(), 14);
+    let known = store.jobs().await.expect("they are there").remove(0);
+    let again = store.create_within(known, allowed(Quotas { running_jobs: Some(1), ..Quotas::default() })).await;
+    assert_eq!(again.expect("the store answers"), Ok(()), "a call may be repeated");
+    let other = Allowance {
+        client: ClientId::parse("b").expect("a name"),
+        ..allowed(Quotas { running_jobs: Some(1), ..Quotas::default() })
+    };
+    assert_eq!(store.create_within(job(250), other).await.expect("the store answers"), Ok(()), "others have their own");
+}
+
+async fn what_was_used_of_a_day_is_kept_whatever_becomes_of_jobs(store: &dyn Store) {
+    let quotas = Quotas { kickoffs_per_day: Some(1), bytes_per_day: Some(10), ..Quotas::default() };
+    let client = allowed(quotas).client;
+    assert_eq!(store.usage(client.clone()).await.expect("an empty store"), None);
+    let created = store.create_within(of_client(1), allowed(quotas)).await.expect("it is kept");
+    assert_eq!(created, Ok(()));
+    let lease = store.claim(of_client(1).id).await.expect("it is there");
+    let spent = Spent { client: client.clone(), today: Day::of(Millis(0)), bytes: 6 };
+    for _ in 0..2 {
+        store
+            .commit(lease, Change { spent: Some(spent.clone()), ..Change::default() })
+            .await
+            .expect("the lease is good");
+    }
+    store.delete(of_client(1).id).await.expect("it is there");
+    assert_fenced(store.commit(lease, Change { spent: Some(spent.clone()), ..Change::default() }).await);
+    store.purge(of_client(1).id).await.expect("it is deleted");
+    let used = store.usage(client).await.expect("the store answers").expect("it was used");
+    let expected = Usage::with_kickoff(None, 0, &allowed(Quotas::default())).expect("no quota");
+    let expected = [(); 2].iter().fold(expected, |usage, ()| Usage::with_bytes(Some(usage), &spent));
+    assert_eq!(used, expected);
+    let again = store.create_within(of_client(2), allowed(quotas)).await.expect("the store answers");
+    assert_eq!(again, Err(Exhausted::Kickoffs));
+    assert_eq!(job_of(store, 2).await, None, "nothing is left of it");
+}
+
+async fn who_withdrew_consent_is_kept(store: &dyn Store) {
+    assert_eq!(store.consent().await.expect("an empty store"), None);
+    let patients = |most: u32| (0..most).map(|number| Id::parse(&number.to_string()).expect("an id")).collect();
+    let mut consent = Consent::default();
+    for most in [3, 5_000, 0] {
+        consent = consent.with(patients(most), Millis(5));
+        store.keep_consent(consent.clone()).await.expect("it is kept");
+        assert_eq!(store.consent().await.expect("it is there").as_ref(), Some(&consent), "{most}");
+    }
 }
 
 async fn a_job_is_recorded_once(store: &dyn Store) {
@@ -275,6 +357,7 @@ pub(super) fn job(number: u8) -> Job {
         kickoff: Kickoff { level: ExportLevel::System, types: None, since: None, until: None, ignored: Vec::new() },
         owner: Owner::Open,
         delivery: crate::job::Delivery::default(),
+        consent: Millis(0),
         types: vec![ResourceType::PATIENT],
         compartments: Compartments::R5,
         request: format!("https://fhir.example/$export?number={number}"),
@@ -346,5 +429,13 @@ fn what_was_stored_without_a_version_is_of_r4() {
     assert_eq!(record.as_object_mut().expect("an object").remove("owner"), Some("open".into()));
     let record: Job = serde_json::from_value(record).expect("what was stored stays readable");
     assert_eq!(record.owner, Owner::Open, "there were no clients then");
+    let mut record = serde_json::to_value(of_client(1)).expect("a record");
+    let members = record.as_object_mut().expect("an object");
+    assert!(members["owner"]["client"].get("policy").is_none(), "one that restricts nothing is not written");
+    members.remove("consent").expect("it was written");
+    let record: Job = serde_json::from_value(record).expect("what was stored stays readable");
+    assert_eq!(record.owner, of_client(1).owner, "there were no policies then");
+    let list = Consent::default().with([Id::parse("a").expect("an id")].into(), Millis(0));
+    assert!(list.has_grown_since(record.consent), "nor lists");
     assert_eq!(without(&plan(1)).compartments, Compartments::R4);
 }

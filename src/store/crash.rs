@@ -15,10 +15,13 @@ use tokio::sync::watch;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
+use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
+use crate::smart::client::ClientId;
+use crate::smart::consent::Consent;
 
 /// Hands every call on to another store, until its [`CrashPoint`] is reached: from then on no call ever completes,
 /// not even one that was under way.
@@ -158,6 +161,14 @@ impl Store for CrashStore {
         self.point.effect("store: create", self.below.create(job)).boxed()
     }
 
+    fn create_within(&self, job: Job, allowed: Allowance) -> BoxFuture<'_, Result<Result<(), Exhausted>, StoreError>> {
+        self.point.effect("store: create", self.below.create_within(job, allowed)).boxed()
+    }
+
+    fn usage(&self, client: ClientId) -> BoxFuture<'_, Result<Option<Usage>, StoreError>> {
+        self.point.look(self.below.usage(client)).boxed()
+    }
+
     fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>> {
         self.point.look(self.below.job(id)).boxed()
     }
@@ -200,6 +211,14 @@ impl Store for CrashStore {
 
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
         self.point.effect("store: profile", self.below.keep_profile(key, found)).boxed()
+    }
+
+    fn consent(&self) -> BoxFuture<'_, Result<Option<Consent>, StoreError>> {
+        self.point.look(self.below.consent()).boxed()
+    }
+
+    fn keep_consent(&self, consent: Consent) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.point.effect("store: consent", self.below.keep_consent(consent)).boxed()
     }
 
     fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {

@@ -11,10 +11,13 @@ use tokio::sync::watch;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
+use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
+use crate::smart::client::ClientId;
+use crate::smart::consent::Consent;
 
 /// Where a disk is full: shared by all that lies on it.
 #[derive(Debug)]
@@ -82,6 +85,14 @@ impl Store for FullStore {
         self.write(self.below.create(job))
     }
 
+    fn create_within(&self, job: Job, allowed: Allowance) -> BoxFuture<'_, Result<Result<(), Exhausted>, StoreError>> {
+        self.write(self.below.create_within(job, allowed))
+    }
+
+    fn usage(&self, client: ClientId) -> BoxFuture<'_, Result<Option<Usage>, StoreError>> {
+        self.below.usage(client)
+    }
+
     fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>> {
         self.below.job(id)
     }
@@ -124,6 +135,14 @@ impl Store for FullStore {
 
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
         self.write(self.below.keep_profile(key, found))
+    }
+
+    fn consent(&self) -> BoxFuture<'_, Result<Option<Consent>, StoreError>> {
+        self.below.consent()
+    }
+
+    fn keep_consent(&self, consent: Consent) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(self.below.keep_consent(consent))
     }
 
     fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {

@@ -9,15 +9,21 @@ use futures_util::future::{BoxFuture, FutureExt};
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileNo, FileRecord};
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
+use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
+use crate::smart::client::ClientId;
+use crate::smart::consent::Consent;
 
 /// A store that ends with the process.
 #[derive(Default)]
 pub(crate) struct MemoryStore {
     jobs: Mutex<BTreeMap<JobId, Kept>>,
+    /// Taken after `jobs` where both are.
+    usage: Mutex<BTreeMap<ClientId, Usage>>,
+    consent: Mutex<Option<Consent>>,
     profiles: Mutex<BTreeMap<ProfileKey, Found>>,
     used: Mutex<Used>,
 }
@@ -50,6 +56,28 @@ impl MemoryStore {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn used_by_clients(&self) -> MutexGuard<'_, BTreeMap<ClientId, Usage>> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn withdrawn(&self) -> MutexGuard<'_, Option<Consent>> {
+        self.consent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn create_if_allowed(&self, job: Job, allowed: Allowance) -> Result<(), Exhausted> {
+        let mut jobs = self.kept();
+        if jobs.contains_key(&job.id) {
+            return Ok(());
+        }
+        let is_own = |kept: &&Kept| kept.job.owner.client() == Some(&allowed.client) && kept.job.state.is_active();
+        let running = jobs.values().filter(is_own).count();
+        let mut usage = self.used_by_clients();
+        let used = Usage::with_kickoff(usage.get(&allowed.client).copied(), running, &allowed)?;
+        usage.insert(allowed.client, used);
+        jobs.insert(job.id, Kept { job, epoch: Epoch::default(), plan: None, files: BTreeMap::new() });
+        Ok(())
+    }
+
     fn change(&self, lease: Lease, change: Change) -> Result<(), StoreError> {
         let mut jobs = self.kept();
         let kept = jobs.get_mut(&lease.job).ok_or(StoreError::Fenced)?;
@@ -58,7 +86,12 @@ impl MemoryStore {
         if kept.job.state == JobState::Deleted || !claimed {
             return Err(StoreError::Fenced);
         }
-        let Change { state, plan, files, forgotten } = change;
+        let Change { state, plan, files, forgotten, spent } = change;
+        if let Some(spent) = spent {
+            let mut usage = self.used_by_clients();
+            let used = Usage::with_bytes(usage.get(&spent.client).copied(), &spent);
+            usage.insert(spent.client, used);
+        }
         if let Some(state) = state {
             kept.job.state = state;
         }
@@ -79,6 +112,14 @@ impl Store for MemoryStore {
             Ok(())
         }
         .boxed()
+    }
+
+    fn create_within(&self, job: Job, allowed: Allowance) -> BoxFuture<'_, Result<Result<(), Exhausted>, StoreError>> {
+        async move { Ok(self.create_if_allowed(job, allowed)) }.boxed()
+    }
+
+    fn usage(&self, client: ClientId) -> BoxFuture<'_, Result<Option<Usage>, StoreError>> {
+        async move { Ok(self.used_by_clients().get(&client).copied()) }.boxed()
     }
 
     fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>> {
@@ -147,6 +188,18 @@ impl Store for MemoryStore {
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
         async move {
             self.profiles().insert(key, found);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn consent(&self) -> BoxFuture<'_, Result<Option<Consent>, StoreError>> {
+        async move { Ok(self.withdrawn().clone()) }.boxed()
+    }
+
+    fn keep_consent(&self, consent: Consent) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move {
+            *self.withdrawn() = Some(consent);
             Ok(())
         }
         .boxed()

@@ -24,10 +24,13 @@ use crate::disk::Ballast;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
+use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
+use crate::smart::client::ClientId;
+use crate::smart::consent::Consent;
 
 /// The embedded job store.
 pub(crate) struct SledStore {
@@ -140,6 +143,14 @@ impl Store for SledStore {
         self.write(move |trees| Ok((trees.create(job)?, ()))).boxed()
     }
 
+    fn create_within(&self, job: Job, allowed: Allowance) -> BoxFuture<'_, Result<Result<(), Exhausted>, StoreError>> {
+        self.write(move |trees| trees.create_within(job, &allowed)).boxed()
+    }
+
+    fn usage(&self, client: ClientId) -> BoxFuture<'_, Result<Option<Usage>, StoreError>> {
+        self.read(move |trees| trees.usage(&client)).boxed()
+    }
+
     fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>> {
         self.read(move |trees| trees.job(id)).boxed()
     }
@@ -182,6 +193,14 @@ impl Store for SledStore {
 
     fn keep_profile(&self, key: ProfileKey, found: Found) -> BoxFuture<'_, Result<(), StoreError>> {
         self.write(move |trees| Ok((trees.keep_profile(key, &found)?, ()))).boxed()
+    }
+
+    fn consent(&self) -> BoxFuture<'_, Result<Option<Consent>, StoreError>> {
+        self.read(Trees::consent).boxed()
+    }
+
+    fn keep_consent(&self, consent: Consent) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write(move |trees| Ok((trees.keep_consent(&consent)?, ()))).boxed()
     }
 
     fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {

@@ -53,8 +53,14 @@ pub(crate) enum GroupError {
     Upstream(#[source] SearchError),
 }
 
-/// Resolves the members of a Group and of the groups in it, at the time `now`.
-pub(crate) async fn members(upstream: &Upstream, id: &Id, most: usize, now: Millis) -> Result<Members, GroupError> {
+/// Resolves the members of a Group and of the groups in it that it may be `expanded` to, at the time `now`.
+pub(crate) async fn members(
+    upstream: &Upstream,
+    id: &Id,
+    most: usize,
+    now: Millis,
+    expanded: &(dyn Fn(&Id) -> bool + Sync),
+) -> Result<Members, GroupError> {
     let bases = upstream.bases();
     let mut patients = BTreeSet::new();
     let mut left_out = 0;
@@ -98,7 +104,7 @@ pub(crate) async fn members(upstream: &Upstream, id: &Id, most: usize, now: Mill
                         patients.insert(target.id);
                     }
                 }
-                Some(target) if target.resource_type == ResourceType::GROUP => {
+                Some(target) if target.resource_type == ResourceType::GROUP && expanded(&target.id) => {
                     if known.len() <= MOST_GROUPS && known.insert(target.id.clone()) {
                         waiting.push_back(target.id);
                     }

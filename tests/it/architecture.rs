@@ -36,7 +36,7 @@ const ORDER: [&str; 26] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 38] = [
+const PURE: [&str; 41] = [
     "fhir",
     "profile",
     "bulk",
@@ -46,12 +46,15 @@ const PURE: [&str; 38] = [
     "smart::admit",
     "smart::assertion",
     "smart::client",
+    "smart::consent",
     "smart::delivery",
     "smart::discovery",
     "smart::form",
     "smart::generate",
     "smart::jwk",
     "smart::jws",
+    "smart::labels",
+    "smart::policy",
     "smart::scope",
     "job",
     "ledger::audit_event",

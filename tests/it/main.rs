@@ -34,6 +34,7 @@ mod model;
 mod outage;
 mod paths;
 mod poisoned;
+mod policy;
 mod process;
 mod profile;
 mod proof;

@@ -124,6 +124,7 @@ pub(crate) struct Rig {
     server: Running,
     folder: TempDir,
     config: Config,
+    offtake: Option<Offtake>,
     serving: Option<(oneshot::Sender<()>, JoinHandle<anyhow::Result<()>>)>,
 }
 
@@ -148,7 +149,8 @@ impl Rig {
         change(&mut config);
         let clock = Arc::new(ManualClock::new(SystemClock.unix_millis()));
         let (store, writes) = (JobStore::memory(), Arc::new(CrashPoint::new(None)));
-        let mut rig = Self { base, upstream, clock, writes, store, server, folder, config, serving: None };
+        let mut rig =
+            Self { base, upstream, clock, writes, store, server, folder, config, offtake: None, serving: None };
         rig.serve_on(listener);
         // Before that an assertion could have been used before the store was made (SEC-13).
         rig.advance(31);
@@ -158,6 +160,7 @@ impl Rig {
     fn serve_on(&mut self, listener: tokio::net::TcpListener) {
         let builder = Offtake::builder(self.config.clone()).clock(self.clock.clone());
         let offtake = builder.store(self.store.until(&self.writes)).build().expect("everything can be opened");
+        self.offtake = Some(offtake.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move { offtake.run_on(listener, async { drop(stopped.await) }).await });
         self.serving = Some((stop, serving));
@@ -171,7 +174,20 @@ impl Rig {
         self.serve_on(tokio::net::TcpListener::bind(&host).await.expect("nobody took it"));
     }
 
+    /// Takes up other options as it runs, as SIGHUP does.
+    pub(crate) fn reload(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        let offtake = self.offtake.as_ref().expect("it serves");
+        offtake::testing::reload(offtake, &self.config).expect("they can be taken up");
+    }
+
+    /// A path in the folder that is its own.
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
     async fn stop_serving(&mut self) {
+        drop(self.offtake.take());
         let Some((stop, serving)) = self.serving.take() else { return };
         drop(stop);
         serving.await.expect("serving did not panic").expect("serving ended well");

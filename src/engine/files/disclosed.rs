@@ -36,7 +36,7 @@ impl Files {
             .await?;
         }
         // There the references of a resource are not looked at.
-        let anybody = matches!(self.plan.cohort, Cohort::Everything)
+        let anybody = matches!(self.export.plan.cohort, Cohort::Everything)
             && contents.counts.keys().any(|name| *name != ResourceType::PATIENT);
         let patients = blocking(move || {
             gathering.add(deleted)?;
@@ -44,7 +44,7 @@ impl Files {
         })
         .await?;
         let actor = Actor::of(&job.owner, None);
-        let transaction_time = self.plan.horizon.transaction_time();
+        let transaction_time = self.export.plan.horizon.transaction_time();
         let finished = Finished { job: job.id, actor, transaction_time, contents, patients };
         self.services.ledger.append(Event::Finished(finished)).await?;
         Ok(())

@@ -46,7 +46,7 @@ impl Reader {
             };
             reading.moved += u64::from(has_moved);
             reading.set.add(id, entry.version_id.as_deref());
-            received.push(Received { entry, id, has_moved, was_there: true });
+            received.push(Received { entry, id, has_moved, was_there: true, is_barred: false });
         }
         received
     }

@@ -10,10 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileNo, FileRecord};
 use crate::job::store::{Change, Lease, Restored, StoreError};
+use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
+use crate::smart::client::ClientId;
+use crate::smart::consent::Consent;
 use crate::store::codec::{self, Record};
 
 /// One tree for each kind of record. (No `Debug`: a tree's own prints what it holds.)
@@ -106,6 +109,64 @@ impl Trees {
         Ok(writes)
     }
 
+    /// A job that is known already has its place.
+    pub(super) fn create_within(
+        &self,
+        job: Job,
+        allowed: &Allowance,
+    ) -> Result<(Writes, Result<(), Exhausted>), StoreError> {
+        let mut writes = Writes::default();
+        if self.job_record(job.id)?.is_some() {
+            return Ok((writes, Ok(())));
+        }
+        let running = if allowed.quotas.running_jobs.is_some() {
+            let is_own = |job: &&Job| job.owner.client() == Some(&allowed.client) && job.state.is_active();
+            self.jobs()?.iter().filter(is_own).count()
+        } else {
+            0
+        };
+        match Usage::with_kickoff(self.usage(&allowed.client)?, running, allowed) {
+            Ok(usage) => {
+                self.put_usage(&mut writes, &allowed.client, &usage)?;
+                self.put_job(&mut writes, &JobRecord { epoch: Epoch::default(), job })?;
+                Ok((writes, Ok(())))
+            }
+            Err(exhausted) => Ok((writes, Err(exhausted))),
+        }
+    }
+
+    /// A record that is damaged is as good as none: nobody is kept out for good because of it.
+    pub(super) fn usage(&self, client: &ClientId) -> Result<Option<Usage>, StoreError> {
+        match one(&self.meta, Record::Usage(client.digest())) {
+            Err(StoreError::Damaged(record)) => {
+                tracing::error!(record, "a record of the job store is damaged; its client's day begins anew");
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    fn put_usage(&self, writes: &mut Writes, client: &ClientId, usage: &Usage) -> Result<(), StoreError> {
+        put(&self.meta, &mut writes.meta, Record::Usage(client.digest()), usage)
+    }
+
+    pub(super) fn consent(&self) -> Result<Option<Consent>, StoreError> {
+        match one(&self.meta, Record::Consent) {
+            // Then everybody on the list is taken to be new there.
+            Err(StoreError::Damaged(record)) => {
+                tracing::error!(record, "a record of the job store is damaged and counts for none");
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn keep_consent(&self, consent: &Consent) -> Result<Writes, StoreError> {
+        let mut writes = Writes::default();
+        put(&self.meta, &mut writes.meta, Record::Consent, consent)?;
+        Ok(writes)
+    }
+
     pub(super) fn claim(&self, id: JobId) -> Result<(Writes, Lease), StoreError> {
         let mut record = self.live_job(id)?.ok_or(StoreError::Fenced)?;
         record.epoch = crate::store::next(record.epoch);
@@ -119,8 +180,12 @@ impl Trees {
         let holds = |record: &JobRecord| record.epoch != Epoch::default() && record.epoch == lease.epoch;
         let record = self.live_job(lease.job)?.filter(holds);
         let mut record = record.ok_or(StoreError::Fenced)?;
-        let Change { state, plan, files, forgotten } = change;
+        let Change { state, plan, files, forgotten, spent } = change;
         let mut writes = Writes::default();
+        if let Some(spent) = spent {
+            let usage = Usage::with_bytes(self.usage(&spent.client)?, &spent);
+            self.put_usage(&mut writes, &spent.client, &usage)?;
+        }
         if let Some(state) = state {
             record.job.state = state;
             self.put_job(&mut writes, &record)?;

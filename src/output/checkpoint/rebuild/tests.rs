@@ -31,6 +31,7 @@ fn sheet(state: JobState) -> JobSheet {
         kickoff: Kickoff { level: ExportLevel::System, types: None, since: None, until: None, ignored: Vec::new() },
         owner: Owner::Open,
         delivery: crate::job::Delivery::default(),
+        consent: Millis(0),
         types: vec![ResourceType::PATIENT],
         compartments: Compartments::R4,
         request: String::new(),

@@ -1,0 +1,153 @@
+//! Whether an export may still be had, by its client as it is registered now and by the list of those who withdrew consent
+//! (SEC-14).
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use super::services::Services;
+use crate::fhir::datatypes::{Id, Millis};
+use crate::job::store::StoreError;
+use crate::job::usage::{Allowance, Day, Spent};
+use crate::job::{Job, JobId, Owner};
+use crate::plan::Cohort;
+use crate::smart::consent::Consent;
+use crate::smart::policy::Quotas;
+use crate::smart::server::AuthorizationServer;
+
+/// Who may have what now. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Rights {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Who knows the clients, where there are any.
+    server: Option<Arc<AuthorizationServer>>,
+    consent: RwLock<Arc<Consent>>,
+    /// What of that the store does not hold yet.
+    unkept: Mutex<Option<Arc<Consent>>>,
+    /// Exports of Groups whose members were looked for on the list, and when it had grown last by then.
+    looked_for: Mutex<HashMap<JobId, Millis>>,
+}
+
+impl Rights {
+    pub(super) fn new(server: Option<Arc<AuthorizationServer>>) -> Self {
+        let shared =
+            Shared { server, consent: RwLock::default(), unkept: Mutex::default(), looked_for: Mutex::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(super) fn consent(&self) -> Arc<Consent> {
+        Arc::clone(&self.shared.consent.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes up what an earlier life of the process knew; whoever is on the list since is told apart by that.
+    pub(super) fn recall(&self, consent: Consent) {
+        *self.shared.consent.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(consent);
+    }
+
+    /// From now on nothing of these patients leaves.
+    pub(super) fn exclude(&self, patients: BTreeSet<Id>, now: Millis) {
+        let mut consent = self.shared.consent.write().unwrap_or_else(PoisonError::into_inner);
+        let next = Arc::new(consent.with(patients, now));
+        if *next != **consent {
+            *self.unkept() = Some(Arc::clone(&next));
+            *consent = next;
+        }
+    }
+
+    /// The list, if the store does not hold it yet.
+    pub(super) fn to_be_kept(&self) -> Option<Arc<Consent>> {
+        self.unkept().clone()
+    }
+
+    /// The store holds this list.
+    pub(super) fn is_kept(&self, kept: &Arc<Consent>) {
+        let mut unkept = self.unkept();
+        if unkept.as_ref().is_some_and(|unkept| Arc::ptr_eq(unkept, kept)) {
+            *unkept = None;
+        }
+    }
+
+    fn unkept(&self) -> std::sync::MutexGuard<'_, Option<Arc<Consent>>> {
+        self.shared.unkept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the client of a new export may use, if there are clients.
+    pub(super) fn allowance(&self, owner: &Owner, now: Millis) -> Option<Allowance> {
+        let client = owner.client()?.clone();
+        let quotas = self.quotas(owner);
+        Some(Allowance { client, today: Day::of(now), quotas })
+    }
+
+    /// How much the client of an export may have now.
+    pub(super) fn quotas(&self, owner: &Owner) -> Quotas {
+        match (&self.shared.server, owner.client()) {
+            (Some(server), Some(client)) => server.quotas(client),
+            (_, _) => Quotas::default(),
+        }
+    }
+
+    /// What so many bytes take of the day of an export's client.
+    pub(super) fn spent(owner: &Owner, bytes: u64, now: Millis) -> Option<Spent> {
+        Some(Spent { client: owner.client()?.clone(), today: Day::of(now), bytes }).filter(|spent| spent.bytes > 0)
+    }
+
+    /// Forgets what was found out about exports that are no more.
+    pub(super) fn forget_all_but(&self, jobs: &HashSet<JobId>) {
+        self.looked_for().retain(|id, _| jobs.contains(id));
+    }
+
+    fn looked_for(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Millis>> {
+        self.shared.looked_for.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Services {
+    /// Whether the client of an export may not have all of it any more, also what comes or came along, or somebody withdrew
+    /// consent since whom it may hold.
+    pub(super) async fn is_revoked(&self, job: &Job) -> Result<bool, StoreError> {
+        Ok(self.is_beyond_its_client(job).await? || self.may_hold_the_withdrawn(job).await?)
+    }
+
+    async fn is_beyond_its_client(&self, job: &Job) -> Result<bool, StoreError> {
+        let Some(server) = &self.rights.shared.server else { return Ok(false) };
+        // One from a time when there were no clients is nobody's.
+        if job.owner == Owner::Open || server.is_as_wide(&job.owner) {
+            return Ok(false);
+        }
+        let mut types = job.all_types(&self.store.files(job.id).await?);
+        if job.state.is_active()
+            && let Some(plan) = self.store.plan(job.id).await?
+        {
+            types.extend(plan.context);
+        }
+        let level = &job.kickoff.level;
+        Ok(!server.covers(&job.owner, level.level(), level.group(), types))
+    }
+
+    async fn may_hold_the_withdrawn(&self, job: &Job) -> Result<bool, StoreError> {
+        let consent = self.rights.consent();
+        if !consent.has_grown_since(job.consent) {
+            return Ok(false);
+        }
+        // Without a Group nobody knows who is in an export.
+        if job.kickoff.level.group().is_none() {
+            return Ok(true);
+        }
+        if self.rights.looked_for().get(&job.id) == Some(&consent.grown()) {
+            return Ok(false);
+        }
+        // Before there is a plan, nothing was read; it leaves out those who are on the list by then.
+        let Some(plan) = self.store.plan(job.id).await? else { return Ok(false) };
+        let is_held = match &plan.cohort {
+            Cohort::Members(members) => members.iter().any(|id| consent.has_come_since(id, job.consent)),
+            Cohort::Everything | Cohort::AllPatients => true,
+        };
+        if !is_held {
+            self.rights.looked_for().insert(job.id, consent.grown());
+        }
+        Ok(is_held)
+    }
+}

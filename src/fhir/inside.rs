@@ -1,0 +1,405 @@
+//! Looks into one compact resource as bytes: its security labels, whom it refers to, and where resources lie in it. No tree of
+//! it is made.
+//!
+//! What stands in a form that it should not have is never passed over: whoever decides by what was found is told that
+//! something was not understood ([`Inside::is_strange`], [`Inside::has_strange_label`]).
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Deepest nesting; what a page lets in is not deeper.
+const DEEPEST: usize = 140;
+
+/// What was found in a resource, wherever in it.
+#[derive(Default)]
+pub(crate) struct Inside<'a> {
+    /// The resource itself and those in it, in the order in which they begin.
+    pub(crate) resources: Vec<Nested<'a>>,
+    /// Its labels and those of all resources in it, and what extensions say by a coding, as they label single elements.
+    pub(crate) labels: Vec<Coding<'a>>,
+    /// The targets of all references.
+    pub(crate) references: Vec<Cow<'a, str>>,
+    /// Whom it is about, by the elements of its root that say so.
+    pub(crate) subjects: Vec<Subject<'a>>,
+    /// A label has no code, or two, or is none.
+    pub(crate) has_strange_label: bool,
+    /// A resource in it has two types or none that can be read, or a reference has two targets.
+    pub(crate) is_strange: bool,
+}
+
+/// A resource, or one in it.
+pub(crate) struct Nested<'a> {
+    /// Where its brace stands.
+    pub(crate) start: usize,
+    pub(crate) resource_type: Cow<'a, str>,
+    pub(crate) id: Option<Cow<'a, str>>,
+}
+
+/// A coding, as it stands there.
+pub(crate) struct Coding<'a> {
+    pub(crate) system: Option<Cow<'a, str>>,
+    pub(crate) code: Cow<'a, str>,
+}
+
+/// A reference to whom a resource is about.
+pub(crate) struct Subject<'a> {
+    /// The element, such as `subject`.
+    pub(crate) element: &'static str,
+    pub(crate) reference: Option<Cow<'a, str>>,
+    /// The type that it says it leads to.
+    pub(crate) kind: Option<Cow<'a, str>>,
+}
+
+/// The elements of a resource's root that say which patient it is about.
+const SUBJECTS: [&str; 6] = ["beneficiary", "candidate", "for", "individual", "patient", "subject"];
+
+/// Looks into a compact resource; `None` if it is no JSON object.
+pub(crate) fn look_inside(line: &[u8]) -> Option<Inside<'_>> {
+    let text = std::str::from_utf8(line).ok()?.trim_end();
+    let mut walk = Walk { text, at: 0, levels: Vec::with_capacity(16), inside: Inside::default() };
+    walk.walk()?;
+    let mut inside = walk.inside;
+    inside.resources.sort_unstable_by_key(|nested| nested.start);
+    Some(inside)
+}
+
+/// Where the string that begins at `at` ends: behind its closing quote.
+pub(super) fn string_end(text: &str, at: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut next = at + 1;
+    loop {
+        next += memchr::memchr2(b'"', b'\\', bytes.get(next..)?)?;
+        if bytes.get(next) == Some(&b'"') {
+            return Some(next + 1);
+        }
+        next += 2;
+    }
+}
+
+/// Where the number or the word that begins at `at` ends.
+pub(super) fn plain_end(text: &str, at: usize) -> usize {
+    let rest = text.as_bytes().get(at..).unwrap_or_default();
+    at + rest.iter().position(|byte| matches!(byte, b',' | b'}' | b']')).unwrap_or(rest.len()).max(1)
+}
+
+/// What a string means, quotes and all: a name that is written with escapes is the same name.
+pub(super) fn meaning(quoted: &str) -> Option<Cow<'_, str>> {
+    if memchr::memchr(b'\\', quoted.as_bytes()).is_none() {
+        return quoted.strip_prefix('"')?.strip_suffix('"').map(Cow::Borrowed);
+    }
+    serde_json::from_str(quoted).ok().map(Cow::Owned)
+}
+
+/// One open object or array.
+struct Level<'a> {
+    is_object: bool,
+    start: usize,
+    /// The name of the member that is read.
+    key: Cow<'a, str>,
+    own: Own<'a>,
+}
+
+/// Members of one object that say what it is.
+#[derive(Default)]
+struct Own<'a> {
+    resource_type: Slot<'a>,
+    id: Slot<'a>,
+    system: Slot<'a>,
+    code: Slot<'a>,
+    reference: Slot<'a>,
+    kind: Slot<'a>,
+}
+
+/// A member that is a text and stands there once, if it is there.
+#[derive(Default)]
+struct Slot<'a> {
+    text: Option<Cow<'a, str>>,
+    is_strange: bool,
+}
+
+impl<'a> Slot<'a> {
+    fn put(&mut self, value: Option<Cow<'a, str>>) {
+        self.is_strange |= self.text.is_some() || value.is_none();
+        if value.is_some() {
+            self.text = value;
+        }
+    }
+}
+
+impl<'a> Own<'a> {
+    fn slot(&mut self, key: &str) -> Option<&mut Slot<'a>> {
+        Some(match key {
+            "resourceType" => &mut self.resource_type,
+            "id" => &mut self.id,
+            "system" => &mut self.system,
+            "code" => &mut self.code,
+            "reference" => &mut self.reference,
+            "type" => &mut self.kind,
+            _ => return None,
+        })
+    }
+}
+
+struct Walk<'a> {
+    text: &'a str,
+    at: usize,
+    levels: Vec<Level<'a>>,
+    inside: Inside<'a>,
+}
+
+impl<'a> Walk<'a> {
+    fn walk(&mut self) -> Option<()> {
+        if self.peek() != Some(b'{') {
+            return None;
+        }
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'{' | b'[' => {
+                    if self.levels.len() >= DEEPEST {
+                        return None;
+                    }
+                    let (is_object, start, own) = (byte == b'{', self.at, Own::default());
+                    self.not_a_text(is_object);
+                    self.levels.push(Level { is_object, start, key: Cow::Borrowed(""), own });
+                    self.at += 1;
+                }
+                b'}' | b']' => {
+                    let level = self.levels.pop()?;
+                    if level.is_object {
+                        self.end_of(level);
+                    }
+                    self.at += 1;
+                }
+                b'"' => self.string()?,
+                b',' | b':' => self.at += 1,
+                _ => {
+                    self.not_a_text(false);
+                    self.scalar();
+                    self.at = plain_end(self.text, self.at);
+                }
+            }
+        }
+        self.levels.is_empty().then_some(())
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Reads a string: a name, or a text.
+    fn string(&mut self) -> Option<()> {
+        let end = string_end(self.text, self.at)?;
+        let meaning = meaning(self.text.get(self.at..end)?)?;
+        self.at = end;
+        let level = self.levels.last_mut()?;
+        if level.is_object && self.text.as_bytes().get(end) == Some(&b':') {
+            level.key = meaning;
+            return Some(());
+        }
+        if level.is_object {
+            let Level { key, own, .. } = level;
+            if let Some(slot) = own.slot(key) {
+                slot.put(Some(meaning));
+            }
+        }
+        self.scalar();
+        Some(())
+    }
+
+    /// Notes that the member that is read is no text. A `CodeableReference` of R5 has an object for its `reference`, in which
+    /// the text stands.
+    fn not_a_text(&mut self, is_object: bool) {
+        let Some(Level { is_object: true, key, own, .. }) = self.levels.last_mut() else { return };
+        if (is_object && *key == "reference") || *key == "type" {
+            return;
+        }
+        if let Some(slot) = own.slot(key) {
+            slot.put(None);
+        }
+    }
+
+    /// Notes a text, a number or a word where labels should be.
+    fn scalar(&mut self) {
+        let is_strange = {
+            let mut names = self.names();
+            matches!((names.next(), names.next()), (Some("meta"), _) | (Some("security"), Some("meta")))
+        };
+        self.inside.has_strange_label |= is_strange;
+    }
+
+    /// The names that lead to the value that is read, the nearest first; arrays have none.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.levels.iter().rev().filter(|level| level.is_object).map(|level| &*level.key)
+    }
+
+    /// What an object was, now that all of it was read.
+    fn end_of(&mut self, level: Level<'a>) {
+        let Level { start, own, .. } = level;
+        let Own { resource_type, id, system, code, reference, kind } = own;
+        self.inside.is_strange |= resource_type.is_strange || reference.is_strange;
+        let (is_label, is_inline) = {
+            let mut names = self.names();
+            let names = [names.next(), names.next(), names.next()];
+            let is_extension = |name: Option<&str>| matches!(name, Some("extension" | "modifierExtension"));
+            let is_label = matches!(names, [Some("security"), Some("meta"), _]);
+            let is_inline = match names {
+                [Some("valueCoding"), holder, _] => is_extension(holder),
+                [Some("coding"), Some("valueCodeableConcept"), holder] => is_extension(holder),
+                _ => false,
+            };
+            (is_label, is_inline)
+        };
+        let is_strange = system.is_strange || code.is_strange;
+        if is_label || is_inline {
+            match code.text {
+                Some(code) if !is_strange && !code.trim().is_empty() => {
+                    self.inside.labels.push(Coding { system: system.text, code });
+                }
+                // An extension may say something else.
+                Some(_) => self.inside.has_strange_label = true,
+                None => self.inside.has_strange_label |= is_label,
+            }
+        }
+        let subject = match self.levels.as_slice() {
+            [root] | [root, Level { is_object: false, .. }] => {
+                SUBJECTS.into_iter().find(|element| *element == root.key)
+            }
+            _ => None,
+        };
+        if let Some(element) = subject {
+            let reference = reference.text.clone();
+            self.inside.subjects.push(Subject { element, reference, kind: kind.text });
+        }
+        self.inside.references.extend(reference.text);
+        if let Some(resource_type) = resource_type.text {
+            self.inside.is_strange |= id.is_strange;
+            self.inside.resources.push(Nested { start, resource_type, id: id.text });
+        }
+    }
+}
+
+impl fmt::Debug for Inside<'_> {
+    /// Nothing of the content (SEC-41).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} resources, {} labels", self.resources.len(), self.labels.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(json: &str) -> Inside<'_> {
+        look_inside(json.as_bytes()).expect("an object")
+    }
+
+    fn labels<'a>(inside: &'a Inside<'_>) -> Vec<(Option<&'a str>, &'a str)> {
+        inside.labels.iter().map(|label| (label.system.as_deref(), &*label.code)).collect()
+    }
+
+    /// SEC-26: wherever a label stands, and however its name is written.
+    #[test]
+    fn labels_are_found_wherever_they_stand() {
+        for json in [
+            r#"{"resourceType":"Basic","meta":{"security":[{"system":"s","code":"R"}]}}"#,
+            r#"{"resourceType":"Basic","\u006deta":{"secur\u0069ty":[{"s\u0079stem":"s","c\u006fde":"\u0052"}]}}"#,
+            r#"{"resourceType":"Basic","meta":{"security":{"code":"R","system":"s"}}}"#,
+            r#"{"resourceType":"Basic","meta":{"security":[[{"code":"R","system":"s"}]]}}"#,
+            r#"{"resourceType":"Basic","meta":[{"security":[{"code":"R","system":"s"}]}]}"#,
+            r#"{"contained":[{"resourceType":"Basic","meta":{"security":[{"system":"s","code":"R"}]}}],"resourceType":"Basic"}"#,
+            r#"{"contained":[{"contained":[{"contained":[{"meta":{"security":[{"system":"s","code":"R"}]}}]}]}]}"#,
+            r#"{"resourceType":"Bundle","entry":[{"resource":{"meta":{"security":[{"system":"s","code":"R"}]}}}]}"#,
+            r#"{"resourceType":"Parameters","parameter":[{"part":[{"resource":{"meta":{"security":[{"system":"s","code":"R"}]}}}]}]}"#,
+            r#"{"resourceType":"Basic","name":[{"extension":[{"valueCoding":{"system":"s","code":"R"},"url":"inline"}]}]}"#,
+            r#"{"resourceType":"Basic","_x":{"extension":[{"valueCodeableConcept":{"coding":[{"system":"s","code":"R"}]}}]}}"#,
+        ] {
+            let inside = look(json);
+            assert_eq!(labels(&inside), [(Some("s"), "R")], "{json}");
+            assert!(!inside.has_strange_label, "{json}");
+        }
+        let two = look(r#"{"meta":{"security":[{"code":"a"}],"security":[{"system":"s","code":"b"}]}}"#);
+        assert_eq!(labels(&two), [(None, "a"), (Some("s"), "b")], "a name that stands there twice");
+        let none = look(
+            r#"{"resourceType":"Consent","provision":{"securityLabel":[{"system":"s","code":"R"}]},"code":{"coding":[{"code":"R"}]}}"#,
+        );
+        assert_eq!(labels(&none), [], "what is said of others is no label");
+    }
+
+    /// SEC-20: what cannot be decided is said.
+    #[test]
+    fn what_is_no_label_where_one_should_be_is_strange() {
+        for security in [
+            "[{}]",
+            r#"[{"system":"s"}]"#,
+            r#"[{"display":"Restricted"}]"#,
+            r#"[{"code":""}]"#,
+            r#"[{"code":" "}]"#,
+            r#"[{"code":5}]"#,
+            r#"[{"code":null}]"#,
+            r#"[{"code":["R"]}]"#,
+            r#"[{"code":{"x":"R"}}]"#,
+            r#"[{"code":"a","code":"R"}]"#,
+            r#"[{"code":"a","system":"s","system":"t"}]"#,
+            r#"[{"code":"a","system":7}]"#,
+            r#"["R"]"#,
+            r#""R""#,
+            "[null]",
+            "null",
+            "true",
+        ] {
+            let json = format!(r#"{{"resourceType":"Basic","id":"a","meta":{{"security":{security}}}}}"#);
+            assert!(look(&json).has_strange_label, "{security}");
+        }
+        assert!(look(r#"{"contained":[{"meta":"R"}]}"#).has_strange_label);
+        for fine in [
+            r#"{"meta":{"security":[]}}"#,
+            r#"{"meta":{"tag":[{"system":"s"}]}}"#,
+            r#"{"security":"x","code":"y"}"#,
+            r#"{"extension":[{"valueCoding":{"display":"x"}}],"type":5,"code":{"coding":[]}}"#,
+        ] {
+            assert!(!look(fine).has_strange_label, "{fine}");
+        }
+    }
+
+    #[test]
+    fn references_subjects_and_resources_are_found() {
+        let json = r##"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient\/1","type":"Patient"},
+            "performer":[{"reference":"Practitioner/2"}],"contained":[{"resourceType":"Patient","id":"p","link":[{"other":{"reference":"Patient/3"}}]}],
+            "focus":[{"identifier":{"system":"s","value":"v"}}],"note":[{"authorReference":{"reference":"#p"}}]}"##;
+        let json: String = json.split_whitespace().collect();
+        let inside = look(&json);
+        let references: Vec<_> = inside.references.iter().map(|target| &**target).collect();
+        assert_eq!(references, ["Patient/1", "Practitioner/2", "Patient/3", "#p"]);
+        let [subject] = &inside.subjects[..] else { panic!("one subject") };
+        let told = (subject.element, subject.reference.as_deref(), subject.kind.as_deref());
+        assert_eq!(told, ("subject", Some("Patient/1"), Some("Patient")));
+        let resources: Vec<_> =
+            inside.resources.iter().map(|found| (&*found.resource_type, found.id.as_deref())).collect();
+        assert_eq!(resources, [("Observation", Some("o")), ("Patient", Some("p"))]);
+        assert!(json[inside.resources[1].start..].starts_with(r#"{"resourceType":"Patient""#));
+        assert!(!inside.is_strange);
+        let nameless = look(r#"{"resourceType":"Observation","subject":[{"identifier":{"value":"v"}}]}"#);
+        assert!(nameless.subjects.len() == 1 && nameless.subjects[0].reference.is_none());
+        for strange in [
+            r#"{"contained":[{"resourceType":"Patient","resourceType":"Basic"}]}"#,
+            r#"{"contained":[{"resourceType":["Patient"]}]}"#,
+            r#"{"subject":{"reference":"Patient/1","reference":"Patient/2"}}"#,
+            r#"{"subject":{"reference":["Patient/1"]}}"#,
+        ] {
+            assert!(look(strange).is_strange, "{strange}");
+        }
+        let newer = look(r#"{"reason":[{"reference":{"reference":"Condition/1"}}]}"#);
+        assert!(!newer.is_strange && newer.references.len() == 1, "a CodeableReference of R5");
+    }
+
+    #[test]
+    fn what_is_no_object_is_not_looked_into() {
+        for bad in ["", "[]", "\"a\"", "{", "{\"a\"", "{\"a\":[}", "7"] {
+            let looked = look_inside(bad.as_bytes());
+            assert!(looked.is_none() || bad == "{\"a\":[}", "{bad}");
+        }
+        let deep = format!("{}1{}", "{\"a\":".repeat(200), "}".repeat(200));
+        assert!(look_inside(deep.as_bytes()).is_none());
+        assert!(look_inside(b"{\"a\":\"\xff\"}").is_none());
+    }
+}

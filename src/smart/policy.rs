@@ -1,0 +1,168 @@
+//! What one client may have within its scopes, and how much of it. What a policy does not name it does not restrict. Pure.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::labels::Labels;
+use crate::fhir::datatypes::Id;
+use crate::fhir::elements::Elements;
+use crate::fhir::resource_type::ResourceType;
+
+/// At which level an export is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Everything: `/$export`.
+    System,
+    /// Whatever belongs to patients: `/Patient/$export`.
+    Patient,
+    /// The patients of a Group: `/Group/[id]/$export`.
+    Group,
+}
+
+/// What a client may have.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Policy {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) levels: Option<BTreeSet<Level>>,
+    /// The Groups that it may export.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) groups: Option<BTreeSet<Id>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) types: Option<BTreeSet<ResourceType>>,
+    /// What carries one of these does not leave.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub(crate) withheld: Labels,
+    /// These are taken out of whatever leaves.
+    #[serde(skip_serializing_if = "Elements::is_empty")]
+    pub(crate) removed: Elements,
+}
+
+/// How much a client may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Quotas {
+    /// Exports that run or wait for their turn.
+    pub(crate) running_jobs: Option<u32>,
+    pub(crate) kickoffs_per_day: Option<u32>,
+    /// Of files that are written for it.
+    pub(crate) bytes_per_day: Option<u64>,
+}
+
+impl Policy {
+    /// Whether it restricts nothing.
+    pub(crate) fn is_open(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(crate) fn permits_level(&self, level: Level) -> bool {
+        self.levels.as_ref().is_none_or(|levels| levels.contains(&level))
+    }
+
+    /// Whether the Group of this id may be exported, alone or as a part of another one.
+    pub(crate) fn permits_group(&self, id: &Id) -> bool {
+        self.groups.as_ref().is_none_or(|groups| groups.contains(id))
+    }
+
+    /// Whether resources of a type may be a part of an export.
+    pub(crate) fn permits_type(&self, resource_type: ResourceType) -> bool {
+        self.types.as_ref().is_none_or(|types| types.contains(&resource_type))
+    }
+
+    /// Whether it keeps back anything at all of what scopes permit, by type or within a type.
+    pub(crate) fn keeps_back(&self) -> bool {
+        self.types.is_some() || !self.withheld.is_empty() || !self.removed.is_empty()
+    }
+
+    /// Whether all that `then` permits this one does too.
+    pub(crate) fn is_as_wide_as(&self, then: &Self) -> bool {
+        fn wider<T: Ord>(now: Option<&BTreeSet<T>>, then: Option<&BTreeSet<T>>) -> bool {
+            now.is_none_or(|now| then.is_some_and(|then| then.is_subset(now)))
+        }
+        wider(self.levels.as_ref(), then.levels.as_ref())
+            && wider(self.groups.as_ref(), then.groups.as_ref())
+            && wider(self.types.as_ref(), then.types.as_ref())
+            && self.withholds_no_more_than(then)
+    }
+
+    /// Whether an export may be kept that was kicked off under `then`, of this level and perhaps Group. Whether all its types
+    /// are permitted is another question.
+    pub(crate) fn covers(&self, then: &Self, level: Level, group: Option<&Id>) -> bool {
+        self.permits_level(level)
+            && group.is_none_or(|group| self.permits_group(group))
+            && self.withholds_no_more_than(then)
+    }
+
+    fn withholds_no_more_than(&self, then: &Self) -> bool {
+        then.withheld.include(&self.withheld) && then.removed.include(&self.removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(json: &str) -> Policy {
+        serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))
+    }
+
+    const NARROW: &str = r#"{"levels":["patient","group"],"groups":["a","b"],"types":["Observation","Patient"],
+        "withheld":["s|x"],"removed":["Patient.telecom"]}"#;
+
+    #[test]
+    fn what_is_not_named_is_not_restricted() {
+        let (open, narrow) = (Policy::default(), policy(NARROW));
+        let (a, c) = (Id::parse("a").expect("an id"), Id::parse("c").expect("an id"));
+        let encounter = ResourceType::parse("Encounter").expect("a type");
+        assert!(open.is_open() && !open.keeps_back() && !narrow.is_open() && narrow.keeps_back());
+        assert!(open.permits_level(Level::System) && open.permits_group(&c) && open.permits_type(encounter));
+        assert!(narrow.permits_level(Level::Group) && !narrow.permits_level(Level::System));
+        assert!(narrow.permits_group(&a) && !narrow.permits_group(&c));
+        assert!(narrow.permits_type(ResourceType::PATIENT) && !narrow.permits_type(encounter));
+    }
+
+    /// SEC-14: a policy that became narrower in any way is not as wide as it was.
+    #[test]
+    fn a_policy_is_as_wide_as_one_that_permits_no_more() {
+        let narrow = policy(NARROW);
+        assert!(narrow.is_as_wide_as(&narrow) && Policy::default().is_as_wide_as(&narrow));
+        assert!(!narrow.is_as_wide_as(&Policy::default()));
+        for (before, after, now_is_as_wide) in [
+            (r#"["patient","group"]"#, r#"["patient"]"#, false),
+            (r#"["patient","group"]"#, r#"["patient","group","system"]"#, true),
+            (r#""groups":["a","b"]"#, r#""groups":["a"]"#, false),
+            (r#""groups":["a","b"]"#, r#""groups":["a","b","c"]"#, true),
+            (r#"["Observation","Patient"]"#, r#"["Patient"]"#, false),
+            (r#"["s|x"]"#, r#"["s|x","s|y"]"#, false),
+            (r#"["s|x"]"#, "[]", true),
+            (r#"["Patient.telecom"]"#, r#"["Patient.telecom","*.text"]"#, false),
+            (r#"["Patient.telecom"]"#, "[]", true),
+        ] {
+            let now = policy(&NARROW.replace(before, after));
+            assert_ne!(now, narrow, "{before}");
+            assert_eq!(now.is_as_wide_as(&narrow), now_is_as_wide, "{before} became {after}");
+        }
+    }
+
+    #[test]
+    fn an_export_is_covered_by_what_concerns_it() {
+        let then = policy(NARROW);
+        let (a, b) = (Id::parse("a").expect("an id"), Id::parse("b").expect("an id"));
+        let less = policy(&NARROW.replace(r#""groups":["a","b"]"#, r#""groups":["a"]"#));
+        assert!(less.covers(&then, Level::Group, Some(&a)) && less.covers(&then, Level::Patient, None));
+        assert!(!less.covers(&then, Level::Group, Some(&b)));
+        assert!(!policy(r#"{"levels":["group"]}"#).covers(&then, Level::Patient, None));
+        assert!(!policy(r#"{"withheld":["s|y"]}"#).covers(&then, Level::Patient, None));
+        assert!(!policy(r#"{"removed":["*.text"]}"#).covers(&then, Level::Patient, None));
+        assert!(Policy::default().covers(&then, Level::System, None));
+    }
+
+    #[test]
+    fn a_record_from_before_there_were_policies_permits_all() {
+        assert!(policy("{}").is_open());
+        assert_eq!(serde_json::to_string(&Policy::default()).expect("plain values"), "{}");
+        let narrow = policy(NARROW);
+        assert_eq!(policy(&serde_json::to_string(&narrow).expect("plain values")), narrow);
+    }
+}

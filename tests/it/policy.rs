@@ -1,0 +1,99 @@
+//! Policy of single clients: what leaves, for whom, and how much (SEC-14, SEC-20, SEC-26, SEC-27).
+
+mod access;
+mod consent;
+mod elements;
+mod labels;
+mod quotas;
+mod reload;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use offtake::config::ClientConfig;
+use serde_json::Value;
+
+use crate::smart::{Client, Rig};
+
+const ALL: &str = "system/*.rs";
+/// Whatever the real time that a removal takes.
+const SOON: Duration = Duration::from_mins(1);
+
+/// What every export under a policy says in its file of outcomes, once.
+const STATEMENT: &str = "this export holds what the policy for it permits";
+
+fn under(client: &Client, policy: Value) -> ClientConfig {
+    ClientConfig { policy: serde_json::from_value(policy).expect("a policy"), ..client.config() }
+}
+
+/// One client under a policy.
+async fn rig(client: &Client, policy: Value) -> Rig {
+    Rig::configured(&[], |config| config.smart.clients = vec![under(client, policy)]).await
+}
+
+/// All that a client gets of an export.
+struct Export {
+    status: String,
+    manifest: Value,
+    /// The lines of all files in a list of the manifest.
+    output: String,
+    deleted: String,
+    error: String,
+}
+
+impl Export {
+    /// `Type/id` of what stands on a line of its own.
+    fn has(&self, id: &str) -> bool {
+        self.output.lines().any(|line| {
+            let resource: Value = serde_json::from_str(line).expect("JSON");
+            resource["id"] == id
+        })
+    }
+
+    fn proof(&self, name: &str) -> &Value {
+        &self.manifest["extension"]["https://offtake.dev/proof"][name]
+    }
+}
+
+async fn export(rig: &Rig, token: &str, below: &str) -> Export {
+    let status = rig.exported(below, token).await;
+    let manifest = rig.with_token("GET", &status, token).await.json();
+    let mut lists = Vec::new();
+    for list in ["output", "deleted", "error"] {
+        let mut lines = String::new();
+        for file in manifest[list].as_array().into_iter().flatten() {
+            let url = file["url"].as_str().expect("a URL");
+            let answer = rig.ask("GET", url.strip_prefix(&rig.base).expect("ours"), &[], b"").await;
+            assert_eq!(answer.status, 200, "{list}");
+            lines.push_str(std::str::from_utf8(&answer.body).expect("text"));
+        }
+        lists.push(lines);
+    }
+    let [output, deleted, error] = <[String; 3]>::try_from(lists).expect("three lists");
+    Export { status, manifest, output, deleted, error }
+}
+
+/// Where the objects of jobs are.
+fn objects(rig: &Rig) -> Vec<PathBuf> {
+    fn below(folder: &std::path::Path) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+        let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        paths.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
+    }
+    let mut found = below(&rig.path("output"));
+    let stays = [crate::support::MARKER, crate::support::HEAD];
+    found.retain(|path| !stays.iter().any(|name| path.ends_with(name)));
+    found
+}
+
+/// Waits until nothing is left of any export.
+async fn nothing_is_left(rig: &Rig, what: &str) {
+    let began = std::time::Instant::now();
+    loop {
+        if rig.store.job_ids().await.is_empty() && objects(rig).is_empty() {
+            return;
+        }
+        assert!(began.elapsed() < SOON, "{what}: {:?}", objects(rig));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,216 @@
+//! Labels that are withheld.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::DateTime;
+use offtake::config::BoundaryChoice;
+use offtake::{Clock, SystemClock};
+use sample_upstream::Lies;
+use serde_json::json;
+
+use super::{ALL, STATEMENT, export, rig, under};
+use crate::smart::{Client, Rig};
+
+const PART_2: &str = "http://terminology.hl7.org/CodeSystem/v3-ActCode|42CFRPart2";
+const LABEL: &str =
+    r#""meta":{"security":[{"system":"http://terminology.hl7.org/CodeSystem/v3-ActCode","code":"42CFRPart2"}]}"#;
+
+/// Two patients in a Group, and around the first all ways in which something can come along. What carries the label, wherever,
+/// has an id that begins with `secret`.
+fn fill(rig: &Rig) {
+    let subject = r#""subject":{"reference":"Patient/p"}"#;
+    for json in [
+        r#"{"resourceType":"Patient","id":"p"}"#.to_owned(),
+        format!(r#"{{"resourceType":"Patient","id":"secret-patient",{LABEL}}}"#),
+        r#"{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p"}},
+            {"entity":{"reference":"Patient/secret-patient"}}]}"#
+            .to_owned(),
+        r#"{"resourceType":"Practitioner","id":"known"}"#.to_owned(),
+        format!(r#"{{"resourceType":"Practitioner","id":"secret-practitioner",{LABEL}}}"#),
+        format!(
+            r#"{{"resourceType":"Observation","id":"open",{subject},"performer":[{{"reference":"Practitioner/known"}},{{"reference":"Practitioner/secret-practitioner"}}]}}"#
+        ),
+        format!(r#"{{"resourceType":"Observation","id":"goes",{subject}}}"#),
+        format!(r#"{{"resourceType":"Observation","id":"secret-observation",{LABEL},{subject}}}"#),
+        format!(r#"{{"resourceType":"Observation","id":"secret-goes",{LABEL},{subject}}}"#),
+        format!(
+            r#"{{"resourceType":"Observation","id":"secret-inside",{subject},"contained":[{{"resourceType":"Specimen",{LABEL}}}]}}"#
+        ),
+        format!(
+            r#"{{"resourceType":"Observation","id":"secret-escaped",{subject},"contained":[{{"resourceType":"Specimen","m\u0065ta":{{"secur\u0069ty":[{{"c\u006fde":"42CFRPart2"}}]}}}}]}}"#
+        ),
+        format!(r#"{{"resourceType":"Observation","id":"secret-unclear",{subject},"meta":{{"security":[{{"display":"?"}}]}}}}"#),
+        r#"{"resourceType":"Provenance","id":"of-open","target":[{"reference":"Patient/p"}]}"#.to_owned(),
+        format!(r#"{{"resourceType":"Provenance","id":"secret-provenance",{LABEL},"target":[{{"reference":"Patient/p"}}]}}"#),
+    ] {
+        rig.upstream.create(&json).unwrap_or_else(|error| panic!("{json}: {error}"));
+    }
+}
+
+/// Moves the time of the server, whose `Date` has whole seconds.
+struct Leap(Arc<AtomicI64>);
+
+impl Leap {
+    fn of(rig: &Rig) -> Self {
+        let leap = Arc::new(AtomicI64::new(0));
+        let leapt = Arc::clone(&leap);
+        let now = move || SystemClock.unix_millis() + leapt.load(Ordering::SeqCst);
+        rig.upstream.set_clock(Arc::new(move || DateTime::from_timestamp_millis(now()).expect("in range")));
+        Self(leap)
+    }
+
+    fn on(&self) {
+        self.0.fetch_add(10_000, Ordering::SeqCst);
+    }
+}
+
+async fn labelled(client: &Client) -> (Rig, Leap) {
+    let policy = json!({ "withheld_labels": [PART_2] });
+    let rig = Rig::configured(&[], |config| {
+        config.smart.clients = vec![under(client, policy), Client { id: "other", ..client.clone() }.config()];
+        config.upstream.settling_lag = Duration::ZERO;
+    })
+    .await;
+    let leap = Leap::of(&rig);
+    fill(&rig);
+    leap.on();
+    (rig, leap)
+}
+
+/// SEC-20, SEC-26: though the upstream ignores `_security:not`.
+#[tokio::test]
+async fn a_record_with_a_withheld_label_is_in_no_file() {
+    let client = Client::new("a", ALL);
+    let (rig, _leap) = labelled(&client).await;
+    let token = rig.token(&client, ALL).await;
+    let other = rig.token(&Client { id: "other", ..client.clone() }, ALL).await;
+    for path in ["/$export", "/Patient/$export", "/Group/g/$export", "/$export?_type=Observation,Provenance"] {
+        let whole = super::export(&rig, &other, path).await;
+        let export = export(&rig, &token, path).await;
+        for id in ["secret-observation", "secret-goes", "secret-inside", "secret-escaped", "secret-unclear"] {
+            assert!(whole.has(id), "{path}: without a policy {id} is there");
+        }
+        assert!(!export.output.contains(r#""id":"secret"#), "{path}: {}", export.output);
+        assert!(export.has("open"), "{path}: what has no label is there");
+        assert_eq!(export.has("known"), !path.contains("_type"), "{path}");
+        assert_eq!(export.error.matches(STATEMENT).count(), 1, "{path}: {}", export.error);
+        assert!(!export.error.contains("secret"), "{path}: {}", export.error);
+        // The proof adds up, and tells nothing of what is kept back.
+        let proof = export.proof("Observation");
+        let written = export.output.lines().filter(|line| line.contains(r#""resourceType":"Observation""#)).count();
+        assert_eq!(proof["written"], written, "{path}: {proof}");
+        for name in ["expected", "received"] {
+            let (number, repeated) = (proof[name].as_u64(), proof["repeated"].as_u64());
+            let withheld = proof["withheld"].as_u64().unwrap_or_default();
+            assert_eq!(
+                number,
+                repeated.map(|repeated| repeated + written as u64 + withheld),
+                "{path}: {name} of {proof}"
+            );
+        }
+        assert_eq!(proof["withheld"], whole.proof("Observation")["withheld"], "{path}: {proof}");
+        assert_eq!(whole.proof("Observation")["written"], written + 5, "{path}: {proof}");
+    }
+    rig.stop().await;
+}
+
+/// SEC-26: that nothing was kept back is not told either, and clients without a policy are told nothing.
+#[tokio::test]
+async fn the_statement_is_made_whether_anything_is_kept_back_or_not() {
+    let (client, other) = (Client::new("a", ALL), Client::new("other", ALL));
+    let policy = json!({ "withheld_labels": [PART_2] });
+    let rig = Rig::configured(&[], |config| config.smart.clients = vec![under(&client, policy), other.config()]).await;
+    for (client, told) in [(&client, 1), (&other, 0)] {
+        let token = rig.token(client, ALL).await;
+        let export = export(&rig, &token, "/$export?_type=Patient").await;
+        assert_eq!(export.error.matches(STATEMENT).count(), told, "{}", client.id);
+        assert_eq!(export.output.lines().count(), 3, "{}", client.id);
+    }
+    rig.stop().await;
+}
+
+/// SEC-27
+#[tokio::test]
+async fn a_record_with_a_withheld_label_is_not_among_what_was_deleted() {
+    let client = Client::new("a", ALL);
+    let (rig, leap) = labelled(&client).await;
+    let token = rig.token(&client, ALL).await;
+    let first = export(&rig, &token, "/$export?_type=Observation").await;
+    let since = first.manifest["transactionTime"].as_str().expect("an instant").to_owned();
+    leap.on();
+    for id in ["goes", "secret-goes"] {
+        rig.upstream.delete("Observation", id).expect("it is there");
+    }
+    leap.on();
+    rig.upstream
+        .create(r#"{"resourceType":"Observation","id":"later","subject":{"reference":"Patient/p"}}"#)
+        .expect("a resource");
+    leap.on();
+    for path in ["/$export", "/Patient/$export", "/Group/g/$export"] {
+        let export = export(&rig, &token, &format!("{path}?_type=Observation&_since={since}")).await;
+        assert!(export.deleted.contains(r#""Observation/goes""#), "{path}: {}", export.deleted);
+        assert!(!export.deleted.contains("secret"), "{path}: {}", export.deleted);
+        // That some are left out would tell of them.
+        assert!(!export.error.contains("deletions of which"), "{path}: {}", export.error);
+    }
+    rig.stop().await;
+}
+
+/// SEC-26: what was not labelled at the transaction time and is now does not leave as it was then.
+#[tokio::test]
+async fn an_older_version_does_not_leave_in_the_place_of_a_labelled_one() {
+    let client = Client::new("a", ALL);
+    let policy = json!({ "withheld_labels": [PART_2] });
+    let rig = Rig::configured(&[], |config| {
+        config.smart.clients = vec![under(&client, policy)];
+        config.export.boundary = BoundaryChoice::AsOf;
+        config.upstream.settling_lag = Duration::from_secs(15);
+    })
+    .await;
+    let leap = Leap::of(&rig);
+    for id in ["labelled-since", "changed-since"] {
+        let json = format!(r#"{{"resourceType":"Organization","id":"{id}","name":"then"}}"#);
+        rig.upstream.create(&json).expect("a resource");
+    }
+    leap.on();
+    leap.on();
+    let now = [format!(r#""id":"labelled-since",{LABEL}"#), r#""id":"changed-since""#.to_owned()];
+    for members in now {
+        rig.upstream
+            .update(&format!(r#"{{"resourceType":"Organization",{members},"name":"now"}}"#))
+            .expect("it is there");
+    }
+    // The server's time has whole seconds, and is later than all of it.
+    leap.on();
+    let token = rig.token(&client, ALL).await;
+    let export = export(&rig, &token, "/$export?_type=Organization").await;
+    assert!(export.has("changed-since") && !export.output.contains(r#""name":"now""#), "{}", export.output);
+    assert!(!export.has("labelled-since"), "{}", export.output);
+    rig.stop().await;
+}
+
+/// SEC-26, SEC-41: neither how many there are nor which.
+#[tokio::test]
+async fn what_the_server_fails_to_give_is_not_named_where_labels_are_withheld() {
+    let client = Client::new("a", ALL);
+    let rig = rig(&client, json!({ "withheld_labels": [PART_2] })).await;
+    let bad = rig.upstream.resources(Some("Condition"))[0].id.clone();
+    let lies = Lies { poisoned: [format!("Condition/{bad}")].into(), ..Lies::default() };
+    rig.upstream.update_settings(|settings| settings.lies = lies);
+    let token = rig.token(&client, ALL).await;
+    // The server is asked again and again, with pauses.
+    let clock = Arc::clone(&rig.clock);
+    let passing = tokio::spawn(async move {
+        loop {
+            clock.advance(Duration::from_millis(100));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let export = export(&rig, &token, "/$export?_type=Condition").await;
+    passing.abort();
+    assert!(!export.error.contains(&bad), "{}", export.error);
+    assert_eq!(export.proof("Condition")["short"], 1, "{}", export.error);
+    rig.stop().await;
+}
