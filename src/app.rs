@@ -41,7 +41,7 @@ use crate::output::writer::Coding;
 use crate::profile::{Profile, Protocol};
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{Bases, PassThrough};
-use crate::smart::server::AuthorizationServer;
+use crate::smart::server::Registry;
 use crate::store::sled::SledStore;
 use crate::telemetry::error_chain;
 use crate::upstream::budget::Budget;
@@ -235,10 +235,7 @@ impl Builder {
             public_bucket: config.output.public_bucket,
             runtime: bulk.handle().clone(),
             began: clock::now(&*clock),
-            server: match &access {
-                Access::Open { .. } => None,
-                Access::Server(server) => Some(Arc::clone(server)),
-            },
+            registry: access.registry().map(Arc::clone),
         };
         let stop = CancellationToken::new();
         if let Access::Server(server) = &access {
@@ -256,6 +253,7 @@ impl Builder {
             link_mode: config.output.links,
             access,
             coming: Places::default(),
+            asking: Places::default(),
             forms: Semaphore::new(TOKEN_FORMS),
             most_members: config.export.group_max_members,
             bodies: Semaphore::new(KICKOFF_BODIES),
@@ -299,18 +297,15 @@ impl Offtake {
     pub(crate) fn reload(&self, config: &Config) -> anyhow::Result<()> {
         self.app.excluded.follow(&config.policy);
         self.reread_excluded();
-        match &self.app.edge.access {
-            Access::Open { .. } if config.smart.mode == SmartMode::Open => Ok(()),
-            Access::Open { .. } => anyhow::bail!("smart.mode was open at the start, which only a restart can change"),
-            Access::Server(server) => {
-                smart::reload(server, &config.smart, &self.app.edge.clock)?;
-                if let Some(engine) = self.app.engine.borrow().engine() {
-                    engine.look_again();
-                }
-                tracing::info!(clients = config.smart.clients.len(), "the clients were read anew");
-                Ok(())
-            }
+        if config.smart.mode == SmartMode::Open && matches!(self.app.edge.access, Access::Open { .. }) {
+            return Ok(());
         }
+        smart::reload(&self.app.edge.access, config, &self.app.edge.clock)?;
+        if let Some(engine) = self.app.engine.borrow().engine() {
+            engine.look_again();
+        }
+        tracing::info!(clients = config.smart.clients.len(), "the clients were read anew");
+        Ok(())
     }
 
     /// Reads the list of patients who are not exported anew. An engine that is yet to come reads it itself.
@@ -406,7 +401,7 @@ struct Assembly {
     runtime: tokio::runtime::Handle,
     /// When it was put together.
     began: Millis,
-    server: Option<Arc<AuthorizationServer>>,
+    registry: Option<Arc<Registry>>,
 }
 
 impl Assembly {
@@ -440,7 +435,7 @@ impl Assembly {
                 settings: self.settings,
                 runtime: self.runtime,
                 began: self.began,
-                server: self.server,
+                registry: self.registry,
             });
             let started = start(&engine, &self.excluded, &*self.clock, &sender);
             if stop.run_until_cancelled(started).await.is_none() {
@@ -594,7 +589,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     if !matches!(config.output.place(), Ok(Location::File(_))) {
         Output::open(&config.output_that_signs()).context("the output cannot be used")?;
     }
-    smart::clients(&config.smart)?;
+    smart::check(config)?;
     consent::check(&config.policy)
 }
 

@@ -204,7 +204,7 @@ fn doctor(config: &Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Examined { upstream, storage } = examined;
+    let Examined { upstream, storage, issuer } = examined;
     let mut is_fit = true;
     if let Some(alarm) = storage.as_ref().ok().and_then(Storage::alarm) {
         println!("{alarm}\n");
@@ -212,6 +212,14 @@ fn doctor(config: &Config) -> ExitCode {
     match upstream {
         Ok(report) => print!("{report}"),
         Err(error) => {
+            is_fit = false;
+            eprintln!("{}", telemetry::error_chain(&*error));
+        }
+    }
+    match issuer {
+        None => {}
+        Some(Ok(line)) => print!("{line}"),
+        Some(Err(error)) => {
             is_fit = false;
             eprintln!("{}", telemetry::error_chain(&*error));
         }

@@ -2,6 +2,7 @@
 
 mod care;
 mod export;
+mod issuer;
 mod ledger;
 mod load;
 mod output;
@@ -31,6 +32,7 @@ pub use care::{
     BreakerConfig, NotATime, QuietHoursConfig, QuietWindowConfig, TimeOfDay, UtcOffset, Weekday, YieldConfig,
 };
 pub use export::ExportConfig;
+pub use issuer::{ClaimsConfig, IntrospectionConfig, IssuerConfig};
 pub use ledger::{ForwardTo, LedgerConfig};
 pub use load::ConfigError;
 pub use output::{
@@ -153,7 +155,7 @@ impl Config {
         }
         self.check_clients_output(&mut problems);
         // SM-011: tokens and assertions are for nobody on the way.
-        if self.smart.mode == SmartMode::AuthorizationServer
+        if self.smart.mode != SmartMode::Open
             && self.server.public_base_url.scheme() != "https"
             && !server::is_loopback(&self.server.public_base_url)
         {

@@ -50,7 +50,7 @@ use crate::output::checkpoint::CheckpointKey;
 use crate::output::writer::Coding;
 use crate::plan::{BoundaryChoice, OnShort};
 use crate::profile::{PresetChoice, ProfileOverrides};
-use crate::smart::server::AuthorizationServer;
+use crate::smart::server::Registry;
 use crate::telemetry::error_chain;
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
@@ -83,7 +83,7 @@ pub(crate) struct EngineParts {
     /// When this process began to listen, or before.
     pub(crate) began: Millis,
     /// Who says whether the client of an export may still have it, where there are clients.
-    pub(crate) server: Option<Arc<AuthorizationServer>>,
+    pub(crate) registry: Option<Arc<Registry>>,
 }
 
 /// The limits that jobs run within.
@@ -203,7 +203,7 @@ impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Self {
         let EngineParts { store, output, upstream, clock, ledger, instance, checkpoint_key, .. } = parts;
         let (settings, runtime) = (parts.settings, parts.runtime);
-        let (began, rights) = (parts.began, Rights::new(parts.server));
+        let (began, rights) = (parts.began, Rights::new(parts.registry));
         let profiler = Profiler::new(ProfilerParts {
             store: Arc::clone(&store),
             upstream: upstream.clone(),

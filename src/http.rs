@@ -37,7 +37,8 @@ use crate::job::{Job, JobId};
 use crate::ledger::Ledger;
 use crate::output::Output;
 use crate::smart::client::Owner;
-use crate::smart::server::{AuthorizationServer, Caller};
+use crate::smart::external::{ExternalIssuer, Purpose};
+use crate::smart::server::{AuthorizationServer, Caller, Registry};
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
 use guard::Exposure;
@@ -64,6 +65,8 @@ pub(crate) struct Edge {
     pub(crate) access: Access,
     /// Places for forms of token requests while they come.
     pub(crate) coming: Places,
+    /// Places for those whose tokens an issuer is asked about.
+    pub(crate) asking: Places,
     /// Places for such forms once they have come.
     pub(crate) forms: Semaphore,
     pub(crate) most_members: usize,
@@ -85,42 +88,57 @@ pub(crate) enum Access {
     Open { exposure: Exposure },
     /// By the tokens that this server issues.
     Server(Arc<AuthorizationServer>),
+    /// By the tokens that another one issues.
+    External(Arc<ExternalIssuer>),
 }
 
-impl Edge {
-    /// The authorization server, where there is one.
-    fn server(&self) -> Option<&Arc<AuthorizationServer>> {
-        match &self.access {
-            Access::Open { .. } => None,
-            Access::Server(server) => Some(server),
+impl Access {
+    /// Who is registered, where there are clients.
+    pub(crate) fn registry(&self) -> Option<&Arc<Registry>> {
+        match self {
+            Self::Open { .. } => None,
+            Self::Server(server) => Some(server.registry()),
+            Self::External(issuer) => Some(issuer.registry()),
         }
     }
 
+    /// What tokens are for: the FHIR base. There is none where there are no tokens.
+    fn realm(&self) -> &str {
+        match self {
+            Self::Open { .. } => "",
+            Self::Server(server) => &server.endpoints().base,
+            Self::External(issuer) => issuer.base(),
+        }
+    }
+}
+
+impl Edge {
     /// Where requests may come from.
     fn exposure(&self) -> Exposure {
         match &self.access {
             Access::Open { exposure } => *exposure,
-            Access::Server(_) => Exposure::Anywhere,
+            Access::Server(_) | Access::External(_) => Exposure::Anywhere,
         }
     }
 
     /// What the manifests of an export list: what its client has asked for, or what all have.
     fn link_mode(&self, owner: &Owner) -> LinkMode {
-        self.server().and_then(|server| server.links(owner)).unwrap_or(self.link_mode)
+        self.access.registry().and_then(|registry| registry.links(owner)).unwrap_or(self.link_mode)
     }
 
     /// Whether files of an export are had by whoever shows a token, and not by whoever has their link.
     fn files_need_token(&self, owner: &Owner) -> bool {
         match (&self.access, self.link_mode(owner)) {
-            (Access::Open { .. }, _) | (Access::Server(_), LinkMode::Signed) => false,
-            (Access::Server(_), LinkMode::Proxy | LinkMode::Redirect) => true,
+            (Access::Open { .. }, _) | (Access::Server(_) | Access::External(_), LinkMode::Signed) => false,
+            (Access::Server(_) | Access::External(_), LinkMode::Proxy | LinkMode::Redirect) => true,
         }
     }
 
     /// Whether there can be files that are had by a token.
     fn some_files_need_token(&self) -> bool {
-        let is_set = |mode| self.link_mode == mode || self.server().is_some_and(|server| server.anybody_has(mode));
-        self.server().is_some() && (is_set(LinkMode::Proxy) || is_set(LinkMode::Redirect))
+        let Some(registry) = self.access.registry() else { return false };
+        let is_set = |mode| self.link_mode == mode || registry.anybody_has(mode);
+        is_set(LinkMode::Proxy) || is_set(LinkMode::Redirect)
     }
 
     /// A job of the caller's own. One of somebody else is as good as none (SEC-15).
@@ -155,7 +173,7 @@ impl Edge {
                 Err(Problem::no_such_job())
             }
             BulkRoute::Kickoff(level) => {
-                let caller = authorize::caller(self, head).await?;
+                let caller = authorize::caller_for(self, head, Purpose::Kickoff).await?;
                 kickoff::kick_off(self, &caller, level, head, sent).await
             }
             BulkRoute::Status(job) => status::status(self, &authorize::caller(self, head).await?, job, head).await,

@@ -12,6 +12,8 @@ pub(crate) mod client;
 pub(crate) mod consent;
 pub(crate) mod delivery;
 pub(crate) mod discovery;
+pub(crate) mod external;
+pub(crate) mod fetch;
 pub(crate) mod form;
 pub(crate) mod generate;
 pub(crate) mod jwk;

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use super::identity::{INSTANCE, STORE_IDENTITY, hex, known, owner};
-use super::{JOBS, live_traffic, new_key, search_upstream};
+use super::{JOBS, live_traffic, new_key, search_upstream, smart};
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{Config, Location, OutputConfig, PublicBucket, Size};
+use crate::config::{Config, Location, OutputConfig, PublicBucket, Size, SmartMode};
 use crate::doctor::storage::{self, Opened, Owner, State, Storage};
 use crate::doctor::{self, Examination};
 use crate::output::Output;
@@ -22,6 +24,8 @@ use crate::upstream::capabilities::Capabilities;
 pub(crate) struct Examined {
     pub(crate) upstream: anyhow::Result<Examination>,
     pub(crate) storage: anyhow::Result<Storage>,
+    /// The issuer of access tokens and what was had of it, where there is one.
+    pub(crate) issuer: Option<anyhow::Result<String>>,
 }
 
 /// How long one question may fail while somebody waits for what doctor finds.
@@ -33,9 +37,24 @@ const STORAGE_RETRY: Duration = Duration::from_secs(5);
 /// What doctor finds out about a configuration.
 pub(crate) async fn examine(config: &Config) -> Examined {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (upstream, storage) =
-        tokio::join!(Box::pin(upstream(config, &clock)), Box::pin(examine_storage(config, &clock)));
-    Examined { upstream, storage }
+    let (upstream, storage, issuer) = tokio::join!(
+        Box::pin(upstream(config, &clock)),
+        Box::pin(examine_storage(config, &clock)),
+        Box::pin(examine_issuer(config, &clock))
+    );
+    Examined { upstream, storage, issuer }
+}
+
+async fn examine_issuer(config: &Config, clock: &Arc<dyn Clock>) -> Option<anyhow::Result<String>> {
+    if config.smart.mode != SmartMode::External {
+        return None;
+    }
+    let examined = async {
+        let verifier = smart::issuer::verifier(config, clock)?;
+        let found = verifier.examine().await.context("could not use the issuer of access tokens")?;
+        Ok(format!("{:<14}{:<15} {found}\n", "issuer", "answers"))
+    };
+    Some(examined.await)
 }
 
 async fn upstream(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Examination> {

@@ -41,7 +41,7 @@ pub(super) fn kept<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
 pub(crate) fn generate(alg: &str, file: &Path) -> anyhow::Result<String> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let alg = Alg::parse(alg).context("the algorithm is ES384 or RS384")?;
+    let alg = Alg::parse(alg, &Alg::SMART).context("the algorithm is ES384 or RS384")?;
     let pair = Pair::generate(alg)?;
     let mut options = std::fs::OpenOptions::new();
     let mut opened = options.write(true).create_new(true).mode(0o600).open(file);

@@ -1,4 +1,6 @@
-//! The authorization server of a configuration: its clients, and the keys that sign its tokens.
+//! Who may ask by a configuration: its clients, and whose tokens they show, ours or those of another issuer.
+
+pub(super) mod issuer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::keys::keep;
-use crate::clock::{self, Clock};
+use crate::clock::{self, Clock, SystemClock};
 use crate::config::{ClientConfig, ClientOutputConfig, Config, SmartConfig, SmartMode};
 use crate::fhir::datatypes::Millis;
 use crate::http::Access;
@@ -16,6 +18,8 @@ use crate::http::guard::Exposure;
 use crate::smart::access_token::{Made, TokenKeys};
 use crate::smart::client::ClientId;
 use crate::smart::delivery::Delivery;
+use crate::smart::external::ExternalIssuer;
+use crate::smart::fetch::Fetcher;
 use crate::smart::generate;
 use crate::smart::jwk::KeySet;
 use crate::smart::key_source::KeySource;
@@ -48,12 +52,7 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
             Ok(Access::Open { exposure })
         }
         SmartMode::AuthorizationServer => {
-            if !config.server.listen.ip().is_loopback() {
-                tracing::warn!(
-                    "tokens are asked for by bulk requests only: every other request reaches the FHIR server by server.listen as \
-                     it is, and if that answers without credentials, whoever reaches us reads everything there"
-                );
-            }
+            warn_of_listener(config);
             let clients = usable(smart, &Clients::new());
             let source = key_source(smart, clock)?;
             let keys = token_keys(smart, state, clock::now(&**clock))?;
@@ -61,6 +60,23 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
             let server = AuthorizationServer::new(base, clients, keys, source, smart.token_lifetime, Arc::clone(clock));
             Ok(Access::Server(Arc::new(server)))
         }
+        SmartMode::External => {
+            warn_of_listener(config);
+            let clients = usable(smart, &Clients::new());
+            let issuer =
+                ExternalIssuer::new(config.server.public_base_url.as_str(), clients, issuer::verifier(config, clock)?);
+            Ok(Access::External(Arc::new(issuer)))
+        }
+    }
+}
+
+/// SEC-02
+fn warn_of_listener(config: &Config) {
+    if !config.server.listen.ip().is_loopback() {
+        tracing::warn!(
+            "tokens are asked for by bulk requests only: every other request reaches the FHIR server by server.listen as \
+             it is, and if that answers without credentials, whoever reaches us reads everything there"
+        );
     }
 }
 
@@ -68,21 +84,44 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
 fn key_source(smart: &SmartConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<KeySource> {
     let mut addresses = smart.clients.iter().filter_map(|client| client.jwks_uri.as_ref());
     let has_https = addresses.any(|uri| uri.url().scheme() == "https");
-    KeySource::new(Arc::clone(clock), smart.private_hosts(), has_https)
-        .context("could not set up connections to the clients' jwks_uri")
+    let fetcher = Fetcher::new(Arc::clone(clock), smart.private_hosts(), has_https);
+    let fetcher = fetcher.context("could not set up connections to the clients' jwks_uri")?;
+    Ok(KeySource::new(Arc::clone(clock), fetcher))
 }
 
-/// Takes up the clients that a configuration names now.
+/// Takes up the clients that a configuration names now, and what it says of another issuer.
 ///
 /// # Errors
 /// If another option says that there is another server: then all stay as they were. A client whose keys cannot be read has those
 /// that it had, and holds up nothing that is said of the others.
-pub(super) fn reload(server: &AuthorizationServer, smart: &SmartConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        smart.mode == SmartMode::AuthorizationServer,
-        "smart.mode is another one than at the start, which only a restart can change"
-    );
-    server.register(usable(smart, &server.clients()), key_source(smart, clock)?);
+pub(super) fn reload(access: &Access, config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<()> {
+    let smart = &config.smart;
+    match (access, smart.mode) {
+        (Access::Open { .. }, _) => anyhow::bail!("smart.mode was open at the start: there are no clients"),
+        (Access::Server(server), SmartMode::AuthorizationServer) => {
+            server.register(usable(smart, &server.registry().clients()), key_source(smart, clock)?);
+        }
+        (Access::External(issuer), SmartMode::External) => {
+            issuer.register(usable(smart, &issuer.registry().clients()), issuer::verifier(config, clock)?);
+        }
+        (Access::Server(_), SmartMode::Open | SmartMode::External)
+        | (Access::External(_), SmartMode::Open | SmartMode::AuthorizationServer) => {
+            anyhow::bail!("smart.mode is another one than at the start, which only a restart can change")
+        }
+    }
+    Ok(())
+}
+
+/// Finds what cannot be told from a configuration alone: what is wrong with the files that it names.
+///
+/// # Errors
+/// All of it.
+pub(super) fn check(config: &Config) -> anyhow::Result<()> {
+    clients(&config.smart)?;
+    if config.smart.mode == SmartMode::External {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        issuer::verifier(config, &clock)?;
+    }
     Ok(())
 }
 
@@ -92,7 +131,7 @@ pub(super) fn reload(server: &AuthorizationServer, smart: &SmartConfig, clock: &
 fn usable(smart: &SmartConfig, before: &Clients) -> Clients {
     let mut clients = Clients::new();
     for (number, config) in smart.clients.iter().enumerate() {
-        let read = client(config).or_else(|error| {
+        let read = client(smart.mode, config).or_else(|error| {
             let error = error_chain(&*error);
             tracing::error!(
                 error,
@@ -116,11 +155,11 @@ fn usable(smart: &SmartConfig, before: &Clients) -> Clients {
 ///
 /// # Errors
 /// All that is wrong with them and their files.
-pub(super) fn clients(smart: &SmartConfig) -> anyhow::Result<Clients> {
+fn clients(smart: &SmartConfig) -> anyhow::Result<Clients> {
     let mut clients = Clients::new();
     let mut problems = Vec::new();
     for (number, config) in smart.clients.iter().enumerate() {
-        match client(config) {
+        match client(smart.mode, config) {
             Ok(client) => drop(clients.insert(client.id.clone(), Arc::new(client))),
             Err(problem) => problems.push(format!("smart.clients[{number}].{}", error_chain(&*problem))),
         }
@@ -129,7 +168,10 @@ pub(super) fn clients(smart: &SmartConfig) -> anyhow::Result<Clients> {
     Ok(clients)
 }
 
-fn client(config: &ClientConfig) -> anyhow::Result<Client> {
+fn client(mode: SmartMode, config: &ClientConfig) -> anyhow::Result<Client> {
+    if mode == SmartMode::External {
+        return named(config, ClientKeys::Elsewhere);
+    }
     let keys = match (&config.jwks, &config.jwks_file, &config.jwks_uri) {
         (Some(jwks), None, None) => ClientKeys::Registered(KeySet::of(jwks).context("jwks")?),
         (None, Some(path), None) => {

@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use url::{Host, Url};
+use url::Url;
 
 use super::{Problems, Section};
+pub(super) use crate::smart::address::is_loopback;
 
 /// Where requests come in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,15 +42,5 @@ pub(super) fn check_base(url: &Url, option: &str, problems: &mut Problems) {
     }
     if url.path().contains("//") || url.path().contains('%') {
         problems.add(option, "has a path with an empty or an escaped part");
-    }
-}
-
-/// Whether a URL can only mean this machine.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+use super::issuer::IssuerConfig;
 use super::policy::ClientPolicyConfig;
 use super::server::is_loopback;
 use super::{Problems, Section, seconds};
@@ -31,9 +32,11 @@ pub struct SmartConfig {
     /// The key that signs access tokens is replaced after so long; the one before it stays good for its last tokens.
     #[serde(rename = "token_key_lifetime_seconds", with = "seconds")]
     pub token_key_lifetime: Duration,
-    /// Hosts of `jwks_uri` that may have private addresses.
+    /// Hosts of `jwks_uri`, and of an issuer, that may have private addresses.
     pub jwks_private_hosts: Vec<String>,
-    /// Who may ask for access tokens, in the words of RFC 7591.
+    /// Whose access tokens are taken in `external` mode.
+    pub issuer: IssuerConfig,
+    /// Who may export, in the words of RFC 7591.
     pub clients: Vec<ClientConfig>,
 }
 
@@ -46,9 +49,11 @@ pub enum SmartMode {
     Open,
     /// Registered clients get access tokens from us (SMART Backend Services).
     AuthorizationServer,
+    /// Registered clients get access tokens from another issuer, which knows them.
+    External,
 }
 
-/// A client that may ask for access tokens. Its keys are given in one of three ways.
+/// A client that may export. Where it asks us for access tokens, its keys are given in one of three ways.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientConfig {
@@ -90,6 +95,7 @@ impl Default for SmartConfig {
             token_lifetime: Duration::from_mins(5),
             token_key_lifetime: Duration::from_hours(90 * 24),
             jwks_private_hosts: Vec::new(),
+            issuer: IssuerConfig::default(),
             clients: Vec::new(),
         }
     }
@@ -112,8 +118,18 @@ impl SmartConfig {
         if let Err(error) = Scopes::parse(&client.scope) {
             add("scope", &error.to_string());
         }
-        let given = [client.jwks.is_some(), client.jwks_file.is_some(), client.jwks_uri.is_some()];
-        match given.iter().filter(|given| **given).count() {
+        let given = [
+            ("jwks", client.jwks.is_some()),
+            ("jwks_file", client.jwks_file.is_some()),
+            ("jwks_uri", client.jwks_uri.is_some()),
+        ];
+        if self.mode == SmartMode::External {
+            for (option, _) in given.iter().filter(|(_, given)| *given) {
+                add(option, "is for `mode: authorization_server`: in external mode the issuer knows its clients' keys");
+            }
+            return;
+        }
+        match given.iter().filter(|(_, given)| *given).count() {
             0 => add("jwks", "is missing: give the client's public keys by jwks, jwks_file or jwks_uri"),
             1 => {}
             _ => add("jwks", "is one of several: give the keys in one way, jwks, jwks_file or jwks_uri"),
@@ -128,33 +144,64 @@ impl SmartConfig {
             add(&format!("policy.{option}"), &problem);
         }
         if let Some(uri) = &client.jwks_uri {
-            self.check_uri(uri.url(), &mut |problem| add("jwks_uri", problem));
+            check_uri(uri.url(), &self.private_hosts(), &mut |problem| add("jwks_uri", problem));
         }
     }
 
-    fn check_uri(&self, uri: &Url, add: &mut dyn FnMut(&str)) {
-        match uri.scheme() {
-            "https" => {}
-            "http" if is_loopback(uri) => {}
-            _ => add("is not https://, and its host is not this machine"),
+    /// What belongs to another mode.
+    fn check_mode(&self, problems: &mut Problems) {
+        match self.mode {
+            SmartMode::Open if !self.clients.is_empty() => {
+                problems.add("clients", "are not asked who they are while smart.mode is open");
+            }
+            SmartMode::AuthorizationServer | SmartMode::External if self.clients.is_empty() => {
+                problems.add("clients", "is empty, so nobody could export anything");
+            }
+            SmartMode::Open | SmartMode::AuthorizationServer | SmartMode::External => {}
         }
-        if !uri.username().is_empty() || uri.password().is_some() || uri.fragment().is_some() {
-            add("holds a user name, a password or a fragment");
+        if self.open_to_everyone && self.mode != SmartMode::Open {
+            problems.add("open_to_everyone", "is for `mode: open`");
         }
-        let is_private = match uri.host() {
-            Some(Host::Ipv4(address)) => !is_public(IpAddr::V4(address)),
-            Some(Host::Ipv6(address)) => !is_public(IpAddr::V6(address)),
-            Some(Host::Domain(_)) => is_loopback(uri),
-            None => false,
-        };
-        if is_private && !self.private_hosts().contains(&plain(uri.host_str().unwrap_or_default())) {
-            add("has a private address: name its host in smart.jwks_private_hosts if it is meant");
+        let usual = Self::default();
+        if self.mode == SmartMode::External {
+            let hosts = self.private_hosts();
+            self.issuer.check(&hosts, &mut |option, problem| problems.add(&format!("issuer.{option}"), problem));
+            let ours = [
+                ("token_lifetime_seconds", self.token_lifetime == usual.token_lifetime),
+                ("token_key_lifetime_seconds", self.token_key_lifetime == usual.token_key_lifetime),
+            ];
+            for (option, _) in ours.iter().filter(|(_, is_usual)| !is_usual) {
+                problems.add(option, "is for `mode: authorization_server`: in external mode the issuer says it");
+            }
+        } else if self.issuer != usual.issuer {
+            problems.add("issuer", "is for `mode: external`");
         }
     }
 }
 
+/// What is wrong with an address that we ask. `private_hosts` are those that may be inside.
+pub(super) fn check_uri(uri: &Url, private_hosts: &BTreeSet<String>, add: &mut dyn FnMut(&str)) {
+    match uri.scheme() {
+        "https" => {}
+        "http" if is_loopback(uri) => {}
+        _ => add("is not https://, and its host is not this machine"),
+    }
+    if !uri.username().is_empty() || uri.password().is_some() || uri.fragment().is_some() {
+        add("holds a user name, a password or a fragment");
+    }
+    let is_private = match uri.host() {
+        Some(Host::Ipv4(address)) => !is_public(IpAddr::V4(address)),
+        Some(Host::Ipv6(address)) => !is_public(IpAddr::V6(address)),
+        Some(Host::Domain(_)) => is_loopback(uri),
+        None => false,
+    };
+    if is_private && !private_hosts.contains(&plain(uri.host_str().unwrap_or_default())) {
+        add("has a private address: name its host in smart.jwks_private_hosts if it is meant");
+    }
+}
+
 /// A host without the brackets of an IPv6 address, in lower case.
-fn plain(host: &str) -> String {
+pub(super) fn plain(host: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase()
 }
 
@@ -163,18 +210,7 @@ impl Section for SmartConfig {
         for (number, client) in self.clients.iter().enumerate() {
             self.check_client(number, client, problems);
         }
-        match self.mode {
-            SmartMode::Open if !self.clients.is_empty() => {
-                problems.add("clients", "are not asked who they are while smart.mode is open");
-            }
-            SmartMode::AuthorizationServer if self.clients.is_empty() => {
-                problems.add("clients", "is empty, so nobody could export anything");
-            }
-            SmartMode::Open | SmartMode::AuthorizationServer => {}
-        }
-        if self.open_to_everyone && self.mode != SmartMode::Open {
-            problems.add("open_to_everyone", "is for `mode: open`");
-        }
+        self.check_mode(problems);
         // Longer ones outlive a client that is taken off the list elsewhere, and SMART wants them short.
         if self.token_lifetime < Duration::from_secs(10) || self.token_lifetime > Duration::from_hours(1) {
             problems.add("token_lifetime_seconds", "is not between 10 and 3600");
@@ -291,7 +327,9 @@ mod tests {
             ("mode: authorization_server, token_lifetime_seconds: 5", "smart.token_lifetime_seconds"),
             ("mode: authorization_server, token_key_lifetime_seconds: 5", "smart.token_key_lifetime_seconds"),
             ("mode: authorization_server, open_to_everyone: true", "smart.open_to_everyone"),
-            ("mode: external", "external"),
+            ("mode: external", "smart.clients is empty"),
+            ("mode: external", "smart.issuer.issuer is missing"),
+            ("issuer: { issuer: https://login.example }", "smart.issuer is for `mode: external`"),
         ] {
             let smart = match smart.strip_prefix("CLIENT: ") {
                 Some(client) => format!("mode: authorization_server, clients: [{{ {client} }}]"),

@@ -12,7 +12,7 @@ use crate::job::{Job, JobId, Owner};
 use crate::plan::Cohort;
 use crate::smart::consent::Consent;
 use crate::smart::policy::Quotas;
-use crate::smart::server::AuthorizationServer;
+use crate::smart::server::Registry;
 
 /// Who may have what now. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub(super) struct Rights {
 #[derive(Debug)]
 struct Shared {
     /// Who knows the clients, where there are any.
-    server: Option<Arc<AuthorizationServer>>,
+    registry: Option<Arc<Registry>>,
     consent: RwLock<Arc<Consent>>,
     /// What of that the store does not hold yet.
     unkept: Mutex<Option<Arc<Consent>>>,
@@ -32,9 +32,9 @@ struct Shared {
 }
 
 impl Rights {
-    pub(super) fn new(server: Option<Arc<AuthorizationServer>>) -> Self {
+    pub(super) fn new(registry: Option<Arc<Registry>>) -> Self {
         let shared =
-            Shared { server, consent: RwLock::default(), unkept: Mutex::default(), looked_for: Mutex::default() };
+            Shared { registry, consent: RwLock::default(), unkept: Mutex::default(), looked_for: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -83,8 +83,8 @@ impl Rights {
 
     /// How much the client of an export may have now.
     pub(super) fn quotas(&self, owner: &Owner) -> Quotas {
-        match (&self.shared.server, owner.client()) {
-            (Some(server), Some(client)) => server.quotas(client),
+        match (&self.shared.registry, owner.client()) {
+            (Some(registry), Some(client)) => registry.quotas(client),
             (_, _) => Quotas::default(),
         }
     }
@@ -112,9 +112,9 @@ impl Services {
     }
 
     async fn is_beyond_its_client(&self, job: &Job) -> Result<bool, StoreError> {
-        let Some(server) = &self.rights.shared.server else { return Ok(false) };
+        let Some(registry) = &self.rights.shared.registry else { return Ok(false) };
         // One from a time when there were no clients is nobody's.
-        if job.owner == Owner::Open || server.is_as_wide(&job.owner) {
+        if job.owner == Owner::Open || registry.is_as_wide(&job.owner) {
             return Ok(false);
         }
         let mut types = job.all_types(&self.store.files(job.id).await?);
@@ -124,7 +124,7 @@ impl Services {
             types.extend(plan.context);
         }
         let level = &job.kickoff.level;
-        Ok(!server.covers(&job.owner, level.level(), level.group(), types))
+        Ok(!registry.covers(&job.owner, level.level(), level.group(), types))
     }
 
     async fn may_hold_the_withdrawn(&self, job: &Job) -> Result<bool, StoreError> {

@@ -1,6 +1,8 @@
 //! From the bearer token of a request to who makes it, and the answers of a resource server (RFC 6750, section 3).
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
@@ -8,8 +10,13 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use super::problem::Problem;
 use super::{Access, Edge, witness};
 use crate::fhir::resource_type::ResourceType;
+use crate::proxy::PeerAddr;
+use crate::smart::external::{ExternalIssuer, Purpose};
 use crate::smart::scope;
 use crate::smart::server::{AuthorizationServer, Caller};
+
+/// How long a request waits until fewer tokens of its peer are asked about.
+const ASKING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a request is not let in. What is wrong with a token is logged, not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,26 +31,72 @@ pub(super) enum Denied {
 
 /// SM-035, SM-036: whoever has no good token is told so before anything else is looked at.
 pub(super) async fn caller(edge: &Edge, head: &Parts) -> Result<Caller, Problem> {
-    let server = match &edge.access {
-        Access::Open { .. } => return Ok(Caller::Anybody),
-        Access::Server(server) => server,
+    caller_for(edge, head, Purpose::Other).await
+}
+
+/// The same for a purpose that may want to have it known anew what a token is worth.
+pub(super) async fn caller_for(edge: &Edge, head: &Parts, purpose: Purpose) -> Result<Caller, Problem> {
+    let token =
+        || bearer(&head.headers, head.uri.query()).map_err(|denied| Problem::denied(denied, edge.access.realm()));
+    let caller = match &edge.access {
+        Access::Open { .. } => Caller::Anybody,
+        Access::Server(server) => by_our_token(edge, server, token()?.to_owned()).await?,
+        Access::External(issuer) => by_their_token(edge, issuer, token()?.to_owned(), head, purpose).await?,
     };
-    let denied = |denied| Problem::denied(denied, &server.endpoints().base);
-    let token = bearer(&head.headers, head.uri.query()).map_err(denied)?.to_owned();
+    if let Caller::Client(authorization) = &caller {
+        witness::saw(head, authorization.client(), Some(authorization.scopes()));
+    }
+    Ok(caller)
+}
+
+async fn by_our_token(edge: &Edge, server: &Arc<AuthorizationServer>, token: String) -> Result<Caller, Problem> {
     let verifier = Arc::clone(server);
     // Signatures are verified where exports work: ordinary requests do not wait for it.
     let verified = edge.runtime.spawn(async move { verifier.authorize(&token) }).await;
     match verified {
-        Ok(Ok(authorization)) => {
-            witness::saw(head, authorization.client(), Some(authorization.scopes()));
-            Ok(Caller::Client(authorization))
-        }
+        Ok(Ok(authorization)) => Ok(Caller::Client(authorization)),
         Ok(Err(error)) => {
             tracing::info!(reason = %error, "an access token was refused");
-            Err(denied(Denied::Token))
+            Err(Problem::denied(Denied::Token, edge.access.realm()))
         }
         Err(_ended) => Err(Problem::internal()),
     }
+}
+
+async fn by_their_token(
+    edge: &Edge,
+    issuer: &Arc<ExternalIssuer>,
+    token: String,
+    head: &Parts,
+    purpose: Purpose,
+) -> Result<Caller, Problem> {
+    // Whoever sends token after token that the issuer has to be asked about takes nobody else's turn.
+    let peer = head.extensions.get::<PeerAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+    let busy = || Problem::unavailable("the issuer of access tokens is asked about too many of yours at once");
+    let _place = if issuer.is_asked() {
+        tokio::select! {
+            place = edge.asking.take(peer) => Some(place.map_err(|_| busy())?),
+            () = edge.clock.sleep(ASKING_PATIENCE) => return Err(busy()),
+        }
+    } else {
+        None
+    };
+    let verifier = Arc::clone(issuer);
+    // Where exports work, as above; and what was asked is learnt, whether anybody waits for it or not.
+    let verified = edge.runtime.spawn(async move { verifier.authorize(&token, purpose).await }).await;
+    let refusal = match verified {
+        Ok(Ok(authorization)) => return Ok(Caller::Client(authorization)),
+        Ok(Err(refusal)) => refusal,
+        Err(_ended) => return Err(Problem::internal()),
+    };
+    tracing::info!(reason = %refusal, "an access token was refused");
+    Err(if refusal.is_of_issuer() {
+        Problem::unavailable("the issuer of access tokens cannot be asked at the moment")
+    } else if refusal.is_of_scope() {
+        insufficient(edge, "system/*.rs")
+    } else {
+        Problem::denied(Denied::Token, edge.access.realm())
+    })
 }
 
 /// Fails unless the caller may export all of these types.
@@ -58,13 +111,10 @@ pub(super) fn require(
 
 /// SM-037: the token is good, and does not permit this.
 pub(super) fn insufficient(edge: &Edge, wanted: &str) -> Problem {
-    let base = match &edge.access {
-        Access::Server(server) => server.endpoints().base.as_str(),
-        Access::Open { .. } => "",
-    };
     let text = "the access token's scopes do not permit this; what is needed stands in `WWW-Authenticate`";
     let more = format!(", error=\"insufficient_scope\", scope=\"{wanted}\"");
-    Problem::new(StatusCode::FORBIDDEN, "forbidden", text).with_header(header::WWW_AUTHENTICATE, challenge(base, &more))
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", text)
+        .with_header(header::WWW_AUTHENTICATE, challenge(edge.access.realm(), &more))
 }
 
 impl Problem {

@@ -176,7 +176,7 @@ async fn find(
 ) -> Result<Option<(Job, StoredObject)>, Problem> {
     let Some(job) = engine.job(id).await? else { return Ok(None) };
     let files = engine.files(id).await?;
-    let is_theirs = match (caller, edge.server()) {
+    let is_theirs = match (caller, edge.access.registry()) {
         (Some(caller), _) => caller.owns(&job.owner),
         // Those from a time when there were no clients are nobody's.
         (None, Some(_)) => job.owner != Owner::Open,

@@ -67,7 +67,7 @@ where
     let request = edge.links.public_url(path);
     let state = JobState::Accepted;
     let owner = caller.owner();
-    let delivery = edge.server().map(|server| server.delivery(caller)).unwrap_or_default();
+    let delivery = edge.access.registry().map(|registry| registry.delivery(caller)).unwrap_or_default();
     let job = Job {
         id,
         kickoff,

@@ -87,6 +87,12 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", text)
     }
 
+    /// Where tokens are issued elsewhere.
+    pub(crate) fn no_such_endpoint() -> Self {
+        let text = "access tokens are issued elsewhere: `.well-known/smart-configuration` says where";
+        Self::new(StatusCode::NOT_FOUND, "not-found", text)
+    }
+
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         let text = format!("only {allow} can be asked here");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "not-supported", text)

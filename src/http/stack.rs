@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -18,7 +18,6 @@ use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::Edge;
 use super::authorize;
 use super::body::{self, Body, BoxError};
 use super::guard;
@@ -26,11 +25,13 @@ use super::heads::Heads;
 use super::problem::Problem;
 use super::token;
 use super::witness::{self, Witness};
+use super::{Access, Edge};
 use crate::bulk::route::{BulkRoute, PathRefused, Route, SmartRoute};
 use crate::job::JobId;
 use crate::ledger::record::Asked;
 use crate::proxy::metadata::Metadata;
 use crate::proxy::{PassThrough, PeerAddr, ProxyError};
+use crate::smart::external::ExternalIssuer;
 
 /// How long requests under way may take to end once the process is told to stop.
 const GRACE: Duration = Duration::from_secs(20);
@@ -90,6 +91,23 @@ impl<S> Diverted<S> {
         Box::pin(async move { Ok(witness.tell(&edge, problem.into_response()).await) })
     }
 
+    /// What the upstream says of its authorization, and where it says nothing, where the issuer of our clients' tokens is.
+    fn discover<B, R>(&self, request: Request<B>, issuer: Arc<ExternalIssuer>) -> Answering<S::Error>
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Send + 'static,
+        R: http_body::Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let upstream = self.pass_on(request);
+        Box::pin(async move {
+            let answer = upstream.await?;
+            Ok(if is_read && !token::says_something(&answer) { token::discovery(&issuer).await } else { answer })
+        })
+    }
+
     /// Answers a request to one of our own routes, unless its headers alone refuse it.
     fn answer<E, B: Send + 'static>(
         &self,
@@ -135,13 +153,18 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let base = self.edge.links.base_path();
         let routed = BulkRoute::of(request.method(), request.uri().path(), base);
-        match (routed, self.edge.server()) {
-            // Whoever embeds the layer may serve more than FHIR: a path outside of the base is the service's own.
-            // What the upstream says of its own authorization is its own, where we issue no tokens.
-            (Err(PathRefused::OutsideBase) | Ok(Route::Upstream | Route::Smart(SmartRoute::Discovery)), None) => {
+        match (routed, &self.edge.access) {
+            // Whoever embeds the layer may serve more than FHIR: a path outside of the base is the service's own. So are
+            // tokens that we did not issue.
+            (Err(PathRefused::OutsideBase) | Ok(Route::Upstream), Access::Open { .. } | Access::External(_)) => {
                 self.pass_on(request)
             }
-            (Err(PathRefused::OutsideBase) | Ok(Route::Upstream), Some(server)) => {
+            // What the upstream says of its own authorization is its own, where we issue no tokens.
+            (Ok(Route::Smart(SmartRoute::Discovery)), Access::Open { .. }) => self.pass_on(request),
+            (Ok(Route::Smart(SmartRoute::Discovery)), Access::External(issuer)) => {
+                self.discover(request, Arc::clone(issuer))
+            }
+            (Err(PathRefused::OutsideBase) | Ok(Route::Upstream), Access::Server(server)) => {
                 if authorize::carries_our_token(server, &request) {
                     tracing::info!("a request that is no bulk request was refused: it carries an access token of ours");
                     let problem = authorize::ours_is_not_for_others(server);
@@ -153,14 +176,19 @@ where
                 let asked = witness::asked(&route);
                 self.answer(request, asked, |edge, request| Box::pin(async move { edge.answer(route, request).await }))
             }
-            (Ok(Route::Smart(route)), Some(server)) => {
+            (Ok(Route::Smart(route)), Access::Server(server)) => {
                 let server = Arc::clone(server);
                 self.answer(request, witness::asked_of_server(route), move |edge, request| {
                     let (head, sent) = request.into_parts();
                     Box::pin(async move { token::smart(&edge, &server, route, &head, sent).await })
                 })
             }
-            (Ok(Route::Smart(_)), None) => self.refuse(request, Asked::Path, PathRefused::ForeignOperation.into()),
+            (Ok(Route::Smart(_)), Access::External(_)) => {
+                self.refuse(request, Asked::Path, Problem::no_such_endpoint())
+            }
+            (Ok(Route::Smart(_)), Access::Open { .. }) => {
+                self.refuse(request, Asked::Path, PathRefused::ForeignOperation.into())
+            }
             (Err(refused), _) => self.refuse(request, Asked::Path, refused.into()),
         }
     }

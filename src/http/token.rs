@@ -23,6 +23,7 @@ use crate::job::store::StoreError;
 use crate::proxy::PeerAddr;
 use crate::smart::assertion::{AssertionError, Authenticated, Use};
 use crate::smart::client::ClientId;
+use crate::smart::external::ExternalIssuer;
 use crate::smart::form::Form;
 use crate::smart::server::{AuthorizationServer, Checked, IssueError};
 use crate::telemetry::error_chain;
@@ -132,6 +133,27 @@ where
             let answer = async { introspect(edge, server, &asked(edge, head, sent).await?.form).await };
             answer.await.unwrap_or_else(OAuthError::into_response)
         }
+    }
+}
+
+/// Where an issuer gives tokens to our clients.
+pub(super) async fn discovery(issuer: &ExternalIssuer) -> Response<Body> {
+    match issuer.document().await {
+        Some(json) => document(json),
+        None => Problem::unavailable("it is not known at the moment where access tokens are issued").into_response(),
+    }
+}
+
+/// Whether an upstream has something to say of its authorization, or cannot say it at the moment.
+pub(super) fn says_something<B>(answer: &Response<B>) -> bool {
+    let media = answer.headers().get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
+    let is_json = media.split(';').next().is_some_and(|media| media.trim().ends_with("json"));
+    match answer.status() {
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => true,
+        status if status.is_client_error() => false,
+        status if status.is_success() => is_json,
+        // It is led on, unchanged, or away.
+        _ => true,
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::{ClientId, NotAClientId};
 use super::jwk::{ec_jwk, thumbprint_ec};
-use super::jws::{CannotSign, Compact, Malformed, SigningKey, VerifyingKey};
+use super::jws::{Alg, CannotSign, Compact, Malformed, SigningKey, VerifyingKey};
 use super::scope::{ScopeError, Scopes};
 use crate::fhir::datatypes::Millis;
 
@@ -44,7 +44,7 @@ impl Point {
     }
 
     fn verifying_key(&self) -> VerifyingKey {
-        VerifyingKey::es384(&self.x, &self.y)
+        VerifyingKey::p384(&self.x, &self.y)
     }
 }
 
@@ -251,10 +251,9 @@ impl AccessToken {
     /// [`TokenError`] for the first thing that is wrong.
     pub(crate) fn verify(token: &str, keys: &TokenKeys, base: &str, now: Millis) -> Result<Self, TokenError> {
         let token = Compact::parse(token, LONGEST)?;
-        let header = token.header(TYPE)?;
+        let header = token.header(TYPE, &[Alg::Es384])?;
         let point = keys.find(&header.kid, now).ok_or(TokenError::UnknownKey)?;
-        let key = point.verifying_key();
-        if key.alg() != header.alg || !key.has_signed(&token) {
+        if !point.verifying_key().has_signed(&token, header.alg) {
             return Err(TokenError::Signature);
         }
         let claims: Claims = token.claims()?;

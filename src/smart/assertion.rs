@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::client::ClientId;
 use super::jwk::{KeySet, NotFound};
-use super::jws::{Compact, Header, Malformed};
+use super::jws::{Alg, Compact, Header, Malformed};
 use crate::fhir::datatypes::Millis;
 
 /// Longest assertion. Those of 4096 bits take a tenth of it.
@@ -119,7 +119,7 @@ impl<'a> Unverified<'a> {
     /// [`AssertionError::Malformed`], and [`AssertionError::Names`] where it is not of one client.
     pub(crate) fn parse(jwt: &'a str) -> Result<Self, AssertionError> {
         let token = Compact::parse(jwt, LONGEST)?;
-        let header = token.header("JWT")?;
+        let header = token.header("JWT", &Alg::SMART)?;
         let claims: Claims = token.claims()?;
         if claims.iss != claims.sub {
             return Err(AssertionError::Names);
@@ -160,10 +160,10 @@ impl<'a> Unverified<'a> {
         let by = if let Ok(key) = &key {
             *key
         } else {
-            dummy = dummy::of(self.header.alg, size);
+            dummy = dummy::of(self.header.alg.kind(), size);
             &dummy
         };
-        let is_signed = by.has_signed(&self.token);
+        let is_signed = by.has_signed(&self.token, self.header.alg);
         key?;
         if !is_signed {
             return Err(AssertionError::Signature);

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
-use super::jws::{Alg, VerifyingKey};
+use super::jws::{Alg, Kind, VerifyingKey};
 
 /// Most keys in one set.
 const MOST_KEYS: usize = 64;
@@ -16,16 +16,25 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
 /// Members of a JWK that only its owner may have.
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
-/// One key of a client, or of ours.
+/// One key of a client, or of an issuer.
 #[derive(Debug, Clone)]
 pub(crate) struct PublicKey {
     kid: Option<Box<str>>,
     /// RFC 7638
     thumbprint: Box<str>,
+    /// The one algorithm that it is for, if it says so.
+    alg: Option<Alg>,
     pub(crate) key: VerifyingKey,
 }
 
-/// The keys of a client that can verify.
+impl PublicKey {
+    /// Whether it may verify by this algorithm.
+    fn is_for(&self, alg: Alg) -> bool {
+        self.key.kind() == alg.kind() && self.alg.is_none_or(|own| own == alg)
+    }
+}
+
+/// The keys of a client, or of an issuer, that can verify.
 #[derive(Debug, Clone)]
 pub(crate) struct KeySet(Vec<PublicKey>);
 
@@ -58,7 +67,8 @@ pub(crate) enum NotFound {
 }
 
 impl KeySet {
-    /// Keys of other kinds, and such as are not for signatures, are passed over: sets serve several purposes.
+    /// A client's keys, for the algorithms of SMART. Keys of other kinds, and such as are not for signatures, are passed over:
+    /// sets serve several purposes.
     ///
     /// # Errors
     /// [`JwksError`] for the first thing that is wrong.
@@ -66,18 +76,18 @@ impl KeySet {
         Self::of(&serde_json::from_slice(json).map_err(|_| JwksError::Json)?)
     }
 
-    /// A set that was fetched, and that others use too: keys that cannot be used are passed over, and of two with the same
-    /// `kid` neither is found by it. Private ones are out in the open: nothing of such a set is used.
+    /// A set that was fetched, and that others use too: keys that cannot be used by one of the algorithms are passed over, and
+    /// of two with the same `kid` neither is found by it. Private ones are out in the open: nothing of such a set is used.
     ///
     /// # Errors
     /// [`JwksError`] if nothing is left of it.
-    pub(crate) fn parse_fetched(json: &[u8]) -> Result<Self, JwksError> {
+    pub(crate) fn parse_fetched(json: &[u8], accepted: &[Alg]) -> Result<Self, JwksError> {
         let set: Value = serde_json::from_slice(json).map_err(|_| JwksError::Json)?;
         let mut known = Vec::new();
         for (index, jwk) in listed(&set)?.iter().enumerate() {
             let Some(jwk) = jwk.as_object() else { continue };
             without_secrets(index, jwk)?;
-            known.extend(public_key(index, jwk).ok().flatten());
+            known.extend(public_key(index, jwk, accepted).ok().flatten());
         }
         Self::some(known)
     }
@@ -91,8 +101,8 @@ impl KeySet {
         for (index, jwk) in listed(set)?.iter().enumerate() {
             let jwk = jwk.as_object().ok_or(JwksError::Shape)?;
             without_secrets(index, jwk)?;
-            let Some(key) = public_key(index, jwk)? else { continue };
-            let is_twin = |other: &PublicKey| other.kid == key.kid && other.key.alg() == key.key.alg();
+            let Some(key) = public_key(index, jwk, &Alg::SMART)? else { continue };
+            let is_twin = |other: &PublicKey| other.kid == key.kid && other.key.kind() == key.key.kind();
             if key.kid.is_some() && known.iter().any(is_twin) {
                 return Err(JwksError::Twice(index));
             }
@@ -111,12 +121,23 @@ impl KeySet {
     /// [`NotFound`] if there is none or more than one.
     pub(crate) fn find(&self, kid: &str, alg: Alg) -> Result<&PublicKey, NotFound> {
         let is_named = |key: &&PublicKey| key.kid.as_deref() == Some(kid) || *key.thumbprint == *kid;
-        let mut found = self.0.iter().filter(|key| key.key.alg() == alg).filter(is_named);
-        match (found.next(), found.next()) {
-            (Some(key), None) => Ok(key),
-            (None, _) => Err(NotFound::None),
-            (Some(_), Some(_)) => Err(NotFound::Several),
-        }
+        only(self.0.iter().filter(|key| key.is_for(alg)).filter(is_named))
+    }
+
+    /// The one key that there is for this algorithm, where a token does not name it.
+    ///
+    /// # Errors
+    /// [`NotFound`] if there is none or more than one.
+    pub(crate) fn find_unnamed(&self, alg: Alg) -> Result<&PublicKey, NotFound> {
+        only(self.0.iter().filter(|key| key.is_for(alg)))
+    }
+}
+
+fn only<'a>(mut found: impl Iterator<Item = &'a PublicKey>) -> Result<&'a PublicKey, NotFound> {
+    match (found.next(), found.next()) {
+        (Some(key), None) => Ok(key),
+        (None, _) => Err(NotFound::None),
+        (Some(_), Some(_)) => Err(NotFound::Several),
     }
 }
 
@@ -131,8 +152,8 @@ fn without_secrets(index: usize, jwk: &Map<String, Value>) -> Result<(), JwksErr
     if is_private { Err(JwksError::Private(index)) } else { Ok(()) }
 }
 
-/// A key that can verify; `None` for one that is for something else.
-fn public_key(index: usize, jwk: &Map<String, Value>) -> Result<Option<PublicKey>, JwksError> {
+/// A key that can verify by one of the algorithms; `None` for one that is for something else.
+fn public_key(index: usize, jwk: &Map<String, Value>, accepted: &[Alg]) -> Result<Option<PublicKey>, JwksError> {
     let text = |member: &str| jwk.get(member).and_then(Value::as_str);
     let is_for_other = |member: &str, own: &str| jwk.get(member).is_some_and(|value| value.as_str() != Some(own));
     let verifies = |operations: &Value| {
@@ -150,14 +171,20 @@ fn public_key(index: usize, jwk: &Map<String, Value>) -> Result<Option<PublicKey
         None => None,
         Some(kid) => Some(kid.as_str().filter(|kid| !kid.is_empty() && kid.len() <= 512).ok_or(malformed)?.into()),
     };
-    let (alg, key, thumbprint) = match (text("kty"), text("crv")) {
+    let is_wanted = |kind: Kind| accepted.iter().any(|alg| alg.kind() == kind);
+    let (key, thumbprint) = match (text("kty"), text("crv")) {
         // A key that is there as a certificate only is not enough (spec 7.2).
-        (Some("EC"), Some("P-384")) if jwk.contains_key("x") => {
+        (Some("EC"), Some("P-256")) if jwk.contains_key("x") && is_wanted(Kind::P256) => {
             let (x, y) = (bytes("x")?, bytes("y")?);
             let (Ok(x), Ok(y)) = (x.as_slice().try_into(), y.as_slice().try_into()) else { return Err(malformed) };
-            (Alg::Es384, VerifyingKey::es384(x, y), thumbprint_ec(x, y))
+            (VerifyingKey::p256(x, y), thumbprint_point("P-256", x, y))
         }
-        (Some("RSA"), _) if jwk.contains_key("n") => {
+        (Some("EC"), Some("P-384")) if jwk.contains_key("x") && is_wanted(Kind::P384) => {
+            let (x, y) = (bytes("x")?, bytes("y")?);
+            let (Ok(x), Ok(y)) = (x.as_slice().try_into(), y.as_slice().try_into()) else { return Err(malformed) };
+            (VerifyingKey::p384(x, y), thumbprint_ec(x, y))
+        }
+        (Some("RSA"), _) if jwk.contains_key("n") && is_wanted(Kind::Rsa) => {
             let (n, e) = (bytes("n")?, bytes("e")?);
             let (n, e) = (without_zeros(&n), without_zeros(&e));
             let bits = (n.len() * 8).saturating_sub(n.first().map_or(0, |first| first.leading_zeros() as usize));
@@ -168,14 +195,18 @@ fn public_key(index: usize, jwk: &Map<String, Value>) -> Result<Option<PublicKey
             if e.len() > 4 || e == [1] || e.last().is_none_or(|last| last % 2 == 0) {
                 return Err(malformed);
             }
-            (Alg::Rs384, VerifyingKey::rs384(n, e), thumbprint_rsa(n, e))
+            (VerifyingKey::rsa(n, e), thumbprint_rsa(n, e))
         }
         _ => return Ok(None),
     };
-    if is_for_other("alg", alg.as_str()) {
-        return Ok(None);
-    }
-    Ok(Some(PublicKey { kid, thumbprint: thumbprint.into(), key }))
+    let alg = match jwk.get("alg") {
+        None => None,
+        Some(alg) => match alg.as_str().and_then(|alg| Alg::parse(alg, accepted)) {
+            Some(alg) if alg.kind() == key.kind() => Some(alg),
+            Some(_) | None => return Ok(None),
+        },
+    };
+    Ok(Some(PublicKey { kid, thumbprint: thumbprint.into(), alg, key }))
 }
 
 fn without_zeros(bytes: &[u8]) -> &[u8] {
@@ -185,8 +216,12 @@ fn without_zeros(bytes: &[u8]) -> &[u8] {
 
 /// RFC 7638 of a key on P-384.
 pub(crate) fn thumbprint_ec(x: &[u8; 48], y: &[u8; 48]) -> String {
+    thumbprint_point("P-384", x, y)
+}
+
+fn thumbprint_point(curve: &str, x: &[u8], y: &[u8]) -> String {
     let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
-    thumbprint(&format!(r#"{{"crv":"P-384","kty":"EC","x":"{x}","y":"{y}"}}"#))
+    thumbprint(&format!(r#"{{"crv":"{curve}","kty":"EC","x":"{x}","y":"{y}"}}"#))
 }
 
 /// RFC 7638 of an RSA key.
@@ -274,7 +309,7 @@ mod tests {
     fn one_bad_key_does_not_spoil_a_set_that_is_fetched() {
         let good = json!({ "kty": "EC", "crv": "P-384", "x": EC_X, "y": EC_Y, "kid": "good" });
         let twin = json!({ "kty": "RSA", "n": RSA_N, "e": "AQAB", "kid": "twin" });
-        let fetched = |keys: Value| KeySet::parse_fetched(json!({ "keys": keys }).to_string().as_bytes());
+        let fetched = |keys: Value| KeySet::parse_fetched(json!({ "keys": keys }).to_string().as_bytes(), &Alg::SMART);
         for bad in [
             json!({ "kty": "RSA", "n": "AQAB", "e": "AQAB" }),
             json!({ "kty": "EC", "crv": "P-384", "x": "!", "y": EC_Y }),
@@ -290,6 +325,61 @@ mod tests {
         let private = json!({ "kty": "RSA", "n": "AQAB", "d": "AA" });
         assert_eq!(fetched(json!([good, private])).err(), Some(JwksError::Private(1)));
         assert_eq!(fetched(json!(vec![good; MOST_KEYS + 1])).err(), Some(JwksError::TooMany));
+    }
+
+    /// A key is for one algorithm if it says so, and for all of its kind that are accepted if not.
+    #[test]
+    fn a_key_verifies_by_nothing_that_it_is_not_for() {
+        let rsa = |more: Value| {
+            let mut key = json!({ "kty": "RSA", "n": RSA_N, "e": "AQAB", "kid": "a" });
+            key.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+            key
+        };
+        let issuer = [Alg::Rs256, Alg::Ps256, Alg::Es256];
+        for (key, accepted, expected) in [
+            (
+                rsa(json!({})),
+                &issuer[..],
+                &[Alg::Rs256, Alg::Rs384, Alg::Ps256, Alg::Ps384, Alg::Rs512, Alg::Ps512][..],
+            ),
+            (rsa(json!({ "alg": "RS256" })), &issuer, &[Alg::Rs256]),
+            (rsa(json!({ "alg": "PS256" })), &issuer, &[Alg::Ps256]),
+            (rsa(json!({ "alg": "RS512" })), &issuer, &[]),
+            (rsa(json!({ "alg": "ES256" })), &issuer, &[]),
+            (rsa(json!({ "alg": "HS256" })), &issuer, &[]),
+            (rsa(json!({})), &[Alg::Es384], &[]),
+            (json!({ "kty": "EC", "crv": "P-384", "x": EC_X, "y": EC_Y, "kid": "a" }), &issuer, &[]),
+            (json!({ "kty": "EC", "crv": "P-384", "x": EC_X, "y": EC_Y, "kid": "a" }), &[Alg::Es384], &[Alg::Es384]),
+            (
+                json!({ "kty": "EC", "crv": "P-384", "x": EC_X, "y": EC_Y, "kid": "a", "alg": "ES256" }),
+                &[Alg::Es384, Alg::Es256],
+                &[],
+            ),
+            // RFC 7517, appendix A.1
+            (
+                json!({ "kty": "EC", "crv": "P-256", "kid": "a", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+                    "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM" }),
+                &[Alg::Es384, Alg::Es256],
+                &[Alg::Es256],
+            ),
+        ] {
+            let set = KeySet::parse_fetched(json!({ "keys": [key] }).to_string().as_bytes(), accepted);
+            let found: Vec<_> =
+                Alg::ALL.into_iter().filter(|alg| set.as_ref().is_ok_and(|set| set.find("a", *alg).is_ok())).collect();
+            let mut expected = expected.to_vec();
+            expected.sort_by_key(|alg| Alg::ALL.iter().position(|other| other == alg));
+            assert_eq!(found, expected, "{key} {accepted:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_not_named_is_found_where_it_is_the_only_one() {
+        let ec = json!({ "kty": "EC", "crv": "P-384", "x": EC_X, "y": EC_Y, "kid": "a" });
+        let rsa = json!({ "kty": "RSA", "n": RSA_N, "e": "AQAB" });
+        let keys = |keys: Value| set(keys).expect("a good set");
+        assert_eq!(keys(json!([ec, rsa])).find_unnamed(Alg::Es384).err(), None);
+        assert_eq!(keys(json!([rsa])).find_unnamed(Alg::Es384).err(), Some(NotFound::None));
+        assert_eq!(keys(json!([rsa, rsa])).find_unnamed(Alg::Rs384).err(), Some(NotFound::Several));
     }
 
     #[test]

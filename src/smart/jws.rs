@@ -1,6 +1,6 @@
-//! Compact JWS (RFC 7515): three parts, two algorithms. Pure.
+//! Compact JWS (RFC 7515): three parts, and asymmetric algorithms only. Pure.
 //!
-//! Which algorithm a signature is verified by is bound to the key, never taken from the token alone.
+//! Which algorithms a signature may be verified by is bound to the key and to who verifies, never taken from the token alone.
 
 use std::fmt;
 
@@ -10,59 +10,104 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, crypto};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-/// The algorithms of SMART: every server takes at least one of them (SM-009), we both.
+/// The algorithms that can be verified by: all with a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Alg {
+    Es256,
     Es384,
+    Rs256,
     Rs384,
+    Rs512,
+    Ps256,
+    Ps384,
+    Ps512,
+}
+
+/// The kinds of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    P256,
+    P384,
+    Rsa,
 }
 
 impl Alg {
-    pub(crate) const ALL: [Self; 2] = [Self::Es384, Self::Rs384];
+    /// Those of SMART: every server takes at least one of them (SM-009), we both.
+    pub(crate) const SMART: [Self; 2] = [Self::Es384, Self::Rs384];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Es256, Self::Es384, Self::Rs256, Self::Rs384, Self::Rs512, Self::Ps256, Self::Ps384, Self::Ps512];
 
-    pub(crate) fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|alg| alg.as_str() == name)
+    /// The one of this name among those that are `accepted`.
+    pub(crate) fn parse(name: &str, accepted: &[Self]) -> Option<Self> {
+        accepted.iter().copied().find(|alg| alg.as_str() == name)
     }
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::Es256 => "ES256",
             Self::Es384 => "ES384",
+            Self::Rs256 => "RS256",
             Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+        }
+    }
+
+    /// What a key has to be to verify by it.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::Es256 => Kind::P256,
+            Self::Es384 => Kind::P384,
+            Self::Rs256 | Self::Rs384 | Self::Rs512 | Self::Ps256 | Self::Ps384 | Self::Ps512 => Kind::Rsa,
         }
     }
 
     fn algorithm(self) -> Algorithm {
         match self {
+            Self::Es256 => Algorithm::ES256,
             Self::Es384 => Algorithm::ES384,
+            Self::Rs256 => Algorithm::RS256,
             Self::Rs384 => Algorithm::RS384,
+            Self::Rs512 => Algorithm::RS512,
+            Self::Ps256 => Algorithm::PS256,
+            Self::Ps384 => Algorithm::PS384,
+            Self::Ps512 => Algorithm::PS512,
         }
     }
 }
 
-/// A public key and the one algorithm that it verifies by.
+/// A public key.
 #[derive(Clone)]
 pub(crate) struct VerifyingKey {
-    alg: Alg,
+    kind: Kind,
     key: DecodingKey,
     /// Of a signature that it may have made.
     signature_bytes: usize,
 }
 
 impl VerifyingKey {
-    /// A point of P-384: both coordinates have 48 bytes.
-    pub(crate) fn es384(x: &[u8; 48], y: &[u8; 48]) -> Self {
+    /// A point of P-256: both coordinates have 32 bytes.
+    pub(crate) fn p256(x: &[u8; 32], y: &[u8; 32]) -> Self {
         let point = [&[4_u8][..], x, y].concat();
-        Self { alg: Alg::Es384, key: DecodingKey::from_ec_der(&point), signature_bytes: 96 }
+        Self { kind: Kind::P256, key: DecodingKey::from_ec_der(&point), signature_bytes: 64 }
+    }
+
+    /// A point of P-384: both coordinates have 48 bytes.
+    pub(crate) fn p384(x: &[u8; 48], y: &[u8; 48]) -> Self {
+        let point = [&[4_u8][..], x, y].concat();
+        Self { kind: Kind::P384, key: DecodingKey::from_ec_der(&point), signature_bytes: 96 }
     }
 
     /// Modulus and exponent, big-endian and without zeros before them.
-    pub(crate) fn rs384(modulus: &[u8], exponent: &[u8]) -> Self {
+    pub(crate) fn rsa(modulus: &[u8], exponent: &[u8]) -> Self {
         let key = DecodingKey::from_rsa_raw_components(modulus, exponent);
-        Self { alg: Alg::Rs384, key, signature_bytes: modulus.len() }
+        Self { kind: Kind::Rsa, key, signature_bytes: modulus.len() }
     }
 
-    pub(crate) fn alg(&self) -> Alg {
-        self.alg
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Whether a signature of this many bytes can be this key's.
@@ -70,15 +115,16 @@ impl VerifyingKey {
         self.signature_bytes == signature_bytes
     }
 
-    /// Whether the key has signed it.
-    pub(crate) fn has_signed(&self, token: &Compact<'_>) -> bool {
-        crypto::verify(token.signature, token.signed.as_bytes(), &self.key, self.alg.algorithm()).unwrap_or(false)
+    /// Whether the key has signed it by this algorithm.
+    pub(crate) fn has_signed(&self, token: &Compact<'_>, alg: Alg) -> bool {
+        alg.kind() == self.kind
+            && crypto::verify(token.signature, token.signed.as_bytes(), &self.key, alg.algorithm()).unwrap_or(false)
     }
 }
 
 impl fmt::Debug for VerifyingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "VerifyingKey({})", self.alg.as_str())
+        write!(f, "VerifyingKey({:?})", self.kind)
     }
 }
 
@@ -153,11 +199,19 @@ pub(crate) struct Header {
     pub(crate) jku: Option<String>,
 }
 
+/// The same of one that need not say of what type it is, nor which key has signed it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct LooseHeader {
+    pub(crate) alg: Alg,
+    pub(crate) typ: Option<String>,
+    pub(crate) kid: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Sent {
     alg: String,
-    typ: String,
-    kid: String,
+    typ: Option<String>,
+    kid: Option<String>,
     jku: Option<String>,
     crit: Option<IgnoredAny>,
 }
@@ -181,16 +235,31 @@ impl<'a> Compact<'a> {
     ///
     /// # Errors
     /// [`Malformed`] for the first thing that is wrong.
-    pub(crate) fn header(&self, typ: &str) -> Result<Header, Malformed> {
-        let Sent { alg, typ: own, kid, jku, crit } = object(&self.header).ok_or(Malformed::Header)?;
-        if crit.is_some() {
-            return Err(Malformed::Critical);
-        }
-        let alg = Alg::parse(&alg).ok_or(Malformed::Algorithm)?;
+    pub(crate) fn header(&self, typ: &str, accepted: &[Alg]) -> Result<Header, Malformed> {
+        let (alg, sent) = self.sent(accepted)?;
+        let (Some(own), Some(kid)) = (sent.typ, sent.kid) else { return Err(Malformed::Header) };
         if own != typ {
             return Err(Malformed::Type);
         }
-        if kid.is_empty() { Err(Malformed::Header) } else { Ok(Header { alg, kid, jku }) }
+        if kid.is_empty() { Err(Malformed::Header) } else { Ok(Header { alg, kid, jku: sent.jku }) }
+    }
+
+    /// What the header says, whatever of it is not there.
+    ///
+    /// # Errors
+    /// [`Malformed`] for the first thing that is wrong.
+    pub(crate) fn loose_header(&self, accepted: &[Alg]) -> Result<LooseHeader, Malformed> {
+        let (alg, Sent { typ, kid, .. }) = self.sent(accepted)?;
+        Ok(LooseHeader { alg, typ, kid })
+    }
+
+    fn sent(&self, accepted: &[Alg]) -> Result<(Alg, Sent), Malformed> {
+        let sent: Sent = object(&self.header).ok_or(Malformed::Header)?;
+        if sent.crit.is_some() {
+            return Err(Malformed::Critical);
+        }
+        let alg = Alg::parse(&sent.alg, accepted).ok_or(Malformed::Algorithm)?;
+        Ok((alg, sent))
     }
 
     /// What it claims.
@@ -218,7 +287,7 @@ mod tests {
 
     fn header(json: &str) -> Result<Header, Malformed> {
         let text = format!("{}.e30.AAAA", URL_SAFE_NO_PAD.encode(json));
-        Compact::parse(&text, 20_000).expect("three parts").header("JWT")
+        Compact::parse(&text, 20_000).expect("three parts").header("JWT", &Alg::SMART)
     }
 
     /// SM-013
@@ -249,7 +318,7 @@ mod tests {
         for text in
             ["", ".", "..", "a.b", "e30.e30", "e30.e30.AAAA.AAAA", "e30=.e30.AAAA", "e3 0.e30.AAAA", "e30.e31.A"]
         {
-            let parsed = Compact::parse(text, 100).and_then(|token| token.header("JWT"));
+            let parsed = Compact::parse(text, 100).and_then(|token| token.header("JWT", &Alg::SMART));
             assert!(parsed.is_err(), "{text}");
         }
         assert_eq!(Compact::parse(&"a".repeat(101), 100).err(), Some(Malformed::TooLong));

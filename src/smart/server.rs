@@ -1,4 +1,4 @@
-//! The authorization server: who is registered, who has proven to be one of them, and what a token of ours permits.
+//! Who is registered; and the authorization server: who has proven to be one of them, and what a token of ours permits.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,24 +43,31 @@ pub(crate) enum ClientKeys {
     At(JwksUri),
     /// They could not be read at the start: nobody can prove to be the client until they can.
     Unreadable,
+    /// They are an external issuer's affair.
+    Elsewhere,
 }
 
 /// The clients as they are now.
 pub(crate) type Clients = BTreeMap<ClientId, Arc<Client>>;
+
+/// Who is registered, whoever issues their tokens.
+pub(crate) struct Registry {
+    clients: RwLock<Arc<Clients>>,
+}
 
 /// Issues tokens, and knows what they are worth.
 pub(crate) struct AuthorizationServer {
     endpoints: Endpoints,
     /// What `aud` of an assertion may name.
     audiences: [String; 2],
-    clients: RwLock<Arc<Clients>>,
+    registry: Arc<Registry>,
     keys: RwLock<Arc<TokenKeys>>,
     source: RwLock<Arc<KeySource>>,
     lifetime: Duration,
     clock: Arc<dyn Clock>,
 }
 
-/// What a request may do, and for whom. Nothing but [`AuthorizationServer::authorize`] makes one.
+/// What a request may do, and for whom. Only a token of a client that is registered makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Authorization {
     client: ClientId,
@@ -148,6 +155,17 @@ pub(crate) enum IssueError {
     Sign(#[from] CannotSign),
 }
 
+/// Why whoever holds a good token may do nothing here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotAuthorized {
+    #[error("the token's client is not registered")]
+    Unknown,
+    #[error("the token's scopes permit nothing that its client is registered for")]
+    NoScope,
+    #[error("the token's scope {0}")]
+    Scope(ScopeError),
+}
+
 /// A token and what is said with it. (No `Debug`: whoever has the token has what it opens.)
 pub(crate) struct Issued {
     pub(crate) token: String,
@@ -167,16 +185,16 @@ impl AuthorizationServer {
         let endpoints = Endpoints::below(base);
         // Some clients name the base's other endpoint, where they use that one.
         let audiences = [endpoints.token.clone(), endpoints.introspection.clone()];
-        let (clients, keys) = (RwLock::new(Arc::new(clients)), RwLock::new(Arc::new(keys)));
+        let (registry, keys) = (Arc::new(Registry::new(clients)), RwLock::new(Arc::new(keys)));
         let source = RwLock::new(Arc::new(source));
-        Self { endpoints, audiences, clients, keys, source, lifetime, clock }
+        Self { endpoints, audiences, registry, keys, source, lifetime, clock }
     }
 
     /// Replaces all clients, and where their keys are had from: every token is held against the new ones from now on
     /// (SEC-14).
     pub(crate) fn register(&self, clients: Clients, source: KeySource) {
         *self.source.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(source);
-        *self.clients.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(clients);
+        self.registry.replace(clients);
     }
 
     /// Signs by other keys from now on.
@@ -190,6 +208,45 @@ impl AuthorizationServer {
 
     fn source(&self) -> Arc<KeySource> {
         Arc::clone(&self.source.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    fn clients(&self) -> Arc<Clients> {
+        self.registry.clients()
+    }
+}
+
+impl Registry {
+    pub(crate) fn new(clients: Clients) -> Self {
+        Self { clients: RwLock::new(Arc::new(clients)) }
+    }
+
+    /// Replaces all clients: every token is held against the new ones from now on (SEC-14).
+    pub(crate) fn replace(&self, clients: Clients) {
+        *self.clients.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(clients);
+    }
+
+    /// The client of this name, as it is registered now.
+    pub(crate) fn client(&self, id: &ClientId) -> Option<Arc<Client>> {
+        self.clients().get(id).cloned()
+    }
+
+    /// What a client may do by a token of these scopes: what both permit.
+    ///
+    /// # Errors
+    /// [`NotAuthorized`] if that is nothing.
+    pub(crate) fn authorize(&self, id: &ClientId, scope: &str) -> Result<Authorization, NotAuthorized> {
+        let client = self.client(id).ok_or(NotAuthorized::Unknown)?;
+        let scopes = client.scopes.grant(scope).map_err(|error| match error {
+            ScopeError::Empty | ScopeError::Nothing => NotAuthorized::NoScope,
+            ScopeError::TooLong | ScopeError::Characters | ScopeError::Filtered | ScopeError::Foreign => {
+                NotAuthorized::Scope(error)
+            }
+        })?;
+        Ok(Authorization { client: id.clone(), scopes, policy: client.policy.clone() })
     }
 
     /// Who is registered.
@@ -255,7 +312,9 @@ impl AuthorizationServer {
     pub(crate) fn anybody_has(&self, mode: LinkMode) -> bool {
         self.clients().values().any(|client| client.links == Some(mode))
     }
+}
 
+impl AuthorizationServer {
     pub(crate) fn endpoints(&self) -> &Endpoints {
         &self.endpoints
     }
@@ -301,7 +360,9 @@ impl AuthorizationServer {
         };
         let verified = match &client.keys {
             ClientKeys::Registered(keys) => unverified.verify(Ok(Registered { keys, jwks_uri: None }), expected()),
-            ClientKeys::Unreadable => unverified.verify(Err(AssertionError::NoKeys), expected()),
+            ClientKeys::Unreadable | ClientKeys::Elsewhere => {
+                unverified.verify(Err(AssertionError::NoKeys), expected())
+            }
             ClientKeys::At(uri) => {
                 let by = |keys| Ok(Registered { keys, jwks_uri: Some(uri.as_str()) });
                 let source = self.source();
@@ -361,6 +422,12 @@ impl AuthorizationServer {
     /// Whether a text is a token of ours, good or not (SEC-05).
     pub(crate) fn has_issued(&self, text: &str) -> bool {
         access_token::is_ours(text, &self.endpoints.base)
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the core outward: a module uses itself and what stands above it. A part of a module may have a place of its own.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 28] = [
     "fhir",
     "clock", // gives instants as FHIR writes them
     "body",
@@ -22,8 +22,10 @@ const ORDER: [&str; 26] = [
     "store",
     "ledger",
     "upstream",
-    "smart::key_source", // fetches as the upstream's clients do
+    "smart::fetch", // fetches as the upstream's clients do
+    "smart::key_source",
     "smart::server",
+    "smart::external",
     "output",
     "engine",
     "doctor",
@@ -36,7 +38,7 @@ const ORDER: [&str; 26] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 41] = [
+const PURE: [&str; 44] = [
     "fhir",
     "profile",
     "bulk",
@@ -49,6 +51,9 @@ const PURE: [&str; 41] = [
     "smart::consent",
     "smart::delivery",
     "smart::discovery",
+    "smart::external::claims",
+    "smart::external::metadata",
+    "smart::external::token",
     "smart::form",
     "smart::generate",
     "smart::jwk",

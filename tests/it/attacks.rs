@@ -4,6 +4,7 @@
 //! nothing, and nothing was written to the job store.
 
 mod assertions;
+mod external;
 mod jobs;
 mod tokens;
 

@@ -20,6 +20,7 @@ mod downloads;
 mod embedding;
 mod exact;
 mod exports;
+mod external;
 mod faults;
 mod foreign;
 mod full;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
@@ -51,14 +51,24 @@ impl Key {
         Self::of(Algorithm::ES384, EncodingKey::from_ec_der(pkcs8.as_ref()), kid)
     }
 
+    pub(crate) fn es256(kid: &str) -> Self {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
+        let pkcs8 = pair.to_pkcs8v1().expect("it can be written");
+        Self::of(Algorithm::ES256, EncodingKey::from_ec_der(pkcs8.as_ref()), kid)
+    }
+
     pub(crate) fn rs384(kid: &str) -> Self {
+        Self::rsa(Algorithm::RS384, kid)
+    }
+
+    pub(crate) fn rsa(alg: Algorithm, kid: &str) -> Self {
         let pkcs8 = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
         let der: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pkcs8.as_der().expect("it can be written");
         let pem = format!(
             "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
             base64::prelude::BASE64_STANDARD.encode(der.as_ref())
         );
-        Self::of(Algorithm::RS384, EncodingKey::from_rsa_pem(pem.as_bytes()).expect("a key"), kid)
+        Self::of(alg, EncodingKey::from_rsa_pem(pem.as_bytes()).expect("a key"), kid)
     }
 
     fn of(alg: Algorithm, private: EncodingKey, kid: &str) -> Self {

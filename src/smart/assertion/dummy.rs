@@ -3,19 +3,20 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::smart::jws::{Alg, VerifyingKey};
+use crate::smart::jws::{Kind, VerifyingKey};
 
 /// A key of the kind and size that a signature of so many bytes would be by.
-pub(super) fn of(alg: Alg, signature_bytes: usize) -> VerifyingKey {
-    match alg {
-        Alg::Es384 => VerifyingKey::es384(&coordinate(X), &coordinate(Y)),
-        Alg::Rs384 => {
+pub(super) fn of(kind: Kind, signature_bytes: usize) -> VerifyingKey {
+    match kind {
+        // No client has one on P-256.
+        Kind::P256 | Kind::P384 => VerifyingKey::p384(&coordinate(X), &coordinate(Y)),
+        Kind::Rsa => {
             let modulus = match signature_bytes {
                 ..=320 => RSA_2048,
                 321..=448 => RSA_3072,
                 449.. => RSA_4096,
             };
-            VerifyingKey::rs384(&URL_SAFE_NO_PAD.decode(modulus).unwrap_or_default(), &[1, 0, 1])
+            VerifyingKey::rsa(&URL_SAFE_NO_PAD.decode(modulus).unwrap_or_default(), &[1, 0, 1])
         }
     }
 }
@@ -40,8 +41,8 @@ mod tests {
     #[test]
     fn there_is_a_key_of_every_size_that_a_client_may_have() {
         for bytes in [256, 384, 512] {
-            assert!(of(Alg::Rs384, bytes).makes(bytes), "{bytes}");
+            assert!(of(Kind::Rsa, bytes).makes(bytes), "{bytes}");
         }
-        assert!(of(Alg::Es384, 96).makes(96));
+        assert!(of(Kind::P384, 96).makes(96));
     }
 }
