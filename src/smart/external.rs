@@ -101,7 +101,11 @@ pub(crate) enum PublishedError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("what came {0}")]
-    Keys(#[from] JwksError),
+    Keys(JwksError),
+    #[error(
+        "what came has no key that is for one of smart.issuer.algorithms and for signatures, and no certificate alone"
+    )]
+    NoKey,
     #[error("what came {0}")]
     Metadata(#[from] MetadataError),
     #[error(transparent)]
@@ -218,7 +222,11 @@ impl Verifier {
             known.ok_or(PublishedError::Nowhere("jwks_uri"))?
         };
         let came = self.fetcher.get(uri).await?;
-        Ok((KeySet::parse_fetched(&came.json, accepted)?, came.lifetime))
+        let keys = KeySet::parse_fetched(&came.json, accepted).map_err(|error| match error {
+            JwksError::NoKey => PublishedError::NoKey,
+            other => PublishedError::Keys(other),
+        })?;
+        Ok((keys, came.lifetime))
     }
 
     async fn metadata(&self) -> Option<Arc<Metadata>> {

@@ -27,10 +27,13 @@ writeFileSync(file, JSON.stringify({
     ...scopes.map((name) => ({ name, protocol: 'openid-connect', attributes: { 'include.in.token.scope': 'true' } })),
     {
       name: 'audience', protocol: 'openid-connect', attributes: { 'include.in.token.scope': 'false' },
-      protocolMappers: [{
-        name: 'audience', protocol: 'openid-connect', protocolMapper: 'oidc-audience-mapper',
-        config: { 'included.custom.audience': base, 'access.token.claim': 'true', 'introspection.token.claim': 'true' },
-      }],
+      // It tells only those what a token is worth whom the token names.
+      protocolMappers: [['base', 'included.custom.audience', base], ['asks', 'included.client.audience', 'offtake']].map(
+        ([name, kind, audience]) => ({
+          name, protocol: 'openid-connect', protocolMapper: 'oidc-audience-mapper',
+          config: { [kind]: audience, 'access.token.claim': 'true', 'introspection.token.claim': 'true' },
+        }),
+      ),
     },
   ],
   clients: [

@@ -17,8 +17,9 @@ const LEEWAY: i64 = 60;
 /// Most claims of a token, and most scopes in it.
 const MOST_CLAIMS: usize = 200;
 const MOST_SCOPES: usize = 400;
-/// What tokens of users and apps carry, what ID tokens do, and what is good only with a key that was not shown (RFC 7800).
-const FORBIDDEN: [&str; 8] = ["patient", "launch", "fhirUser", "nonce", "at_hash", "c_hash", "s_hash", "cnf"];
+/// What tokens of users and apps carry (`sid`: whoever has a session has logged in), what ID tokens do, and what is good only
+/// with a key that was not shown (RFC 7800).
+const FORBIDDEN: [&str; 9] = ["patient", "launch", "fhirUser", "nonce", "sid", "at_hash", "c_hash", "s_hash", "cnf"];
 /// Claims by which some issuers tell their tokens apart, and what they say of an access token of a backend service: `typ` of
 /// Keycloak, `token_type` of RFC 7662, `token_use` of Cognito, `idtyp` of Entra ID.
 const KINDS: [(&str, &str); 4] =

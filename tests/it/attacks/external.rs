@@ -155,6 +155,7 @@ async fn tokens_that_are_for_somebody_or_something_else() {
         (json!({ "launch": "x" }), TOKEN),
         (json!({ "fhirUser": "Practitioner/1" }), TOKEN),
         (json!({ "nonce": "n" }), TOKEN),
+        (json!({ "sid": "x" }), TOKEN),
         (json!({ "at_hash": "x" }), TOKEN),
         (json!({ "typ": "ID" }), TOKEN),
         (json!({ "cnf": { "x5t#S256": "x" } }), TOKEN),

@@ -5,7 +5,7 @@ use std::process::Command;
 use sample_upstream::{Running, SampleUpstream, Settings};
 use serde_json::{Value, json};
 
-use super::issuer::Issuer;
+use super::issuer::{Issuer, ok};
 use super::signed;
 use crate::process::{Options, Process, until};
 use crate::raw::{self, Answer, KICKOFF};
@@ -103,6 +103,36 @@ async fn sighup_has_the_issuers_keys_fetched_anew() {
         .await
         .expect("its key is not published any more");
     assert_eq!(ask(&process, "GET", &status, &good).await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doctor_says_whether_the_issuer_can_be_used() {
+    let (issuer, key) = (Issuer::serve().await, Key::es384("i1"));
+    issuer.publish(&[&key], "");
+    let (process, server) = process(&issuer, &[("a", ALL)]).await;
+    // It asks the upstream and the issuer, which are here.
+    let doctor = async || tokio::task::block_in_place(|| process.run(&["doctor"])).expect("it runs");
+    let output = doctor().await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("issuer        answers         its keys can be had"), "{text}");
+    let mut foreign = issuer.metadata();
+    foreign["issuer"] = "https://evil.example".into();
+    for (path, answer, expected) in [
+        ("/jwks", "HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n".to_owned(), "the answer has status 500"),
+        (
+            "/jwks",
+            ok(&json!({ "keys": [Key::es256("x").jwk] }), ""),
+            "has no key that is for one of smart.issuer.algorithms",
+        ),
+        ("/.well-known/openid-configuration", ok(&foreign, ""), "`issuer` is not smart.issuer.issuer"),
+    ] {
+        issuer.say(path, &answer);
+        let output = doctor().await;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(expected), "{expected}: {text}");
+    }
     server.stop().await;
 }
 
