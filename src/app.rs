@@ -21,6 +21,7 @@ use object_store::ObjectStore;
 use object_store::multipart::MultipartStore;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::{Compression, Config, Location, PublicBucket, Size, SmartMode};
@@ -68,6 +69,8 @@ const KICKOFF_BODIES: usize = 16;
 const TOKEN_FORMS: usize = 32;
 /// Files that are packed on the way to clients at the same time.
 const PACKED_AT_ONCE: usize = 16;
+/// How long the end waits for the last records of files that were sent, and for the copy of the ledger's head.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Pause between two tries to open the job store.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -260,6 +263,7 @@ impl Builder {
             capabilities,
             polled: Cache::builder().max_capacity(POLLED_JOBS).time_to_live(POLLED_LIFETIME).build(),
             runtime: bulk.handle().clone(),
+            sending: TaskTracker::new(),
             packing: Arc::new(Semaphore::new(PACKED_AT_ONCE)),
         };
         Ok(Offtake {
@@ -357,8 +361,11 @@ impl Offtake {
         if let Some(engine) = engine {
             engine.drain().await;
         }
-        self.app.heads.copy().await;
-        self.app.edge.ledger.close().await;
+        let Edge { ledger, sending, .. } = &*self.app.edge;
+        sending.close();
+        let _cut_by_now = tokio::time::timeout(LAST_WORDS, sending.wait()).await;
+        let _copied = tokio::time::timeout(LAST_WORDS, self.app.heads.copy()).await;
+        ledger.close().await;
     }
 }
 

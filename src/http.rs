@@ -25,6 +25,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use moka::future::Cache;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
 
 use crate::body::{self, Body, BoxError};
 use crate::bulk::route::BulkRoute;
@@ -77,6 +78,8 @@ pub(crate) struct Edge {
     pub(crate) polled: Cache<JobId, ()>,
     /// What files are sent on: not the runtime that serves ordinary traffic.
     pub(crate) runtime: tokio::runtime::Handle,
+    /// Files on their way: what became of them is recorded before the ledger is closed.
+    pub(crate) sending: TaskTracker,
     /// Places for files that are packed on the way.
     pub(crate) packing: Arc<Semaphore>,
 }

@@ -121,7 +121,7 @@ pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Re
             Err(error) => return Err(error.into()),
         };
         let receipt = begin(edge, caller.as_ref(), &job, name, selected, head).await?;
-        pump(&edge.runtime, source, form.coding.coder(), Held { download, permit }, receipt)
+        pump((&edge.sending, &edge.runtime), source, form.coding.coder(), Held { download, permit }, receipt)
     };
     Ok(answer.body(body).expect("the headers are plain ASCII"))
 }

@@ -16,6 +16,7 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::task::TaskTracker;
 
 use super::body::{self, Body, BoxError};
 use crate::engine::Download;
@@ -116,7 +117,7 @@ pub(super) struct Receipt {
 /// A body that gives what `source` does, through `coder`. An end that is not the file's own is an error, so that nobody
 /// takes a part for the whole.
 pub(super) fn pump(
-    runtime: &Handle,
+    (tasks, runtime): (&TaskTracker, &Handle),
     source: BoxStream<'static, Result<Bytes, object_store::Error>>,
     coder: Coder,
     held: Held,
@@ -125,7 +126,7 @@ pub(super) fn pump(
     let (sender, receiver) = mpsc::channel(WAITING);
     let taken = Arc::new(Taken::default());
     let of_client = Arc::clone(&taken);
-    runtime.spawn(async move {
+    let sending = async move {
         let is_all = send(source, coder, held, sender, &taken).await;
         let Receipt { ledger, mut ended } = receipt;
         let (handed, of_it) = (taken.handed.load(Ordering::SeqCst), taken.bytes.load(Ordering::SeqCst));
@@ -133,7 +134,8 @@ pub(super) fn pump(
         ended.bytes = is_all.map_or(handed, |_| of_it);
         ended.whole = is_all == Some(true) && of_it == handed;
         ledger.note(Event::FileEnded(ended)).await;
-    });
+    };
+    tasks.spawn_on(sending, runtime);
     let pieces = stream::try_unfold((receiver, of_client), |(mut receiver, taken)| async move {
         match receiver.recv().await {
             Some(Some(piece)) => {

@@ -1,5 +1,7 @@
 //! The ledger on disk: what was changed, removed, put elsewhere or cut short is found out, whatever it is.
 
+mod running;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -421,6 +423,25 @@ fn what_cannot_be_written_leaves_nothing_and_the_next_one_goes_on() {
     assert!(findings.problems.is_empty(), "{findings:?}");
     assert_eq!(findings.records, all.len() as u64 + 2, "each of them once");
     assert!(bench.folder.path().exists());
+}
+
+/// Two files must never go on from the same record, whatever becomes of the second one.
+#[test]
+fn a_file_that_could_not_be_begun_is_the_next_one_all_the_same() {
+    let bench = Bench::new();
+    let mut files = bench.open(NOW).expect("it can be begun");
+    let next = folder::segment(&bench.settings.folder, files.last.seq + 1).path;
+    let later = Millis(NOW.0 + 40 * 24 * 3_600_000);
+    fs::create_dir(&next).expect("it can be made");
+    let purged = || vec![Event::Purged { job: JOB }];
+    files.append(later.into(), purged()).expect_err("something is in its place");
+    files.append(NOW.into(), purged()).expect_err("also if the clock is set back");
+    fs::remove_dir(&next).expect("it is empty");
+    fs::write(&next, "{\"seq\":3,").expect("a part of it");
+    files.append(NOW.into(), purged()).expect("what is there in part goes");
+    files.copy_head();
+    assert_eq!(bench.segments().len(), 2);
+    assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
 }
 
 #[test]

@@ -69,9 +69,13 @@ pub(super) struct Files {
     durable: u64,
     /// A write has failed: what it has left beyond that has to go first.
     is_torn: bool,
+    /// The next file was begun and may be there in part: nothing more is written to this one.
+    must_roll: bool,
     pub(super) last: Link,
     /// The month of the segment's first record, such as `2026-11`.
     month: String,
+    /// What is to be handed on.
+    recent: Vec<Record>,
     /// When the last record was.
     last_at: Instant,
     /// The clock may be wrong: nothing is removed for its age.
@@ -84,6 +88,8 @@ impl Files {
     pub(super) fn open(settings: &Arc<Settings>, now: Millis, known: Option<Head>) -> Result<Self, OpenError> {
         private_folder(&settings.folder)?;
         private_folder(&folder::patients(&settings.folder))?;
+        // What is on disk is to be found there, too.
+        disk::sync_folder_of(&settings.folder).map_err(OpenError::Write)?;
         let lock = locked(&settings.folder)?;
         let unreadable = |source| ReadError::Io { path: settings.folder.clone(), source };
         let segments = folder::segments(&settings.folder).map_err(unreadable)?;
@@ -151,6 +157,8 @@ impl Files {
                 segment,
                 durable: end,
                 is_torn: true,
+                must_roll: false,
+                recent: Vec::new(),
                 last,
                 month: month(first_at),
                 last_at,
@@ -174,6 +182,8 @@ impl Files {
             segment,
             durable,
             is_torn: false,
+            must_roll: false,
+            recent: Vec::new(),
             last,
             month: month(now),
             last_at: now,
@@ -189,7 +199,7 @@ impl Files {
         }
         self.repair()?;
         self.check_file()?;
-        if self.durable >= MOST_BYTES || month(now) != self.month {
+        if self.must_roll || self.durable >= MOST_BYTES || month(now) != self.month {
             self.roll(now)?;
         }
         let (mut text, mut last, mut records) = (Vec::new(), self.last, Vec::with_capacity(events.len()));
@@ -210,6 +220,9 @@ impl Files {
         self.durable += text.len() as u64;
         self.last = last;
         self.last_at = now;
+        if self.settings.forward.is_some() {
+            self.recent.extend(records.iter().cloned());
+        }
         Ok(records)
     }
 
@@ -231,10 +244,17 @@ impl Files {
     }
 
     fn roll(&mut self, now: Instant) -> io::Result<()> {
+        self.must_roll = true;
         let segment = folder::segment(&self.settings.folder, self.last.seq + 1);
         let (file, durable, last) = begun(&segment.path, &self.keys, self.last, now)?;
+        self.must_roll = false;
         (self.file, self.durable, self.last, self.segment, self.month) = (file, durable, last, segment, month(now));
         Ok(())
+    }
+
+    /// What was recorded since this was asked last, where it is handed on.
+    pub(super) fn recent(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.recent)
     }
 
     #[cfg(test)]

@@ -212,15 +212,19 @@ impl Writing {
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!("the ledger can be written again");
                 }
-                if let Some(forward) = &mut self.forward {
-                    for record in &records {
-                        forward.hand_on(record.clone());
-                    }
-                }
+                self.hand_on();
                 records.drain(..skipped);
                 Ok(records)
             }
             Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn hand_on(&mut self) {
+        if let (Some(forward), Some(files)) = (&mut self.forward, &mut self.files) {
+            for record in files.recent() {
+                forward.hand_on(record);
+            }
         }
     }
 
@@ -270,6 +274,7 @@ impl Writing {
             Ok(files) => {
                 self.head = Some(files.head());
                 self.files = Some(files);
+                self.hand_on();
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!("the ledger can be written again");
                 }
