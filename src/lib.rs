@@ -51,6 +51,7 @@
 //! * A file is complete when its object, its sidecar, its checkpoint object and its record are durable, in this order; only
 //!   then is it listed, and from then on it never changes.
 //! * A line is made by `Grant::admit` and by nothing else.
+//! * Nothing is handed out that the ledger has no durable record of.
 //! * A resource's bytes are not ours: a line equals what the server sent but for white space.
 //! * Ordinary traffic has connections and threads of its own and waits for no export.
 

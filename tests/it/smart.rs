@@ -214,6 +214,11 @@ impl Rig {
         self.folder
     }
 
+    /// Where everything is kept.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// What the ledger holds.
     pub(crate) fn ledger(&self) -> Vec<Value> {
         crate::ledger::records(&self.folder.path().join("ledger"))

@@ -21,10 +21,12 @@ impl Files {
         let Some(mut gathering) = self.services.ledger.gather(job.id).await? else { return Ok(()) };
         let files: Vec<_> = self.complete.iter().chain(closing).cloned().collect();
         let contents = Contents::of(&files);
+        // At System level the references of a resource are not looked at: whose it is, is not known.
+        let is_all = matches!(self.export.plan.cohort, Cohort::Everything);
         for file in &files {
-            let Some(key) = file.sidecar() else { continue };
-            let sidecar = self.services.sidecar(key).await?;
             let are_patients = file.content == FileContent::Resources(ResourceType::PATIENT);
+            let Some(key) = file.sidecar().filter(|_| are_patients || !is_all) else { continue };
+            let sidecar = self.services.sidecar(key).await?;
             // Hundreds of thousands of hashes: other work goes on meanwhile.
             gathering = blocking(move || {
                 if are_patients {
@@ -35,9 +37,7 @@ impl Files {
             })
             .await?;
         }
-        // There the references of a resource are not looked at.
-        let anybody = matches!(self.export.plan.cohort, Cohort::Everything)
-            && contents.counts.keys().any(|name| *name != ResourceType::PATIENT);
+        let anybody = is_all && contents.counts.keys().any(|name| *name != ResourceType::PATIENT);
         let patients = blocking(move || {
             gathering.add(deleted)?;
             gathering.finish(anybody)

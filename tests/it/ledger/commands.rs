@@ -94,6 +94,48 @@ async fn each_patient_of_an_export_is_found_in_it_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn what_was_answered_is_in_the_ledger_however_the_process_ends() {
+    let upstream = SampleUpstream::new(Settings::default());
+    upstream.generate(2);
+    let server = upstream.serve(listener().await).await;
+    let mut process = Process::start(&server.base_url, Options::default()).await.expect("it starts");
+    let mut accepted = Vec::new();
+    for _ in 0..4 {
+        let client = Client::new();
+        let kick_off = format!("{}/$export?_type=Patient", process.base);
+        let status = until("a kick-off is taken", async || Ok(client.kick_off(&kick_off).await.ok()));
+        accepted.push(status.await.expect("a kick-off"));
+        let others = (0..8).map(|_| {
+            let kick_off = kick_off.clone();
+            tokio::spawn(async move { Client::new().kick_off(&kick_off).await.ok() })
+        });
+        let others: Vec<_> = others.collect();
+        process.kill().expect("it is killed");
+        for other in others {
+            accepted.extend(other.await.expect("it did not panic"));
+        }
+        process.restart().expect("it starts");
+    }
+    let client = Client::new();
+    for status in &accepted {
+        process.finished(&client, status).await.expect("it goes on");
+    }
+    let run = process.run(&["ledger", "verify"]).expect("it runs");
+    assert!(run.status.success(), "{}", text(&run.stdout));
+    let records = super::records(&process.state().with_file_name("ledger"));
+    for kind in ["kick_off", "manifest"] {
+        let jobs: Vec<_> = super::of_kind(&records, kind).iter().map(|record| record["job"].clone()).collect();
+        let missing: Vec<_> = accepted
+            .iter()
+            .filter(|status| !jobs.iter().any(|job| job.as_str() == status.rsplit('/').next()))
+            .collect();
+        assert!(missing.is_empty(), "{kind}: {missing:?} of {accepted:?}");
+    }
+    process.stop().expect("it stops");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_ledger_is_verified_and_exported_while_it_is_written() {
     let upstream = SampleUpstream::new(Settings::default());
     upstream.generate(2);

@@ -1,5 +1,6 @@
 //! Each event of an export is recorded once, with whose it is and what it held; each refusal too; and nothing else is.
 
+use std::path::Path;
 use std::time::Duration;
 
 use offtake::config::LinkMode;
@@ -10,7 +11,7 @@ use super::of_kind;
 use crate::client::Client as Consumer;
 use crate::raw::KICKOFF;
 use crate::smart::{Client, Key, Rig, parameters};
-use crate::support::{App, until};
+use crate::support::{App, HEAD, until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -204,6 +205,29 @@ async fn each_refusal_is_recorded_with_who_asked_for_what() {
         .collect();
     assert_eq!(told, expected);
     rig.stop().await;
+}
+
+/// Where the ledger is not, so that a part that goes missing at its end is missed.
+#[tokio::test]
+async fn the_head_is_copied_beside_the_output_every_hour_and_at_the_end() {
+    let rig = Rig::with(&[Client::new("own", "system/*.rs")]).await;
+    assert_eq!(rig.ask("GET", "/$export", &KICKOFF, b"").await.status, 401);
+    let copy = |folder: &Path| {
+        let paths = std::fs::read_dir(folder.join("output")).expect("a folder");
+        let mut heads = paths.map(|entry| entry.expect("an entry").path().join(HEAD));
+        let head = heads.find_map(|head| std::fs::read(head).ok());
+        head.map(|head| serde_json::from_slice::<Value>(&head).expect("JSON")["seq"].clone())
+    };
+    assert_eq!(copy(rig.folder()), None);
+    let folder = rig.folder().to_owned();
+    until("it is copied", SOON, || {
+        rig.advance(3_600);
+        copy(&folder) == Some(json!(3))
+    })
+    .await;
+    assert_eq!(rig.ask("GET", "/$export", &KICKOFF, b"").await.status, 401);
+    let folder = rig.stop_for_folder().await;
+    assert_eq!(copy(folder.path()), Some(json!(4)));
 }
 
 /// However many there are: the first ones are recorded, the others counted.
