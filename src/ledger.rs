@@ -60,7 +60,7 @@ pub(crate) struct Settings {
     pub(crate) fault: Option<Fault>,
 }
 
-/// Asked before each write whether it fails.
+/// Asked before each write, and once it is written and not durable yet, whether it fails.
 #[derive(Clone)]
 pub(crate) struct Fault(pub(crate) Arc<dyn Fn() -> io::Result<()> + Send + Sync>);
 

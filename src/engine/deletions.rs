@@ -23,7 +23,7 @@ pub(super) struct Deletions {
     pub(super) left_out: bool,
     /// What is listed: the client holds it no longer.
     pub(super) gone: HashSet<IdHash>,
-    /// Those of them that are patients.
+    /// Patients among them, and those whose they were, as far as it is known.
     pub(super) patients: Vec<IdHash>,
 }
 
@@ -98,7 +98,10 @@ impl Worker {
                         Err(_) => return Ok(Fate::Unknown),
                     }
                     let last = if asks_for_last { reader.last_living(name, &id).await } else { None };
-                    Ok(reader.grant.admit_deletion(name, &id, last.as_ref()).map_or(Fate::Gone, Fate::Listed))
+                    let mut patients = Vec::new();
+                    let note = |patient: &Id| patients.push(IdHash::of(ResourceType::PATIENT, patient));
+                    let line = reader.grant.admit_deletion(name, &id, last.as_ref(), note);
+                    Ok(line.map_or(Fate::Gone, |line| Fate::Listed(line, patients)))
                 }
             })
             .await?;
@@ -106,7 +109,10 @@ impl Worker {
         for ((name, id), fate) in fates {
             let hash = IdHash::of(name, &id);
             match fate {
-                Fate::Listed(line) => found.push(name, hash, line),
+                Fate::Listed(line, patients) => {
+                    found.patients.extend(patients);
+                    found.push(name, hash, line);
+                }
                 Fate::Gone => drop(untold.insert(hash, LocalReference { resource_type: name, id })),
                 Fate::Unknown => found.left_out = true,
                 Fate::Lives => {}
@@ -129,7 +135,8 @@ impl Worker {
 enum Fate {
     /// It was made anew since.
     Lives,
-    Listed(Line),
+    /// Told, with the patients whose it was.
+    Listed(Line, Vec<IdHash>),
     /// It is gone, and nothing shows that it would have been a part of this export.
     Gone,
     /// The server does not say whether it is there.

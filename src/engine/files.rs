@@ -425,7 +425,7 @@ impl Export {
         let note = |patient: &Id| {
             patients.insert(IdHash::of(ResourceType::PATIENT, patient));
         };
-        let admitted = if resource.is_barred { Err(Withheld::ByPolicy) } else { self.grant.admit_noting(entry, note) };
+        let admitted = if resource.is_barred { Err(Withheld::ByPolicy) } else { self.grant.admit(entry, note) };
         match admitted {
             Ok(line) => {
                 tally.written += 1;

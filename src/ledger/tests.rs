@@ -7,7 +7,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -399,22 +399,25 @@ fn two_processes_do_not_write_one_ledger() {
 #[test]
 fn what_cannot_be_written_leaves_nothing_and_the_next_one_goes_on() {
     let folder = tempfile::tempdir().expect("a folder");
-    let is_full = Arc::new(AtomicBool::new(false));
-    let disk = Arc::clone(&is_full);
-    let fault =
-        Fault(Arc::new(
-            move || {
-                if disk.load(Ordering::SeqCst) { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-            },
-        ));
+    // How many times it is asked before it is full: of each write before and after.
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let disk = Arc::clone(&left);
+    let fault = Fault(Arc::new(move || {
+        let asked = disk.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        asked.map(drop).map_err(|_| std::io::ErrorKind::StorageFull.into())
+    }));
     let settings = Arc::new(Settings { fault: Some(fault), ..settings(folder.path()) });
     let mut files = Files::open(&settings, NOW, None).expect("it can be begun");
     let bench = Bench { folder, settings };
     let all = every_event(&files);
     for event in &all {
-        is_full.store(true, Ordering::SeqCst);
-        files.append(NOW.into(), vec![event.clone()]).expect_err("it is full");
-        is_full.store(false, Ordering::SeqCst);
+        let before = fs::read(&bench.segments()[0]).expect("it is there");
+        for writes in [0, 1] {
+            left.store(writes, Ordering::SeqCst);
+            files.append(NOW.into(), vec![event.clone(), event.clone()]).expect_err("it is full");
+            assert_eq!(fs::read(&bench.segments()[0]).expect("it is there"), before, "nobody reads what is no record");
+        }
+        left.store(usize::MAX, Ordering::SeqCst);
         let records = files.append(NOW.into(), vec![event.clone()]).expect("there is room again");
         assert_eq!(records.len(), 1);
     }

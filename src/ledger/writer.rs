@@ -194,9 +194,7 @@ impl Files {
 
     /// Makes events durable, all of them or none, and gives their records.
     pub(super) fn append(&mut self, now: Instant, events: Vec<Event>) -> io::Result<Vec<Record>> {
-        if let Some(Fault(fault)) = &self.settings.fault {
-            fault()?;
-        }
+        self.fault()?;
         self.repair()?;
         self.check_file()?;
         if self.must_roll || self.durable >= MOST_BYTES || month(now) != self.month {
@@ -214,8 +212,12 @@ impl Files {
             return Err(ErrorKind::InvalidInput.into());
         }
         self.is_torn = true;
-        self.file.write_all(&text)?;
-        self.file.sync_data()?;
+        if let Err(error) = self.file.write_all(&text).and_then(|()| self.fault()).and_then(|()| self.file.sync_data())
+        {
+            // Nobody is to read what was never acknowledged. If it cannot go now, it goes before the next write.
+            let _goes_later = self.repair();
+            return Err(error);
+        }
         self.is_torn = false;
         self.durable += text.len() as u64;
         self.last = last;
@@ -224,6 +226,11 @@ impl Files {
             self.recent.extend(records.iter().cloned());
         }
         Ok(records)
+    }
+
+    /// Fails where a test wants it.
+    fn fault(&self) -> io::Result<()> {
+        self.settings.fault.as_ref().map_or(Ok(()), |Fault(fault)| fault())
     }
 
     /// Removes what a write that failed has left.

@@ -93,13 +93,9 @@ impl Grant {
 
     /// The resource as a line, if it may leave, without what may not leave of it. SEC-20: at Patient and Group level it must lie
     /// in the compartment of one of the cohort's patients, and in nobody else's; it carries no label that is withheld, and
-    /// speaks of nobody who withdrew consent.
-    pub(crate) fn admit(&self, entry: &Entry) -> Result<Line, Withheld> {
-        self.admit_noting(entry, |_| {})
-    }
-
-    /// The same; at Patient and Group level `note` is told in whose compartment the line lies, if it is no Patient resource.
-    pub(crate) fn admit_noting(&self, entry: &Entry, note: impl FnMut(&Id)) -> Result<Line, Withheld> {
+    /// speaks of nobody who withdrew consent. At Patient and Group level `note` is told in whose compartment the line lies,
+    /// if it is no Patient resource.
+    pub(crate) fn admit(&self, entry: &Entry, note: impl FnMut(&Id)) -> Result<Line, Withheld> {
         let patients = self.belongs(entry)?;
         let line = self.line(entry)?;
         patients.iter().for_each(note);
@@ -241,10 +237,19 @@ impl Grant {
     }
 
     /// That a resource is no more, as a line; `None` if this export may not tell. SEC-27: at Patient and Group level, and where
-    /// single resources are kept back, its `last` living version must have been one that may leave.
-    pub(crate) fn admit_deletion(&self, resource_type: ResourceType, id: &Id, last: Option<&Entry>) -> Option<Line> {
+    /// single resources are kept back, its `last` living version must have been one that may leave, and `note` is told whose it
+    /// was.
+    pub(crate) fn admit_deletion(
+        &self,
+        resource_type: ResourceType,
+        id: &Id,
+        last: Option<&Entry>,
+        note: impl FnMut(&Id),
+    ) -> Option<Line> {
         let was_admitted = || {
-            last.is_some_and(|last| last.resource_type == resource_type && last.id == *id && self.admit(last).is_ok())
+            last.is_some_and(|last| {
+                last.resource_type == resource_type && last.id == *id && self.admit(last, note).is_ok()
+            })
         };
         let may_be_told =
             if self.asks_for_last_versions() { was_admitted() } else { self.types.contains(&resource_type) };
@@ -328,16 +333,16 @@ mod tests {
                 r#"{"resourceType":"Patient","id":"p","meta":{"security":[{"display":"?"}]}}"#.to_owned(),
             ] {
                 let entry = entry(&json);
-                assert_eq!(grant.admit(&entry).err(), Some(Withheld::ByPolicy), "{cohort:?} {json}");
+                assert_eq!(grant.admit(&entry, |_| {}).err(), Some(Withheld::ByPolicy), "{cohort:?} {json}");
                 assert!(grant.bars(&entry));
-                assert!(grant.admit_deletion(entry.resource_type, &entry.id, Some(&entry)).is_none(), "SEC-27");
-                assert!(grant.admit_deletion(entry.resource_type, &entry.id, None).is_none(), "SEC-27");
+                assert!(grant.admit_deletion(entry.resource_type, &entry.id, Some(&entry), |_| {}).is_none(), "SEC-27");
+                assert!(grant.admit_deletion(entry.resource_type, &entry.id, None, |_| {}).is_none(), "SEC-27");
             }
             let practitioner = entry(&format!(r#"{{"resourceType":"Practitioner","id":"d","meta":{label}}}"#));
-            assert!(grant.admit(&practitioner).is_err(), "nor by reference");
+            assert!(grant.admit(&practitioner, |_| {}).is_err(), "nor by reference");
             let plain = entry(r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"}}"#);
-            assert!(grant.admit(&plain).is_ok() && !grant.bars(&plain));
-            assert!(grant.admit_deletion(plain.resource_type, &plain.id, Some(&plain)).is_some());
+            assert!(grant.admit(&plain, |_| {}).is_ok() && !grant.bars(&plain));
+            assert!(grant.admit_deletion(plain.resource_type, &plain.id, Some(&plain), |_| {}).is_some());
         }
     }
 
@@ -358,7 +363,7 @@ mod tests {
             r#"{"resourceType":"Observation","id":"o","subject":{"identifier":{"value":"v"}}}"#,
             r##"{"resourceType":"Observation","id":"o","subject":{"reference":"#p"}}"##,
         ] {
-            assert_eq!(grant.admit(&entry(json)).err(), Some(Withheld::ByPolicy), "{json}");
+            assert_eq!(grant.admit(&entry(json), |_| {}).err(), Some(Withheld::ByPolicy), "{json}");
         }
         for json in [
             r#"{"resourceType":"Patient","id":"p"}"#,
@@ -367,7 +372,7 @@ mod tests {
             r#"{"resourceType":"Observation","id":"o"}"#,
             r#"{"resourceType":"Organization","id":"x"}"#,
         ] {
-            assert!(grant.admit(&entry(json)).is_ok(), "{json}");
+            assert!(grant.admit(&entry(json), |_| {}).is_ok(), "{json}");
         }
     }
 
@@ -379,12 +384,12 @@ mod tests {
         let own = entry(
             r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"reference":"Practitioner/d"}],"status":"final"}"#,
         );
-        let line = grant.admit(&own).expect("it is a member's").into_bytes();
+        let line = grant.admit(&own, |_| {}).expect("it is a member's").into_bytes();
         let line = std::str::from_utf8(&line).expect("text");
         assert!(line.contains("SUBSETTED") && line.contains(r#""status":"final"}"#), "{line}");
         assert!(!line.contains("Patient/p") && !line.contains("Practitioner"), "{line}");
         assert_eq!(grant.follows(&own).count(), 0);
         let other = entry(r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/q"}}"#);
-        assert_eq!(grant.admit(&other).err(), Some(Withheld::OutsideCohort));
+        assert_eq!(grant.admit(&other, |_| {}).err(), Some(Withheld::OutsideCohort));
     }
 }

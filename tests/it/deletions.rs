@@ -105,19 +105,24 @@ fn names(expected: &[&str]) -> BTreeSet<String> {
 async fn each_level_tells_the_deletions_of_what_it_exports() {
     let (app, since, leap) = prepared().await;
     delete(&app, &leap);
-    for (path, expected) in [
+    for (path, expected, patients) in [
         (
             "/$export",
             &["Observation/goes", "Observation/of-another", "Observation/of-a-device", "Organization/closed"] as &[_],
+            0,
         ),
-        ("/Patient/$export", &["Observation/goes", "Observation/of-another"]),
-        ("/Group/g/$export", &["Observation/goes"]),
-        ("/$export?_type=Organization", &["Organization/closed"]),
+        ("/Patient/$export", &["Observation/goes", "Observation/of-another"], 2),
+        ("/Group/g/$export", &["Observation/goes"], 1),
+        ("/$export?_type=Organization", &["Organization/closed"], 0),
     ] {
         let separator = if path.contains('?') { '&' } else { '?' };
         let (manifest, received) = app.export(&format!("{path}{separator}_since={since}")).await.expect("an export");
         let told = deleted(&manifest).await;
         assert_eq!(told, Some(names(expected)), "{path}");
+        let records = crate::ledger::records(&app.folder.path().join("ledger"));
+        let finished = crate::ledger::of_kind(&records, "finished").pop().expect("it is recorded");
+        assert_eq!(finished["deletions"], expected.len(), "{path}");
+        assert_eq!(finished["patients"]["listed"], patients, "{path}: those whose they were");
         // BD-080: nothing is both deleted and there.
         let lines: Vec<u8> = received.values().flatten().copied().collect();
         let lines = String::from_utf8(lines).expect("text");
