@@ -15,6 +15,7 @@ mod planner;
 mod pool;
 mod profiler;
 pub(crate) mod progress;
+mod provenance;
 mod read;
 mod reaper;
 mod refusal;

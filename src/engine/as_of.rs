@@ -26,13 +26,14 @@ impl Reader {
         can_be_cut: bool,
         accepted: Accepted,
     ) -> Result<Read, ReadError> {
-        let Accepted { resources, unreadable, summary, issues, mut reservation } = accepted;
+        let Accepted { mut resources, unreadable, summary, issues, mut reservation } = accepted;
+        self.bar_what_tells_of_others(&mut resources).await?;
         let mut bytes = reservation.as_ref().map_or(0, Reservation::bytes);
         let mut restored = Vec::with_capacity(resources.len());
         for resource in resources {
             if self.is_too_new(&resource) {
                 // SEC-26: what it was before it was labelled does not leave either.
-                let is_barred = self.grant.bars(&resource.entry);
+                let is_barred = resource.is_barred || self.grant.bars(&resource.entry);
                 let resource = Received { is_barred, ..resource };
                 let resource = match self.restore(resource, Room::Free).await {
                     Ok(resource) => resource,

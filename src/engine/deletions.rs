@@ -98,6 +98,7 @@ impl Worker {
                         Err(_) => return Ok(Fate::Unknown),
                     }
                     let last = if asks_for_last { reader.last_living(name, &id).await } else { None };
+                    let last = reader.unless_it_tells_of_others(last).await?;
                     let mut patients = Vec::new();
                     let note = |patient: &Id| patients.push(IdHash::of(ResourceType::PATIENT, patient));
                     let line = reader.grant.admit_deletion(name, &id, last.as_ref(), note);

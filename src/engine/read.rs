@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::isolate::OneByOne;
 use super::pool::{Cutting, Task};
+use super::provenance::Fate;
 use super::refusal::RefusalOf;
 use http::StatusCode;
 
@@ -47,6 +48,8 @@ pub(super) struct Reader {
     pub(super) unreadable: Arc<AtomicU32>,
     /// Patients whom the server refused, so far, by their places in the list of all.
     pub(super) refused: Arc<Mutex<HashSet<u32>>>,
+    /// What became of records that others tell of.
+    pub(super) fates: Arc<Mutex<HashMap<IdHash, Fate>>>,
 }
 
 /// What came of reading a slice.
@@ -213,6 +216,7 @@ impl Reader {
             paces,
             unreadable: Arc::default(),
             refused: Arc::default(),
+            fates: Arc::default(),
         }
     }
 

@@ -316,14 +316,15 @@ impl Worker {
             }
             let next = answer.page.next.take();
             let issues = answer.page.outcomes.clone();
-            let resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
+            let mut resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
             reading.made_since = made_since(&resources, counting).map(|more| more + reading.made_since.unwrap_or(0));
             self.progress.received(resources.len());
+            self.reader.bar_what_tells_of_others(&mut resources).await.map_err(StreamError::Read)?;
             let (mut too_new, others): (Vec<_>, _) =
                 resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
             // They are part of the page, whose memory is given back now.
             for resource in &mut too_new {
-                resource.is_barred = self.reader.grant.bars(&resource.entry);
+                resource.is_barred |= self.reader.grant.bars(&resource.entry);
                 resource.entry.line = Bytes::new();
             }
             self.files.write_staged(stage, slice, others, issues).await?;

@@ -15,7 +15,8 @@ const DEEPEST: usize = 140;
 pub(crate) struct Inside<'a> {
     /// The resource itself and those in it, in the order in which they begin.
     pub(crate) resources: Vec<Nested<'a>>,
-    /// Its labels and those of all resources in it, and what extensions say by a coding, as they label single elements.
+    /// Its labels and those of all resources in it, those of the documents that they stand for, and what extensions say by a
+    /// coding, as they label single elements.
     pub(crate) labels: Vec<Coding<'a>>,
     /// The targets of all references.
     pub(crate) references: Vec<Cow<'a, str>>,
@@ -49,6 +50,9 @@ pub(crate) struct Subject<'a> {
     /// The type that it says it leads to.
     pub(crate) kind: Option<Cow<'a, str>>,
 }
+
+/// `Composition.confidentiality` is a code of it.
+const CONFIDENTIALITY: &str = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality";
 
 /// The elements of a resource's root that say which patient it is about.
 const SUBJECTS: [&str; 6] = ["beneficiary", "candidate", "for", "individual", "patient", "subject"];
@@ -108,6 +112,7 @@ struct Own<'a> {
     code: Slot<'a>,
     reference: Slot<'a>,
     kind: Slot<'a>,
+    has_coding: bool,
 }
 
 /// A member that is a text and stands there once, if it is there.
@@ -193,14 +198,18 @@ impl<'a> Walk<'a> {
         self.at = end;
         let level = self.levels.last_mut()?;
         if level.is_object && self.text.as_bytes().get(end) == Some(&b':') {
+            level.own.has_coding |= meaning == "coding";
             level.key = meaning;
             return Some(());
         }
-        if level.is_object {
-            let Level { key, own, .. } = level;
-            if let Some(slot) = own.slot(key) {
-                slot.put(Some(meaning));
-            }
+        let is_confidentiality = level.is_object && level.key == "confidentiality";
+        if level.is_object
+            && let Level { key, own, .. } = level
+            && let Some(slot) = own.slot(key)
+        {
+            slot.put(Some(meaning));
+        } else if is_confidentiality && is_resource(self.names().nth(1)) {
+            self.inside.labels.push(Coding { system: Some(Cow::Borrowed(CONFIDENTIALITY)), code: meaning });
         }
         self.scalar();
         Some(())
@@ -222,7 +231,11 @@ impl<'a> Walk<'a> {
     fn scalar(&mut self) {
         let is_strange = {
             let mut names = self.names();
-            matches!((names.next(), names.next()), (Some("meta"), _) | (Some("security"), Some("meta")))
+            match (names.next(), names.next()) {
+                (Some("meta"), _) | (Some("security"), Some("meta")) => true,
+                (Some("securityLabel"), holder) => is_resource(holder),
+                (_, _) => false,
+            }
         };
         self.inside.has_strange_label |= is_strange;
     }
@@ -235,20 +248,30 @@ impl<'a> Walk<'a> {
     /// What an object was, now that all of it was read.
     fn end_of(&mut self, level: Level<'a>) {
         let Level { start, own, .. } = level;
-        let Own { resource_type, id, system, code, reference, kind } = own;
+        let Own { resource_type, id, system, code, reference, kind, has_coding } = own;
         self.inside.is_strange |= resource_type.is_strange || reference.is_strange;
-        let (is_label, is_inline) = {
+        let (is_label, is_inline, is_nameless) = {
             let mut names = self.names();
             let names = [names.next(), names.next(), names.next()];
             let is_extension = |name: Option<&str>| matches!(name, Some("extension" | "modifierExtension"));
-            let is_label = matches!(names, [Some("security"), Some("meta"), _]);
+            let is_label = match names {
+                [Some("security"), Some("meta"), _] => true,
+                // What a document is labelled by that is referred to, or stands in the resource.
+                [Some("coding"), Some("securityLabel"), holder] => is_resource(holder),
+                _ => false,
+            };
+            let is_nameless = match names {
+                [Some("securityLabel"), holder, _] => is_resource(holder) && !has_coding,
+                _ => false,
+            };
             let is_inline = match names {
                 [Some("valueCoding"), holder, _] => is_extension(holder),
                 [Some("coding"), Some("valueCodeableConcept"), holder] => is_extension(holder),
                 _ => false,
             };
-            (is_label, is_inline)
+            (is_label, is_inline, is_nameless)
         };
+        self.inside.has_strange_label |= is_nameless;
         let is_strange = system.is_strange || code.is_strange;
         if is_label || is_inline {
             match code.text {
@@ -276,6 +299,11 @@ impl<'a> Walk<'a> {
             self.inside.resources.push(Nested { start, resource_type, id: id.text });
         }
     }
+}
+
+/// Whether what a member of this name holds is a resource; without a name it is the whole.
+fn is_resource(holder: Option<&str>) -> bool {
+    matches!(holder, None | Some("contained" | "resource"))
 }
 
 impl fmt::Debug for Inside<'_> {
@@ -317,6 +345,14 @@ mod tests {
             assert_eq!(labels(&inside), [(Some("s"), "R")], "{json}");
             assert!(!inside.has_strange_label, "{json}");
         }
+        for json in [
+            r#"{"resourceType":"DocumentReference","securityLabel":[{"coding":[{"system":"s","code":"R"}]}]}"#,
+            r#"{"contained":[{"resourceType":"DocumentReference","securityLabel":[{"coding":[{"system":"s","code":"R"}]}]}]}"#,
+        ] {
+            assert_eq!(labels(&look(json)), [(Some("s"), "R")], "{json}");
+        }
+        let document = look(r#"{"resourceType":"Bundle","entry":[{"resource":{"confidentiality":"R"}}]}"#);
+        assert_eq!(labels(&document), [(Some(CONFIDENTIALITY), "R")]);
         let two = look(r#"{"meta":{"security":[{"code":"a"}],"security":[{"system":"s","code":"b"}]}}"#);
         assert_eq!(labels(&two), [(None, "a"), (Some("s"), "b")], "a name that stands there twice");
         let none = look(
@@ -351,6 +387,8 @@ mod tests {
             assert!(look(&json).has_strange_label, "{security}");
         }
         assert!(look(r#"{"contained":[{"meta":"R"}]}"#).has_strange_label);
+        assert!(look(r#"{"securityLabel":[{"text":"R"}]}"#).has_strange_label);
+        assert!(look(r#"{"securityLabel":["R"]}"#).has_strange_label);
         for fine in [
             r#"{"meta":{"security":[]}}"#,
             r#"{"meta":{"tag":[{"system":"s"}]}}"#,

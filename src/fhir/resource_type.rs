@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct ResourceType(&'static str);
 
 impl ResourceType {
+    pub(crate) const BINARY: Self = Self("Binary");
     pub(crate) const GROUP: Self = Self("Group");
     pub(crate) const OPERATION_OUTCOME: Self = Self("OperationOutcome");
     pub(crate) const PATIENT: Self = Self("Patient");
+    pub(crate) const PROVENANCE: Self = Self("Provenance");
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
         NAMES.binary_search(&name).ok().map(|index| Self(NAMES[index]))

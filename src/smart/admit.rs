@@ -67,6 +67,13 @@ pub(crate) enum Withheld {
     ByPolicy,
 }
 
+/// A record that a resource tells of.
+pub(crate) struct Told {
+    pub(crate) of: LocalReference,
+    /// Whether the resource is about it, and not only names it.
+    pub(crate) is_subject: bool,
+}
+
 impl Grant {
     /// `types` and, by reference only, `context`; both of `cohort`, by what `compartments` say is a patient's.
     pub(crate) fn new(
@@ -123,6 +130,18 @@ impl Grant {
         self.keeps_back_resources() && look_inside(&entry.line).is_none_or(|inside| self.bars_what_is(entry, &inside))
     }
 
+    /// The records that a resource tells of, where it is there for nothing else.
+    pub(crate) fn tells_of(&self, entry: &Entry) -> Vec<Told> {
+        if entry.resource_type != ResourceType::PROVENANCE {
+            return Vec::new();
+        }
+        let told = entry.references.iter().filter_map(|reference| {
+            let of = self.local(&reference.target)?;
+            Some(Told { of, is_subject: &*reference.path == "target" })
+        });
+        told.collect()
+    }
+
     fn bars_what_is(&self, entry: &Entry, inside: &Inside<'_>) -> bool {
         self.withheld.withhold(inside) || (!self.consent.is_empty() && self.may_speak_of_the_withdrawn(entry, inside))
     }
@@ -145,7 +164,10 @@ impl Grant {
                 .is_some_and(|target| target.contains("://") || self.local(target).is_some());
             is_link && is_patient && !is_named
         };
-        inside.is_strange || is_one || is_meant || inside.subjects.iter().any(is_unknown)
+        let is_named = || std::str::from_utf8(&entry.line).is_ok_and(|text| self.consent.is_named_in(text));
+        // Whose it is, it says by a reference or not at all.
+        let is_nobodys = entry.resource_type == ResourceType::BINARY && inside.references.is_empty();
+        inside.is_strange || is_one || is_meant || is_nobodys || is_named() || inside.subjects.iter().any(is_unknown)
     }
 
     /// Whether a resource is a part of what was asked for, and of nobody else: the patients in whose compartments it lies, at
@@ -298,7 +320,8 @@ mod tests {
     }
 
     fn grant(cohort: Cohort, policy: &str, withdrawn: &str) -> Grant {
-        let types = ["Bundle", "Device", "Observation", "Organization", "Patient", "Provenance"].map(named).to_vec();
+        let types =
+            ["Binary", "Bundle", "Device", "Observation", "Organization", "Patient", "Provenance"].map(named).to_vec();
         let context = vec![named("Practitioner")];
         let policy: Policy = serde_json::from_str(policy).expect("a policy");
         let list = Consent::read(withdrawn.as_bytes()).expect("a list");
@@ -362,6 +385,8 @@ mod tests {
             r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient?identifier=s|v"}}"#,
             r#"{"resourceType":"Observation","id":"o","subject":{"identifier":{"value":"v"}}}"#,
             r##"{"resourceType":"Observation","id":"o","subject":{"reference":"#p"}}"##,
+            r#"{"resourceType":"Organization","id":"x","extension":[{"valueUri":"http://h/fhir/Patient\/gone"}]}"#,
+            r#"{"resourceType":"Binary","id":"b","data":"AAAA"}"#,
         ] {
             assert_eq!(grant.admit(&entry(json), |_| {}).err(), Some(Withheld::ByPolicy), "{json}");
         }
@@ -371,6 +396,7 @@ mod tests {
             r#"{"resourceType":"Observation","id":"o","subject":{"type":"Device","identifier":{"value":"v"}}}"#,
             r#"{"resourceType":"Observation","id":"o"}"#,
             r#"{"resourceType":"Organization","id":"x"}"#,
+            r#"{"resourceType":"Binary","id":"b","securityContext":{"reference":"Patient/p"}}"#,
         ] {
             assert!(grant.admit(&entry(json), |_| {}).is_ok(), "{json}");
         }

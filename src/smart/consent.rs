@@ -104,6 +104,21 @@ impl Consent {
         self.since.get(id).is_some_and(|since| *since > then)
     }
 
+    /// Whether a text names somebody on it, wherever in it and whatever for: in a link, a search, a narrative.
+    pub(crate) fn is_named_in(&self, text: &str) -> bool {
+        let names = memchr::memmem::find_iter(text.as_bytes(), b"Patient");
+        let mut after = names.filter_map(|at| text.get(at + "Patient".len()..));
+        after.any(|after| {
+            let rest = after.strip_prefix('/').or_else(|| after.strip_prefix("\\/"));
+            let is_of_id = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.');
+            let id = rest.map(|rest| rest.split(|letter: char| !is_of_id(letter)).next().unwrap_or_default());
+            // A full stop ends a sentence, or belongs to the id.
+            id.into_iter()
+                .flat_map(|id| [id, id.trim_end_matches('.')])
+                .any(|id| Id::parse(id).is_ok_and(|id| self.has(&id)))
+        })
+    }
+
     /// Whether a reference leads to somebody on it, or may do so: on whatever server it is said to be, and where it says no
     /// more than how a patient can be found.
     pub(crate) fn may_be_meant_by(&self, reference: &str) -> bool {
@@ -189,6 +204,21 @@ mod tests {
         assert!(lost.has_grown_since(then), "where the list was lost everybody is new");
         let json = serde_json::to_string(&more).expect("plain values");
         assert_eq!(serde_json::from_str::<Consent>(&json).expect("what was written"), more);
+    }
+
+    #[test]
+    fn a_text_names_somebody_on_the_list_wherever_it_does() {
+        let consent = Consent::default().with(list("a\n12"), Millis(1));
+        for (text, expected) in [
+            (r#"{"url":"http://h/fhir/Patient/12/$everything"}"#, true),
+            (r#"{"criteria":"Observation?subject=Patient\/12&code=x"}"#, true),
+            ("see Patient/12.", true),
+            ("Patient/a", true),
+            ("Patient/123 and Patient/ab", false),
+            ("Patient 12, /12, Patient", false),
+        ] {
+            assert_eq!(consent.is_named_in(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -117,6 +117,8 @@ impl Reader {
 
     pub(in crate::engine) fn page_scope(&self, resource_type: ResourceType) -> PageScope {
         match self.plan.cohort {
+            // What tells of records that are kept back is looked for.
+            Cohort::Everything if self.grant.keeps_back_resources() => PageScope::of(resource_type).with_references(),
             Cohort::Everything => PageScope::of(resource_type),
             Cohort::AllPatients | Cohort::Members(_) => PageScope::of(resource_type).with_references(),
         }

@@ -44,6 +44,13 @@ fn fill(rig: &Rig) {
         format!(r#"{{"resourceType":"Observation","id":"secret-unclear",{subject},"meta":{{"security":[{{"display":"?"}}]}}}}"#),
         r#"{"resourceType":"Provenance","id":"of-open","target":[{"reference":"Patient/p"}]}"#.to_owned(),
         format!(r#"{{"resourceType":"Provenance","id":"secret-provenance",{LABEL},"target":[{{"reference":"Patient/p"}}]}}"#),
+        // Without a label, and about one that has it.
+        r#"{"resourceType":"Provenance","id":"secret-told","target":[{"reference":"Patient/p"},{"reference":"Observation/secret-observation"}]}"#
+            .to_owned(),
+        r#"{"resourceType":"Provenance","id":"secret-made","target":[{"reference":"Patient/p"}],"entity":[{"role":"source","what":{"reference":"Observation/secret-inside"}}]}"#
+            .to_owned(),
+        r#"{"resourceType":"Provenance","id":"secret-unknown","target":[{"reference":"Patient/p"},{"reference":"Observation/gone"}]}"#
+            .to_owned(),
     ] {
         rig.upstream.create(&json).unwrap_or_else(|error| panic!("{json}: {error}"));
     }
@@ -92,6 +99,10 @@ async fn a_record_with_a_withheld_label_is_in_no_file() {
         for id in ["secret-observation", "secret-goes", "secret-inside", "secret-escaped", "secret-unclear"] {
             assert!(whole.has(id), "{path}: without a policy {id} is there");
         }
+        for id in ["secret-told", "secret-made", "secret-unknown", "of-open"] {
+            assert!(whole.has(id), "{path}: without a policy {id} is there");
+        }
+        assert!(export.has("of-open"), "{path}: Provenance of what leaves does");
         assert!(!export.output.contains(r#""id":"secret"#), "{path}: {}", export.output);
         assert!(export.has("open"), "{path}: what has no label is there");
         assert_eq!(export.has("known"), !path.contains("_type"), "{path}");
