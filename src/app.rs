@@ -444,7 +444,7 @@ impl Assembly {
                 began: self.began,
                 registry: self.registry,
             });
-            let started = start(&engine, &self.excluded, &*self.clock, &sender);
+            let started = self.excluded.start(&engine, &*self.clock, &sender);
             if stop.run_until_cancelled(started).await.is_none() {
                 return;
             }
@@ -461,31 +461,6 @@ impl Assembly {
             stop.cancelled().await;
         });
         receiver
-    }
-}
-
-/// Starts an engine once it is known of whom nothing may leave and the store can be read.
-async fn start(engine: &Engine, excluded: &ListFile, clock: &dyn Clock, standing: &watch::Sender<Standing>) {
-    loop {
-        match excluded.read() {
-            Ok(patients) => match engine.start(patients).await {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::error!(
-                        error = error_chain(&error),
-                        "the job store cannot be read; bulk requests wait for it"
-                    );
-                }
-            },
-            Err(error) => {
-                standing.send_replace(Standing::Unlisted);
-                tracing::error!(
-                    error = error_chain(&*error),
-                    "the list of patients who are not exported cannot be read; bulk requests wait for it"
-                );
-            }
-        }
-        clock.sleep(STORE_PAUSE).await;
     }
 }
 

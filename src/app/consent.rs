@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
+use tokio::sync::watch;
 
+use super::STORE_PAUSE;
+use crate::clock::Clock;
 use crate::config::PolicyConfig;
-use crate::engine::Engine;
+use crate::engine::{Engine, Standing};
 use crate::fhir::datatypes::Id;
 use crate::smart::consent::Consent;
 use crate::telemetry::error_chain;
@@ -44,6 +47,31 @@ impl ListFile {
     /// Whether there is to be a list.
     fn is_named(&self) -> bool {
         self.path.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Starts an engine once it is known of whom nothing may leave and the store can be read.
+    pub(super) async fn start(&self, engine: &Engine, clock: &dyn Clock, standing: &watch::Sender<Standing>) {
+        loop {
+            match self.read() {
+                Ok(patients) => match engine.start(patients).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::error!(
+                            error = error_chain(&error),
+                            "the job store cannot be read; bulk requests wait for it"
+                        );
+                    }
+                },
+                Err(error) => {
+                    standing.send_replace(Standing::Unlisted);
+                    tracing::error!(
+                        error = error_chain(&*error),
+                        "the list of patients who are not exported cannot be read; bulk requests wait for it"
+                    );
+                }
+            }
+            clock.sleep(STORE_PAUSE).await;
+        }
     }
 
     /// Has an engine heed the list as it is now. If it cannot be read, the one before it stays in force.

@@ -76,6 +76,11 @@ impl ClientPolicyConfig {
                 Some(_) | None => {}
             }
         }
+        if self.groups.is_some() && self.levels.is_none() {
+            let problem = "is given without levels, so that at System and Patient level everybody could be exported: give \
+                           levels too, such as [group]";
+            add("groups", problem.to_owned());
+        }
         let mut groups = Vec::new();
         for (number, name) in self.groups.iter().flatten().enumerate() {
             match Id::parse(name) {
@@ -174,7 +179,8 @@ mod tests {
             ("levels: [everything]", "everything"),
             ("levels: []", "levels is empty"),
             ("groups: []", "groups is empty"),
-            ("groups: [a, 'b c']", "groups[1] is not an id"),
+            ("groups: [a]", "groups is given without levels"),
+            ("levels: [group]\ngroups: [a, 'b c']", "groups[1] is not an id"),
             ("types: [Patient, patient]", "types[1] is `patient`"),
             ("withheld_labels: [a, 's|']", "withheld_labels[1] is no label"),
             ("removed_elements: [Patient.id]", "removed_elements[0] names `id`"),

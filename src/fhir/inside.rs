@@ -9,6 +9,9 @@ use std::fmt;
 
 /// Deepest nesting; what a page lets in is not deeper.
 const DEEPEST: usize = 140;
+/// Labels, subjects and resources in one; more are not understood.
+const MOST_LABELS: usize = 1_000;
+const MOST_RESOURCES: usize = 100_000;
 
 /// What was found in a resource, wherever in it.
 #[derive(Default)]
@@ -63,6 +66,8 @@ pub(crate) fn look_inside(line: &[u8]) -> Option<Inside<'_>> {
     let mut walk = Walk { text, at: 0, levels: Vec::with_capacity(16), inside: Inside::default() };
     walk.walk()?;
     let mut inside = walk.inside;
+    inside.has_strange_label |= inside.labels.len() > MOST_LABELS;
+    inside.is_strange |= inside.subjects.len() > MOST_LABELS || inside.resources.len() > MOST_RESOURCES;
     inside.resources.sort_unstable_by_key(|nested| nested.start);
     Some(inside)
 }
@@ -209,7 +214,7 @@ impl<'a> Walk<'a> {
         {
             slot.put(Some(meaning));
         } else if is_confidentiality && is_resource(self.names().nth(1)) {
-            self.inside.labels.push(Coding { system: Some(Cow::Borrowed(CONFIDENTIALITY)), code: meaning });
+            self.label(Some(Cow::Borrowed(CONFIDENTIALITY)), meaning);
         }
         self.scalar();
         Some(())
@@ -238,6 +243,13 @@ impl<'a> Walk<'a> {
             }
         };
         self.inside.has_strange_label |= is_strange;
+    }
+
+    /// Notes a label; one too many says that there are too many.
+    fn label(&mut self, system: Option<Cow<'a, str>>, code: Cow<'a, str>) {
+        if self.inside.labels.len() <= MOST_LABELS {
+            self.inside.labels.push(Coding { system, code });
+        }
     }
 
     /// The names that lead to the value that is read, the nearest first; arrays have none.
@@ -275,9 +287,7 @@ impl<'a> Walk<'a> {
         let is_strange = system.is_strange || code.is_strange;
         if is_label || is_inline {
             match code.text {
-                Some(code) if !is_strange && !code.trim().is_empty() => {
-                    self.inside.labels.push(Coding { system: system.text, code });
-                }
+                Some(code) if !is_strange && !code.trim().is_empty() => self.label(system.text, code),
                 // An extension may say something else.
                 Some(_) => self.inside.has_strange_label = true,
                 None => self.inside.has_strange_label |= is_label,
@@ -289,12 +299,16 @@ impl<'a> Walk<'a> {
             }
             _ => None,
         };
-        if let Some(element) = subject {
+        if let Some(element) = subject
+            && self.inside.subjects.len() <= MOST_LABELS
+        {
             let reference = reference.text.clone();
             self.inside.subjects.push(Subject { element, reference, kind: kind.text });
         }
         self.inside.references.extend(reference.text);
-        if let Some(resource_type) = resource_type.text {
+        if let Some(resource_type) = resource_type.text
+            && self.inside.resources.len() <= MOST_RESOURCES
+        {
             self.inside.is_strange |= id.is_strange;
             self.inside.resources.push(Nested { start, resource_type, id: id.text });
         }
@@ -389,6 +403,8 @@ mod tests {
         assert!(look(r#"{"contained":[{"meta":"R"}]}"#).has_strange_label);
         assert!(look(r#"{"securityLabel":[{"text":"R"}]}"#).has_strange_label);
         assert!(look(r#"{"securityLabel":["R"]}"#).has_strange_label);
+        let many = format!(r#"{{"meta":{{"security":[{}]}}}}"#, vec![r#"{"code":"a"}"#; MOST_LABELS + 1].join(","));
+        assert!(look(&many).has_strange_label, "one of those that are not looked at may be it");
         for fine in [
             r#"{"meta":{"security":[]}}"#,
             r#"{"meta":{"tag":[{"system":"s"}]}}"#,

@@ -4,6 +4,7 @@ mod access;
 mod consent;
 mod elements;
 mod labels;
+mod process;
 mod quotas;
 mod reload;
 

@@ -5,7 +5,7 @@ mod delivery;
 mod discovery;
 mod exports;
 mod links;
-mod process;
+pub(crate) mod process;
 mod tokens;
 
 use std::collections::BTreeMap;

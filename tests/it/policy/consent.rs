@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use offtake::Config;
+use sample_upstream::{SampleUpstream, Settings};
 use serde_json::json;
 
 use super::{ALL, Export, STATEMENT, export, nothing_is_left};
 use crate::smart::{Client, Rig};
-use crate::support::until;
+use crate::support::{App, until};
 
 fn write(path: &Path, patients: &str) {
     std::fs::write(path, patients).expect("the disk takes it");
@@ -73,6 +74,23 @@ async fn nothing_of_them_leaves_at_any_level() {
         assert_eq!((&proof["withheld"], &proof["short"]), (&json!(0), &json!(0)), "{path}: {proof}");
     }
     rig.stop().await;
+}
+
+/// Whoever may ask.
+#[tokio::test]
+async fn nothing_of_them_leaves_in_open_mode() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let list = folder.path().join("list");
+    write(&list, "gone");
+    let upstream = SampleUpstream::new(Settings::default());
+    for id in ["stays", "gone"] {
+        upstream.create(&format!(r#"{{"resourceType":"Patient","id":"{id}"}}"#)).expect("a patient");
+    }
+    let app = App::before(upstream, |config| config.policy.exclude_patients_file = Some(list)).await;
+    let (_, received) = app.export("/$export").await.expect("an export");
+    let patients = std::str::from_utf8(&received["Patient"]).expect("text");
+    assert!(patients.contains(r#""id":"stays""#) && !patients.contains("gone"), "{patients}");
+    app.stop().await;
 }
 
 /// SEC-14: an export that may hold somebody who is new on the list ends; others stay.

@@ -47,7 +47,7 @@ fn assertion(process: &Process, client: &Client) -> String {
 }
 
 /// Asks until the job store is open, and a second has passed since.
-async fn token(process: &Process, client: &Client) -> String {
+pub(crate) async fn token(process: &Process, client: &Client) -> String {
     until("there is a token", async || {
         let answer = token_answer(process, client).await;
         Ok(answer.json()["access_token"].as_str().map(str::to_owned))
@@ -68,13 +68,13 @@ async fn token_answer(process: &Process, client: &Client) -> Answer {
     .expect("an answer")
 }
 
-async fn with_token(process: &Process, method: &str, url: &str, token: &str) -> Answer {
+pub(crate) async fn with_token(process: &Process, method: &str, url: &str, token: &str) -> Answer {
     let bearer = format!("Bearer {token}");
     ask(process, method, url, &[KICKOFF[0], KICKOFF[1], ("Authorization", &bearer)], b"").await
 }
 
 /// Exports, and gives the status address and the link to the patients.
-async fn exported(process: &Process, token: &str) -> (String, String) {
+pub(crate) async fn exported(process: &Process, token: &str) -> (String, String) {
     let kickoff = with_token(process, "GET", &format!("{}/$export?_type=Patient", process.base), token).await;
     let status = kickoff.header("content-location").to_owned();
     let manifest = until("the export ends", async || {
