@@ -415,6 +415,66 @@ mod tests {
         }
     }
 
+    /// The labels of a tree: what stands in `security` of whatever is called `meta`.
+    fn labels_of(value: &serde_json::Value, codes: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Array(items) => items.iter().for_each(|item| labels_of(item, codes)),
+            serde_json::Value::Object(members) => {
+                let security = members.get("meta").and_then(|meta| meta.get("security"));
+                let labels = security.into_iter().flat_map(|list| list.as_array().into_iter().flatten());
+                codes.extend(labels.filter_map(|label| label["code"].as_str().map(str::to_owned)));
+                members.values().for_each(|member| labels_of(member, codes));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whatever a resource looks like, the labels that are found are those of its tree.
+    #[test]
+    fn the_labels_in_the_bytes_are_those_of_the_tree() {
+        use serde_json::{Map, Value, json};
+        fn below(dice: &mut u64, most: u64) -> u64 {
+            *dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (*dice >> 33) % most
+        }
+        fn tree(dice: &mut u64, depth: u64) -> Value {
+            match below(dice, if depth == 0 { 2 } else { 6 }) {
+                0 => json!(below(dice, 9)),
+                1 => json!("a \"text\" \\ {[:,"),
+                2 => Value::Array((0..below(dice, 4)).map(|_| tree(dice, depth - 1)).collect()),
+                _ => {
+                    let names = ["contained", "entry", "resource", "code", "system", "security", "x\"y", "reference"];
+                    let mut members = Map::new();
+                    if below(dice, 3) == 0 {
+                        let codes: Vec<_> = (0..below(dice, 3))
+                            .map(|_| json!({ "code": format!("c{}", below(dice, 99)), "system": "s" }))
+                            .collect();
+                        members.insert("meta".to_owned(), json!({ "security": codes, "tag": [{ "code": "t" }] }));
+                    }
+                    for _ in 0..below(dice, 4) {
+                        let name = names[usize::try_from(below(dice, 8)).expect("small")];
+                        members.insert(name.to_owned(), tree(dice, depth - 1));
+                    }
+                    Value::Object(members)
+                }
+            }
+        }
+        let (mut dice, mut many) = (7, 0);
+        for _ in 0..3_000 {
+            let value = json!({ "resourceType": "Basic", "a": tree(&mut dice, 6), "b": tree(&mut dice, 6) });
+            let json = value.to_string();
+            let inside = look(&json);
+            let mut found: Vec<_> = inside.labels.iter().map(|label| label.code.to_string()).collect();
+            let mut expected = Vec::new();
+            labels_of(&value, &mut expected);
+            many += usize::from(expected.len() > 1);
+            found.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(found, expected, "{json}");
+        }
+        assert!(many > 500, "{many}");
+    }
+
     #[test]
     fn references_subjects_and_resources_are_found() {
         let json = r##"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient\/1","type":"Patient"},

@@ -58,6 +58,11 @@ impl Export {
 
 async fn export(rig: &Rig, token: &str, below: &str) -> Export {
     let status = rig.exported(below, token).await;
+    got(rig, token, status).await
+}
+
+/// All that a client gets of an export that has ended.
+async fn got(rig: &Rig, token: &str, status: String) -> Export {
     let manifest = rig.with_token("GET", &status, token).await.json();
     let mut lists = Vec::new();
     for list in ["output", "deleted", "error"] {

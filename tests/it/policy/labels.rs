@@ -10,8 +10,9 @@ use offtake::{Clock, SystemClock};
 use sample_upstream::Lies;
 use serde_json::json;
 
-use super::{ALL, STATEMENT, export, rig, under};
+use super::{ALL, SOON, STATEMENT, export, objects, rig, under};
 use crate::smart::{Client, Rig};
+use crate::support::until;
 
 const PART_2: &str = "http://terminology.hl7.org/CodeSystem/v3-ActCode|42CFRPart2";
 const LABEL: &str =
@@ -124,6 +125,41 @@ async fn a_record_with_a_withheld_label_is_in_no_file() {
         assert_eq!(proof["withheld"], whole.proof("Observation")["withheld"], "{path}: {proof}");
         assert_eq!(whole.proof("Observation")["written"], written + 5, "{path}: {proof}");
     }
+    rig.stop().await;
+}
+
+/// SEC-20, SEC-26: what an earlier life of the process kept back stays so, and is counted nowhere still.
+#[tokio::test]
+async fn an_export_that_goes_on_after_a_restart_keeps_back_the_same() {
+    let client = Client::new("a", ALL);
+    let policy = json!({ "withheld_labels": [PART_2] });
+    let mut rig = Rig::configured(&[], |config| {
+        config.smart.clients = vec![under(&client, policy)];
+        config.output.file_max_resources = 10;
+        config.upstream.page_max_resources = 10;
+    })
+    .await;
+    rig.upstream.generate(20);
+    fill(&rig);
+    rig.upstream.update_settings(|settings| settings.latency = Duration::from_millis(50));
+    let token = rig.token(&client, ALL).await;
+    let kickoff = rig.with_token("GET", "/$export", &token).await;
+    let status = kickoff.header("content-location").strip_prefix(&rig.base).expect("below the base").to_owned();
+    until("it has completed some files", SOON, || objects(&rig).len() > 8).await;
+    rig.restart(|_| {}).await;
+    rig.upstream.update_settings(|settings| settings.latency = Duration::ZERO);
+    let token = rig.token(&client, ALL).await;
+    while rig.with_token("GET", &status, &token).await.status == 202 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let export = super::got(&rig, &token, status).await;
+    assert!(!export.output.contains(r#""id":"secret"#), "{}", export.output);
+    let held = rig.upstream.resources(Some("Observation"));
+    let open = held.iter().filter(|stored| !stored.id.starts_with("secret")).count();
+    let proof = export.proof("Observation");
+    let numbers = ["written", "withheld", "short"].map(|name| proof[name].as_u64());
+    assert_eq!(numbers, [Some(open as u64), Some(0), Some(0)], "{proof}");
+    assert_eq!(proof["expected"], proof["received"], "{proof}");
     rig.stop().await;
 }
 
