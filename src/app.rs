@@ -3,11 +3,13 @@
 mod care;
 mod claim;
 mod consent;
+mod credentials;
 mod examine;
 mod identity;
 mod keys;
 mod ledger;
 mod recover;
+mod secrets;
 mod smart;
 
 use std::fmt;
@@ -47,11 +49,12 @@ use crate::store::sled::SledStore;
 use crate::telemetry::error_chain;
 use crate::upstream::budget::Budget;
 use crate::upstream::capabilities::Capabilities;
-use crate::upstream::client::{Patience, Upstream};
+use crate::upstream::client::{Channel, Patience, Upstream};
 use crate::upstream::connect::{PassThroughClient, Protocols, SearchClient};
 use crate::upstream::live::LiveTraffic;
 use claim::{Privacy, PrivacyWatch};
 use consent::ListFile;
+use credentials::Rereadable;
 pub(crate) use examine::{Examined, examine};
 pub(crate) use identity::Identity;
 pub use identity::JobStore;
@@ -92,6 +95,8 @@ struct App {
     heads: ledger::HeadCopy,
     /// Who is not exported.
     excluded: ListFile,
+    /// What the upstream is shown by searches, to be read anew.
+    rereadable: Rereadable,
     stop: CancellationToken,
     /// Jobs have threads of their own, so that ordinary requests never wait behind a page. Dropped off the
     /// runtime that drops the last clone: a runtime may not be dropped from within another.
@@ -211,7 +216,10 @@ impl Builder {
             crate::store::private_folder(&state).context("could not make the state folder")?;
         }
         let live = Arc::new(live_traffic(&config, &clock));
-        let upstream = search_upstream(&config, &clock, config.upstream.give_up_after, Arc::clone(&live))?;
+        let shown = credentials::of_searches(&config.upstream, &clock)?;
+        credentials::warn(&config.upstream);
+        let rereadable = Rereadable::new(&config.upstream, &shown.tls);
+        let upstream = search_upstream(&config, shown, &clock, config.upstream.give_up_after, Arc::clone(&live))?;
         let (keys, identity) = match &store {
             Some(store) => (LinkKeys::new(new_key()?, None), store.identity()?),
             None => (link_keys(&state)?, Identity::kept(&state)?),
@@ -266,9 +274,9 @@ impl Builder {
             sending: TaskTracker::new(),
             packing: Arc::new(Semaphore::new(PACKED_AT_ONCE)),
         };
-        Ok(Offtake {
-            app: Arc::new(App { config, edge: Arc::new(edge), live, engine, excluded, heads, stop, bulk: Some(bulk) }),
-        })
+        let app =
+            App { config, edge: Arc::new(edge), live, engine, excluded, heads, rereadable, stop, bulk: Some(bulk) };
+        Ok(Offtake { app: Arc::new(app) })
     }
 }
 
@@ -294,17 +302,25 @@ impl Offtake {
     }
 
     /// Takes up the clients that a configuration names now, and the list of patients who are not exported: every token and every
-    /// link is held against them from the next request on (SEC-14). All else stays as it was.
+    /// link is held against them from the next request on (SEC-14); and what searches show to the upstream. All else stays as it
+    /// was.
     ///
     /// # Errors
     /// If there can be no other clients: then all stay as they were.
     pub(crate) fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        let Edge { upstream, clock, .. } = &*self.app.edge;
+        match self.app.rereadable.reread(&config.upstream, upstream.credentials(), clock) {
+            Ok(()) => tracing::info!("the credentials for the upstream were read anew"),
+            Err(error) => {
+                tracing::error!(error = error_chain(&*error), "the credentials for the upstream stay as they were");
+            }
+        }
         self.app.excluded.follow(&config.policy);
         self.reread_excluded();
         if config.smart.mode == SmartMode::Open && matches!(self.app.edge.access, Access::Open { .. }) {
             return Ok(());
         }
-        smart::reload(&self.app.edge.access, config, &self.app.edge.clock)?;
+        smart::reload(&self.app.edge.access, config, clock)?;
         if let Some(engine) = self.app.engine.borrow().engine() {
             engine.look_again();
         }
@@ -342,7 +358,9 @@ impl Offtake {
     ) -> anyhow::Result<()> {
         let base = &self.app.config.upstream.base_url;
         let scheme = base.scheme().parse().context("could not read the scheme of upstream.base_url")?;
-        let client = PassThroughClient::new(&scheme).context("could not set up connections to the upstream")?;
+        let authorities = credentials::of_pass_through(&self.app.config.upstream)?;
+        let client =
+            PassThroughClient::new(&scheme, &authorities).context("could not set up connections to the upstream")?;
         let public = &self.app.config.server.public_base_url;
         let bases = Bases::new(public, base).context("could not set up the proxy")?;
         let upstream = Metadata::new(PassThrough::new(client, bases.clone(), Arc::clone(&self.app.live)), &bases);
@@ -538,22 +556,25 @@ fn live_traffic(config: &Config, clock: &Arc<dyn Clock>) -> LiveTraffic {
 /// The upstream as exports ask it.
 fn search_upstream(
     config: &Config,
+    shown: credentials::Shown,
     clock: &Arc<dyn Clock>,
     give_up_after: Duration,
     live: Arc<LiveTraffic>,
 ) -> anyhow::Result<Upstream> {
     let upstream = &config.upstream;
-    let base = upstream.export_base_url.as_ref().unwrap_or(&upstream.base_url).clone();
+    let base = upstream.searched().clone();
     let scheme = base.scheme().parse().context("could not read the scheme of the upstream's base URL")?;
     let protocols =
         if upstream.profile.protocol == Some(Protocol::Http1) { Protocols::Http1 } else { Protocols::Negotiated };
-    let client = SearchClient::new(&scheme, protocols).context("could not set up connections to the upstream")?;
+    let credentials::Shown { credentials, tls } = shown;
+    let client = SearchClient::new(&scheme, protocols, &tls).context("could not set up connections to the upstream")?;
     let patience = Patience { timeout: upstream.search_timeout, give_up_after };
     let gate = care::gate(upstream, live, Arc::clone(clock));
     let budget = Budget::new(upstream.memory_budget.bytes(), upstream.max_concurrent_searches);
     // A replica holds what the server wrote: references with the server's own base are as good as its own.
     let known_as = upstream.base_url.as_str().trim_end_matches('/').into();
-    let asked = Upstream::new(client, base, known_as, gate, budget, Arc::clone(clock), patience);
+    let asked =
+        Upstream::new(Channel { client, credentials }, base, known_as, gate, budget, Arc::clone(clock), patience);
     // What an operator knows holds for the first question too.
     asked.heed(&Profile::default().known(None, &upstream.profile));
     if upstream.profile.gzip == Some(false) {
@@ -572,6 +593,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         Output::open(&config.output_that_signs()).context("the output cannot be used")?;
     }
     smart::check(config)?;
+    credentials::check(config, &(Arc::new(SystemClock) as Arc<dyn Clock>))?;
     consent::check(&config.policy)
 }
 

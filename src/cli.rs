@@ -119,6 +119,12 @@ enum ConfigCommand {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Prints every option as it is with a configuration: as JSON, which is YAML too. Secrets are not shown.
+    Print {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Prints every option at its default.
     Reference,
 }
@@ -167,10 +173,27 @@ impl Cli {
                 },
                 Err(error) => refuse(&error),
             },
+            Command::Config(ConfigCommand::Print { config }) => match Config::from_file(&config) {
+                Ok(config) => print(&config),
+                Err(error) => refuse(&error),
+            },
             Command::Config(ConfigCommand::Reference) => {
                 print!("{}", config::REFERENCE);
                 ExitCode::SUCCESS
             }
+        }
+    }
+}
+
+fn print(config: &Config) -> ExitCode {
+    match serde_json::to_string_pretty(config) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("could not print it: {error}");
+            ExitCode::FAILURE
         }
     }
 }

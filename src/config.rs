@@ -1,6 +1,7 @@
 //! Configuration: the sections in reading order, and what is wrong with them, all at once.
 
 mod care;
+mod credentials;
 mod export;
 mod issuer;
 mod ledger;
@@ -30,6 +31,10 @@ pub use crate::smart::delivery::{ClientFolder, LinkMode, NotAClientFolder};
 pub use crate::smart::policy::Level;
 pub use care::{
     BreakerConfig, NotATime, QuietHoursConfig, QuietWindowConfig, TimeOfDay, UtcOffset, Weekday, YieldConfig,
+};
+pub(crate) use credentials::check_endpoint;
+pub use credentials::{
+    BackendConfig, BasicConfig, CredentialsConfig, PassThroughTlsConfig, PlainHttp, SearchTlsConfig, SecretSource,
 };
 pub use export::ExportConfig;
 pub use issuer::{ClaimsConfig, IntrospectionConfig, IssuerConfig};
@@ -176,7 +181,26 @@ impl Config {
                 );
             }
         }
+        self.check_open(&mut problems);
         if problems.found.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// SEC-10: what opens the upstream is not for whoever happens to be on this machine.
+    fn check_open(&self, problems: &mut Problems) {
+        if self.smart.mode != SmartMode::Open {
+            return;
+        }
+        problems.section = "smart";
+        for (option, is_set) in [
+            ("credentials", self.upstream.credentials.are_given()),
+            ("tls.client_cert_file", self.upstream.tls.client_cert_file.is_some()),
+        ] {
+            if is_set {
+                let problem =
+                    format!("is open, and upstream.{option} is set: everybody here could read what that opens");
+                problems.add("mode", &problem);
+            }
+        }
     }
 }
 

@@ -21,5 +21,6 @@ pub(crate) mod jws;
 pub(crate) mod key_source;
 pub(crate) mod labels;
 pub(crate) mod policy;
+pub(crate) mod private_jwk;
 pub(crate) mod scope;
 pub(crate) mod server;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::identity::{INSTANCE, STORE_IDENTITY, hex, known, owner};
-use super::{JOBS, live_traffic, new_key, search_upstream, smart};
+use super::{JOBS, credentials, live_traffic, new_key, search_upstream, smart};
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::{Config, Location, OutputConfig, PublicBucket, Size, SmartMode};
 use crate::doctor::storage::{self, Opened, Owner, State, Storage};
@@ -59,8 +59,8 @@ async fn examine_issuer(config: &Config, clock: &Arc<dyn Clock>) -> Option<anyho
 
 async fn upstream(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Examination> {
     let live = Arc::new(live_traffic(config, clock));
-    let upstream = search_upstream(config, clock, PATIENCE, live)?;
     let options = &config.upstream;
+    let upstream = search_upstream(config, credentials::of_searches(options, clock)?, clock, PATIENCE, live)?;
     let searches = options.max_concurrent_searches;
     let capabilities = Capabilities::new(upstream.clone(), Arc::clone(clock));
     let (preset, profile) = (&options.preset, &options.profile);

@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{BreakerConfig, Problems, QuietHoursConfig, Section, Size, YieldConfig, seconds, server};
+use super::{
+    BreakerConfig, CredentialsConfig, PassThroughTlsConfig, Problems, QuietHoursConfig, SearchTlsConfig, Section, Size,
+    YieldConfig, seconds, server,
+};
 use crate::profile::{PresetChoice, ProfileOverrides};
 
 /// The FHIR server that is exported.
@@ -17,6 +20,15 @@ pub struct UpstreamConfig {
     /// The FHIR base that exports are read from instead, such as that of a reporting replica; without it `base_url`.
     #[serde(default)]
     pub export_base_url: Option<Url>,
+    /// What every search of an export carries so that it is answered.
+    #[serde(default)]
+    pub credentials: CredentialsConfig,
+    /// By what searches know the server, and it us.
+    #[serde(default)]
+    pub tls: SearchTlsConfig,
+    /// By what requests that pass through know the server.
+    #[serde(default)]
+    pub pass_through_tls: PassThroughTlsConfig,
     /// Searches of all exports together that it has to answer at the same time, at most.
     #[serde(default = "max_concurrent_searches")]
     pub max_concurrent_searches: usize,
@@ -94,12 +106,22 @@ fn probe_on_start() -> bool {
     true
 }
 
+impl UpstreamConfig {
+    /// The FHIR base that is searched.
+    pub(crate) fn searched(&self) -> &Url {
+        self.export_base_url.as_ref().unwrap_or(&self.base_url)
+    }
+}
+
 impl Section for UpstreamConfig {
     fn check(&self, problems: &mut Problems) {
         server::check_base(&self.base_url, "base_url", problems);
         if let Some(url) = &self.export_base_url {
             server::check_base(url, "export_base_url", problems);
         }
+        self.credentials.check(self.searched(), problems);
+        self.tls.check(problems);
+        self.pass_through_tls.check(problems);
         if !(1..=256).contains(&self.max_concurrent_searches) {
             problems.add("max_concurrent_searches", "is not between 1 and 256");
         }

@@ -495,7 +495,7 @@ impl Planner {
             // What is too large to be looked at is there, and so is what makes the server fail.
             Err(SearchError::TooLarge { .. } | SearchError::Failing { .. }) => Ok(true),
             Err(SearchError::Refused { .. }) => Ok(false),
-            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => Err(error),
+            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => Err(error),
         }
     }
 
@@ -545,7 +545,7 @@ impl Planner {
                 Ok(answer.page.entries.iter().find_map(|entry| entry.last_updated).map(Instant::floor_millis))
             }
             Err(SearchError::Refused { .. } | SearchError::TooLarge { .. } | SearchError::Failing { .. }) => Ok(None),
-            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => Err(error),
+            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => Err(error),
         }
     }
 }

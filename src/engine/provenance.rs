@@ -104,7 +104,9 @@ impl Reader {
                 }
                 Err(SearchError::TooLarge { .. }) if ids.len() == 1 && tried < TRIES => self.upstream.rest(REST).await,
                 Err(SearchError::TooLarge { .. } | SearchError::Refused { .. } | SearchError::Failing { .. }) => break,
-                Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => return Err(error.into()),
+                Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => {
+                    return Err(error.into());
+                }
             }
         }
         for entry in entries.iter().filter(|entry| ids.contains(&&entry.id)) {

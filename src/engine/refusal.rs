@@ -82,7 +82,9 @@ impl Reader {
             // One that is too large to be looked at was given.
             Ok(_) | Err(SearchError::TooLarge { .. }) => Ok(true),
             Err(SearchError::Refused { .. } | SearchError::Failing { .. }) => Ok(false),
-            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => Err(error.into()),
+            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => {
+                Err(error.into())
+            }
         }
     }
 }

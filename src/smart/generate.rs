@@ -76,11 +76,7 @@ fn private<'a>(public: &Value, secret: impl Iterator<Item = (&'static str, &'a [
 
 /// n, e, d, p, q, dp, dq and qi of an RSA key in PKCS#8 (RFC 5208, RFC 8017 A.1.2).
 fn rsa_numbers(pkcs8: &[u8]) -> Option<[&[u8]; 8]> {
-    let (outer, _) = element(0x30, pkcs8)?;
-    let (_version, rest) = element(0x02, outer)?;
-    let (_algorithm, rest) = element(0x30, rest)?;
-    let (key, _) = element(0x04, rest)?;
-    let (sequence, _) = element(0x30, key)?;
+    let (sequence, _) = element(0x30, pkcs1(pkcs8)?)?;
     let (_version, mut rest) = element(0x02, sequence)?;
     let mut numbers = [&[][..]; 8];
     for number in &mut numbers {
@@ -90,6 +86,14 @@ fn rsa_numbers(pkcs8: &[u8]) -> Option<[&[u8]; 8]> {
         rest = after;
     }
     Some(numbers)
+}
+
+/// The `RSAPrivateKey` in an RSA key in PKCS#8.
+pub(super) fn pkcs1(pkcs8: &[u8]) -> Option<&[u8]> {
+    let (outer, _) = element(0x30, pkcs8)?;
+    let (_version, rest) = element(0x02, outer)?;
+    let (_algorithm, rest) = element(0x30, rest)?;
+    Some(element(0x04, rest)?.0)
 }
 
 /// The content of a DER element of this kind, and what follows it.

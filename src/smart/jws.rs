@@ -141,6 +141,15 @@ impl SigningKey {
         Self { alg: Alg::Es384, key: EncodingKey::from_ec_der(pkcs8) }
     }
 
+    /// From PKCS#1.
+    pub(crate) fn rs384(pkcs1: &[u8]) -> Self {
+        Self { alg: Alg::Rs384, key: EncodingKey::from_rsa_der(pkcs1) }
+    }
+
+    pub(crate) fn alg(&self) -> Alg {
+        self.alg
+    }
+
     /// `header` and `claims`, both JSON, as a token.
     ///
     /// # Errors

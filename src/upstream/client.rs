@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 
 use super::budget::{Budget, Reservation};
 use super::connect::{SearchClient, WasCompressed};
+use super::credentials::{Credentials, Refused};
 use super::gate::{Gate, Patient, Place, Refusal};
 use super::limit::{Outcome, Reason};
 use super::media::{Media, MediaInUse};
@@ -42,7 +43,7 @@ pub(crate) struct Upstream {
 }
 
 struct Inner {
-    client: SearchClient,
+    channel: Channel,
     base: url::Url,
     /// The base that requests pass through to; another one than `base` where exports are read from a replica.
     known_as: Box<str>,
@@ -59,6 +60,13 @@ struct Inner {
     seen: Seen,
     /// The base that the server itself writes into links and references, where it says so.
     advertised: OnceLock<Box<str>>,
+}
+
+/// How searches reach the upstream, and what they show it.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) client: SearchClient,
+    pub(crate) credentials: Credentials,
 }
 
 /// How everything is asked: as a profile says.
@@ -158,7 +166,7 @@ impl fmt::Debug for Upstream {
 
 impl Upstream {
     pub(crate) fn new(
-        client: SearchClient,
+        channel: Channel,
         base: url::Url,
         known_as: Box<str>,
         gate: Gate,
@@ -170,7 +178,7 @@ impl Upstream {
         let (media, advertised) = (MediaInUse::default(), OnceLock::new());
         let (manners, seen) = (Manners::default(), Seen::default());
         let inner = Inner {
-            client,
+            channel,
             base,
             known_as,
             gate,
@@ -185,6 +193,11 @@ impl Upstream {
             advertised,
         };
         Self { inner: Arc::new(inner), patience: None, gives_back: false, is_urgent: false, strict: None }
+    }
+
+    /// What its searches show.
+    pub(crate) fn credentials(&self) -> &Credentials {
+        &self.inner.channel.credentials
     }
 
     /// From now on everything is asked as `profile` says.
@@ -434,15 +447,21 @@ impl Upstream {
     async fn once(&self, ask: Ask<'_>, reservation: Reservation, place: Place) -> Result<Raw, Miss> {
         let media = self.inner.media.now();
         let received = self.receive(ask, media, reservation).await;
-        place.end(match &received {
-            Ok((head, raw)) => outcome(head, raw.date),
-            Err(Miss::Final(_)) => Outcome::Failed,
+        let outcome = match &received {
+            Ok((head, raw)) => Some(outcome(head, raw.date)),
+            Err(Miss::Final(_)) => Some(Outcome::Failed),
             Err(Miss::Again { failure, .. }) => match failure {
-                Failure::Connection(_) | Failure::Silence(_) => Outcome::NotThere,
-                Failure::CutShort(_) => Outcome::Broken,
-                Failure::Status(_) | Failure::Cached | Failure::Page(_) | Failure::Stopping => Outcome::Failed,
+                Failure::Connection(_) | Failure::Silence(_) => Some(Outcome::NotThere),
+                Failure::CutShort(_) => Some(Outcome::Broken),
+                Failure::Status(_) | Failure::Cached | Failure::Page(_) | Failure::Stopping => Some(Outcome::Failed),
+                // The server was not asked, and has shown nothing.
+                Failure::Credentials(_) => None,
             },
-        });
+        };
+        match outcome {
+            Some(outcome) => place.end(outcome),
+            None => drop(place),
+        }
         let (head, raw) = received?;
         match retry::of_status(head.status) {
             retry::Verdict::Good => Ok(raw),
@@ -468,9 +487,7 @@ impl Upstream {
         let again = |failure| Miss::Again { failure, asked: None };
         let timeout = self.inner.patience.timeout;
         let silence = |_| again(Failure::Silence(timeout));
-        let request = self.request(ask, media).map_err(|_| Miss::Final(SearchError::Link))?;
-        let sent = tokio::time::timeout(timeout, self.inner.client.send(request)).await.map_err(silence)?;
-        let (head, mut stream) = sent.map_err(|error| again(Failure::Connection(error)))?.into_parts();
+        let (head, mut stream) = self.send(ask, media).await?.into_parts();
         let Seen { compressed, http2, skew } = &self.inner.seen;
         compressed.fetch_or(head.extensions.get::<WasCompressed>().is_some(), Ordering::Relaxed);
         http2.store(head.version == http::Version::HTTP_2, Ordering::Relaxed);
@@ -499,7 +516,30 @@ impl Upstream {
         Ok((head, Raw { bytes, date, reservation }))
     }
 
-    /// SEC-01: these headers and no others; nothing is taken from a client's request.
+    /// Sends one question with what it has to show; once more with something else, if the server does not accept that.
+    async fn send(&self, ask: Ask<'_>, media: Media) -> Result<http::Response<body::Body>, Miss> {
+        let Inner { channel: Channel { client, credentials }, patience, .. } = &*self.inner;
+        let again = |failure| Miss::Again { failure, asked: None };
+        let mut is_second = false;
+        loop {
+            let mut request = self.request(ask, media).map_err(|_| Miss::Final(SearchError::Link))?;
+            let shown = credentials.put_on(&mut request).await;
+            let shown = shown.map_err(|error| again(Failure::Credentials(error)))?;
+            let sent = tokio::time::timeout(patience.timeout, client.send(request)).await;
+            let sent = sent.map_err(|_| again(Failure::Silence(patience.timeout)))?;
+            let answer = sent.map_err(|error| again(Failure::Connection(error)))?;
+            if answer.status() != StatusCode::UNAUTHORIZED {
+                return Ok(answer);
+            }
+            match credentials.refused(shown) {
+                Refused::NothingShown => return Ok(answer),
+                Refused::AskAgain if !is_second => is_second = true,
+                Refused::AskAgain | Refused::Final => return Err(Miss::Final(SearchError::Unauthorized)),
+            }
+        }
+    }
+
+    /// SEC-01: these headers, what the credentials are, and no others; nothing is taken from a client's request.
     fn request(&self, ask: Ask<'_>, media: Media) -> Result<http::Request<body::Body>, http::Error> {
         let base = &self.inner.base;
         let authority = &base[url::Position::BeforeHost..url::Position::AfterPort];

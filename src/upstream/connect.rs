@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -13,16 +12,17 @@ use futures_util::future::BoxFuture;
 use http::uri::Scheme;
 use http::{Request, Response, header};
 use hyper::body::Incoming;
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
 use hyper_util::client::legacy::{self, Builder, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tower::Layer as _;
 use tower::ServiceExt as _;
 use tower::util::MapResponse;
 use tower_http::decompression::{Decompression, DecompressionLayer};
 
+use super::tls::{self, Authorities, SearchTls};
 use crate::body::{self, Body, BoxError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,8 +82,8 @@ impl fmt::Debug for PassThroughClient {
 
 impl PassThroughClient {
     /// A client for an upstream of this scheme; certificates are needed for `https` only.
-    pub(crate) fn new(scheme: &Scheme) -> Result<Self, ConnectError> {
-        let tls = tls(scheme)?;
+    pub(crate) fn new(scheme: &Scheme, authorities: &Authorities) -> Result<Self, ConnectError> {
+        let tls = tls::unnamed(scheme, authorities)?;
         let mut builder = builder();
         builder
             .http1_max_buf_size(PASS_THROUGH_BUFFER_BYTES)
@@ -150,12 +150,12 @@ impl fmt::Debug for SearchClient {
 
 impl SearchClient {
     /// A client for an upstream of this scheme; certificates are needed for `https` only.
-    pub(crate) fn new(scheme: &Scheme, protocols: Protocols) -> Result<Self, ConnectError> {
+    pub(crate) fn new(scheme: &Scheme, protocols: Protocols, tls: &SearchTls) -> Result<Self, ConnectError> {
         let client = builder()
             .http1_max_buf_size(SEARCH_BUFFER_BYTES)
             .http2_initial_stream_window_size(SEARCH_STREAM_WINDOW_BYTES)
             .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .build(connector(tls(scheme)?, protocols));
+            .build(connector(tls.to_upstream(scheme)?, protocols));
         let marked = MapResponse::new(client, mark as Mark);
         Ok(Self { service: DecompressionLayer::new().layer(marked) })
     }
@@ -200,18 +200,9 @@ fn connector(tls: ClientConfig, protocols: Protocols) -> HttpsConnector<HttpConn
     }
 }
 
+/// For connections to anybody, by what the system trusts.
 pub(crate) fn tls(scheme: &Scheme) -> Result<ClientConfig, ConnectError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(ConnectError::Tls)?;
-    // A machine without certificates can still stand before a server that speaks plain HTTP.
-    let config = if *scheme == Scheme::HTTPS {
-        config.with_native_roots().map_err(ConnectError::Roots)?
-    } else {
-        config.with_root_certificates(RootCertStore::empty())
-    };
-    Ok(config.with_no_client_auth())
+    tls::unnamed(scheme, &Authorities::default())
 }
 
 #[cfg(test)]
@@ -235,7 +226,8 @@ mod tests {
             socket.write_all(answer).await.expect("the client reads");
             String::from_utf8(head).expect("the client sends text")
         });
-        let client = SearchClient::new(&Scheme::HTTP, Protocols::Negotiated).expect("plain HTTP needs no roots");
+        let client = SearchClient::new(&Scheme::HTTP, Protocols::Negotiated, &SearchTls::default())
+            .expect("plain HTTP needs no roots");
         let request = Request::get(format!("http://{upstream}/fhir/Patient?_count=1"))
             .body(body::empty())
             .expect("the request is well formed");
@@ -267,8 +259,8 @@ mod tests {
     #[test]
     fn a_client_for_https_needs_nothing_but_certificate_authorities() {
         // Machines without any exist.
-        let search = SearchClient::new(&Scheme::HTTPS, Protocols::Negotiated);
-        let made = [PassThroughClient::new(&Scheme::HTTPS).map(drop), search.map(drop)];
+        let search = SearchClient::new(&Scheme::HTTPS, Protocols::Negotiated, &SearchTls::default());
+        let made = [PassThroughClient::new(&Scheme::HTTPS, &Authorities::default()).map(drop), search.map(drop)];
         for made in made {
             assert!(matches!(made, Ok(()) | Err(ConnectError::Roots(_))), "{made:?}");
         }

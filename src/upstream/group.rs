@@ -72,7 +72,8 @@ pub(crate) async fn members(
             SearchError::TooLarge { .. }
             | SearchError::GaveUp { .. }
             | SearchError::Failing { .. }
-            | SearchError::Link => GroupError::Upstream(error),
+            | SearchError::Link
+            | SearchError::Unauthorized => GroupError::Upstream(error),
         })?;
         let Some(body) = body else {
             if next == *id {

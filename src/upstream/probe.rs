@@ -130,7 +130,9 @@ pub(crate) async fn held(
             }
             Err(SearchError::Refused { issues, .. }) => held.refused.push((name, issues)),
             Err(SearchError::TooLarge { .. } | SearchError::Failing { .. }) => {}
-            Err(source @ (SearchError::GaveUp { .. } | SearchError::Link)) => return Err((name, source)),
+            Err(source @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => {
+                return Err((name, source));
+            }
         }
     }
     Ok(held)
@@ -501,7 +503,7 @@ fn allowed<T>(result: Result<T, SearchError>) -> Result<Option<T>, SearchError> 
             | SearchError::Failing { .. }
             | SearchError::Link,
         ) => Ok(None),
-        Err(error @ SearchError::GaveUp { .. }) => Err(error),
+        Err(error @ (SearchError::GaveUp { .. } | SearchError::Unauthorized)) => Err(error),
     }
 }
 

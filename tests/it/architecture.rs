@@ -38,7 +38,7 @@ const ORDER: [&str; 28] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 44] = [
+const PURE: [&str; 45] = [
     "fhir",
     "profile",
     "bulk",
@@ -60,6 +60,7 @@ const PURE: [&str; 44] = [
     "smart::jws",
     "smart::labels",
     "smart::policy",
+    "smart::private_jwk",
     "smart::scope",
     "job",
     "ledger::audit_event",

@@ -11,6 +11,7 @@ mod attacks;
 mod care;
 mod churn;
 mod crash;
+mod credentials;
 mod crowd;
 mod deletes;
 mod deletions;

@@ -147,13 +147,21 @@ impl Rig {
         let upstream = SampleUpstream::new(Settings::default());
         upstream.generate(3);
         let server = upstream.serve(support::listener().await).await;
+        Self::before(upstream, server, clients, change).await
+    }
+
+    /// The same in front of this upstream.
+    pub(crate) async fn before(
+        upstream: SampleUpstream,
+        server: Running,
+        clients: &[Client],
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         // Taken for a moment, so that the address is known.
         let listener = support::listener().await;
         let base = format!("http://{}/fhir", listener.local_addr().expect("it listens"));
-        let mut config = Config::local(&server.base_url, &base, folder.path()).expect("a good configuration");
-        config.upstream.probe_on_start = false;
-        config.output.min_free = Some(offtake::config::Size::kibibytes(0));
+        let mut config = support::config(&server.base_url, &base, folder.path());
         config.smart.mode = SmartMode::AuthorizationServer;
         config.smart.clients = clients.iter().map(Client::config).collect();
         change(&mut config);

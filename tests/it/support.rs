@@ -126,11 +126,7 @@ impl Front {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let listener = listener().await;
         let base = format!("http://{}/fhir", listener.local_addr().expect("it listens"));
-        let mut config = Config::local(upstream, &base, folder.path()).expect("a good configuration");
-        // Most tests look at what the server is asked, and when; those of processes and of profiles start as usual.
-        config.upstream.probe_on_start = false;
-        // Whatever the disk of the machine that they run on.
-        config.output.min_free = Some(offtake::config::Size::kibibytes(0));
+        let mut config = config(upstream, &base, folder.path());
         change(&mut config);
         let offtake = Offtake::builder(config).clock(clock).build().expect("everything can be opened");
         let (stop, stopped) = oneshot::channel::<()>();
@@ -149,6 +145,16 @@ impl Front {
         self.serving.await.expect("serving did not panic").expect("serving ended well");
         self.folder
     }
+}
+
+/// The configuration that tests begin with.
+pub(crate) fn config(upstream: &str, base: &str, folder: &Path) -> Config {
+    let mut config = Config::local(upstream, base, folder).expect("a good configuration");
+    // Most tests look at what the server is asked, and when; those of processes and of profiles start as usual.
+    config.upstream.probe_on_start = false;
+    // Whatever the disk of the machine that they run on.
+    config.output.min_free = Some(offtake::config::Size::kibibytes(0));
+    config
 }
 
 fn host_of(base: &str) -> String {

@@ -23,6 +23,7 @@ use crate::http::problem::Problem;
 use crate::proxy::{Bases, PassThrough, PeerAddr};
 use crate::upstream::connect::PassThroughClient;
 use crate::upstream::live::LiveTraffic;
+use crate::upstream::tls::Authorities;
 
 /// One request as the upstream saw it, head and body.
 #[derive(Debug, Clone)]
@@ -102,7 +103,7 @@ impl Rig {
     pub(super) async fn before(upstream: SocketAddr, seen: Arc<Mutex<Vec<Asked>>>) -> Self {
         let url = |text: &str| Url::parse(text).expect("the URL is well formed");
         let bases = Bases::new(&url("http://ours/fhir"), &url(&format!("http://{upstream}/base")));
-        let client = PassThroughClient::new(&Scheme::HTTP).expect("plain HTTP needs no roots");
+        let client = PassThroughClient::new(&Scheme::HTTP, &Authorities::default()).expect("plain HTTP needs no roots");
         let live = Arc::new(LiveTraffic::new(Arc::new(SystemClock), 0.1));
         let proxy = PassThrough::new(client, bases.expect("both are http"), Arc::clone(&live));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");

@@ -7,6 +7,7 @@ use http::StatusCode;
 use crate::body;
 use crate::fhir::bundle::PageError;
 use crate::fhir::outcome::Issue;
+use crate::upstream::credentials::CredentialsError;
 
 /// Why a search brought nothing.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub(crate) enum SearchError {
     /// The link leads nowhere that we may ask.
     #[error("a next link cannot be followed")]
     Link,
+    /// It says nothing about what was asked for: nobody is given anything by these credentials.
+    #[error("the server answered with 401: it does not accept the credentials of upstream.credentials")]
+    Unauthorized,
 }
 
 /// Why one try failed; another may not.
@@ -44,6 +48,9 @@ pub(crate) enum Failure {
     Cached,
     #[error("the answer is not a page")]
     Page(#[source] PageError),
+    /// The server was not asked.
+    #[error("the search cannot show who it is from")]
+    Credentials(#[source] CredentialsError),
     /// It was not tried again: the process is stopping.
     #[error("the process is stopping")]
     Stopping,
@@ -55,7 +62,12 @@ impl Failure {
         match self {
             Self::Status(status) => *status == StatusCode::INTERNAL_SERVER_ERROR,
             Self::Page(_) => true,
-            Self::Connection(_) | Self::CutShort(_) | Self::Silence(_) | Self::Cached | Self::Stopping => false,
+            Self::Connection(_)
+            | Self::CutShort(_)
+            | Self::Silence(_)
+            | Self::Cached
+            | Self::Credentials(_)
+            | Self::Stopping => false,
         }
     }
 }

@@ -184,7 +184,9 @@ impl Probe<'_> {
                             found.get_or_insert_default();
                         }
                         Err(SearchError::Refused { issues, .. }) => said = Some(issues),
-                        Err(error @ (SearchError::GaveUp { .. } | SearchError::Link)) => return Err(error),
+                        Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => {
+                            return Err(error);
+                        }
                     }
                 }
                 if let Some(entries) = found {

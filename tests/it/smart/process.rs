@@ -29,7 +29,7 @@ async fn process_with(clients: &[Client], upstream: &str, options: Options) -> P
     Process::start_for(upstream, options, &smart).await.expect("it starts")
 }
 
-async fn ask(process: &Process, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+pub(crate) async fn ask(process: &Process, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let (host, path) = url.trim_start_matches("http://").split_once('/').expect("a path");
     assert!(process.base.contains(host));
     raw::ask(host, &raw::request(method, &format!("/{path}"), host, headers, body)).await

@@ -13,6 +13,7 @@ mod base64;
 mod body;
 mod bundle;
 mod capability;
+mod demand;
 mod everything;
 mod faults;
 mod generate;
@@ -39,6 +40,7 @@ mod upstream;
 mod wire;
 pub mod world;
 
+pub use demand::Demand;
 pub use lies::{Accepts, Bounds, Handling, Lies, Links, Posts};
 pub use requests::RequestSeen;
 pub use server::Running;

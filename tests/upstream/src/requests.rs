@@ -20,6 +20,8 @@ pub struct RequestSeen {
     pub query: String,
     /// Its headers.
     pub headers: HeaderMap,
+    /// Whether it came by a connection whose client has shown a certificate.
+    pub has_certificate: bool,
     /// The server's time when it came.
     pub at: DateTime<Utc>,
 }

@@ -1,6 +1,7 @@
 //! Listens, hands requests to their answers, and goes away when told.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
@@ -10,11 +11,15 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Answer, Refusal};
+use crate::demand;
 use crate::faults::Fault;
 use crate::lies::Posts;
 use crate::requests::{RequestSeen, Then};
@@ -66,21 +71,49 @@ impl SampleUpstream {
     /// If the listener has no local address: then nobody could have connected to it either.
     #[expect(clippy::unused_async, reason = "it spawns, and so may be called on a runtime only")]
     pub async fn serve(&self, listener: TcpListener) -> Running {
+        self.run(listener, None)
+    }
+
+    /// The same over TLS.
+    ///
+    /// # Panics
+    /// If the listener has no local address: then nobody could have connected to it either.
+    #[expect(clippy::unused_async, reason = "it spawns, and so may be called on a runtime only")]
+    pub async fn serve_tls(&self, listener: TcpListener, tls: Arc<ServerConfig>) -> Running {
+        self.run(listener, Some(tls.into()))
+    }
+
+    fn run(&self, listener: TcpListener, tls: Option<TlsAcceptor>) -> Running {
         let addr = listener.local_addr().expect("a bound listener has an address");
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let stop = CancellationToken::new();
-        let accepts = stop.clone().run_until_cancelled_owned(accept(self.clone(), listener, stop.clone()));
+        let accepts = stop.clone().run_until_cancelled_owned(accept(self.clone(), listener, tls, stop.clone()));
         let accepting = tokio::spawn(async move {
             accepts.await;
         });
-        Running { base_url: format!("http://{addr}{BASE_PATH}"), addr, stop, accepting: Some(accepting) }
+        Running { base_url: format!("{scheme}://{addr}{BASE_PATH}"), addr, stop, accepting: Some(accepting) }
     }
 }
 
-async fn accept(upstream: SampleUpstream, listener: TcpListener, stop: CancellationToken) {
+async fn accept(upstream: SampleUpstream, listener: TcpListener, tls: Option<TlsAcceptor>, stop: CancellationToken) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(stop.clone().run_until_cancelled_owned(connection(upstream.clone(), stream)));
+                // Without it answers in several frames wait for acknowledgements; failing to set it changes only speed.
+                stream.set_nodelay(true).unwrap_or_default();
+                let (upstream, tls) = (upstream.clone(), tls.clone());
+                let served = async move {
+                    match tls {
+                        None => connection(upstream, stream, false).await,
+                        Some(tls) => {
+                            // A handshake that fails is its client's concern.
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            let has_certificate = stream.get_ref().1.peer_certificates().is_some();
+                            connection(upstream, stream, has_certificate).await;
+                        }
+                    }
+                };
+                tokio::spawn(stop.clone().run_until_cancelled_owned(served));
             }
             // Out of file descriptors, most likely: others are about to be closed.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -89,14 +122,15 @@ async fn accept(upstream: SampleUpstream, listener: TcpListener, stop: Cancellat
 }
 
 /// One connection, until either side is gone or the server goes away.
-async fn connection(upstream: SampleUpstream, stream: TcpStream) {
+async fn connection<S>(upstream: SampleUpstream, stream: S, has_certificate: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut availability = upstream.availability();
     if !*availability.borrow_and_update() {
         return;
     }
-    // Without it answers in several frames wait for acknowledgements; failing to set it changes only speed.
-    stream.set_nodelay(true).unwrap_or_default();
-    let service = service_fn(move |request| answer(upstream.clone(), request));
+    let service = service_fn(move |request| answer(upstream.clone(), request, has_certificate));
     let builder = auto::Builder::new(TokioExecutor::new());
     let served = builder.serve_connection(TokioIo::new(stream), service);
     tokio::select! {
@@ -106,7 +140,11 @@ async fn connection(upstream: SampleUpstream, stream: TcpStream) {
     }
 }
 
-async fn answer(upstream: SampleUpstream, request: Request<Incoming>) -> Result<Response<WireBody>, Broken> {
+async fn answer(
+    upstream: SampleUpstream,
+    request: Request<Incoming>,
+    has_certificate: bool,
+) -> Result<Response<WireBody>, Broken> {
     let settings = upstream.settings();
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().replace("%24", "$");
@@ -132,6 +170,7 @@ async fn answer(upstream: SampleUpstream, request: Request<Incoming>) -> Result<
         path: parts.uri.path().to_owned(),
         query: query.clone(),
         headers: parts.headers.clone(),
+        has_certificate,
         at: upstream.now(),
     };
     let then = upstream.log().note(seen);
@@ -168,8 +207,14 @@ async fn answer(upstream: SampleUpstream, request: Request<Incoming>) -> Result<
     let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
     let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok().map(str::to_owned)).or(authority);
-    let base = settings.link_base.clone().unwrap_or_else(|| format!("http://{}{BASE_PATH}", host.unwrap_or_default()));
-    let (answer, pretty) = match (below, failure(fault, &settings), body, echoed) {
+    let host = host.unwrap_or_default();
+    let refusal = failure(fault, &settings);
+    let demanded = demand::answer(&upstream, &parts.method, &path, &parts.headers, &form, &host);
+    if let Some(answer) = demanded.filter(|_| refusal.is_none()) {
+        return Ok(wire::response(&upstream, answer, Manner { pretty: false, gzip, truncate: false }));
+    }
+    let base = settings.link_base.clone().unwrap_or_else(|| format!("http://{host}{BASE_PATH}"));
+    let (answer, pretty) = match (below, refusal, body, echoed) {
         (_, Some(refusal), _, _) | (_, None, Err(refusal), _) => (refusal.into(), settings.pretty),
         (_, None, Ok(_), Some(size)) => (Answer::plain("text/plain", size.to_string()), false),
         _ if !settings.lies.accepts.takes(&accept, &query) => {

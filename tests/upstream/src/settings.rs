@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
+use crate::demand::Demand;
 use crate::lies::Lies;
 use crate::params::Version;
 
@@ -65,6 +66,10 @@ pub struct Settings {
     pub everything: Everything,
     /// `_history` of the server, of types and of resources is answered; otherwise it is 501 (Epic, IRIS).
     pub history: bool,
+    /// What whoever asks has to show.
+    pub demand: Demand,
+    /// The token endpoint that the server names, where it demands tokens; none is its own.
+    pub token_endpoint: Option<String>,
     /// What goes wrong, and how often.
     pub faults: Faults,
     /// What it says that is not so, and other oddities.
@@ -106,6 +111,8 @@ impl Default for Settings {
             one_patient: false,
             everything: Everything::default(),
             history: true,
+            demand: Demand::default(),
+            token_endpoint: None,
             faults: Faults::default(),
             lies: Lies::default(),
             clock_skew: TimeDelta::zero(),

@@ -7,6 +7,7 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
+use crate::demand::Tokens;
 use crate::faults::FaultDice;
 use crate::instant;
 use crate::paging::ResultLists;
@@ -31,6 +32,7 @@ struct Inner {
     lists: Mutex<ResultLists>,
     log: Mutex<RequestLog>,
     dice: Mutex<FaultDice>,
+    tokens: Mutex<Tokens>,
     available: watch::Sender<bool>,
     throttle: Throttle,
     slots: Slots,
@@ -147,6 +149,7 @@ impl SampleUpstream {
                 lists: Mutex::default(),
                 log: Mutex::default(),
                 dice: Mutex::new(dice),
+                tokens: Mutex::default(),
                 available: watch::Sender::new(true),
                 throttle: Throttle::default(),
                 slots: Slots::default(),
@@ -290,6 +293,17 @@ impl SampleUpstream {
         change(Arc::make_mut(&mut held));
     }
 
+    /// How many access tokens its token endpoint has issued.
+    #[must_use]
+    pub fn tokens_issued(&self) -> usize {
+        self.tokens().issued()
+    }
+
+    /// From now on none of the access tokens is good that there are.
+    pub fn revoke_tokens(&self) {
+        self.tokens().revoke();
+    }
+
     /// Forgets all result lists, as if their time were over: their `next` links answer 410.
     pub fn expire_searches(&self) {
         self.lists().expire();
@@ -309,6 +323,10 @@ impl SampleUpstream {
 
     pub(crate) fn log(&self) -> MutexGuard<'_, RequestLog> {
         self.inner.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tokens(&self) -> MutexGuard<'_, Tokens> {
+        self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn dice(&self) -> MutexGuard<'_, FaultDice> {
