@@ -11,6 +11,7 @@ mod ledger;
 mod recover;
 mod secrets;
 mod smart;
+mod surroundings;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::BoxFuture;
 use moka::future::Cache;
 use object_store::ObjectStore;
 use object_store::multipart::MultipartStore;
@@ -26,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{Compression, Config, Location, PublicBucket, Size, SmartMode};
+use crate::config::{Compression, Config, Location, PassThroughMode, PublicBucket, Size, SmartMode};
 use crate::disk::Ballast;
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
@@ -34,7 +36,7 @@ use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 use crate::http::links::Links;
 use crate::http::places::Places;
-use crate::http::stack::{self, OfftakeLayer};
+use crate::http::stack::{self, Behind, OfftakeLayer};
 use crate::http::{Access, Edge};
 use crate::job::store::Store;
 use crate::ledger::{Fault, Ledger};
@@ -62,6 +64,7 @@ pub(crate) use keys::generate as generate_keys;
 use keys::{link_keys, new_key};
 pub(crate) use ledger::commands as ledger_commands;
 pub(crate) use recover::recover;
+use surroundings::Surroundings;
 
 /// Jobs whose first poll is remembered, and for how long.
 const POLLED_JOBS: u64 = 10_000;
@@ -356,20 +359,52 @@ impl Offtake {
         listener: tokio::net::TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> anyhow::Result<()> {
-        let base = &self.app.config.upstream.base_url;
-        let scheme = base.scheme().parse().context("could not read the scheme of upstream.base_url")?;
-        let authorities = credentials::of_pass_through(&self.app.config.upstream)?;
-        let client =
-            PassThroughClient::new(&scheme, &authorities).context("could not set up connections to the upstream")?;
-        let public = &self.app.config.server.public_base_url;
-        let bases = Bases::new(public, base).context("could not set up the proxy")?;
-        let upstream = Metadata::new(PassThrough::new(client, bases.clone(), Arc::clone(&self.app.live)), &bases);
+        let Config { server, .. } = &self.app.config;
+        let apart = match server.bulk_listen {
+            Some(address) => {
+                let bound = tokio::net::TcpListener::bind(address).await;
+                Some(bound.with_context(|| format!("could not listen on {address} (server.bulk_listen)"))?)
+            }
+            None => None,
+        };
+        let (layer, behind, watching) = self.front()?;
+        let passes_through = server.pass_through == PassThroughMode::Forward;
         if let Ok(address) = listener.local_addr() {
-            tracing::info!(listen = %address, public_base_url = %public, "serving");
+            tracing::info!(listen = %address, public_base_url = %server.public_base_url, passes_through, "serving");
         }
-        stack::serve(listener, &self.layer(), upstream, shutdown).await;
+        let stopped = CancellationToken::new();
+        let (own, of_others) = (stopped.clone().cancelled_owned(), stopped.clone().cancelled_owned());
+        let bulk_alone = async {
+            let Some(listener) = apart else { return };
+            if let Ok(address) = listener.local_addr() {
+                tracing::info!(bulk_listen = %address, "serving bulk requests, and nothing else");
+            }
+            stack::serve(listener, &self.layer(), stack::nothing(), of_others).await;
+        };
+        let serving = async {
+            tokio::join!(stack::serve(listener, &layer, behind, own), bulk_alone);
+        };
+        let told = async {
+            shutdown.await;
+            stopped.cancel();
+        };
+        let watched = stopped.run_until_cancelled(watching);
+        tokio::join!(serving, told, watched);
         self.drain().await;
         Ok(())
+    }
+
+    /// The layer for the main listener, what is behind it, and what has to go on while it serves.
+    fn front(&self) -> anyhow::Result<(OfftakeLayer, Behind, BoxFuture<'static, ()>)> {
+        let App { config, edge, live, .. } = &*self.app;
+        if config.server.pass_through == PassThroughMode::Off {
+            return Ok((self.layer(), stack::nothing(), Box::pin(std::future::ready(()))));
+        }
+        let through = pass_through(config, live)?;
+        let bases = through.bases().clone();
+        let (door, surroundings) = Surroundings::new(config, through.clone(), &edge.clock);
+        let behind = Behind::new(Metadata::new(through, &bases));
+        Ok((self.layer().behind(door), behind, Box::pin(surroundings.watch())))
     }
 
     /// Ends all jobs in good order: what they have read is completed, and a restart reads nothing twice.
@@ -545,6 +580,17 @@ fn bulk_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         let _lowered = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
     });
     builder.build().context("could not start the threads for exports")
+}
+
+/// What requests pass through by.
+fn pass_through(config: &Config, live: &Arc<LiveTraffic>) -> anyhow::Result<PassThrough> {
+    let base = &config.upstream.base_url;
+    let scheme = base.scheme().parse().context("could not read the scheme of upstream.base_url")?;
+    let authorities = credentials::of_pass_through(&config.upstream)?;
+    let client = PassThroughClient::new(&scheme, &authorities);
+    let client = client.context("could not set up connections to the upstream")?;
+    let bases = Bases::new(&config.server.public_base_url, base).context("could not set up the proxy")?;
+    Ok(PassThrough::new(client, bases, Arc::clone(live)))
 }
 
 /// What passes through, as exports make way for it.

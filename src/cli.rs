@@ -227,8 +227,18 @@ fn doctor(config: &Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Examined { upstream, storage, issuer } = examined;
+    let Examined { anonymity, upstream, storage, issuer } = examined;
     let mut is_fit = true;
+    match anonymity {
+        Ok(anonymity) => {
+            is_fit &= anonymity.is_fit();
+            print!("{anonymity}");
+        }
+        Err(error) => {
+            is_fit = false;
+            eprintln!("{}", telemetry::error_chain(&*error));
+        }
+    }
     if let Some(alarm) = storage.as_ref().ok().and_then(Storage::alarm) {
         println!("{alarm}\n");
     }

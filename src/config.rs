@@ -34,7 +34,8 @@ pub use care::{
 };
 pub(crate) use credentials::check_endpoint;
 pub use credentials::{
-    BackendConfig, BasicConfig, CredentialsConfig, PassThroughTlsConfig, PlainHttp, SearchTlsConfig, SecretSource,
+    AcceptsAnonymous, BackendConfig, BasicConfig, CredentialsConfig, PassThroughTlsConfig, PlainHttp, SearchTlsConfig,
+    SecretSource,
 };
 pub use export::ExportConfig;
 pub use issuer::{ClaimsConfig, IntrospectionConfig, IssuerConfig};
@@ -46,7 +47,7 @@ pub use output::{
 };
 pub use policy::{ClientPolicyConfig, PolicyConfig, QuotasConfig};
 pub use secret::Secret;
-pub use server::ServerConfig;
+pub use server::{PassThroughMode, ServerConfig};
 pub use size::Size;
 pub use smart::{ClientConfig, ClientOutputConfig, SmartConfig, SmartMode};
 pub use store::StoreConfig;
@@ -173,6 +174,12 @@ impl Config {
             if !self.server.listen.ip().is_loopback() {
                 problems
                     .add("mode", "is open, which needs a loopback address in server.listen, or open_to_everyone: true");
+            }
+            if self.server.bulk_listen.is_some_and(|listen| !listen.ip().is_loopback()) {
+                problems.add(
+                    "mode",
+                    "is open, which needs a loopback address in server.bulk_listen, or open_to_everyone: true",
+                );
             }
             if !server::is_loopback(&self.server.public_base_url) {
                 problems.add(

@@ -1,6 +1,7 @@
 //! Finds trouble before an export does: asks the upstream what an export would rely on, tries the storage, and
 //! says what that means.
 
+pub(crate) mod anonymous;
 pub(crate) mod storage;
 
 use std::collections::BTreeSet;

@@ -3,6 +3,7 @@
 mod authorize;
 mod coding;
 mod delete;
+pub(crate) mod door;
 mod file;
 pub(crate) mod guard;
 pub(crate) mod heads;

@@ -4,6 +4,7 @@
 //!
 //! Which paths may come here at all is decided before (`bulk/route.rs`, SEC-03).
 
+pub(crate) mod anonymous;
 mod base;
 mod headers;
 pub(crate) mod metadata;
@@ -63,6 +64,11 @@ impl PassThrough {
     pub(crate) fn new(client: PassThroughClient, bases: Bases, live: Arc<LiveTraffic>) -> Self {
         Self { inner: Arc::new(Inner { client, bases, live }) }
     }
+
+    /// Where our public address lies, and where the upstream's.
+    pub(crate) fn bases(&self) -> &Bases {
+        &self.inner.bases
+    }
 }
 
 impl Service<Request<Body>> for PassThrough {
@@ -81,7 +87,8 @@ impl Service<Request<Body>> for PassThrough {
 }
 
 impl Inner {
-    async fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, ProxyError> {
+    /// The request to the upstream that stands for one of ours, and the tunnel that was asked for.
+    fn outgoing(&self, request: Request<Body>) -> Result<(Request<Body>, Option<Tunnel>), ProxyError> {
         if request.method() == Method::CONNECT {
             return Err(ProxyError::Connect);
         }
@@ -96,7 +103,11 @@ impl Inner {
         *outgoing.method_mut() = head.method;
         *outgoing.uri_mut() = uri;
         *outgoing.headers_mut() = head.headers;
+        Ok((outgoing, tunnel))
+    }
 
+    async fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, ProxyError> {
+        let (mut outgoing, tunnel) = self.outgoing(request)?;
         match tunnel {
             None => {
                 let kind = Kind::of(outgoing.method(), outgoing.uri().path(), outgoing.uri().query().is_some());

@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::identity::{INSTANCE, STORE_IDENTITY, hex, known, owner};
-use super::{JOBS, credentials, live_traffic, new_key, search_upstream, smart};
+use super::{JOBS, credentials, live_traffic, new_key, pass_through, search_upstream, smart};
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{Config, Location, OutputConfig, PublicBucket, Size, SmartMode};
+use crate::config::{AcceptsAnonymous, Config, Location, OutputConfig, PassThroughMode, PublicBucket, Size, SmartMode};
+use crate::doctor::anonymous::{Anonymity, Reach};
 use crate::doctor::storage::{self, Opened, Owner, State, Storage};
 use crate::doctor::{self, Examination};
 use crate::output::Output;
@@ -22,6 +23,7 @@ use crate::upstream::capabilities::Capabilities;
 /// What was found out.
 #[derive(Debug)]
 pub(crate) struct Examined {
+    pub(crate) anonymity: anyhow::Result<Anonymity>,
     pub(crate) upstream: anyhow::Result<Examination>,
     pub(crate) storage: anyhow::Result<Storage>,
     /// The issuer of access tokens and what was had of it, where there is one.
@@ -37,12 +39,25 @@ const STORAGE_RETRY: Duration = Duration::from_secs(5);
 /// What doctor finds out about a configuration.
 pub(crate) async fn examine(config: &Config) -> Examined {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (upstream, storage, issuer) = tokio::join!(
+    let (anonymity, upstream, storage, issuer) = tokio::join!(
+        Box::pin(anonymity(config, &clock)),
         Box::pin(upstream(config, &clock)),
         Box::pin(examine_storage(config, &clock)),
         Box::pin(examine_issuer(config, &clock))
     );
-    Examined { upstream, storage, issuer }
+    Examined { anonymity, upstream, storage, issuer }
+}
+
+async fn anonymity(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Anonymity> {
+    let through = pass_through(config, &Arc::new(live_traffic(config, clock)))?;
+    let reach = match (config.server.pass_through, config.upstream.accepts_anonymous) {
+        (PassThroughMode::Off, _) => Reach::Nobody,
+        (PassThroughMode::Forward, _) if config.smart.mode == SmartMode::Open => Reach::OpenMode,
+        (PassThroughMode::Forward, AcceptsAnonymous::Acknowledged) => Reach::Acknowledged,
+        (PassThroughMode::Forward, AcceptsAnonymous::Refused) => Reach::Watched,
+    };
+    let seen = through.asked_by_anybody(&**clock).await;
+    Ok(Anonymity { seen, reach, listens_apart: config.server.bulk_listen.is_some() })
 }
 
 async fn examine_issuer(config: &Config, clock: &Arc<dyn Clock>) -> Option<anyhow::Result<String>> {

@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::keys::keep;
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{ClientConfig, ClientOutputConfig, Config, SmartConfig, SmartMode};
+use crate::config::{
+    AcceptsAnonymous, ClientConfig, ClientOutputConfig, Config, PassThroughMode, SmartConfig, SmartMode,
+};
 use crate::fhir::datatypes::Millis;
 use crate::http::Access;
 use crate::http::guard::Exposure;
@@ -72,10 +74,12 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
 
 /// SEC-02
 fn warn_of_listener(config: &Config) {
-    if !config.server.listen.ip().is_loopback() {
+    let passes_through = config.server.pass_through == PassThroughMode::Forward;
+    if passes_through && config.upstream.accepts_anonymous == AcceptsAnonymous::Acknowledged {
         tracing::warn!(
-            "tokens are asked for by bulk requests only: every other request reaches the FHIR server by server.listen as \
-             it is, and if that answers without credentials, whoever reaches us reads everything there"
+            "upstream.accepts_anonymous is acknowledged: tokens are asked for by bulk requests only, every other request \
+             reaches the FHIR server by server.listen as it is, and if that answers without credentials, whoever reaches \
+             us reads everything there"
         );
     }
 }

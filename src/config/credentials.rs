@@ -96,6 +96,17 @@ pub struct PassThroughTlsConfig {
     pub ca_file: Option<PathBuf>,
 }
 
+/// Whether a server that answers without credentials may stand behind us.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AcceptsAnonymous {
+    /// Bulk requests are refused where requests pass through to one that does.
+    #[default]
+    Refused,
+    /// Whoever reaches us may read what it gives to anybody, and that is meant.
+    Acknowledged,
+}
+
 fn scope() -> String {
     "system/*.rs".to_owned()
 }

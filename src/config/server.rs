@@ -17,6 +17,23 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// The FHIR base as clients write it; every URL that we hand out begins with it.
     pub public_base_url: Url,
+    /// Whether requests that are not ours go on to the FHIR server.
+    #[serde(default)]
+    pub pass_through: PassThroughMode,
+    /// Another address and port to listen on, where nothing passes through.
+    #[serde(default)]
+    pub bulk_listen: Option<SocketAddr>,
+}
+
+/// What becomes of requests that are not ours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PassThroughMode {
+    /// They go on to the FHIR server.
+    #[default]
+    Forward,
+    /// They are answered with 404.
+    Off,
 }
 
 fn listen() -> SocketAddr {
@@ -26,6 +43,9 @@ fn listen() -> SocketAddr {
 impl Section for ServerConfig {
     fn check(&self, problems: &mut Problems) {
         check_base(&self.public_base_url, "public_base_url", problems);
+        if self.bulk_listen == Some(self.listen) {
+            problems.add("bulk_listen", "is the address of server.listen");
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{
-    BreakerConfig, CredentialsConfig, PassThroughTlsConfig, Problems, QuietHoursConfig, SearchTlsConfig, Section, Size,
-    YieldConfig, seconds, server,
+    AcceptsAnonymous, BreakerConfig, CredentialsConfig, PassThroughTlsConfig, Problems, QuietHoursConfig,
+    SearchTlsConfig, Section, Size, YieldConfig, seconds, server,
 };
 use crate::profile::{PresetChoice, ProfileOverrides};
 
@@ -29,6 +29,9 @@ pub struct UpstreamConfig {
     /// By what requests that pass through know the server.
     #[serde(default)]
     pub pass_through_tls: PassThroughTlsConfig,
+    /// Whether it may answer requests that pass through without credentials while there are bulk requests beside them.
+    #[serde(default)]
+    pub accepts_anonymous: AcceptsAnonymous,
     /// Searches of all exports together that it has to answer at the same time, at most.
     #[serde(default = "max_concurrent_searches")]
     pub max_concurrent_searches: usize,

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use super::body::{self, Body};
+use super::door::Closed;
 use super::guard::Refused;
 use super::witness::Code;
 use crate::bulk::kickoff::KickoffError;
@@ -91,6 +92,11 @@ impl Problem {
     pub(crate) fn no_such_endpoint() -> Self {
         let text = "access tokens are issued elsewhere: `.well-known/smart-configuration` says where";
         Self::new(StatusCode::NOT_FOUND, "not-found", text)
+    }
+
+    /// Nothing of ours is here, and nothing else is reached from here.
+    pub(crate) fn nothing_here() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here")
     }
 
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
@@ -241,6 +247,15 @@ impl From<Refused> for Problem {
             E::Authorizations => (StatusCode::BAD_REQUEST, "invalid"),
         };
         Self::new(status, code, refused.to_string())
+    }
+}
+
+impl From<Closed> for Problem {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Anonymous | Closed::Unknown => Self::new(StatusCode::SERVICE_UNAVAILABLE, "transient", closed)
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static("10")),
+        }
     }
 }
 

@@ -15,11 +15,12 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tower::util::BoxCloneService;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::authorize;
 use super::body::{self, Body, BoxError};
+use super::door::Door;
 use super::guard;
 use super::heads::Heads;
 use super::problem::Problem;
@@ -29,8 +30,7 @@ use super::{Access, Edge};
 use crate::bulk::route::{BulkRoute, PathRefused, Route, SmartRoute};
 use crate::job::JobId;
 use crate::ledger::record::Asked;
-use crate::proxy::metadata::Metadata;
-use crate::proxy::{PassThrough, PeerAddr, ProxyError};
+use crate::proxy::{PeerAddr, ProxyError};
 use crate::smart::external::ExternalIssuer;
 
 /// How long requests under way may take to end once the process is told to stop.
@@ -45,11 +45,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct OfftakeLayer {
     edge: Arc<Edge>,
+    door: Door,
 }
 
 impl OfftakeLayer {
     pub(crate) fn new(edge: Arc<Edge>) -> Self {
-        Self { edge }
+        Self { edge, door: Door::Open }
+    }
+
+    /// The same behind a door.
+    pub(crate) fn behind(self, door: Door) -> Self {
+        Self { door, ..self }
     }
 }
 
@@ -57,7 +63,7 @@ impl<S> Layer<S> for OfftakeLayer {
     type Service = Diverted<S>;
 
     fn layer(&self, upstream: S) -> Self::Service {
-        Diverted { edge: Arc::clone(&self.edge), upstream }
+        Diverted { edge: Arc::clone(&self.edge), door: self.door.clone(), upstream }
     }
 }
 
@@ -67,6 +73,7 @@ type Answering<E> = BoxFuture<'static, Result<Response<Body>, E>>;
 #[derive(Debug, Clone)]
 pub struct Diverted<S> {
     edge: Arc<Edge>,
+    door: Door,
     upstream: S,
 }
 
@@ -115,15 +122,17 @@ impl<S> Diverted<S> {
         asked: (Asked, Option<JobId>),
         handle: impl FnOnce(Arc<Edge>, Request<B>) -> BoxFuture<'static, Response<Body>> + Send + 'static,
     ) -> Answering<E> {
-        let edge = Arc::clone(&self.edge);
+        let (edge, door) = (Arc::clone(&self.edge), self.door.clone());
         let witness = Witness::of(request.extensions_mut(), asked);
         Box::pin(async move {
-            let answer = match guard::check(&request, edge.exposure()) {
-                Ok(()) => handle(Arc::clone(&edge), request).await,
-                Err(refused) => {
-                    tracing::info!(reason = %refused, "a bulk request was refused by its headers");
-                    Problem::from(refused).into_response()
-                }
+            let answer = if let Err(refused) = guard::check(&request, edge.exposure()) {
+                tracing::info!(reason = %refused, "a bulk request was refused by its headers");
+                Problem::from(refused).into_response()
+            } else if let Err(closed) = door.enter().await {
+                tracing::info!(reason = %closed, "a bulk request was refused");
+                Problem::from(closed).into_response()
+            } else {
+                handle(Arc::clone(&edge), request).await
             };
             Ok(witness.tell(&edge, answer).await)
         })
@@ -205,11 +214,20 @@ fn answered(passed: Result<Response<Body>, ProxyError>) -> Result<Response<Body>
     Ok(passed.unwrap_or_else(|error| Problem::from(error).into_response()))
 }
 
+/// Where requests go that are not ours.
+pub(crate) type Behind = BoxCloneService<Request<Body>, Response<Body>, ProxyError>;
+
+/// Nothing is behind us.
+pub(crate) fn nothing() -> Behind {
+    let nothing = service_fn(|_: Request<Body>| std::future::ready(Ok(Problem::nothing_here().into_response())));
+    Behind::new(nothing)
+}
+
 /// Serves connections until `shutdown`, then lets the requests under way end.
 pub(crate) async fn serve(
     listener: TcpListener,
     layer: &OfftakeLayer,
-    upstream: Metadata<PassThrough>,
+    upstream: Behind,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut server = auto::Builder::new(TokioExecutor::new());

@@ -28,9 +28,9 @@ const ORDER: [&str; 28] = [
     "smart::external",
     "output",
     "engine",
-    "doctor",
     "recover",
     "proxy",
+    "doctor", // also asks as whoever reaches us could
     "http",
     "app",
     "cli",
@@ -38,7 +38,7 @@ const ORDER: [&str; 28] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 45] = [
+const PURE: [&str; 46] = [
     "fhir",
     "profile",
     "bulk",
@@ -75,6 +75,7 @@ const PURE: [&str; 45] = [
     "output::signing",
     "engine::accept",
     "engine::progress",
+    "doctor::anonymous",
     "doctor::storage",
     "proxy::base",
     "proxy::headers",

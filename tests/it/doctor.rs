@@ -133,6 +133,7 @@ async fn searches_by_patient_that_cannot_be_relied_on_are_named() {
 }
 
 const GOOD: &str = concat!(
+    "anonymous     accepted        the server gives to anybody: whoever reaches Offtake reads it through it\n",
     "software      sample upstream 1.2.3\n",
     "preset        none            all that is relied on was found by asking\n",
     "FHIR          4.0.1           all levels can be exported\n",
@@ -156,6 +157,7 @@ const GOOD: &str = concat!(
     "protocol      http/1.1        each search at the same time has a connection\n",
 );
 const POOR: &str = concat!(
+    "anonymous     accepted        the server gives to anybody: whoever reaches Offtake reads it through it\n",
     "software      sample upstream 1.2.3\n",
     "preset        none            all that is relied on was found by asking\n",
     "FHIR          4.0.1           all levels can be exported\n",
@@ -181,6 +183,7 @@ const POOR: &str = concat!(
     "                              (with the lines that upstream.profile sets)\n",
 );
 const EMPTY: &str = concat!(
+    "anonymous     accepted        the server gives to anybody: whoever reaches Offtake reads it through it\n",
     "software      sample upstream 1.2.3\n",
     "preset        none            all that is relied on was found by asking\n",
     "FHIR          4.0.1           all levels can be exported\n",

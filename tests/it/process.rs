@@ -48,7 +48,7 @@ impl Process {
             &config,
             format!(
                 "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir }}\n\
-                 upstream: {{ base_url: {upstream}, {more_upstream} }}\n\
+                 upstream: {{ base_url: {upstream}, accepts_anonymous: acknowledged, {more_upstream} }}\n\
                  output: {{ location: file://{path}/output, min_free_bytes: 0, {more_output} }}\n\
                  store: {{ path: {path}/state }}\n\
                  smart: {{ {smart} }}\n"

@@ -259,18 +259,29 @@ async fn a_jwks_uri_can_come_by_sighup_and_another_mode_cannot() {
     server.stop().await;
 }
 
-/// SEC-02: a server that trusts its network is opened to whoever reaches us.
+/// SEC-02: a server that trusts its network is opened to whoever reaches us, which has to be meant and is warned of.
 #[tokio::test]
-async fn a_listener_beyond_this_machine_is_warned_of_where_only_bulk_requests_need_a_token() {
+async fn a_server_that_answers_anybody_is_warned_of_or_bulk_requests_are_refused_beside_it() {
     const WARNING: &str = "every other request reaches the FHIR server by server.listen";
+    const REFUSAL: &str = "the FHIR server answers requests without credentials";
     let upstream = SampleUpstream::new(Settings::default());
     let server = upstream.serve(listener().await).await;
     let mut process = process(&[Client::new("a", "system/*.rs")], &server.base_url).await;
-    assert!(!process.log().contains(WARNING));
-    process.reload(|yaml| yaml.replace("listen: 127.0.0.1", "listen: 0.0.0.0")).expect("it is told");
+    assert!(process.log().contains(WARNING) && !process.log().contains(REFUSAL));
+    process
+        .reload(|yaml| yaml.replace("accepts_anonymous: acknowledged", "accepts_anonymous: refused"))
+        .expect("it is told");
     process.kill().expect("it is killed");
     process.restart().expect("it starts");
-    until("it is warned of", async || Ok(process.log().contains(WARNING).then_some(()))).await.expect("it says so");
+    until("it is told", async || Ok(process.log().contains(REFUSAL).then_some(()))).await.expect("it says so");
+    let nowhere = format!("{}/$bulk-status/00000000000000000000000000000000", process.base);
+    until("bulk requests are refused", async || {
+        Ok((ask(&process, "GET", &nowhere, &[], b"").await.status == 503).then_some(()))
+    })
+    .await
+    .expect("they are");
+    let passed = ask(&process, "GET", &format!("{}/Patient", process.base), &[], b"").await;
+    assert_eq!(passed.status, 200, "the others pass");
     server.stop().await;
 }
 
