@@ -27,8 +27,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bulk::route::BasePaths;
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{Compression, Config, Location, PassThroughMode, PublicBucket, Size, SmartMode};
+use crate::config::{Compression, Config, Location, PassThroughMode, PublicBucket, ServerConfig, Size, SmartMode};
 use crate::disk::Ballast;
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
@@ -231,7 +232,7 @@ impl Builder {
         // Without a folder of ours nothing outlives the process.
         let folder = store.is_none().then_some(state.as_path());
         let access = smart::access(&config, folder, &clock)?;
-        let links = Links::new(config.server.public_base_url.clone(), keys, config.output.link_ttl);
+        let links = Links::new(config.server.bulk_base(), keys, config.output.link_ttl);
         let bulk = bulk_runtime()?;
         let ledger = ledger::start(&config, ledger_fault, &clock, bulk.handle());
         let heads = ledger::HeadCopy::new(ledger.clone(), unwrapped, identity.instance.clone());
@@ -301,7 +302,19 @@ impl Offtake {
     /// The bulk routes as a tower layer: every other request goes to the service below it.
     #[must_use]
     pub fn layer(&self) -> OfftakeLayer {
-        OfftakeLayer::new(Arc::clone(&self.app.edge))
+        let ServerConfig { public_base_url, bulk_base_path, .. } = &self.app.config.server;
+        let bases = match bulk_base_path {
+            None => BasePaths::shared(public_base_url.path()),
+            Some(_) => BasePaths::apart(public_base_url.path(), self.app.config.server.bulk_base().path()),
+        };
+        OfftakeLayer::new(Arc::clone(&self.app.edge), bases)
+    }
+
+    /// The same where nothing else is: all below our base is ours or nobody's.
+    fn layer_alone(&self) -> OfftakeLayer {
+        let server = &self.app.config.server;
+        let bases = BasePaths::apart(server.public_base_url.path(), server.bulk_base().path());
+        OfftakeLayer::new(Arc::clone(&self.app.edge), bases)
     }
 
     /// Takes up the clients that a configuration names now, and the list of patients who are not exported: every token and every
@@ -379,7 +392,7 @@ impl Offtake {
             if let Ok(address) = listener.local_addr() {
                 tracing::info!(bulk_listen = %address, "serving bulk requests, and nothing else");
             }
-            stack::serve(listener, &self.layer(), stack::nothing(), of_others).await;
+            stack::serve(listener, &self.layer_alone(), stack::nothing(), of_others).await;
         };
         let serving = async {
             tokio::join!(stack::serve(listener, &layer, behind, own), bulk_alone);
@@ -398,12 +411,16 @@ impl Offtake {
     fn front(&self) -> anyhow::Result<(OfftakeLayer, Behind, BoxFuture<'static, ()>)> {
         let App { config, edge, live, .. } = &*self.app;
         if config.server.pass_through == PassThroughMode::Off {
-            return Ok((self.layer(), stack::nothing(), Box::pin(std::future::ready(()))));
+            return Ok((self.layer_alone(), stack::nothing(), Box::pin(std::future::ready(()))));
         }
         let through = pass_through(config, live)?;
         let bases = through.bases().clone();
         let (door, surroundings) = Surroundings::new(config, through.clone(), &edge.clock);
-        let behind = Behind::new(Metadata::new(through, &bases));
+        // Where our operations are at another base, the upstream's statement is its own.
+        let behind = match config.server.bulk_base_path {
+            None => Behind::new(Metadata::new(through, &bases)),
+            Some(_) => Behind::new(through),
+        };
         Ok((self.layer().behind(door), behind, Box::pin(surroundings.watch())))
     }
 

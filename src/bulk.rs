@@ -4,3 +4,4 @@ pub(crate) mod job_id;
 pub(crate) mod kickoff;
 pub(crate) mod manifest;
 pub(crate) mod route;
+pub(crate) mod statement;

@@ -14,6 +14,7 @@ pub(crate) mod problem;
 mod pump;
 mod range;
 pub(crate) mod stack;
+mod statement;
 mod status;
 mod token;
 mod witness;

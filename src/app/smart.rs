@@ -58,15 +58,16 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
             let clients = usable(smart, &Clients::new());
             let source = key_source(smart, clock)?;
             let keys = token_keys(smart, state, clock::now(&**clock))?;
-            let base = config.server.public_base_url.as_str();
-            let server = AuthorizationServer::new(base, clients, keys, source, smart.token_lifetime, Arc::clone(clock));
+            let base = config.server.bulk_base();
+            let server =
+                AuthorizationServer::new(base.as_str(), clients, keys, source, smart.token_lifetime, Arc::clone(clock));
             Ok(Access::Server(Arc::new(server)))
         }
         SmartMode::External => {
             warn_of_listener(config);
             let clients = usable(smart, &Clients::new());
             let issuer =
-                ExternalIssuer::new(config.server.public_base_url.as_str(), clients, issuer::verifier(config, clock)?);
+                ExternalIssuer::new(config.server.bulk_base().as_str(), clients, issuer::verifier(config, clock)?);
             Ok(Access::External(Arc::new(issuer)))
         }
     }

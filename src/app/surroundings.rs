@@ -1,4 +1,5 @@
-//! What stands behind us, found out at the start and watched: whether it answers whoever reaches it (SEC-02).
+//! What stands behind us, found out at the start and watched: whether it answers whoever reaches it (SEC-02), and whether it
+//! publishes a SMART configuration of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub(super) struct Surroundings {
     clock: Arc<dyn Clock>,
     /// Where it matters whether it answers anybody.
     seen: Option<watch::Sender<Anonymous>>,
+    /// The base whose SMART configuration is ours, where the server may publish one of its own for it.
+    shadowed: Option<String>,
 }
 
 /// Whether bulk requests have to wait, at such a listener, for a server that refuses anonymous ones.
@@ -40,16 +43,35 @@ impl Surroundings {
         } else {
             (Door::Open, None)
         };
-        (door, Self { upstream, clock: Arc::clone(clock), seen })
+        let has_tokens = config.smart.mode != SmartMode::Open;
+        let base = config.server.public_base_url.as_str().trim_end_matches('/').to_owned();
+        if has_tokens && config.server.bulk_base_path.is_some() {
+            let own = config.server.bulk_base();
+            tracing::info!(
+                "{own}/.well-known/smart-configuration is ours; {base}/.well-known/smart-configuration is the FHIR server's own"
+            );
+        }
+        // Where the tokens are another issuer's, what the server publishes is left in its place.
+        let is_ours = config.smart.mode == SmartMode::AuthorizationServer && config.server.bulk_base_path.is_none();
+        let shadowed = is_ours.then_some(base);
+        (door, Self { upstream, clock: Arc::clone(clock), seen, shadowed })
     }
 
     /// Looks until it is dropped, if there is anything to be looked at.
-    pub(super) async fn watch(self) {
-        let Self { upstream, clock, seen } = self;
-        let Some(seen) = seen else { return };
+    pub(super) async fn watch(mut self) {
         loop {
-            let pause = look(&upstream, &*clock, &seen).await;
-            clock.sleep(pause).await;
+            if let Some(base) = &self.shadowed
+                && let Some(is_there) = self.upstream.has_smart_configuration(&*self.clock).await
+            {
+                tell_of_documents(base, is_there);
+                self.shadowed = None;
+            }
+            let pause = match &self.seen {
+                Some(seen) => look(&self.upstream, &*self.clock, seen).await,
+                None if self.shadowed.is_none() => return,
+                None => SOON,
+            };
+            self.clock.sleep(if self.shadowed.is_some() { pause.min(SOON) } else { pause }).await;
         }
     }
 }
@@ -94,5 +116,16 @@ async fn look(upstream: &PassThrough, clock: &dyn Clock, seen: &watch::Sender<An
             NOW_AND_THEN
         }
         Anonymous::Unanswered => SOON,
+    }
+}
+
+fn tell_of_documents(base: &str, is_there: bool) {
+    if is_there {
+        tracing::warn!(
+            "{base}/.well-known/smart-configuration is ours, in the place of one that the FHIR server publishes for its own \
+             users: set server.bulk_base_path, and they keep theirs"
+        );
+    } else {
+        tracing::info!("{base}/.well-known/smart-configuration is ours; the FHIR server has none");
     }
 }

@@ -11,7 +11,46 @@ use crate::fhir::datatypes::Id;
 pub(crate) enum Route {
     Bulk(BulkRoute),
     Smart(SmartRoute),
+    /// The capability statement of a base that is ours alone.
+    Statement,
+    /// Such a base has nothing else, and nothing below it is anybody else's.
+    Nowhere,
     Upstream,
+}
+
+/// Below which paths requests are looked at; none has a slash at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BasePaths {
+    /// The FHIR base, as clients write it.
+    fhir: Box<str>,
+    /// A base of our own, for all that is ours.
+    own: Option<Box<str>>,
+}
+
+impl BasePaths {
+    /// Bulk requests come to the FHIR base itself.
+    pub(crate) fn shared(fhir: &str) -> Self {
+        Self { fhir: fhir.trim_end_matches('/').into(), own: None }
+    }
+
+    /// Bulk requests come to a base of ours: at `fhir` nothing is, and below `own` everything. They may be the same, where
+    /// nothing passes through.
+    pub(crate) fn apart(fhir: &str, own: &str) -> Self {
+        Self { own: Some(own.trim_end_matches('/').into()), ..Self::shared(fhir) }
+    }
+
+    /// Whether there is a base that is ours alone.
+    pub(crate) fn are_apart(&self) -> bool {
+        self.own.is_some()
+    }
+}
+
+/// Whose a base is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Both,
+    OursAlone,
+    Upstreams,
 }
 
 /// A request to the authorization server, where there is one.
@@ -60,18 +99,31 @@ pub(crate) enum PathRefused {
 }
 
 impl BulkRoute {
-    /// Whose the request for `path` (as it was sent, without a query) is, below `base` (without a slash at its end).
+    /// Whose the request for `path` (as it was sent, without a query) is.
     ///
     /// # Errors
     /// Every path that two readers could take for different ones, and every export operation that is not ours;
     /// [`PathRefused::OutsideBase`] for a path that nobody could take for one of ours, whatever it looks like.
-    pub(crate) fn of(method: &Method, path: &str, base: &str) -> Result<Route, PathRefused> {
+    pub(crate) fn of(method: &Method, path: &str, bases: &BasePaths) -> Result<Route, PathRefused> {
+        match &bases.own {
+            None => Self::below(method, path, &bases.fhir, Whose::Both),
+            // First: nothing that anybody could take for ours is looked at as a path of the upstream.
+            Some(own) if may_lie_below(own, path) => Self::below(method, path, own, Whose::OursAlone),
+            Some(_) => Self::below(method, path, &bases.fhir, Whose::Upstreams),
+        }
+    }
+
+    fn below(method: &Method, path: &str, base: &str, whose: Whose) -> Result<Route, PathRefused> {
         if !may_lie_below(base, path) {
             return Err(PathRefused::OutsideBase);
         }
+        let others = match whose {
+            Whose::Both | Whose::Upstreams => Route::Upstream,
+            Whose::OursAlone => Route::Nowhere,
+        };
         let decoded = decode(path)?;
         let below = match decoded.strip_prefix(base) {
-            Some("") => return Ok(Route::Upstream),
+            Some("") => return Ok(others),
             Some(rest) => rest.strip_prefix('/').ok_or(PathRefused::Disguise)?,
             None => return Err(PathRefused::Disguise),
         };
@@ -84,20 +136,21 @@ impl BulkRoute {
         if segments.iter().any(|segment| matches!(segment.split(';').next(), Some("" | "." | ".."))) {
             return Err(PathRefused::Segment);
         }
-        if !below.ends_with('/')
-            && let Some(route) = ours(method, &segments)
-        {
-            return Ok(Route::Bulk(route));
+        if whose != Whose::Upstreams && !below.ends_with('/') {
+            if let Some(route) = ours(method, &segments) {
+                return Ok(Route::Bulk(route));
+            }
+            if let Some(route) = smart(&segments) {
+                return Ok(Route::Smart(route));
+            }
+            if whose == Whose::OursAlone && segments == ["metadata"] {
+                return Ok(Route::Statement);
+            }
         }
-        if !below.ends_with('/')
-            && let Some(route) = smart(&segments)
-        {
-            return Ok(Route::Smart(route));
-        }
-        if segments.iter().any(|segment| is_bulk_operation(segment)) {
+        if whose != Whose::OursAlone && segments.iter().any(|segment| is_bulk_operation(segment)) {
             return Err(PathRefused::ForeignOperation);
         }
-        Ok(Route::Upstream)
+        Ok(others)
     }
 }
 
@@ -210,13 +263,13 @@ mod tests {
     const JOB: &str = "0123456789abcdef0123456789abcdef";
 
     fn of(method: &Method, path: &str) -> Result<Route, PathRefused> {
-        BulkRoute::of(method, path, "/fhir")
+        BulkRoute::of(method, path, &BasePaths::shared("/fhir"))
     }
 
     fn bulk(path: &str) -> Option<BulkRoute> {
         match of(&Method::GET, path) {
             Ok(Route::Bulk(route)) => Some(route),
-            Ok(Route::Smart(_) | Route::Upstream) | Err(_) => None,
+            Ok(Route::Smart(_) | Route::Statement | Route::Nowhere | Route::Upstream) | Err(_) => None,
         }
     }
 
@@ -345,6 +398,81 @@ mod tests {
         ] {
             assert_eq!(of(&Method::GET, path), Ok(Route::Upstream), "{path}");
         }
-        assert_eq!(BulkRoute::of(&Method::GET, "/Patient", ""), Ok(Route::Upstream));
+        assert_eq!(BulkRoute::of(&Method::GET, "/Patient", &BasePaths::shared("/")), Ok(Route::Upstream));
+    }
+
+    /// A base of our own: what is below it is ours or nobody's, and what is not is never ours.
+    #[test]
+    fn nothing_below_a_base_of_our_own_is_the_upstreams_and_nothing_else_is_ours() {
+        use PathRefused::{Disguise, ForeignOperation, OutsideBase, Segment, Separator};
+        let kickoff = || Route::Bulk(BulkRoute::Kickoff(ExportLevel::System));
+        for (fhir, cases) in [
+            (
+                "/fhir",
+                &[
+                    ("/bulk/$export", Ok(kickoff())),
+                    ("/bulk/%24export", Ok(kickoff())),
+                    ("/%62ulk/$export", Ok(kickoff())),
+                    ("/bulk/metadata", Ok(Route::Statement)),
+                    ("/bulk/metadata/", Ok(Route::Nowhere)),
+                    ("/bulk/.well-known/smart-configuration", Ok(Route::Smart(SmartRoute::Discovery))),
+                    ("/bulk/$bulk-token", Ok(Route::Smart(SmartRoute::Token))),
+                    ("/bulk", Ok(Route::Nowhere)),
+                    ("/bulk/", Ok(Route::Nowhere)),
+                    ("/bulk/Patient", Ok(Route::Nowhere)),
+                    ("/bulk/Patient/1", Ok(Route::Nowhere)),
+                    ("/bulk/$export/", Ok(Route::Nowhere)),
+                    ("/bulk/$export-poll-status", Ok(Route::Nowhere)),
+                    ("/bulk/fhir/Patient", Ok(Route::Nowhere)),
+                    ("/bulk/..", Err(Segment)),
+                    ("/bulk/../fhir/Patient", Err(Segment)),
+                    ("/bulk/..;/fhir/Patient", Err(Segment)),
+                    ("/bulk/%2e%2e/fhir/Patient", Err(Segment)),
+                    ("/bulk//fhir", Err(Segment)),
+                    ("/bulk%2f$export", Err(Separator)),
+                    ("/BULK/$export", Err(Disguise)),
+                    ("//bulk/$export", Err(Disguise)),
+                    ("/bulk;x/$export", Err(Disguise)),
+                    ("/./bulk/$export", Err(Disguise)),
+                    ("/fhir/../bulk/$export", Err(Disguise)),
+                    ("/fhir/..;/bulk/$export", Err(Disguise)),
+                    ("/fhir%2f..%2fbulk", Err(Separator)),
+                    ("/bulkx", Err(OutsideBase)),
+                    ("/bulkx/$export", Err(OutsideBase)),
+                    ("/fhir/$export", Err(ForeignOperation)),
+                    ("/fhir/Patient/$export", Err(ForeignOperation)),
+                    ("/fhir/$bulk-token", Err(ForeignOperation)),
+                    ("/fhir/%24bulk-status/1", Err(ForeignOperation)),
+                    ("/fhir/.well-known/smart-configuration", Ok(Route::Upstream)),
+                    ("/fhir/metadata", Ok(Route::Upstream)),
+                    ("/fhir/Patient", Ok(Route::Upstream)),
+                    ("/fhir/bulk/$export", Err(ForeignOperation)),
+                    ("/fhir/bulk", Ok(Route::Upstream)),
+                    ("/fhir", Ok(Route::Upstream)),
+                ][..],
+            ),
+            (
+                "/",
+                &[
+                    ("/bulk/$export", Ok(kickoff())),
+                    ("/bulk/Patient", Ok(Route::Nowhere)),
+                    ("/Bulk/Patient", Err(Disguise)),
+                    ("/bulkx/Patient", Ok(Route::Upstream)),
+                    ("/Patient", Ok(Route::Upstream)),
+                    ("/Patient/../bulk/x", Err(Disguise)),
+                    ("/$export", Err(ForeignOperation)),
+                    ("/", Ok(Route::Upstream)),
+                ],
+            ),
+        ] {
+            let bases = BasePaths::apart(fhir, "/bulk/");
+            for (path, expected) in cases {
+                assert_eq!(BulkRoute::of(&Method::GET, path, &bases), *expected, "{fhir} {path}");
+            }
+        }
+        let alone = BasePaths::apart("/fhir", "/fhir");
+        assert_eq!(BulkRoute::of(&Method::GET, "/fhir/$export", &alone), Ok(kickoff()));
+        assert_eq!(BulkRoute::of(&Method::GET, "/fhir/metadata", &alone), Ok(Route::Statement));
+        assert_eq!(BulkRoute::of(&Method::GET, "/fhir/Patient", &alone), Ok(Route::Nowhere));
     }
 }

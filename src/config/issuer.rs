@@ -20,7 +20,7 @@ pub struct IssuerConfig {
     pub jwks_uri: Option<Url>,
     /// What its tokens may be signed by.
     pub algorithms: Vec<String>,
-    /// What `aud` of its tokens has to name; without it `server.public_base_url`.
+    /// What `aud` of its tokens has to name; without it the base that bulk clients use.
     pub audience: Option<String>,
     /// How it is asked what a token is worth, if that is how they are verified.
     pub introspection: IntrospectionConfig,

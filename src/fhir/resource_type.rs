@@ -20,6 +20,11 @@ impl ResourceType {
         NAMES.binary_search(&name).ok().map(|index| Self(NAMES[index]))
     }
 
+    /// Whether a text is the name of some type to whoever does not mind upper case.
+    pub(crate) fn is_like_one(name: &str) -> bool {
+        NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         self.0
     }

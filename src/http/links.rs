@@ -22,8 +22,8 @@ impl Links {
         Self { base, signed_base, keys, lifetime }
     }
 
-    /// The path below which all is ours or the upstream's.
-    pub(crate) fn base_path(&self) -> &str {
+    /// The path below which we are found.
+    fn base_path(&self) -> &str {
         self.base.path().trim_end_matches('/')
     }
 
@@ -34,7 +34,7 @@ impl Links {
 
     /// Where to ask for a job.
     pub(crate) fn status(&self, job: JobId) -> String {
-        format!("{}/$bulk-status/{job}", self.prefix())
+        format!("{}/$bulk-status/{job}", self.base())
     }
 
     /// Until when a link that is made now is good.
@@ -47,12 +47,12 @@ impl Links {
         let job = job.to_string();
         let link = Link { base: &self.signed_base, job: &job, file: name };
         let query = self.keys.sign(link, unix_seconds(expires));
-        format!("{}/$bulk-file/{job}/{name}?{query}", self.prefix())
+        format!("{}/$bulk-file/{job}/{name}?{query}", self.base())
     }
 
     /// The address of one file, which is no right to it.
     pub(crate) fn stable_file(&self, job: JobId, name: &str) -> String {
-        format!("{}/$bulk-file/{job}/{name}", self.prefix())
+        format!("{}/$bulk-file/{job}/{name}", self.base())
     }
 
     pub(crate) fn verify(&self, job: JobId, name: &str, query: Option<&str>, now: Millis) -> Result<(), LinkRefused> {
@@ -61,7 +61,8 @@ impl Links {
         self.keys.verify(link, query.unwrap_or_default(), unix_seconds(now))
     }
 
-    fn prefix(&self) -> String {
+    /// The base of all that is ours, without a slash at its end.
+    pub(crate) fn base(&self) -> String {
         self.public_url(self.base_path())
     }
 }

@@ -24,10 +24,11 @@ use super::door::Door;
 use super::guard;
 use super::heads::Heads;
 use super::problem::Problem;
+use super::statement;
 use super::token;
 use super::witness::{self, Witness};
 use super::{Access, Edge};
-use crate::bulk::route::{BulkRoute, PathRefused, Route, SmartRoute};
+use crate::bulk::route::{BasePaths, BulkRoute, PathRefused, Route, SmartRoute};
 use crate::job::JobId;
 use crate::ledger::record::Asked;
 use crate::proxy::{PeerAddr, ProxyError};
@@ -45,12 +46,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct OfftakeLayer {
     edge: Arc<Edge>,
+    bases: Arc<BasePaths>,
     door: Door,
 }
 
 impl OfftakeLayer {
-    pub(crate) fn new(edge: Arc<Edge>) -> Self {
-        Self { edge, door: Door::Open }
+    pub(crate) fn new(edge: Arc<Edge>, bases: BasePaths) -> Self {
+        Self { edge, bases: Arc::new(bases), door: Door::Open }
     }
 
     /// The same behind a door.
@@ -63,7 +65,8 @@ impl<S> Layer<S> for OfftakeLayer {
     type Service = Diverted<S>;
 
     fn layer(&self, upstream: S) -> Self::Service {
-        Diverted { edge: Arc::clone(&self.edge), door: self.door.clone(), upstream }
+        let Self { edge, bases, door } = self.clone();
+        Diverted { edge, bases, door, upstream }
     }
 }
 
@@ -73,6 +76,7 @@ type Answering<E> = BoxFuture<'static, Result<Response<Body>, E>>;
 #[derive(Debug, Clone)]
 pub struct Diverted<S> {
     edge: Arc<Edge>,
+    bases: Arc<BasePaths>,
     door: Door,
     upstream: S,
 }
@@ -160,9 +164,29 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let base = self.edge.links.base_path();
-        let routed = BulkRoute::of(request.method(), request.uri().path(), base);
+        let routed = BulkRoute::of(request.method(), request.uri().path(), &self.bases);
         match (routed, &self.edge.access) {
+            (Ok(Route::Nowhere), _) => self.refuse(request, Asked::Path, Problem::nothing_here()),
+            (Ok(Route::Smart(_)), Access::Open { .. }) if self.bases.are_apart() => {
+                self.refuse(request, Asked::Path, Problem::nothing_here())
+            }
+            (Ok(Route::Smart(SmartRoute::Discovery)), Access::External(issuer)) if self.bases.are_apart() => {
+                let issuer = Arc::clone(issuer);
+                self.answer(request, (Asked::Other, None), move |_edge, request| {
+                    Box::pin(async move {
+                        match *request.method() {
+                            Method::GET | Method::HEAD => token::discovery(&issuer).await,
+                            _ => Problem::method_not_allowed("GET, HEAD").into_response(),
+                        }
+                    })
+                })
+            }
+            (Ok(Route::Statement), _) => {
+                let method = request.method().clone();
+                self.answer(request, (Asked::Other, None), |edge, _request| {
+                    Box::pin(async move { statement::answer(&edge, &method).await })
+                })
+            }
             // Whoever embeds the layer may serve more than FHIR: a path outside of the base is the service's own. So are
             // tokens that we did not issue.
             (Err(PathRefused::OutsideBase) | Ok(Route::Upstream), Access::Open { .. } | Access::External(_)) => {

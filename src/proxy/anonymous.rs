@@ -43,6 +43,15 @@ impl PassThrough {
         self.status_for_anybody("Patient?_count=1", clock).await.map_or(Anonymous::Unanswered, Anonymous::of)
     }
 
+    /// Whether the upstream says by itself how its users are authorized; `None` if it does not answer.
+    pub(crate) async fn has_smart_configuration(&self, clock: &dyn Clock) -> Option<bool> {
+        let status = self.status_for_anybody(".well-known/smart-configuration", clock).await?;
+        match Anonymous::of(status) {
+            Anonymous::Unanswered => None,
+            Anonymous::Accepted(_) | Anonymous::Refused(_) => Some(status == StatusCode::OK),
+        }
+    }
+
     /// The status of the answer to a request without credentials; `None` if none came in time.
     async fn status_for_anybody(&self, below: &str, clock: &dyn Clock) -> Option<StatusCode> {
         let mut request = Request::get(format!("{}/{below}", self.inner.bases.public_path()))

@@ -22,6 +22,11 @@ use tower::util::{Oneshot, ServiceExt as _};
 use super::{Bases, ProxyError};
 use crate::body::{self, Body, BoxError};
 
+/// A statement with our operations in it; `None` if it is none.
+pub(crate) fn with_operations(statement: &[u8]) -> Option<Vec<u8>> {
+    patch::with_operations(statement).ok()
+}
+
 /// The largest statement that is edited; HAPI's is under 2 MiB.
 const LIMIT_BYTES: usize = 16 * 1024 * 1024;
 

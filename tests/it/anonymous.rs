@@ -190,7 +190,7 @@ async fn a_listener_by_which_nothing_passes_serves_bulk_requests_in_any_case() {
     let headers = [KICKOFF[0], KICKOFF[1], ("Authorization", bearer.as_str())];
     assert_eq!(by_it("GET", "/$export", &headers, b"").await.status, 202);
     let before = rig.upstream.requests().iter().filter(|seen| seen.headers.contains_key("x-forwarded-host")).count();
-    for below in ["/Patient", "/Patient/1", "", "/", "/metadata", "/Patient/$everything", "/_history"] {
+    for below in ["/Patient", "/Patient/1", "", "/", "/$export-all", "/Patient/$everything", "/_history"] {
         by_it("GET", below, &KICKOFF, b"").await.assert_refused(below, 404, "not-found", None);
     }
     let outside = raw::ask(&host, &raw::request("GET", "/elsewhere", &host, &[], b"")).await;
@@ -210,9 +210,12 @@ async fn where_nothing_passes_through_a_server_that_answers_anybody_is_nobodys_b
     .await;
     let token = rig.token(&client, "system/*.rs").await;
     rig.exported("/$export", &token).await;
-    for (method, below) in [("GET", "/Patient"), ("POST", "/"), ("GET", "/Patient/1"), ("GET", "/_history")] {
+    for (method, below) in [("GET", "/Patient"), ("POST", "/"), ("GET", "/Patient/1"), ("GET", "/$bulk-publish")] {
         rig.ask(method, below, &[], b"").await.assert_refused(below, 404, "not-found", None);
     }
+    let statement = rig.ask("GET", "/metadata", &[], b"").await;
+    assert_eq!(statement.status, 200);
+    assert_eq!(statement.json()["rest"][0]["operation"][0]["name"], "export");
     assert!(rig.upstream.requests().iter().all(|seen| !seen.headers.contains_key("x-forwarded-host")));
     rig.stop().await;
 }

@@ -9,6 +9,7 @@ mod anonymous;
 mod architecture;
 mod as_of;
 mod attacks;
+mod beside;
 mod care;
 mod churn;
 mod crash;

@@ -25,7 +25,8 @@ pub(in crate::app) fn verifier(config: &Config, clock: &Arc<dyn Clock>) -> anyho
     let options = &config.smart.issuer;
     let name = options.issuer.clone().context("smart.issuer.issuer is not set")?;
     let url: Url = name.parse().context("smart.issuer.issuer is no URL")?;
-    let base = config.server.public_base_url.as_str().trim_end_matches('/');
+    let base = config.server.bulk_base();
+    let base = base.as_str().trim_end_matches('/');
     let rules = Rules {
         issuer: name,
         audience: options.audience.clone().unwrap_or_else(|| base.to_owned()),
