@@ -277,6 +277,16 @@ mod tests {
         }
     }
 
+    /// What is said of a client in one mode is as good in the other.
+    #[test]
+    fn the_policy_of_a_client_is_looked_at_whoever_knows_its_keys() {
+        let yaml = "server: { public_base_url: https://fhir.example.org/fhir }\nupstream: { base_url: http://h/fhir }\n\
+             smart: { mode: external, issuer: { issuer: https://login.example }, clients: [{ client_id: a, \
+             scope: system/*.rs, policy: { types: [Dragon] } }] }\n";
+        let told = Config::from_yaml(yaml).expect_err("there are no dragons").to_string();
+        assert!(told.contains("smart.clients[0].policy.types[0] is `Dragon`"), "{told}");
+    }
+
     /// SM-011
     #[test]
     fn tokens_are_not_to_be_read_on_the_way() {

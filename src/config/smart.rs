@@ -118,6 +118,9 @@ impl SmartConfig {
         if let Err(error) = Scopes::parse(&client.scope) {
             add("scope", &error.to_string());
         }
+        for (option, problem) in client.policy.read().err().into_iter().flatten() {
+            add(&format!("policy.{option}"), &problem);
+        }
         let given = [
             ("jwks", client.jwks.is_some()),
             ("jwks_file", client.jwks_file.is_some()),
@@ -139,9 +142,6 @@ impl SmartConfig {
         }
         if client.jwks_file.as_ref().is_some_and(|path| !path.is_absolute()) {
             add("jwks_file", "is not an absolute path");
-        }
-        for (option, problem) in client.policy.read().err().into_iter().flatten() {
-            add(&format!("policy.{option}"), &problem);
         }
         if let Some(uri) = &client.jwks_uri {
             check_uri(uri.url(), &self.private_hosts(), &mut |problem| add("jwks_uri", problem));

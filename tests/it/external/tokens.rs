@@ -40,6 +40,25 @@ async fn an_export_holds_what_both_the_token_and_the_registration_permit() {
     external.rig.stop().await;
 }
 
+/// What an operator says of a client cuts what its token and its registration permit.
+#[tokio::test]
+async fn a_clients_policy_is_above_its_tokens() {
+    let external = External::configured(&[("a", ALL), ("b", ALL)], |config| {
+        config.smart.clients[0].policy.types = Some(vec!["Patient".to_owned()]);
+        config.smart.clients[1].policy.groups = Some(vec!["other".to_owned()]);
+    })
+    .await;
+    let rig = &external.rig;
+    let token = external.token("a", ALL);
+    let status = rig.exported("/$export", &token).await;
+    let (_, links) = rig.listed(&status, &token).await;
+    let types: Vec<_> = links.keys().filter(|name| *name != "OperationOutcome").collect();
+    assert_eq!(types, ["Patient"]);
+    let other = rig.with_token("GET", "/Group/all/$export", &external.token("b", ALL)).await;
+    assert!(matches!(other.status, 403 | 404), "a Group that is not its own: {}", other.status);
+    external.rig.stop().await;
+}
+
 /// SM-035, SM-037: no right is no right, also where the token is good.
 #[tokio::test]
 async fn a_token_without_a_scope_for_us_opens_nothing() {
