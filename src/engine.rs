@@ -316,6 +316,12 @@ impl Engine {
         if let Some(name) = undated {
             return Err(SubmitError::Undated(name));
         }
+        // As a whole, even if the client has gone that asked for it: nothing may run that is not recorded.
+        let engine = self.clone();
+        self.to_its_end(async move { engine.record(job, peer).await }).await
+    }
+
+    async fn record(&self, job: Job, peer: Option<IpAddr>) -> Result<(), SubmitError> {
         let services = &self.inner.services;
         let (id, now) = (job.id, clock::now(&*services.clock));
         let job = Job { consent: services.rights.consent().grown(), ..job };
@@ -347,6 +353,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Does what may not be done in part, even if the client has gone that asked for it.
+    async fn to_its_end<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E> {
+        let done = self.inner.runtime.spawn(work).await;
+        done.unwrap_or_else(|ended| Err(StoreError::Unavailable(ended.into()).into()))
+    }
+
     /// A job that can be asked for: not one that is deleted or has expired.
     pub(crate) async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         let now = clock::now(&*self.inner.services.clock);
@@ -362,7 +377,8 @@ impl Engine {
     /// Deletes a job in whatever state, for the reason that `told` is; `false` if there is none. Its objects are removed soon
     /// after.
     pub(crate) async fn delete(&self, id: JobId, told: Event) -> Result<bool, StoreError> {
-        self.inner.delete(id, told).await
+        let inner = Arc::clone(&self.inner);
+        self.to_its_end(async move { inner.delete(id, told).await }).await
     }
 
     /// Whether a job may not be had any more by its client as it is registered now, or holds somebody who withdrew consent: then

@@ -10,8 +10,8 @@
 //! * A kick-off, before the export is recorded; a manifest, before it is sent; a file, before its first byte.
 //! * What an export holds, and whose data, before it is complete. After a crash in between it is recorded once more: the last
 //!   record of an export counts.
-//! * A deletion, an expiry, a revocation, before it is done; if it cannot be recorded then, it is done all the same and
-//!   recorded as soon as that is possible: they disclose nothing. That everything of an export is gone is recorded before the
+//! * A deletion, an expiry, a revocation, once it is done; if it cannot be recorded then, as soon as that is possible: they
+//!   disclose nothing. That everything of an export is gone is recorded before the
 //!   store forgets the export.
 //! * How many bytes of a file a client took, afterwards; if the process ends before, that is never known.
 //! * A request that was refused is refused, whether it can be recorded or not; if not, it is counted.
@@ -99,8 +99,11 @@ enum Command {
         event: Event,
         reply: oneshot::Sender<Result<u64, LedgerError>>,
     },
-    /// To be recorded as soon as that is possible.
-    Owe(Event),
+    /// To be recorded now, or as soon as that is possible.
+    Note {
+        event: Event,
+        reply: oneshot::Sender<Result<(), LedgerError>>,
+    },
     Deny {
         denied: Denied,
         reply: oneshot::Sender<Result<(), LedgerError>>,
@@ -148,11 +151,7 @@ impl Ledger {
 
     /// Records what happens whether it can be recorded now or not: as soon as that is possible.
     pub(crate) async fn note(&self, event: Event) {
-        if self.append(event.clone()).await.is_err()
-            && let Some(open) = &self.open
-        {
-            let _ended = open.commands.send(Command::Owe(event)).await;
-        }
+        let _now_or_later = self.ask(PATIENCE, |reply| Command::Note { event, reply }).await;
     }
 
     /// Records that a request was refused, or counts it.

@@ -60,6 +60,7 @@ pub(super) struct Writing {
 /// Who waits for a record.
 enum Waiting {
     Event(oneshot::Sender<Result<u64, LedgerError>>),
+    Noted(Event, oneshot::Sender<Result<(), LedgerError>>),
     Denied(Denied, oneshot::Sender<Result<(), LedgerError>>),
 }
 
@@ -136,7 +137,10 @@ impl Writing {
                     events.push(event);
                     waiting.push(Waiting::Event(reply));
                 }
-                Command::Owe(event) => self.owe(event),
+                Command::Note { event, reply } => {
+                    events.push(event.clone());
+                    waiting.push(Waiting::Noted(event, reply));
+                }
                 Command::Deny { denied, reply } => {
                     let at = Instant::from(clock::now(&*self.clock));
                     if self.denials.admit(&denied, self.clock.monotonic(), at) {
@@ -158,6 +162,12 @@ impl Writing {
                 .and_then(|records| records.get(number).map(|record| record.seq).ok_or(LedgerError::Unusable));
             match waiting {
                 Waiting::Event(reply) => drop(reply.send(seq)),
+                Waiting::Noted(event, reply) => {
+                    if seq.is_err() {
+                        self.owe(event);
+                    }
+                    let _nobody_waits = reply.send(seq.map(drop));
+                }
                 Waiting::Denied(denied, reply) => {
                     if seq.is_err() {
                         self.denials.count(&denied, Instant::from(clock::now(&*self.clock)));
@@ -190,7 +200,7 @@ impl Writing {
                 let _nobody_waits = reply.send(holds.await.ok_or(LedgerError::Unusable));
             }
             // They were taken out before.
-            Command::Append { .. } | Command::Owe(_) | Command::Deny { .. } | Command::Close(_) => {}
+            Command::Append { .. } | Command::Note { .. } | Command::Deny { .. } | Command::Close(_) => {}
         }
     }
 

@@ -1,13 +1,15 @@
 //! A ledger that cannot be written: nothing is handed out without a record, and nothing else is held up.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use offtake::{Config, Offtake};
 use sample_upstream::{Running, SampleUpstream, Settings};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -23,6 +25,8 @@ struct World {
     server: Running,
     base: String,
     is_full: Arc<AtomicBool>,
+    /// Closed, it keeps writes waiting.
+    gate: Arc<(Mutex<bool>, Condvar)>,
     folder: TempDir,
     serving: Option<(oneshot::Sender<()>, JoinHandle<anyhow::Result<()>>)>,
 }
@@ -39,17 +43,28 @@ impl World {
         config.upstream.probe_on_start = false;
         config.output.min_free = Some(offtake::config::Size::kibibytes(0));
         let is_full = Arc::new(AtomicBool::new(false));
-        let disk = Arc::clone(&is_full);
-        let fault = move || if disk.load(Ordering::SeqCst) { Err(ErrorKind::StorageFull.into()) } else { Ok(()) };
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        let (disk, passed) = (Arc::clone(&is_full), Arc::clone(&gate));
+        let fault = move || {
+            let (is_closed, opened) = &*passed;
+            let is_closed = is_closed.lock().expect("nobody panicked");
+            drop(opened.wait_while(is_closed, |is_closed| *is_closed).expect("nobody panicked"));
+            if disk.load(Ordering::SeqCst) { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+        };
         let offtake = Offtake::builder(config).ledger_failing(fault).build().expect("everything can be opened");
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move { offtake.run_on(listener, async { drop(stopped.await) }).await });
-        Self { server, base, is_full, folder, serving: Some((stop, serving)) }
+        Self { server, base, is_full, gate, folder, serving: Some((stop, serving)) }
     }
 
     async fn ask(&self, method: &str, url: &str) -> Answer {
         let (host, path) = url.trim_start_matches("http://").split_once('/').expect("a path");
         raw::ask(host, &raw::request(method, &format!("/{path}"), host, &KICKOFF, b"")).await
+    }
+
+    fn close_gate(&self, is_closed: bool) {
+        *self.gate.0.lock().expect("nobody panicked") = is_closed;
+        self.gate.1.notify_all();
     }
 
     fn fill(&self, is_full: bool) {
@@ -133,6 +148,32 @@ async fn an_export_can_be_deleted_and_that_is_recorded_once_there_is_room() {
     assert_eq!(world.kinds("deleted"), 0);
     world.fill(false);
     // With the next record what is owed is made up for.
+    assert_eq!(world.ask("GET", &status).await.status, 404);
+    until("it is recorded", SOON, || world.kinds("deleted") == 1).await;
+    world.stop().await;
+}
+
+/// Whoever deletes does not have to wait for the answer.
+#[tokio::test]
+async fn a_deletion_is_recorded_even_if_its_client_has_gone() {
+    let world = World::new().await;
+    let client = Client::new();
+    let status = client.kick_off(&format!("{}/$export?_type=Patient", world.base)).await.expect("a kick-off");
+    client.wait(&status, |_| {}).await.expect("an export");
+    world.close_gate(true);
+    let (host, path) = status.trim_start_matches("http://").split_once('/').expect("a path");
+    let mut connection = TcpStream::connect(host).await.expect("it listens");
+    let request = raw::request("DELETE", &format!("/{path}"), host, &[], b"");
+    connection.write_all(&request).await.expect("it is sent");
+    while world.ask("GET", &status).await.status != 404 {}
+    drop(connection);
+    // By the time that this is answered the other one is known to be gone.
+    assert_eq!(world.ask("GET", &status).await.status, 404);
+    world.fill(true);
+    world.close_gate(false);
+    // The record that waited has failed once this one has.
+    assert_eq!(world.ask("GET", &format!("{}/$export?_type=Patient", world.base)).await.status, 503);
+    world.fill(false);
     assert_eq!(world.ask("GET", &status).await.status, 404);
     until("it is recorded", SOON, || world.kinds("deleted") == 1).await;
     world.stop().await;
