@@ -1,5 +1,6 @@
 //! Composition root: configuration, adapters and core meet here only; start, drain, stop.
 
+mod assembly;
 mod care;
 mod claim;
 mod consent;
@@ -10,11 +11,12 @@ mod keys;
 mod ledger;
 mod recover;
 mod secrets;
+mod serve;
 mod smart;
 mod surroundings;
+mod upstream;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,33 +31,20 @@ use tokio_util::task::TaskTracker;
 
 use crate::bulk::route::BasePaths;
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{Compression, Config, Location, PassThroughMode, PublicBucket, ServerConfig, Size, SmartMode};
-use crate::disk::Ballast;
-use crate::engine::files::FileLimits;
-use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
-use crate::fhir::datatypes::Millis;
-use crate::fhir::resource_type::ResourceType;
+use crate::config::{Config, Location, PassThroughMode, ServerConfig, Size, SmartMode};
+use crate::engine::Standing;
 use crate::http::links::Links;
 use crate::http::places::Places;
 use crate::http::stack::{self, Behind, OfftakeLayer};
 use crate::http::{Access, Edge};
-use crate::job::store::Store;
-use crate::ledger::{Fault, Ledger};
+use crate::ledger::Fault;
 use crate::output::Output;
 use crate::output::signing::LinkKeys;
-use crate::output::writer::Coding;
-use crate::profile::{Profile, Protocol};
 use crate::proxy::metadata::Metadata;
-use crate::proxy::{Bases, PassThrough};
-use crate::smart::server::Registry;
-use crate::store::sled::SledStore;
 use crate::telemetry::error_chain;
-use crate::upstream::budget::Budget;
 use crate::upstream::capabilities::Capabilities;
-use crate::upstream::client::{Channel, Patience, Upstream};
-use crate::upstream::connect::{PassThroughClient, Protocols, SearchClient};
 use crate::upstream::live::LiveTraffic;
-use claim::{Privacy, PrivacyWatch};
+use assembly::{Assembly, bulk_runtime, engine_settings};
 use consent::ListFile;
 use credentials::Rereadable;
 pub(crate) use examine::{Examined, examine};
@@ -65,7 +54,9 @@ pub(crate) use keys::generate as generate_keys;
 use keys::{link_keys, new_key};
 pub(crate) use ledger::commands as ledger_commands;
 pub(crate) use recover::recover;
+pub(crate) use serve::serve;
 use surroundings::Surroundings;
+use upstream::{live_traffic, pass_through, search_upstream};
 
 /// Jobs whose first poll is remembered, and for how long.
 const POLLED_JOBS: u64 = 10_000;
@@ -78,8 +69,6 @@ const TOKEN_FORMS: usize = 32;
 const PACKED_AT_ONCE: usize = 16;
 /// How long the end waits for the last records of files that were sent, and for the copy of the ledger's head.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Pause between two tries to open the job store.
-const STORE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Bulk Data exports in front of one FHIR server.
 ///
@@ -457,195 +446,6 @@ impl fmt::Debug for App {
     }
 }
 
-/// The folder in the state folder that the job store is in.
-const JOBS: &str = "jobs";
-/// The file in the state folder that takes room for recording deletions on a full disk, and how much.
-const BALLAST: &str = "ballast";
-const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
-
-/// What an engine is made of, but for the store.
-struct Assembly {
-    excluded: ListFile,
-    output: Output,
-    upstream: Upstream,
-    capabilities: Capabilities,
-    clock: Arc<dyn Clock>,
-    ledger: Ledger,
-    heads: ledger::HeadCopy,
-    identity: Identity,
-    settings: EngineSettings,
-    public_bucket: PublicBucket,
-    runtime: tokio::runtime::Handle,
-    /// When it was put together.
-    began: Millis,
-    registry: Option<Arc<Registry>>,
-}
-
-impl Assembly {
-    /// Opens the store, now or when it becomes possible, and starts the engine on it.
-    fn open(
-        self,
-        store: Option<Arc<dyn Store>>,
-        folder: PathBuf,
-        stop: CancellationToken,
-    ) -> watch::Receiver<Standing> {
-        let (sender, receiver) = watch::channel(Standing::Opening);
-        let runtime = self.runtime.clone();
-        runtime.spawn(async move {
-            let opened = stop.run_until_cancelled(open_store(store, &folder, &*self.clock)).await;
-            let Some(store) = opened else { return };
-            let watch = PrivacyWatch::of(&self);
-            let claimed = async {
-                self.claim_output(&folder, &sender).await;
-                watch.look(Privacy::Unproven).await
-            };
-            let Some(privacy) = stop.run_until_cancelled(claimed).await else { return };
-            let engine = Engine::new(EngineParts {
-                store,
-                output: self.output,
-                upstream: self.upstream,
-                capabilities: self.capabilities,
-                clock: Arc::clone(&self.clock),
-                ledger: self.ledger,
-                instance: self.identity.instance,
-                checkpoint_key: self.identity.checkpoint_key,
-                settings: self.settings,
-                runtime: self.runtime,
-                began: self.began,
-                registry: self.registry,
-            });
-            let started = self.excluded.start(&engine, &*self.clock, &sender);
-            if stop.run_until_cancelled(started).await.is_none() {
-                return;
-            }
-            if stop.is_cancelled() {
-                engine.stop();
-            }
-            // Also if the process is to stop by now: whoever stops it has to find the engine.
-            sender.send_replace(privacy.standing(&engine));
-            // It may have changed since it was read for the start, when nobody could be told.
-            self.excluded.apply_to(&engine);
-            let watching = watch.go_on(privacy, engine, &sender);
-            let copying = self.heads.go_on(&*self.clock);
-            let _stopped = stop.run_until_cancelled(futures_util::future::join(watching, copying)).await;
-            stop.cancelled().await;
-        });
-        receiver
-    }
-}
-
-async fn open_store(given: Option<Arc<dyn Store>>, folder: &Path, clock: &dyn Clock) -> Arc<dyn Store> {
-    if let Some(store) = given {
-        return store;
-    }
-    loop {
-        let ballast = Ballast::new(folder.join(BALLAST), BALLAST_BYTES);
-        let folder = folder.join(JOBS);
-        let opened = tokio::task::spawn_blocking(move || SledStore::open_beside(&folder, Some(ballast))).await;
-        match opened {
-            Ok(Ok(store)) => return Arc::new(store),
-            Ok(Err(error)) => tracing::error!(
-                error = error_chain(&error),
-                "the job store cannot be opened; bulk requests wait for it"
-            ),
-            Err(_panicked) => tracing::error!("opening the job store failed; bulk requests wait for it"),
-        }
-        clock.sleep(STORE_PAUSE).await;
-    }
-}
-
-fn engine_settings(config: &Config) -> EngineSettings {
-    let upstream = &config.upstream;
-    let output = &config.output;
-    EngineSettings {
-        most_running: config.export.max_running_jobs,
-        most_waiting: config.export.max_waiting_jobs,
-        searches: upstream.max_concurrent_searches,
-        page_resources: upstream.page_max_resources,
-        page_bytes: usize::try_from(upstream.page_target.bytes()).unwrap_or(usize::MAX),
-        files: FileLimits {
-            bytes: output.file_max.bytes(),
-            lines: output.file_max_resources,
-            age: output.file_max_age,
-        },
-        coding: match output.compression {
-            Compression::None => Coding::Plain,
-            Compression::Gzip => Coding::Gzip,
-        },
-        lag_millis: i64::try_from(upstream.settling_lag.as_millis()).unwrap_or(i64::MAX),
-        output_ttl: config.export.output_ttl,
-        most_members: config.export.group_max_members,
-        context: config.export.follow_references.iter().filter_map(|name| ResourceType::parse(name)).collect(),
-        preset: upstream.preset.clone(),
-        profile: upstream.profile.clone(),
-        profile_ttl: upstream.profile_ttl,
-        probe_on_start: upstream.probe_on_start,
-        on_short: config.export.on_short,
-        boundary: config.export.boundary,
-        deletions_by_difference: config.export.deletions_by_difference,
-        give_up_after: upstream.give_up_after,
-    }
-}
-
-/// Two threads, as many as small machines have, at a lower priority than those of ordinary requests.
-fn bulk_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(2).thread_name("offtake-bulk").enable_all();
-    #[cfg(target_os = "linux")]
-    builder.on_thread_start(|| {
-        // Best effort: without the priority everything still works.
-        let _lowered = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
-    });
-    builder.build().context("could not start the threads for exports")
-}
-
-/// What requests pass through by.
-fn pass_through(config: &Config, live: &Arc<LiveTraffic>) -> anyhow::Result<PassThrough> {
-    let base = &config.upstream.base_url;
-    let scheme = base.scheme().parse().context("could not read the scheme of upstream.base_url")?;
-    let authorities = credentials::of_pass_through(&config.upstream)?;
-    let client = PassThroughClient::new(&scheme, &authorities);
-    let client = client.context("could not set up connections to the upstream")?;
-    let bases = Bases::new(&config.server.public_base_url, base).context("could not set up the proxy")?;
-    Ok(PassThrough::new(client, bases, Arc::clone(live)))
-}
-
-/// What passes through, as exports make way for it.
-fn live_traffic(config: &Config, clock: &Arc<dyn Clock>) -> LiveTraffic {
-    let rise = config.upstream.yield_to_live_traffic.latency_rise_percent;
-    LiveTraffic::new(Arc::clone(clock), f32::from(rise) / 100.0)
-}
-
-/// The upstream as exports ask it.
-fn search_upstream(
-    config: &Config,
-    shown: credentials::Shown,
-    clock: &Arc<dyn Clock>,
-    give_up_after: Duration,
-    live: Arc<LiveTraffic>,
-) -> anyhow::Result<Upstream> {
-    let upstream = &config.upstream;
-    let base = upstream.searched().clone();
-    let scheme = base.scheme().parse().context("could not read the scheme of the upstream's base URL")?;
-    let protocols =
-        if upstream.profile.protocol == Some(Protocol::Http1) { Protocols::Http1 } else { Protocols::Negotiated };
-    let credentials::Shown { credentials, tls } = shown;
-    let client = SearchClient::new(&scheme, protocols, &tls).context("could not set up connections to the upstream")?;
-    let patience = Patience { timeout: upstream.search_timeout, give_up_after };
-    let gate = care::gate(upstream, live, Arc::clone(clock));
-    let budget = Budget::new(upstream.memory_budget.bytes(), upstream.max_concurrent_searches);
-    // A replica holds what the server wrote: references with the server's own base are as good as its own.
-    let known_as = upstream.base_url.as_str().trim_end_matches('/').into();
-    let asked =
-        Upstream::new(Channel { client, credentials }, base, known_as, gate, budget, Arc::clone(clock), patience);
-    // What an operator knows holds for the first question too.
-    asked.heed(&Profile::default().known(None, &upstream.profile));
-    if upstream.profile.gzip == Some(false) {
-        asked.ask_for_plain();
-    }
-    Ok(asked)
-}
-
 /// Finds what cannot be told from a configuration alone: what of a storage comes from files and the environment.
 ///
 /// # Errors
@@ -658,44 +458,4 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     smart::check(config)?;
     credentials::check(config, &(Arc::new(SystemClock) as Arc<dyn Clock>))?;
     consent::check(&config.policy)
-}
-
-/// Serves a configuration until the process is told to stop. SIGHUP has its clients read anew from `file`.
-pub(crate) async fn serve(config: Config, file: PathBuf) -> anyhow::Result<()> {
-    let offtake = Offtake::builder(config).build()?;
-    tokio::select! {
-        served = offtake.run(told_to_stop()) => served,
-        never = reload_when_told(&offtake, &file) => never,
-    }
-}
-
-async fn reload_when_told(offtake: &Offtake, file: &Path) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut told = signal(SignalKind::hangup()).context("could not listen for SIGHUP")?;
-    while told.recv().await.is_some() {
-        let read = Config::from_file(file).map_err(anyhow::Error::from).and_then(|config| offtake.reload(&config));
-        if let Err(error) = read {
-            tracing::error!(error = error_chain(&*error), "the clients stay as they were");
-            // Whoever withdrew consent does not wait for the rest to be mended.
-            offtake.reread_excluded();
-        }
-    }
-    std::future::pending().await
-}
-
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let interrupted = tokio::signal::ctrl_c();
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminated) => {
-            tokio::select! {
-                _ = interrupted => {}
-                _ = terminated.recv() => {}
-            }
-        }
-        Err(_) => {
-            let _interrupted = interrupted.await;
-        }
-    }
-    tracing::info!("stopping: finishing what is under way");
 }

@@ -325,26 +325,25 @@ impl Engine {
         let services = &self.inner.services;
         let (id, now) = (job.id, clock::now(&*services.clock));
         let job = Job { consent: services.rights.consent().grown(), ..job };
-        let told = Event::KickOff(KickOff::of(&job, peer));
-        match services.rights.allowance(&job.owner, now) {
-            None => {
-                services.ledger.append(told).await?;
-                services.store.create(job).await?;
-            }
+        let refused = |exhausted| {
+            let seconds = match exhausted {
+                Exhausted::Running => RUNNING_RETRY_SECONDS,
+                Exhausted::Kickoffs | Exhausted::Bytes => Day::seconds_left(now),
+            };
+            SubmitError::Quota { exhausted, seconds }
+        };
+        let allowed = services.rights.allowance(&job.owner, now);
+        if let Some(allowed) = &allowed {
+            services.has_room(allowed).await?.map_err(refused)?;
+        }
+        services.ledger.append(Event::KickOff(KickOff::of(&job, peer))).await?;
+        match allowed {
+            None => services.store.create(job).await?,
             Some(allowed) => {
-                // What is beyond a quota is no kick-off: it is recorded as what it is, a refusal.
-                services.store.create_within(job, allowed).await?.map_err(|exhausted| {
-                    let seconds = match exhausted {
-                        Exhausted::Running => RUNNING_RETRY_SECONDS,
-                        Exhausted::Kickoffs | Exhausted::Bytes => Day::seconds_left(now),
-                    };
-                    SubmitError::Quota { exhausted, seconds }
-                })?;
-                if let Err(error) = services.ledger.append(told).await {
-                    // Nobody was told of it, and it has not begun.
-                    services.store.delete(id).await?;
-                    self.inner.forget(id);
-                    return Err(error.into());
+                if let Err(exhausted) = services.store.create_within(job, allowed).await? {
+                    // Others at the same time were sooner: what was said of it is said to have come to nothing.
+                    services.ledger.note(Event::Failed { job: id, code: IssueType::Throttled }).await;
+                    return Err(refused(exhausted));
                 }
             }
         }

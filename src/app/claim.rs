@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Assembly, STORE_PAUSE};
+use super::assembly::{Assembly, STORE_PAUSE};
 use crate::clock::Clock;
 use crate::config::PublicBucket;
 use crate::engine::{Engine, Standing};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context;
 use tokio::sync::watch;
 
-use super::STORE_PAUSE;
+use super::assembly::STORE_PAUSE;
 use crate::clock::Clock;
 use crate::config::PolicyConfig;
 use crate::engine::{Engine, Standing};

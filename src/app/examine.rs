@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::assembly::JOBS;
 use super::identity::{INSTANCE, STORE_IDENTITY, hex, known, owner};
-use super::{JOBS, credentials, live_traffic, new_key, pass_through, search_upstream, smart};
+use super::{credentials, live_traffic, new_key, pass_through, search_upstream, smart};
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::{AcceptsAnonymous, Config, Location, OutputConfig, PassThroughMode, PublicBucket, Size, SmartMode};
 use crate::doctor::anonymous::{Anonymity, Reach};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use super::JOBS;
+use super::assembly::JOBS;
 use super::keys::kept;
 use crate::clock;
 use crate::job::store::Store;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::JOBS;
+use super::assembly::JOBS;
 use super::identity::{CHECKPOINT_KEY, INSTANCE, STORE_IDENTITY, hex, owner, owner_prefix};
 use super::keys::{keep, kept, sync_folder_of};
 use crate::config::Config;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::services::Services;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::job::store::StoreError;
-use crate::job::usage::{Allowance, Day, Spent};
+use crate::job::usage::{Allowance, Day, Exhausted, Spent, Usage};
 use crate::job::{Job, JobId, Owner};
 use crate::plan::Cohort;
 use crate::smart::consent::Consent;
@@ -105,6 +105,18 @@ impl Rights {
 }
 
 impl Services {
+    /// Whether a client may kick off one more export, before that is said to anybody.
+    pub(super) async fn has_room(&self, allowed: &Allowance) -> Result<Result<(), Exhausted>, StoreError> {
+        let running = if allowed.quotas.running_jobs.is_some() {
+            let is_own = |job: &&Job| job.owner.client() == Some(&allowed.client) && job.state.is_active();
+            self.store.jobs().await?.iter().filter(is_own).count()
+        } else {
+            0
+        };
+        let used = self.store.usage(allowed.client.clone()).await?;
+        Ok(Usage::with_kickoff(used, running, allowed).map(drop))
+    }
+
     /// Whether the client of an export may not have all of it any more, also what comes or came along, or somebody withdrew
     /// consent since whom it may hold.
     pub(super) async fn is_revoked(&self, job: &Job) -> Result<bool, StoreError> {

@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_a_generated_key_signs_its_public_half_verifies() {
-        for alg in Alg::ALL {
+        for alg in Alg::SMART {
             let pair = Pair::generate(alg).expect("a pair");
             let read = PrivateKey::parse(pair.private.to_string().as_bytes()).expect("a private key");
             assert_eq!((read.key.alg(), Some(read.kid.as_str())), (alg, pair.public["kid"].as_str()));

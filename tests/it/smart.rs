@@ -148,7 +148,7 @@ impl Rig {
         upstream.generate(3);
         let server = upstream.serve(support::listener().await).await;
         let rig = Self::before(upstream, server, clients, change).await;
-        if rig.config.server.bulk_base_path.is_none() && rig.config.smart.mode != SmartMode::Open {
+        if rig.config.server.bulk_base_path.is_none() && rig.config.smart.mode == SmartMode::AuthorizationServer {
             // It is asked once at the start, which is no test's concern.
             let is_asked = || rig.upstream.requests().iter().any(|seen| seen.path.contains(".well-known"));
             support::until("it is asked for its SMART configuration", Duration::from_secs(30), is_asked).await;
