@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::read::{Accepted, Read, ReadError, Reader, Received};
+use super::read::{Accepted, Bar, Read, ReadError, Reader, Received};
 use crate::fhir::bundle::Entry;
 use crate::fhir::datatypes::Instant;
 use crate::plan::Boundary;
@@ -33,8 +33,8 @@ impl Reader {
         for resource in resources {
             if self.is_too_new(&resource) {
                 // SEC-26: what it was before it was labelled does not leave either.
-                let is_barred = resource.is_barred || self.grant.bars(&resource.entry);
-                let resource = Received { is_barred, ..resource };
+                let bar = if self.grant.bars(&resource.entry) { Bar::ByPolicy } else { resource.bar };
+                let resource = Received { bar, ..resource };
                 let resource = match self.restore(resource, Room::Free).await {
                     Ok(resource) => resource,
                     Err(ReadError::Search(SearchError::TooLarge { .. })) => return Ok(in_parts(slice, can_be_cut)),
@@ -71,10 +71,12 @@ impl Reader {
             }
             then => then?,
         };
-        Ok(match then {
-            Some(entry) => Received { entry, ..resource },
-            None => Received { was_there: false, ..resource },
-        })
+        let Some(entry) = then else { return Ok(Received { was_there: false, ..resource }) };
+        // It may have told of other records then.
+        let mut restored = [Received { entry, ..resource }];
+        self.bar_what_tells_of_others(&mut restored).await?;
+        let [restored] = restored;
+        Ok(restored)
     }
 }
 

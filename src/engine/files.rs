@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::read::{Accepted, Received, Summary};
+use super::read::{Accepted, Bar, Received, Summary};
 use super::rights::Rights;
 use super::services::Services;
 use crate::clock::Clock;
@@ -425,7 +425,12 @@ impl Export {
         let note = |patient: &Id| {
             patients.insert(IdHash::of(ResourceType::PATIENT, patient));
         };
-        let admitted = if resource.is_barred { Err(Withheld::ByPolicy) } else { self.grant.admit(entry, note) };
+        let admitted = match resource.bar {
+            Bar::ByPolicy => Err(Withheld::ByPolicy),
+            // SEC-20: what cannot be decided is refused, and said; unless it is none of the export's anyhow.
+            Bar::Undecided => self.grant.admit(entry, |_| {}).and(Err(Withheld::Undecided)),
+            Bar::None => self.grant.admit(entry, note),
+        };
         match admitted {
             Ok(line) => {
                 tally.written += 1;
@@ -439,7 +444,7 @@ impl Export {
                 tally.kept_back += u64::from(!resource.has_moved);
                 None
             }
-            Err(Withheld::Type | Withheld::OutsideCohort | Withheld::SharedWithOthers) => {
+            Err(Withheld::Type | Withheld::OutsideCohort | Withheld::SharedWithOthers | Withheld::Undecided) => {
                 tally.withheld += 1;
                 None
             }

@@ -1,11 +1,12 @@
-//! Provenance of what policy keeps back stays here too: it would tell that the record is there, who made it and when (SEC-26).
+//! Provenance of what policy keeps back stays here too, and so does what was audited about it: it would tell that the record is
+//! there, who made it and when (SEC-26). So does a Binary that is a part of it.
 //! What it is about is asked for, as nothing in it says how that is labelled.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::read::{ReadError, Reader, Received};
+use super::read::{Bar, ReadError, Reader, Received};
 use super::worker::IDS_PER_SEARCH;
 use crate::fhir::bundle::{Entry, Scope as PageScope};
 use crate::fhir::datatypes::{Id, LocalReference};
@@ -40,12 +41,15 @@ impl Reader {
         }
         let told: Vec<_> = resources.iter().map(|resource| self.grant.tells_of(&resource.entry)).collect();
         let mut asked: BTreeMap<ResourceType, BTreeSet<Id>> = BTreeMap::new();
-        for LocalReference { resource_type, id } in told.iter().flatten().map(|told| &told.of) {
-            if !self.fates().contains_key(&IdHash::of(*resource_type, id)) {
-                asked.entry(*resource_type).or_default().insert(id.clone());
+        let mut found = HashMap::new();
+        for LocalReference { resource_type, id } in told.iter().flatten().filter_map(|told| told.of.as_ref()) {
+            let hash = IdHash::of(*resource_type, id);
+            // Taken now: whoever else reads may have it forgotten meanwhile.
+            match self.fates().get(&hash) {
+                Some(fate) => drop(found.insert(hash, *fate)),
+                None => drop(asked.entry(*resource_type).or_default().insert(id.clone())),
             }
         }
-        let mut found = HashMap::new();
         for (resource_type, ids) in asked {
             let ids: Vec<_> = ids.iter().collect();
             let at_once = if self.plan.profile.id_lists { IDS_PER_SEARCH as usize } else { 1 };
@@ -57,20 +61,23 @@ impl Reader {
                 }
             }
         }
+        let fate = |of: &Option<LocalReference>| {
+            let hash = of.as_ref().map(|of| IdHash::of(of.resource_type, &of.id));
+            hash.and_then(|hash| found.get(&hash)).copied().unwrap_or(Fate::IsUnknown)
+        };
+        for (resource, told) in resources.iter_mut().zip(&told) {
+            for Told { of, is_subject } in told {
+                let bar = match fate(of) {
+                    Fate::IsKeptBack => Bar::ByPolicy,
+                    Fate::IsUnknown if *is_subject => Bar::Undecided,
+                    Fate::IsUnknown | Fate::Leaves => Bar::None,
+                };
+                resource.bar = resource.bar.max(bar);
+            }
+        }
         let mut known = self.fates();
         if known.len() > MOST_REMEMBERED {
             known.clear();
-        }
-        let fate = |of: &LocalReference| {
-            let hash = IdHash::of(of.resource_type, &of.id);
-            found.get(&hash).or_else(|| known.get(&hash)).copied().unwrap_or(Fate::IsUnknown)
-        };
-        for (resource, told) in resources.iter_mut().zip(&told) {
-            resource.is_barred |= told.iter().any(|Told { of, is_subject }| match fate(of) {
-                Fate::Leaves => false,
-                Fate::IsKeptBack => true,
-                Fate::IsUnknown => *is_subject,
-            });
         }
         known.extend(found);
         Ok(())
@@ -80,10 +87,10 @@ impl Reader {
     pub(super) async fn unless_it_tells_of_others(&self, last: Option<Entry>) -> Result<Option<Entry>, ReadError> {
         let Some(entry) = last else { return Ok(None) };
         let id = IdHash::of(entry.resource_type, &entry.id);
-        let mut resource = [Received { entry, id, has_moved: false, was_there: true, is_barred: false }];
+        let mut resource = [Received { entry, id, has_moved: false, was_there: true, bar: Bar::None }];
         self.bar_what_tells_of_others(&mut resource).await?;
-        let [Received { entry, is_barred, .. }] = resource;
-        Ok((!is_barred).then_some(entry))
+        let [Received { entry, bar, .. }] = resource;
+        Ok((bar == Bar::None).then_some(entry))
     }
 
     /// Finds out about some of a type; gives those that did not come.

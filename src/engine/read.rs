@@ -107,8 +107,18 @@ pub(super) struct Received {
     pub(super) has_moved: bool,
     /// It was there at the transaction time, or that is not asked.
     pub(super) was_there: bool,
-    /// Policy keeps it back as it is now, whatever it was before.
-    pub(super) is_barred: bool,
+    /// Whether it stays here for what it tells of others.
+    pub(super) bar: Bar,
+}
+
+/// Whether a resource stays here for what it tells of others, the stronger reason last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Bar {
+    None,
+    /// Nobody can say whether policy keeps back what it is about: it is counted as what may not leave.
+    Undecided,
+    /// Policy keeps that back, and so this.
+    ByPolicy,
 }
 
 /// Why a slice could not be read.

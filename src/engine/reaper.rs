@@ -66,7 +66,6 @@ impl Engine {
             Err(error) => return tracing::warn!(error = error_chain(&error), "could not look for expired exports"),
         };
         self.inner.expire(&jobs).await;
-        self.inner.services.rights.forget_all_but(&jobs.iter().map(|job| job.id).collect());
         for job in &jobs {
             let revoked = async {
                 if !self.inner.services.is_revoked(job).await? {

@@ -1,15 +1,14 @@
 //! Whether an export may still be had, by its client as it is registered now and by the list of those who withdrew consent
 //! (SEC-14).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::services::Services;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::job::store::StoreError;
 use crate::job::usage::{Allowance, Day, Exhausted, Spent, Usage};
-use crate::job::{Job, JobId, Owner};
-use crate::plan::Cohort;
+use crate::job::{Job, Owner};
 use crate::smart::consent::Consent;
 use crate::smart::policy::Quotas;
 use crate::smart::server::Registry;
@@ -27,14 +26,11 @@ struct Shared {
     consent: RwLock<Arc<Consent>>,
     /// What of that the store does not hold yet.
     unkept: Mutex<Option<Arc<Consent>>>,
-    /// Exports of Groups whose members were looked for on the list, and when it had grown last by then.
-    looked_for: Mutex<HashMap<JobId, Millis>>,
 }
 
 impl Rights {
     pub(super) fn new(registry: Option<Arc<Registry>>) -> Self {
-        let shared =
-            Shared { registry, consent: RwLock::default(), unkept: Mutex::default(), looked_for: Mutex::default() };
+        let shared = Shared { registry, consent: RwLock::default(), unkept: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -93,15 +89,6 @@ impl Rights {
     pub(super) fn spent(owner: &Owner, bytes: u64, now: Millis) -> Option<Spent> {
         Some(Spent { client: owner.client()?.clone(), today: Day::of(now), bytes }).filter(|spent| spent.bytes > 0)
     }
-
-    /// Forgets what was found out about exports that are no more.
-    pub(super) fn forget_all_but(&self, jobs: &HashSet<JobId>) {
-        self.looked_for().retain(|id, _| jobs.contains(id));
-    }
-
-    fn looked_for(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Millis>> {
-        self.shared.looked_for.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Services {
@@ -120,7 +107,8 @@ impl Services {
     /// Whether the client of an export may not have all of it any more, also what comes or came along, or somebody withdrew
     /// consent since whom it may hold.
     pub(super) async fn is_revoked(&self, job: &Job) -> Result<bool, StoreError> {
-        Ok(self.is_beyond_its_client(job).await? || self.may_hold_the_withdrawn(job).await?)
+        // Whoever is no member of a Group may be spoken of by what its members have: only another export tells.
+        Ok(self.rights.consent().has_grown_since(job.consent) || self.is_beyond_its_client(job).await?)
     }
 
     async fn is_beyond_its_client(&self, job: &Job) -> Result<bool, StoreError> {
@@ -129,37 +117,17 @@ impl Services {
         if job.owner == Owner::Open || registry.is_as_wide(&job.owner) {
             return Ok(false);
         }
+        let level = &job.kickoff.level;
+        // Whatever its files are, and whether they can be read.
+        if !registry.covers(&job.owner, level.level(), level.group(), []) {
+            return Ok(true);
+        }
         let mut types = job.all_types(&self.store.files(job.id).await?);
         if job.state.is_active()
             && let Some(plan) = self.store.plan(job.id).await?
         {
             types.extend(plan.context);
         }
-        let level = &job.kickoff.level;
         Ok(!registry.covers(&job.owner, level.level(), level.group(), types))
-    }
-
-    async fn may_hold_the_withdrawn(&self, job: &Job) -> Result<bool, StoreError> {
-        let consent = self.rights.consent();
-        if !consent.has_grown_since(job.consent) {
-            return Ok(false);
-        }
-        // Without a Group nobody knows who is in an export.
-        if job.kickoff.level.group().is_none() {
-            return Ok(true);
-        }
-        if self.rights.looked_for().get(&job.id) == Some(&consent.grown()) {
-            return Ok(false);
-        }
-        // Before there is a plan, nothing was read; it leaves out those who are on the list by then.
-        let Some(plan) = self.store.plan(job.id).await? else { return Ok(false) };
-        let is_held = match &plan.cohort {
-            Cohort::Members(members) => members.iter().any(|id| consent.has_come_since(id, job.consent)),
-            Cohort::Everything | Cohort::AllPatients => true,
-        };
-        if !is_held {
-            self.rights.looked_for().insert(job.id, consent.grown());
-        }
-        Ok(is_held)
     }
 }

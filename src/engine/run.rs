@@ -166,7 +166,7 @@ impl Inner {
         reader.refused_before(files.slices());
         let baselines = plan.types.values().filter_map(|plan| plan.baseline);
         let expected = baselines.fold(0, u64::saturating_add);
-        progress.plan(expected, files.slices().map(|record| record.written).sum());
+        progress.plan(expected, files.slices().map(|record| record.received).sum());
         let mut worker = Worker {
             reader,
             files,

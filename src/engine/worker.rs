@@ -14,7 +14,7 @@ use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::files::{Files, FilesError};
 use super::pool::{Order, Pool};
 use super::progress::Progress;
-use super::read::{Again, Chain, Read, ReadError, Reader, SearchTally, Summary, made_since};
+use super::read::{Again, Bar, Chain, Read, ReadError, Reader, SearchTally, Summary, made_since};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Running;
@@ -324,7 +324,9 @@ impl Worker {
                 resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
             // They are part of the page, whose memory is given back now.
             for resource in &mut too_new {
-                resource.is_barred |= self.reader.grant.bars(&resource.entry);
+                if self.reader.grant.bars(&resource.entry) {
+                    resource.bar = Bar::ByPolicy;
+                }
                 resource.entry.line = Bytes::new();
             }
             self.files.write_staged(stage, slice, others, issues).await?;

@@ -15,6 +15,7 @@ impl ResourceType {
     pub(crate) const OPERATION_OUTCOME: Self = Self("OperationOutcome");
     pub(crate) const PATIENT: Self = Self("Patient");
     pub(crate) const PROVENANCE: Self = Self("Provenance");
+    pub(crate) const AUDIT_EVENT: Self = Self("AuditEvent");
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
         NAMES.binary_search(&name).ok().map(|index| Self(NAMES[index]))

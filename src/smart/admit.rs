@@ -63,13 +63,16 @@ pub(crate) enum Withheld {
     OutsideCohort,
     /// It lies in the compartment of somebody else as well.
     SharedWithOthers,
+    /// It is about something of which nobody can say whether policy keeps it back.
+    Undecided,
     /// Policy keeps it back, and nobody is told how much of this there is (SEC-26).
     ByPolicy,
 }
 
 /// A record that a resource tells of.
 pub(crate) struct Told {
-    pub(crate) of: LocalReference,
+    /// `None` if that cannot be told.
+    pub(crate) of: Option<LocalReference>,
     /// Whether the resource is about it, and not only names it.
     pub(crate) is_subject: bool,
 }
@@ -130,14 +133,17 @@ impl Grant {
         self.keeps_back_resources() && look_inside(&entry.line).is_none_or(|inside| self.bars_what_is(entry, &inside))
     }
 
-    /// The records that a resource tells of, where it is there for nothing else.
+    /// The records that a resource tells of, where it is there for nothing else, or is a part of one.
     pub(crate) fn tells_of(&self, entry: &Entry) -> Vec<Told> {
-        if entry.resource_type != ResourceType::PROVENANCE {
-            return Vec::new();
-        }
+        let subject = match entry.resource_type {
+            ResourceType::PROVENANCE => "target",
+            ResourceType::AUDIT_EVENT => "entity.what",
+            ResourceType::BINARY => "securityContext",
+            _ => return Vec::new(),
+        };
         let told = entry.references.iter().filter_map(|reference| {
-            let of = self.local(&reference.target)?;
-            Some(Told { of, is_subject: &*reference.path == "target" })
+            let (of, is_subject) = (self.local(&reference.target), &*reference.path == subject);
+            (is_subject || of.is_some()).then_some(Told { of, is_subject })
         });
         told.collect()
     }

@@ -99,11 +99,6 @@ impl Consent {
         self.grown > then && self.since.values().any(|since| *since > then)
     }
 
-    /// Whether this patient is on it and was not on one that an export remembers by `then`.
-    pub(crate) fn has_come_since(&self, id: &Id, then: Millis) -> bool {
-        self.since.get(id).is_some_and(|since| *since > then)
-    }
-
     /// Whether a text names somebody on it, wherever in it and whatever for: in a link, a search, a narrative.
     pub(crate) fn is_named_in(&self, text: &str) -> bool {
         let names = memchr::memmem::find_iter(text.as_bytes(), b"Patient");
@@ -193,11 +188,9 @@ mod tests {
         assert_eq!(same, first, "it did not grow");
         let more = first.with(list("a\nb"), Millis(200));
         assert!(more.has_grown_since(then) && !more.has_grown_since(more.grown()));
-        assert!(more.has_come_since(&id("b"), then) && !more.has_come_since(&id("a"), then));
         let less = more.with(list("a"), Millis(300));
         assert!(!less.has_grown_since(then), "who left it again is not heeded any more");
-        let again = less.with(list("a\nb"), Millis(300));
-        assert!(again.has_come_since(&id("b"), less.grown()), "and came anew");
+        assert!(less.with(list("a\nb"), Millis(300)).has_grown_since(less.grown()), "who came anew is new");
         let back = more.with(list("a\nb\nc"), Millis(5));
         assert!(back.has_grown_since(more.grown()), "a clock that was set back hides nobody");
         let lost = Consent::default().not_before(then).with(list("a"), Millis(5));

@@ -77,9 +77,6 @@ impl Policy {
 
     /// Whether all that `then` permits this one does too.
     pub(crate) fn is_as_wide_as(&self, then: &Self) -> bool {
-        fn wider<T: Ord>(now: Option<&BTreeSet<T>>, then: Option<&BTreeSet<T>>) -> bool {
-            now.is_none_or(|now| then.is_some_and(|then| then.is_subset(now)))
-        }
         wider(self.levels.as_ref(), then.levels.as_ref())
             && wider(self.groups.as_ref(), then.groups.as_ref())
             && wider(self.types.as_ref(), then.types.as_ref())
@@ -89,14 +86,19 @@ impl Policy {
     /// Whether an export may be kept that was kicked off under `then`, of this level and perhaps Group. Whether all its types
     /// are permitted is another question.
     pub(crate) fn covers(&self, then: &Self, level: Level, group: Option<&Id>) -> bool {
-        self.permits_level(level)
-            && group.is_none_or(|group| self.permits_group(group))
-            && self.withholds_no_more_than(then)
+        // Members of other Groups in it came along as far as those were permitted.
+        let permits = |group| self.permits_group(group) && wider(self.groups.as_ref(), then.groups.as_ref());
+        self.permits_level(level) && group.is_none_or(permits) && self.withholds_no_more_than(then)
     }
 
     fn withholds_no_more_than(&self, then: &Self) -> bool {
         then.withheld.include(&self.withheld) && then.removed.include(&self.removed)
     }
+}
+
+/// Whether what is permitted now is all that was.
+fn wider<T: Ord>(now: Option<&BTreeSet<T>>, then: Option<&BTreeSet<T>>) -> bool {
+    now.is_none_or(|now| then.is_some_and(|then| then.is_subset(now)))
 }
 
 #[cfg(test)]
@@ -150,8 +152,9 @@ mod tests {
         let then = policy(NARROW);
         let (a, b) = (Id::parse("a").expect("an id"), Id::parse("b").expect("an id"));
         let less = policy(&NARROW.replace(r#""groups":["a","b"]"#, r#""groups":["a"]"#));
-        assert!(less.covers(&then, Level::Group, Some(&a)) && less.covers(&then, Level::Patient, None));
+        assert!(less.covers(&then, Level::Patient, None) && less.covers(&less, Level::Group, Some(&a)));
         assert!(!less.covers(&then, Level::Group, Some(&b)));
+        assert!(!less.covers(&then, Level::Group, Some(&a)), "members of the other one may have come along");
         assert!(!policy(r#"{"levels":["group"]}"#).covers(&then, Level::Patient, None));
         assert!(!policy(r#"{"withheld":["s|y"]}"#).covers(&then, Level::Patient, None));
         assert!(!policy(r#"{"removed":["*.text"]}"#).covers(&then, Level::Patient, None));

@@ -100,7 +100,11 @@ fn searches(upstream: &SampleUpstream) -> Vec<RequestSeen> {
 }
 
 fn passed(upstream: &SampleUpstream) -> Vec<RequestSeen> {
-    upstream.requests().into_iter().filter(|seen| seen.headers.contains_key("x-forwarded-host") && !seen.path.contains(".well-known")).collect()
+    upstream
+        .requests()
+        .into_iter()
+        .filter(|seen| seen.headers.contains_key("x-forwarded-host") && !seen.path.contains(".well-known"))
+        .collect()
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{ReadError, Reader, Received};
+use super::{Bar, ReadError, Reader, Received};
 use crate::engine::accept::Reading;
 use crate::fhir::bundle::{Entry, Page};
 use crate::fhir::datatypes::{Instant, Millis};
@@ -46,7 +46,7 @@ impl Reader {
             };
             reading.moved += u64::from(has_moved);
             reading.set.add(id, entry.version_id.as_deref());
-            received.push(Received { entry, id, has_moved, was_there: true, is_barred: false });
+            received.push(Received { entry, id, has_moved, was_there: true, bar: Bar::None });
         }
         received
     }
