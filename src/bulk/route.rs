@@ -195,6 +195,9 @@ fn is_bulk_operation(segment: &str) -> bool {
     begins("$export") || begins("$bulk-")
 }
 
+/// How often a path is decoded to find out what it could be taken for.
+const MOST_ROUNDS: usize = 8;
+
 /// Whether some reader could take `path` for one below `base`: one that decodes it again and again, takes a backslash
 /// for a slash, drops what follows a semicolon, merges slashes, follows dot segments and does not mind upper case.
 fn may_lie_below(base: &str, path: &str) -> bool {
@@ -202,7 +205,13 @@ fn may_lie_below(base: &str, path: &str) -> bool {
         return true;
     }
     let mut text = path.to_owned();
-    while let Some(again) = decoded_again(&text) {
+    for round in 0.. {
+        let Some(again) = decoded_again(&text) else { break };
+        // SEC-06: nobody decodes so often, and each time costs as much as the path is long. Such a path is never decoded by
+        // itself either: an escape of it stands for a part of another one.
+        if round == MOST_ROUNDS {
+            return true;
+        }
         text = again;
     }
     let base: Vec<&str> = base.split('/').filter(|segment| !segment.is_empty()).collect();
@@ -381,6 +390,27 @@ mod tests {
             ("/fhir;x=1/$export", Disguise),
         ] {
             assert_eq!(of(&Method::GET, path), Err(expected), "{path}");
+        }
+    }
+
+    /// SEC-06: what costs the more the longer it is, is refused, wherever it would lead.
+    #[test]
+    fn a_path_that_is_escaped_over_and_over_is_refused() {
+        use PathRefused::{Escape, OutsideBase, Separator};
+        let nested = |levels: usize| format!("/files/%{}41", "25".repeat(levels));
+        let long = nested(32 * 1024);
+        assert!(long.len() > 64 * 1024);
+        let broken = format!("/files/{}", "%%32%35".repeat(10 * 1024));
+        for (path, expected) in [
+            (long.as_str(), Separator),
+            (&nested(7), OutsideBase),
+            (&nested(8), Separator),
+            (&broken, OutsideBase),
+            (&format!("/files/%%32%35{}41", "25".repeat(9)), Escape),
+        ] {
+            assert_eq!(of(&Method::GET, path), Err(expected), "{} bytes", path.len());
+            let apart = BulkRoute::of(&Method::GET, path, &BasePaths::apart("/fhir", "/bulk"));
+            assert_eq!(apart, Err(expected), "{} bytes", path.len());
         }
     }
 
