@@ -16,6 +16,8 @@ use crate::proxy::anonymous::Anonymous;
 const SOON: Duration = Duration::from_secs(2);
 const OFTEN: Duration = Duration::from_secs(30);
 const NOW_AND_THEN: Duration = Duration::from_mins(10);
+/// How often it is asked for a document, if it does not say whether there is one.
+const MOST_QUESTIONS: usize = 5;
 
 /// Watches the server behind a listener by which requests pass through.
 pub(super) struct Surroundings {
@@ -59,19 +61,28 @@ impl Surroundings {
 
     /// Looks until it is dropped, if there is anything to be looked at.
     pub(super) async fn watch(mut self) {
+        let mut questions = 0;
         loop {
-            if let Some(base) = &self.shadowed
-                && let Some(is_there) = self.upstream.has_smart_configuration(&*self.clock).await
-            {
-                tell_of_documents(base, is_there);
-                self.shadowed = None;
-            }
+            // First what bulk requests wait for.
             let pause = match &self.seen {
                 Some(seen) => look(&self.upstream, &*self.clock, seen).await,
-                None if self.shadowed.is_none() => return,
                 None => SOON,
             };
-            self.clock.sleep(if self.shadowed.is_some() { pause.min(SOON) } else { pause }).await;
+            let is_there = self.seen.as_ref().is_none_or(|seen| *seen.borrow() != Anonymous::Unanswered);
+            if is_there && let Some(base) = &self.shadowed {
+                questions += 1;
+                let found = self.upstream.has_smart_configuration(&*self.clock).await;
+                if let Some(found) = found {
+                    tell_of_documents(base, found);
+                }
+                if found.is_some() || questions == MOST_QUESTIONS {
+                    self.shadowed = None;
+                }
+            }
+            if self.seen.is_none() && self.shadowed.is_none() {
+                return;
+            }
+            self.clock.sleep(pause).await;
         }
     }
 }

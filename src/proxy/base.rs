@@ -66,6 +66,23 @@ impl Bases {
     }
 }
 
+impl Bases {
+    /// Whether an address that the upstream leads to is somebody else's: neither below the upstream's origin or ours, nor the
+    /// same host by the other scheme. What is no address leads nowhere.
+    pub(super) fn leads_away(&self, location: &str) -> bool {
+        let origin = |scheme: &str, authority: &str| Url::parse(&format!("{scheme}://{authority}/")).ok();
+        let upstream = origin(self.upstream_scheme.as_str(), self.upstream_authority.as_str());
+        let public = self.public_proto.to_str().ok().zip(self.public_host.to_str().ok());
+        let public = public.and_then(|(scheme, authority)| origin(scheme, authority));
+        let (Some(upstream), Some(public)) = (upstream, public) else { return false };
+        let Ok(target) = upstream.join(location) else { return false };
+        let is_own = |own: &Url| {
+            own.origin() == target.origin() || (own.host() == target.host() && own.scheme() != target.scheme())
+        };
+        target.has_host() && !is_own(&upstream) && !is_own(&public)
+    }
+}
+
 /// What follows `base` in `path`: nothing, or a text that begins with a slash.
 pub(super) fn below<'a>(path: &'a str, base: &str) -> Option<&'a str> {
     let rest = path.strip_prefix(base)?;
