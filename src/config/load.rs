@@ -1,6 +1,9 @@
 //! A file and the environment become a [`Config`], or every problem that they have.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+
+use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter};
 
 use super::{Config, Problems};
 
@@ -38,8 +41,60 @@ impl Config {
     /// # Errors
     /// If it is no good configuration.
     pub fn from_yaml(yaml: &str) -> Result<Self, ConfigError> {
-        let config: Self = serde_saphyr::from_str(yaml).map_err(|error| ConfigError::Yaml(error.to_string()))?;
+        // A secret may stand beside what is wrong, or be it: no part of the file is repeated.
+        let options = serde_saphyr::options! { with_snippet: false };
+        let config: Result<Self, _> = serde_saphyr::from_str_with_options(yaml, options);
+        let config = config.map_err(|error| ConfigError::Yaml(error.render_with_formatter(&WithoutValues)))?;
         config.check().map_err(ConfigError::Values)?;
         Ok(config)
+    }
+}
+
+/// What is wrong with a value, without the value.
+struct WithoutValues;
+
+impl MessageFormatter for WithoutValues {
+    fn format_message<'a>(&self, error: &'a Error) -> Cow<'a, str> {
+        match error {
+            Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
+                Cow::Owned(format!("the value is of another kind, or cannot be used: expected {expected}"))
+            }
+            Error::SerdeUnknownVariant { expected, .. } => {
+                Cow::Owned(format!("the value is none of {}", expected.join(", ")))
+            }
+            other => DefaultMessageFormatter.format_message(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error goes to the log, and from there to whoever reads that.
+    #[test]
+    fn a_secret_beside_a_mistake_is_in_no_message() {
+        let before = "server: { public_base_url: https://fhir.example.org/fhir }\n";
+        for (upstream, told) in [
+            ("credentials:\n    headers:\n      Authorization: Bearer s3cret", "is none of file, env"),
+            ("credentials:\n    headers:\n      Authorization: [s3cret]", ""),
+            ("credentials:\n    headers:\n      Authorization: { value: s3cret }", "is none of file, env"),
+            ("credentials:\n    headers:\n      Authorization: { s3cret: a }", "is none of file, env"),
+            ("credentials:\n    headers: Bearer s3cret", "expected mapping start"),
+            ("credentials:\n    basic: offtake:s3cret", "expected struct BasicConfig"),
+            ("credentials:\n    basic:\n      username: a\n      password: s3cret", "password"),
+            ("credentials: s3cret", "expected struct CredentialsConfig"),
+            ("credentials:\n    plain_http: s3cret", "is none of refused, acknowledged"),
+            ("base_url: 'http://a:s3cret@ h/'", "expected"),
+            ("credentials:\n    smart:\n      client_id: s3cret\n     key_file: a", ""),
+            ("token: \"s3cret\n", ""),
+        ] {
+            let yaml = format!("{before}upstream:\n  {upstream}\n");
+            let error = Config::from_yaml(&yaml).expect_err(upstream);
+            for shown in [error.to_string(), format!("{error:?}")] {
+                assert!(!shown.contains("s3cret") && shown.contains(told), "{upstream}: {shown}");
+            }
+            assert!(error.to_string().contains("line"), "{upstream}: {error}");
+        }
     }
 }

@@ -268,7 +268,7 @@ mod tests {
             ),
             ("location: s3://bulk, s3: { access_key_id: A, secret_access_key: s, profile: p }", "output.s3.profile"),
             ("location: s3://bulk, s3: { sse_kms_key_id: k }", "output.s3.sse_kms_key_id"),
-            ("location: s3://bulk, s3: { server_side_encryption: rot13 }", "rot13"),
+            ("location: s3://bulk, s3: { server_side_encryption: rot13 }", "none of AES256"),
             (
                 "location: s3://bulk, s3: { virtual_hosted_style_request: true, endpoint: 'http://127.0.0.1:9000' }",
                 "output.s3.virtual_hosted_style_request",
