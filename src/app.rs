@@ -311,21 +311,23 @@ impl Offtake {
     /// was.
     ///
     /// # Errors
-    /// If there can be no other clients: then all stay as they were.
+    /// If there can be no other clients: then all stay as they were, and so does what searches show.
     pub(crate) fn reload(&self, config: &Config) -> anyhow::Result<()> {
-        let Edge { upstream, clock, .. } = &*self.app.edge;
+        let Edge { upstream, clock, access, .. } = &*self.app.edge;
+        self.app.excluded.follow(&config.policy);
+        self.reread_excluded();
+        if config.smart.mode == SmartMode::Open && matches!(access, Access::Open { .. }) {
+            return Ok(());
+        }
+        // SEC-10: what is no configuration for this process changes nothing that is shown to the upstream.
+        smart::ensure_same_mode(access, config.smart.mode)?;
         match self.app.rereadable.reread(&config.upstream, upstream.credentials(), clock) {
             Ok(()) => tracing::info!("the credentials for the upstream were read anew"),
             Err(error) => {
                 tracing::error!(error = error_chain(&*error), "the credentials for the upstream stay as they were");
             }
         }
-        self.app.excluded.follow(&config.policy);
-        self.reread_excluded();
-        if config.smart.mode == SmartMode::Open && matches!(self.app.edge.access, Access::Open { .. }) {
-            return Ok(());
-        }
-        smart::reload(&self.app.edge.access, config, clock)?;
+        smart::reload(access, config, clock);
         if let Some(engine) = self.app.engine.borrow().engine() {
             engine.look_again();
         }

@@ -66,7 +66,7 @@ async fn examine_issuer(config: &Config, clock: &Arc<dyn Clock>) -> Option<anyho
         return None;
     }
     let examined = async {
-        let verifier = smart::issuer::verifier(config, clock)?;
+        let verifier = smart::issuer::verifier(config, config.server.bulk_base().as_str(), clock)?;
         let found = verifier.examine().await.context("could not use the issuer of access tokens")?;
         Ok(format!("{:<14}{:<15} {found}\n", "issuer", "answers"))
     };

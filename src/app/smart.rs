@@ -66,8 +66,10 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
         SmartMode::External => {
             warn_of_listener(config);
             let clients = usable(smart, &Clients::new());
-            let issuer =
-                ExternalIssuer::new(config.server.bulk_base().as_str(), clients, issuer::verifier(config, clock)?);
+            let base = config.server.bulk_base();
+            issuer::warn(&smart.issuer, base.as_str());
+            let verifier = issuer::verifier(config, base.as_str(), clock)?;
+            let issuer = ExternalIssuer::new(base.as_str(), clients, verifier);
             Ok(Access::External(Arc::new(issuer)))
         }
     }
@@ -94,27 +96,46 @@ fn key_source(smart: &SmartConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<Key
     Ok(KeySource::new(Arc::clone(clock), fetcher))
 }
 
-/// Takes up the clients that a configuration names now, and what it says of another issuer.
+/// Whether a configuration can be taken up by a process that knows in this way who may ask.
 ///
 /// # Errors
-/// If another option says that there is another server: then all stay as they were. A client whose keys cannot be read has those
-/// that it had, and holds up nothing that is said of the others.
-pub(super) fn reload(access: &Access, config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<()> {
-    let smart = &config.smart;
-    match (access, smart.mode) {
+/// If it says that there is another way.
+pub(super) fn ensure_same_mode(access: &Access, mode: SmartMode) -> anyhow::Result<()> {
+    match (access, mode) {
         (Access::Open { .. }, _) => anyhow::bail!("smart.mode was open at the start: there are no clients"),
-        (Access::Server(server), SmartMode::AuthorizationServer) => {
-            server.register(usable(smart, &server.registry().clients()), key_source(smart, clock)?);
-        }
-        (Access::External(issuer), SmartMode::External) => {
-            issuer.register(usable(smart, &issuer.registry().clients()), issuer::verifier(config, clock)?);
-        }
+        (Access::Server(_), SmartMode::AuthorizationServer) | (Access::External(_), SmartMode::External) => Ok(()),
         (Access::Server(_), SmartMode::Open | SmartMode::External)
         | (Access::External(_), SmartMode::Open | SmartMode::AuthorizationServer) => {
             anyhow::bail!("smart.mode is another one than at the start, which only a restart can change")
         }
     }
-    Ok(())
+}
+
+/// Takes up the clients that a configuration of the same mode names now, and what it says of another issuer. A client whose keys
+/// cannot be read has those that it had, and holds up nothing that is said of the others; nor does an issuer of whom something
+/// cannot be read: that one stays as it was.
+pub(super) fn reload(access: &Access, config: &Config, clock: &Arc<dyn Clock>) {
+    let smart = &config.smart;
+    // First who may ask (SEC-14), whatever becomes of the rest.
+    let rest = match access {
+        Access::Open { .. } => Ok(()),
+        Access::Server(server) => {
+            let registry = server.registry();
+            registry.replace(usable(smart, &registry.clients()));
+            key_source(smart, clock).map(|source| server.use_source(source))
+        }
+        Access::External(issuer) => {
+            let registry = issuer.registry();
+            registry.replace(usable(smart, &registry.clients()));
+            issuer::verifier(config, issuer.base(), clock).map(|verifier| issuer.use_verifier(verifier))
+        }
+    };
+    if let Err(error) = rest {
+        tracing::error!(
+            error = error_chain(&*error),
+            "how the tokens and keys of clients are verified stays as it was"
+        );
+    }
 }
 
 /// Finds what cannot be told from a configuration alone: what is wrong with the files that it names.
@@ -125,7 +146,7 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     clients(&config.smart)?;
     if config.smart.mode == SmartMode::External {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        issuer::verifier(config, &clock)?;
+        issuer::verifier(config, config.server.bulk_base().as_str(), &clock)?;
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ async fn by_their_token(
     // Whoever sends token after token that the issuer has to be asked about takes nobody else's turn.
     let peer = head.extensions.get::<PeerAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
     let busy = || Problem::unavailable("the issuer of access tokens is asked about too many of yours at once");
-    let _place = if issuer.is_asked() {
+    let place = if issuer.is_asked() {
         tokio::select! {
             place = edge.asking.take(peer) => Some(place.map_err(|_| busy())?),
             () = edge.clock.sleep(ASKING_PATIENCE) => return Err(busy()),
@@ -82,8 +82,13 @@ async fn by_their_token(
         None
     };
     let verifier = Arc::clone(issuer);
-    // Where exports work, as above; and what was asked is learnt, whether anybody waits for it or not.
-    let verified = edge.runtime.spawn(async move { verifier.authorize(&token, purpose).await }).await;
+    // Where exports work, as above; and what was asked is learnt, whether anybody waits for it or not. Until then its place is
+    // taken: whoever breaks off gains none.
+    let asking = async move {
+        let _place = place;
+        verifier.authorize(&token, purpose).await
+    };
+    let verified = edge.runtime.spawn(asking).await;
     let refusal = match verified {
         Ok(Ok(authorization)) => return Ok(Caller::Client(authorization)),
         Ok(Err(refusal)) => refusal,

@@ -9,17 +9,19 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 /// Places that one peer may take while it sends.
 const EACH: usize = 4;
 
+type Peers = Mutex<HashMap<IpAddr, Arc<Semaphore>>>;
+
 /// Who sends how much at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     /// Peers that send at the moment. Others are forgotten.
-    peers: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
+    peers: Arc<Peers>,
 }
 
-/// A place of one peer. Dropped, it is the next one's.
+/// A place of one peer, held as long as what it was taken for goes on, wherever that is. Dropped, it is the next one's.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
-    places: &'a Places,
+pub(super) struct Place {
+    peers: Arc<Peers>,
     peer: IpAddr,
     queue: Option<Arc<Semaphore>>,
     permit: Option<OwnedSemaphorePermit>,
@@ -30,24 +32,29 @@ impl Places {
     ///
     /// # Errors
     /// Never: the places are not closed.
-    pub(super) async fn take(&self, peer: IpAddr) -> Result<Place<'_>, AcquireError> {
+    pub(super) async fn take(&self, peer: IpAddr) -> Result<Place, AcquireError> {
         let peer = network(peer);
         let queue = Arc::clone(self.lock().entry(peer).or_insert_with(|| Arc::new(Semaphore::new(EACH))));
         // Made before it waits: whoever gives up waiting leaves nothing behind.
-        let mut place = Place { places: self, peer, queue: Some(Arc::clone(&queue)), permit: None };
+        let mut place = Place { peers: Arc::clone(&self.peers), peer, queue: Some(Arc::clone(&queue)), permit: None };
         place.permit = Some(queue.acquire_owned().await?);
         Ok(place)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<Semaphore>>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.peers)
     }
 }
 
-impl Drop for Place<'_> {
+fn lock(peers: &Peers) -> MutexGuard<'_, HashMap<IpAddr, Arc<Semaphore>>> {
+    peers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut peers = self.places.lock();
-        drop((self.permit.take(), self.queue.take()));
+        let (permit, queue) = (self.permit.take(), self.queue.take());
+        let mut peers = lock(&self.peers);
+        drop((permit, queue));
         // Only under the lock does anybody else get hold of it.
         if peers.get(&self.peer).is_some_and(|queue| Arc::strong_count(queue) == 1) {
             peers.remove(&self.peer);
@@ -87,6 +94,28 @@ mod tests {
         let mapped: Vec<_> = (0..EACH).map(|_| now("::ffff:192.0.2.1").expect("its own")).collect();
         assert!(now("192.0.2.1").is_none(), "one and the same");
         drop(mapped);
+        assert!(places.lock().is_empty());
+    }
+    /// What was begun for a peer goes on without it, and so does its place.
+    #[tokio::test]
+    async fn a_place_goes_along_with_what_it_was_taken_for() {
+        let places = Places::default();
+        let peer = "192.0.2.1".parse().expect("an address");
+        let (ends, end) = tokio::sync::watch::channel(false);
+        let mut begun = Vec::new();
+        for _ in 0..EACH {
+            let place = places.take(peer).await.expect("they are not closed");
+            let mut end = end.clone();
+            begun.push(tokio::spawn(async move {
+                let _place = place;
+                end.wait_for(|ends| *ends).await.is_ok()
+            }));
+        }
+        assert!(places.take(peer).now_or_never().is_none());
+        ends.send_replace(true);
+        for one in begun {
+            assert!(one.await.expect("it ends"));
+        }
         assert!(places.lock().is_empty());
     }
 }

@@ -160,7 +160,7 @@ pub(super) fn says_something<B>(answer: &Response<B>) -> bool {
 /// What was asked in a form, whose turn it is. A peer has no more of them than places.
 struct Asked<'a> {
     form: Form,
-    _place: Place<'a>,
+    _place: Place,
     _turn: SemaphorePermit<'a>,
 }
 
@@ -222,7 +222,7 @@ async fn introspect(edge: &Edge, server: &Arc<AuthorizationServer>, form: &Form)
 }
 
 /// The form of a request, whose parameters stand in its body and nowhere else.
-async fn form<'a, B>(edge: &'a Edge, head: &Parts, sent: B) -> Result<(Form, Place<'a>), OAuthError>
+async fn form<B>(edge: &Edge, head: &Parts, sent: B) -> Result<(Form, Place), OAuthError>
 where
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,

@@ -24,7 +24,7 @@ use crate::clock::{self, Clock};
 use claims::{Presented, Rules};
 use introspection::{AskError, Introspection, NoAnswer, Question};
 use metadata::{Metadata, MetadataError, addresses};
-use published::Published;
+use published::{Failure, Published};
 use token::{JwtError, Unverified};
 
 /// Knows what the tokens of an external issuer are worth.
@@ -114,16 +114,21 @@ pub(crate) enum PublishedError {
     Nowhere(&'static str),
 }
 
+impl Failure for PublishedError {
+    fn withdraws(&self) -> bool {
+        matches!(self, Self::NoKey | Self::Keys(JwksError::Private(_)))
+    }
+}
+
 impl ExternalIssuer {
     pub(crate) fn new(base: &str, clients: Clients, verifier: Verifier) -> Self {
         let base = base.trim_end_matches('/').to_owned();
         Self { base, registry: Arc::new(Registry::new(clients)), verifier: RwLock::new(Arc::new(verifier)) }
     }
 
-    /// Replaces all clients, and all that is known of the issuer: every token is held against that from now on (SEC-14).
-    pub(crate) fn register(&self, clients: Clients, verifier: Verifier) {
+    /// Replaces all that is known of the issuer: every token is held against that from now on (SEC-14).
+    pub(crate) fn use_verifier(&self, verifier: Verifier) {
         *self.verifier.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(verifier);
-        self.registry.replace(clients);
     }
 
     pub(crate) fn registry(&self) -> &Arc<Registry> {
@@ -148,7 +153,8 @@ impl ExternalIssuer {
     /// # Errors
     /// [`Refusal`] if that is nothing, or not known.
     pub(crate) async fn authorize(&self, token: &str, purpose: Purpose) -> Result<Authorization, Refusal> {
-        let presented = self.verifier().verify(token, purpose, &self.registry).await?;
+        let presented = self.verifier().verify(token, purpose).await?;
+        // Only now: who is registered here is told to nobody but the issuer's own (SEC-12).
         Ok(self.registry.authorize(&presented.client, &presented.scope)?)
     }
 
@@ -178,14 +184,13 @@ impl Verifier {
         Self { issuer, fetcher, clock, keys, metadata }
     }
 
-    async fn verify(&self, token: &str, purpose: Purpose, registry: &Registry) -> Result<Presented, Refusal> {
+    async fn verify(&self, token: &str, purpose: Purpose) -> Result<Presented, Refusal> {
         let rules = &self.issuer.rules;
         match &self.issuer.way {
             Way::Keys { accepted, .. } => {
                 let token = Unverified::parse(token, accepted)?;
                 // Whatever says of itself that it is not for us has nothing fetched, and no signature verified.
                 let presented = token.check(rules, clock::now(&*self.clock))?;
-                registry.client(&presented.client).ok_or(NotAuthorized::Unknown)?;
                 let keys = self.keys.get(|keys| token.is_by_one_of(keys), self.fetch_keys()).await;
                 let keys = keys.ok_or(Refusal::NoKeys)?;
                 token.verify(&keys)?;

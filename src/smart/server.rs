@@ -190,11 +190,9 @@ impl AuthorizationServer {
         Self { endpoints, audiences, registry, keys, source, lifetime, clock }
     }
 
-    /// Replaces all clients, and where their keys are had from: every token is held against the new ones from now on
-    /// (SEC-14).
-    pub(crate) fn register(&self, clients: Clients, source: KeySource) {
+    /// Has the keys of clients from there from now on.
+    pub(crate) fn use_source(&self, source: KeySource) {
         *self.source.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(source);
-        self.registry.replace(clients);
     }
 
     /// Signs by other keys from now on.

@@ -1,35 +1,47 @@
 //! An external issuer of a configuration: how its tokens are verified.
 
-use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use url::Url;
 
+use crate::app::secrets;
 use crate::clock::Clock;
-use crate::config::{Config, IntrospectionConfig, IssuerConfig};
+use crate::config::{ClaimsConfig, Config, IntrospectionConfig, IssuerConfig, SecretSource};
 use crate::smart::external::claims::Rules;
 use crate::smart::external::introspection::{Credential, Introspection};
 use crate::smart::external::{Issuer, Verifier, Way};
 use crate::smart::fetch::Fetcher;
 
-/// Longest secret in a file.
-const MOST_SECRET_BYTES: u64 = 4 * 1024;
+/// Tells whoever starts it what opens us to tokens that were issued for somebody else.
+pub(super) fn warn(options: &IssuerConfig, base: &str) {
+    let base = base.trim_end_matches('/');
+    if let Some(audience) = options.audience.as_deref().filter(|audience| *audience != base) {
+        tracing::warn!(
+            audience,
+            "smart.issuer.audience is not {base}: whoever gets tokens of the issuer for what bears that name can show them here"
+        );
+    }
+    if options.claims.client != ClaimsConfig::default().client {
+        tracing::warn!(
+            claims = options.claims.client.join(", "),
+            "smart.issuer.claims.client is set: whoever can have the issuer write what they like into such a claim passes for \
+             any client"
+        );
+    }
+}
 
-/// What verifies the tokens of the issuer that a configuration names. It is not asked yet.
+/// What verifies the tokens of the issuer that a configuration names, for a server at `base`. It is not asked yet.
 ///
 /// # Errors
-/// If the file of our secret cannot be read, or TLS cannot be set up.
-pub(in crate::app) fn verifier(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Verifier> {
+/// If the file of our secret cannot be read, or lies open to others, or TLS cannot be set up.
+pub(in crate::app) fn verifier(config: &Config, base: &str, clock: &Arc<dyn Clock>) -> anyhow::Result<Verifier> {
     let options = &config.smart.issuer;
     let name = options.issuer.clone().context("smart.issuer.issuer is not set")?;
     let url: Url = name.parse().context("smart.issuer.issuer is no URL")?;
-    let base = config.server.bulk_base();
-    let base = base.as_str().trim_end_matches('/');
     let rules = Rules {
         issuer: name,
-        audience: options.audience.clone().unwrap_or_else(|| base.to_owned()),
+        audience: options.audience.clone().unwrap_or_else(|| base.trim_end_matches('/').to_owned()),
         client: options.claims.client.clone(),
         scope: options.claims.scope.clone(),
         scope_map: options.scope_map.clone(),
@@ -52,17 +64,10 @@ fn way(options: &IssuerConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<Way> {
     let file = introspection.client_secret_file.as_deref();
     let file = file.context("smart.issuer.introspection.client_secret_file is not set")?;
     let context = || format!("smart.issuer.introspection.client_secret_file {} cannot be read", file.display());
-    let secret = secret(file).with_context(context)?;
+    let secret = secrets::read(&SecretSource::File(file.to_owned())).with_context(context)?;
+    // The library's error would show it.
+    let secret = String::from_utf8(secret).map_err(|_| anyhow::anyhow!("it is not UTF-8")).with_context(context)?;
     let credential = Credential::secret(client_id, &secret).with_context(context)?;
     let introspection = Introspection::new(credential, Arc::clone(clock));
     Ok(Way::Asking { endpoint: options.introspection.endpoint.clone(), introspection })
-}
-
-/// What a file holds, without the end of its last line.
-fn secret(file: &Path) -> anyhow::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(file)?.take(MOST_SECRET_BYTES).read_to_string(&mut text)?;
-    let secret = text.trim_end_matches(['\r', '\n']);
-    anyhow::ensure!(!secret.is_empty(), "it is empty");
-    Ok(secret.to_owned())
 }

@@ -1,8 +1,9 @@
 //! What an issuer publishes, its keys and what it says of itself: fetched when it is needed, and by one for all.
 //!
 //! Kept as long as its headers allow, but a minute at least and an hour at most; while it cannot be had anew, for an hour
-//! since it came. Whoever asks for what is not in it (an unknown `kid`) has it fetched once a minute at most. As long as there
-//! is something to go by nobody waits for it to come anew but the one who fetches it.
+//! since it came. Whoever asks for what is not in it (an unknown `kid`) has it fetched once a minute at most. While it is fresh
+//! nobody waits for that but who wants more; once it is not, everybody waits until it was tried to have it anew: what was
+//! withdrawn is good no longer than was said. An answer that withdraws all leaves nothing to go by.
 
 use std::error::Error;
 use std::fmt;
@@ -49,8 +50,14 @@ struct Kept<T> {
 enum Look<T> {
     /// This is it, whether it holds what is wanted or not; or there is nothing, and it is too early to ask again.
     Done(Option<Arc<T>>),
-    /// It is to be fetched; until then this will do, if there is something.
-    Due { meanwhile: Option<Arc<T>> },
+    /// It is to be fetched.
+    Due,
+}
+
+/// Why nothing came of a fetch that could be used.
+pub(super) trait Failure: Error {
+    /// Whether an answer came whole, and says that nothing is to be used of what came before.
+    fn withdraws(&self) -> bool;
 }
 
 impl<T> Published<T> {
@@ -61,20 +68,15 @@ impl<T> Published<T> {
 
     /// What there is, fetched if it is not there, or too old, or holds nothing that `is_wanted`. `fetch` says how long its
     /// headers allow to keep it.
-    pub(super) async fn get<E: Error>(
+    pub(super) async fn get<E: Failure>(
         &self,
         is_wanted: impl Fn(&T) -> bool,
         fetch: impl Future<Output = Result<(T, Duration), E>>,
     ) -> Option<Arc<T>> {
-        let meanwhile = match self.look(&is_wanted) {
-            Look::Done(value) => return value,
-            Look::Due { meanwhile } => meanwhile,
-        };
-        let _turn = match (meanwhile, self.turn.try_lock()) {
-            (_, Ok(turn)) => turn,
-            (Some(meanwhile), Err(_)) => return Some(meanwhile),
-            (None, Err(_)) => self.turn.lock().await,
-        };
+        if let Look::Done(value) = self.look(&is_wanted) {
+            return value;
+        }
+        let _turn = self.turn.lock().await;
         // Somebody else may have fetched it meanwhile.
         if let Look::Done(value) = self.look(&is_wanted) {
             return value;
@@ -89,20 +91,19 @@ impl<T> Published<T> {
         let is_early = |tried: Option<Duration>, pause| tried.is_some_and(|tried| now.saturating_sub(tried) < pause);
         let Some(kept) = state.kept.as_ref().filter(|kept| now.saturating_sub(kept.came) < LONGEST) else {
             let is_early = is_early(state.tried, PAUSE_WITHOUT);
-            return if is_early { Look::Done(None) } else { Look::Due { meanwhile: None } };
+            return if is_early { Look::Done(None) } else { Look::Due };
         };
         let value = || Some(Arc::clone(&kept.value));
         let is_fresh = now < kept.fresh_until || is_early(state.tried, PAUSE);
         match (is_wanted(&kept.value), is_fresh) {
             (true, true) => Look::Done(value()),
-            (true, false) => Look::Due { meanwhile: value() },
             // It is not in a set that came a minute ago at most, or it was looked for then.
             (false, _) if is_early(state.tried_for_more, PAUSE) => Look::Done(value()),
-            (false, _) => Look::Due { meanwhile: None },
+            (true, false) | (false, _) => Look::Due,
         }
     }
 
-    fn keep<E: Error>(&self, fetched: Result<(T, Duration), E>, is_wanted: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+    fn keep<E: Failure>(&self, fetched: Result<(T, Duration), E>, is_wanted: impl Fn(&T) -> bool) -> Option<Arc<T>> {
         let now = self.clock.monotonic();
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let lacks_it = |state: &State<T>| state.kept.as_ref().is_some_and(|kept| !is_wanted(&kept.value));
@@ -115,6 +116,9 @@ impl<T> Published<T> {
                 state.kept = Some(Kept { value: Arc::new(value), came: now, fresh_until });
             }
             Err(error) => {
+                if error.withdraws() {
+                    state.kept = None;
+                }
                 let error = error_chain(&error);
                 tracing::warn!(what = self.what, error, "what the issuer of access tokens publishes cannot be had");
             }

@@ -101,10 +101,19 @@ async fn sighup_has_the_credentials_read_anew() {
     .await
     .expect("it is told");
     exported(&process, &token).await;
+    // Nor does a configuration that is not taken up.
+    secrets.file("key", "third");
+    let external =
+        "mode: external, clients: [{ client_id: a, scope: system/*.rs }], issuer: { issuer: 'https://login.example' }";
+    process.reload(|yaml| yaml.replace(&smart(), external)).expect("it is told");
+    until("it says so", async || Ok(process.log().contains("the clients stay as they were").then_some(())))
+        .await
+        .expect("it is told");
+    exported(&process, &token).await;
     // They are for the server that they were for at the start, and go to no other.
     let elsewhere = format!("http://localhost:{}/fhir", server.addr.port());
-    process.reload(|yaml| yaml.replace(&server.base_url, &elsewhere)).expect("it is told");
-    until("it says so", async || Ok(process.log().contains("which only a restart can change").then_some(())))
+    process.reload(|yaml| yaml.replace(external, &smart()).replace(&server.base_url, &elsewhere)).expect("it is told");
+    until("it says so", async || Ok(process.log().contains("base URL is another one than at the start").then_some(())))
         .await
         .expect("it is told");
     let passed = ask(&process, "GET", &format!("{}/Patient?_count=1", process.base), &[], b"").await;

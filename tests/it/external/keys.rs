@@ -76,9 +76,7 @@ async fn a_flood_of_unknown_keys_is_none_to_the_issuer() {
     }
     // What is not for us is not even looked up.
     let before = external.issuer.asked("/jwks");
-    for (name, value) in
-        [("iss", json!("https://evil.example")), ("aud", json!("x")), ("client_id", json!("x")), ("exp", json!(1))]
-    {
+    for (name, value) in [("iss", json!("https://evil.example")), ("aud", json!("x")), ("exp", json!(1))] {
         let mut claims = external.claims("a", ALL);
         claims[name] = value;
         assert_eq!(rig.with_token("GET", NOWHERE, &signed(&Key::es384("y"), &claims)).await.status, 401, "{name}");
@@ -141,6 +139,52 @@ async fn keys_that_cannot_be_had_let_nobody_in_and_heal() {
     }
     assert_eq!(elsewhere.issuer.asked("/jwks"), 0, "redirects are not followed");
     elsewhere.rig.stop().await;
+}
+
+/// SEC-12: whoever cannot sign is told nothing of who is registered, nor by how long it takes.
+#[tokio::test]
+async fn who_is_registered_is_told_to_nobody_without_a_good_signature() {
+    let external = External::with(&[("a", ALL)]).await;
+    let rig = &external.rig;
+    external.issuer.say("/jwks", "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n");
+    for (times, client) in ["a", "nobody"].into_iter().enumerate() {
+        let forged = signed(&Key::es384("i1"), &external.claims(client, ALL));
+        rig.with_token("GET", NOWHERE, &forged).await.assert_refused(client, 503, "transient", None);
+        assert_eq!(external.issuer.asked("/jwks"), times + 1, "{client}");
+        rig.advance(10);
+    }
+    external.issuer.publish(&[&external.key], "");
+    for client in ["nobody", "a"] {
+        let forged = signed(&Key::es384("i1"), &external.claims(client, ALL));
+        assert_eq!(rig.with_token("GET", NOWHERE, &forged).await.status, 401, "{client}");
+    }
+    assert_eq!(rig.with_token("GET", NOWHERE, &external.token("nobody", ALL)).await.status, 401);
+    assert_eq!(rig.with_token("GET", NOWHERE, &external.token("a", ALL)).await.status, 404);
+    external.rig.stop().await;
+}
+
+/// An issuer that takes back all its keys, or has shown a private one, is believed: nobody goes on by what was there before.
+#[tokio::test]
+async fn keys_that_are_withdrawn_are_good_no_longer_than_was_said() {
+    let mut private = Key::es384("i1");
+    private.jwk["d"] = "AAAA".into();
+    for (what, answer) in [
+        ("none", ok(&json!({ "keys": [] }), "")),
+        ("none for us", ok(&json!({ "keys": [Key::es256("x").jwk] }), "")),
+        ("a private key", ok(&json!({ "keys": [private.jwk] }), "")),
+    ] {
+        let external = External::with(&[("a", ALL)]).await;
+        let rig = &external.rig;
+        let token = external.token("a", ALL);
+        external.issuer.publish(&[&external.key], "Cache-Control: max-age=60\r\n");
+        assert_eq!(rig.with_token("GET", NOWHERE, &token).await.status, 404, "{what}");
+        external.issuer.say("/jwks", &answer);
+        rig.advance(60);
+        let answers = join_all((0..10).map(|_| rig.with_token("GET", NOWHERE, &token))).await;
+        assert!(answers.iter().all(|answer| answer.status == 503), "{what}: for nobody");
+        assert_eq!(external.issuer.asked("/jwks"), 2, "{what}");
+        external.rig.stop().await;
+    }
 }
 
 /// While keys come slowly those go on that there are.

@@ -1,5 +1,6 @@
 //! The built program with an external issuer: SIGHUP, and what `config check` and doctor say.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use sample_upstream::{Running, SampleUpstream, Settings};
@@ -88,6 +89,44 @@ async fn a_client_that_is_taken_off_the_list_has_nothing_of_its_exports() {
     server.stop().await;
 }
 
+/// SEC-14: and whatever else of a configuration cannot be used.
+#[tokio::test]
+async fn a_client_is_taken_off_the_list_though_a_secret_cannot_be_read() {
+    let issuer = Issuer::serve().await;
+    let folder = tempfile::tempdir().expect("a folder of its own");
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "s3cret").expect("the disk takes it");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("it is ours");
+    let upstream = SampleUpstream::new(Settings::default());
+    upstream.generate(3);
+    let server = upstream.serve(listener().await).await;
+    let smart = format!(
+        "mode: external, jwks_private_hosts: [127.0.0.1], issuer: {{ issuer: '{}', introspection: {{ client_id: offtake, \
+         client_secret_file: '{}' }} }}, clients: [{{ client_id: goes, scope: {ALL} }}]",
+        issuer.base,
+        file.display()
+    );
+    let process = Process::start_for(&server.base_url, Options::default(), &smart).await.expect("it starts");
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    let told = json!({
+        "active": true, "token_type": "Bearer", "iss": issuer.base, "aud": process.base, "client_id": "goes", "scope": ALL,
+        "iat": now, "exp": now + 3_600,
+    });
+    issuer.tell("opaque", told);
+    let (status, link) = exported(&process, "opaque").await;
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("it is ours");
+    process.reload(|yaml| yaml.replace("client_id: goes", "client_id: another")).expect("it is told");
+    until("it is taken off", async || Ok((ask(&process, "GET", &status, "opaque").await.status == 401).then_some(())))
+        .await
+        .expect("its token is worth nothing");
+    until("its export is revoked", async || Ok(process.log().contains("an export was revoked").then_some(())))
+        .await
+        .expect("by name");
+    assert_eq!(ask(&process, "GET", &link, "").await.status, 404, "nor its links");
+    assert!(process.log().contains("close it with chmod 600"), "and it is told what is wrong");
+    server.stop().await;
+}
+
 /// A key that is known to be stolen is out of use as soon as an operator says so, however long its set may be kept.
 #[tokio::test]
 async fn sighup_has_the_issuers_keys_fetched_anew() {
@@ -140,13 +179,24 @@ async fn doctor_says_whether_the_issuer_can_be_used() {
 fn a_secret_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().expect("a folder of its own");
     let config = folder.path().join("offtake.yaml");
-    let yaml = "server: { public_base_url: http://127.0.0.1:1/fhir }\nupstream: { base_url: http://127.0.0.1:2/fhir }\n\
-         smart: { mode: external, clients: [{ client_id: a, scope: system/*.rs }], issuer: { issuer: https://login.example,\n\
-         \x20 introspection: { client_id: offtake, client_secret_file: /nowhere/secret } } }\n";
-    std::fs::write(&config, yaml).expect("the disk takes it");
-    let mut check = Command::new(env!("CARGO_BIN_EXE_offtake"));
-    let output = check.args(["config", "check", "--config"]).arg(&config).output().expect("it runs");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("smart.issuer.introspection.client_secret_file /nowhere/secret cannot be read"), "{text}");
+    let open = folder.path().join("open");
+    std::fs::write(&open, "s3cret\n").expect("the disk takes it");
+    std::fs::set_permissions(&open, PermissionsExt::from_mode(0o644)).expect("it is ours");
+    let nowhere = folder.path().join("nowhere");
+    for (file, expected) in [(&nowhere, "could not read"), (&open, "can be read or changed by others (mode 644)")] {
+        let file = file.display();
+        let yaml = format!(
+            "server: {{ public_base_url: http://127.0.0.1:1/fhir }}\nupstream: {{ base_url: http://127.0.0.1:2/fhir }}\n\
+             smart: {{ mode: external, clients: [{{ client_id: a, scope: system/*.rs }}],\n\
+             \x20 issuer: {{ issuer: https://login.example,\n\
+             \x20 introspection: {{ client_id: offtake, client_secret_file: '{file}' }} }} }}\n"
+        );
+        std::fs::write(&config, yaml).expect("the disk takes it");
+        let mut check = Command::new(env!("CARGO_BIN_EXE_offtake"));
+        let output = check.args(["config", "check", "--config"]).arg(&config).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        let option = format!("smart.issuer.introspection.client_secret_file {file} cannot be read");
+        assert!(text.contains(&option) && text.contains(expected) && !text.contains("s3cret"), "{text}");
+    }
 }

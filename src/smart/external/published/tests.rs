@@ -5,8 +5,18 @@ use super::*;
 use crate::clock::ManualClock;
 
 #[derive(Debug, thiserror::Error)]
-#[error("it is away")]
-struct Away;
+enum Failed {
+    #[error("it is away")]
+    Away,
+    #[error("there is nothing any more")]
+    Withdrawn,
+}
+
+impl Failure for Failed {
+    fn withdraws(&self) -> bool {
+        matches!(self, Self::Withdrawn)
+    }
+}
 
 struct Rig {
     clock: Arc<ManualClock>,
@@ -26,8 +36,8 @@ impl Rig {
         let fetch = async {
             self.fetched.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
-            let keys = now.ok_or(Away)?.iter().copied().collect();
-            Ok::<_, Away>((keys, Duration::from_secs(seconds)))
+            let keys = now.ok_or(Failed::Away)?.iter().copied().collect();
+            Ok::<_, Failed>((keys, Duration::from_secs(seconds)))
         };
         let kept = self.published.get(|keys| keys.contains(key), fetch).await;
         kept.map(|keys| keys.contains(key))
@@ -105,19 +115,32 @@ async fn it_is_kept_a_minute_at_least_and_an_hour_at_most() {
 }
 
 #[tokio::test]
-async fn one_fetches_for_all_and_nobody_waits_who_has_something_to_go_by() {
+async fn one_fetches_for_all_and_nobody_goes_by_what_is_too_old_meanwhile() {
     let rig = Rig::new();
     let found = futures_util::future::join_all((0..50).map(|_| rig.find("a", Some(&["a"]), 60))).await;
     assert_eq!((found, rig.fetched()), (vec![Some(true); 50], 1));
     rig.advance(60);
     let mut slow = Box::pin(rig.published.get(|keys| keys.contains("a"), async {
         std::future::pending::<()>().await;
-        Err::<(BTreeSet<_>, _), _>(Away)
+        Err::<(BTreeSet<_>, _), _>(Failed::Away)
     }));
     assert!(futures_util::poll!(&mut slow).is_pending());
-    assert_eq!(rig.find("a", Some(&["a"]), 60).await, Some(true), "meanwhile");
+    let mut other = Box::pin(rig.find("a", Some(&["b"]), 60));
+    assert!(futures_util::poll!(&mut other).is_pending(), "it may have been withdrawn");
     assert_eq!(rig.fetched(), 1);
     drop(slow);
-    assert_eq!(rig.find("a", Some(&["a"]), 60).await, Some(true), "nobody is stuck behind one who gave up");
+    assert_eq!(other.await, Some(false), "nobody is stuck behind one who gave up");
     assert_eq!(rig.fetched(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_withdraws_all_leaves_nothing_to_go_by() {
+    let rig = Rig::new();
+    assert_eq!(rig.find("a", Some(&["a"]), 60).await, Some(true));
+    rig.advance(60);
+    let withdrawn = async { Err::<(BTreeSet<_>, _), _>(Failed::Withdrawn) };
+    assert_eq!(rig.published.get(|keys| keys.contains("a"), withdrawn).await, None);
+    assert_eq!(rig.find("a", None, 60).await, None, "nor where it is away then");
+    rig.advance(10);
+    assert_eq!(rig.find("a", Some(&["a"]), 60).await, Some(true));
 }
