@@ -77,11 +77,12 @@ impl Services {
     }
 
     /// Says in the output that a job has failed or was deleted. Where there is no room for that, what was said of it before
-    /// goes: nobody then takes the job for one that goes on.
+    /// goes: nobody then takes the job for one that goes on. The same where a key of the client's may refuse it: to remove
+    /// something takes no key.
     pub(super) async fn mark_over(&self, job: Job) -> Result<(), OutputError> {
-        let id = job.id;
+        let (id, has_own_key) = (job.id, job.delivery.sse_kms_key_id.is_some());
         match self.keep_job(Epoch::default(), job, None).await {
-            Err(error) if error.must_wait() => self.output.remove(&self.job_checkpoint(id)).await,
+            Err(error) if has_own_key || error.must_wait() => self.output.remove(&self.job_checkpoint(id)).await,
             kept => kept,
         }
     }
