@@ -58,7 +58,10 @@ pub(crate) fn leave_cache(path: &Path) {
 
 /// Writes a file for nobody else, durably and at once.
 pub(crate) fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let staged = path.with_extension("new");
+    // Beside it may be files that differ in their extension only, and another process may do the same.
+    let mut staged = path.as_os_str().to_owned();
+    staged.push(format!(".new-{}", std::process::id()));
+    let staged = PathBuf::from(staged);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
     file.write_all(bytes).and_then(|()| file.sync_all())?;
     fs::rename(&staged, path)?;
@@ -169,6 +172,22 @@ mod tests {
         leave_cache(&path);
         assert_eq!(fs::read(&path).expect("it is there"), content);
         leave_cache(&folder.path().join("none"));
+    }
+
+    #[test]
+    fn files_that_differ_in_their_extension_are_kept_apart() {
+        let folder = tempfile::tempdir().expect("a folder of its own");
+        let path = |name| folder.path().join(name);
+        fs::write(path("head.new"), b"of somebody else").expect("it is written");
+        for name in ["head.a", "head.b", "head"] {
+            keep(&path(name), name.as_bytes()).expect("there is room");
+        }
+        for (name, expected) in
+            [("head.a", "head.a"), ("head.b", "head.b"), ("head", "head"), ("head.new", "of somebody else")]
+        {
+            assert_eq!(fs::read_to_string(path(name)).expect("it is there"), expected);
+        }
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 4, "nothing is left beside them");
     }
 
     #[test]
