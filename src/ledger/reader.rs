@@ -1,7 +1,7 @@
 //! Reads a ledger as it lies on disk, also while a process writes it: holds every record against the key, and the whole
 //! against the copies of its head.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -96,7 +96,7 @@ impl Reader {
                     None => findings.problems.push(format!("the copy of the head in {name} cannot be authenticated")),
                 },
                 Ok(None) => findings.problems.push(format!("there is no copy of the head in {name}")),
-                Err(error) => findings.notes.push(format!("the copy of the head in {name} cannot be read: {error}")),
+                Err(error) => findings.problems.push(format!("the copy of the head in {name} cannot be read: {error}")),
             }
         }
         let (mut retired, mut lists) = (1, BTreeMap::new());
@@ -151,11 +151,15 @@ impl Reader {
         }
     }
 
-    /// The exports that hold data of a patient, and those that may hold data of anybody.
+    /// The exports that hold data of a patient, and those that may: of anybody, or of whom is not recorded here.
     pub(crate) fn exports_of(&self, patient: &Id) -> Result<BTreeMap<JobId, Share>, ReadError> {
-        let mut exports = BTreeMap::new();
+        let (mut exports, mut finished_ones, mut disclosed) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         self.read(|record, _| {
+            if matches!(record.event, Event::Manifest(_) | Event::LinkIssued(_) | Event::FileBegun(_)) {
+                disclosed.extend(record.event.job());
+            }
             if let Event::Finished(finished) = record.event {
+                finished_ones.insert(finished.job);
                 let list = folder::patients_of(&self.folder, finished.job);
                 match patients::holds(&self.keys, &list, patient) {
                     Ok(true) => drop(exports.insert(finished.job, Share::Listed)),
@@ -166,6 +170,8 @@ impl Reader {
             }
             Ok(())
         })?;
+        // Of an export from before this ledger, or of which the records of its end were retired.
+        exports.extend(disclosed.difference(&finished_ones).map(|job| (*job, Share::Unknown)));
         Ok(exports)
     }
 }
@@ -177,6 +183,8 @@ pub(crate) enum Share {
     Listed,
     /// Whatever the server had of anybody: it may be data of theirs, too.
     Possible,
+    /// Something of it was disclosed, and there is no record of what it holds.
+    Unknown,
 }
 
 /// A copy of the head in a file.

@@ -524,6 +524,28 @@ fn old_records_go_in_whole_files_and_what_is_left_can_be_verified() {
     assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
 }
 
+/// A clock that was wrong for a while, over restarts, makes young records old by its reckoning, in whichever direction.
+#[test]
+fn while_the_clock_has_jumped_nothing_is_removed_whatever_is_started_again() {
+    let month = |number: i64| Millis(NOW.0 + number * 31 * 24 * 3_600_000);
+    // When it is opened, one after the other, and how many files are there once it has looked for what is old.
+    let forward = [(0, 1), (1, 2), (40, 3), (40, 3), (41, 4), (42, 5), (43, 6), (45, 4)];
+    // The last of them is when what was recorded before it was set back is old, too.
+    let backward = [(0, 1), (-50, 2), (-50, 2), (-49, 3), (1, 4), (2, 5), (3, 6), (4, 7), (5, 5)];
+    let off_for_long = [(0, 1), (3, 2), (3, 2), (4, 3), (6, 4), (8, 3)];
+    for times in [&forward[..], &backward[..], &off_for_long[..]] {
+        let bench = Bench::new();
+        for (at, expected) in times {
+            let mut files = bench.open(month(*at)).expect("it goes on");
+            files.retire(month(*at)).expect("it can look");
+            files.copy_head();
+            drop(files);
+            assert_eq!(bench.segments().len(), *expected, "at {at} of {times:?}");
+            assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
+        }
+    }
+}
+
 #[test]
 fn patients_are_found_in_the_exports_that_hold_them() {
     let bench = Bench::new();
@@ -540,6 +562,11 @@ fn patients_are_found_in_the_exports_that_hold_them() {
         let finished = Finished { job, actor: actor(), transaction_time: at, contents, patients };
         files.append(at, vec![Event::Finished(finished)]).expect("room");
     }
+    // Of a fourth one there is no record but that something of it was disclosed; of a fifth one not even that.
+    let (at, file) = (Instant::from(NOW), "Patient-00001.ndjson");
+    let link = |job| LinkIssued { job: JobId::new([job; 16]), actor: actor(), file: file.into(), until: at };
+    let failed = Event::Failed { job: JobId::new([5; 16]), code: IssueType::Processing };
+    files.append(at, vec![Event::LinkIssued(link(1)), Event::LinkIssued(link(4)), failed]).expect("room");
     for (number, expected) in [
         (0, vec![(1, Share::Listed), (3, Share::Possible)]),
         (1, vec![(1, Share::Listed), (2, Share::Listed), (3, Share::Possible)]),
@@ -547,8 +574,11 @@ fn patients_are_found_in_the_exports_that_hold_them() {
         (3, vec![(3, Share::Possible)]),
     ] {
         let found = bench.reader().exports_of(&patient(number)).expect("it can be read");
-        let expected: BTreeMap<_, _> =
-            expected.into_iter().map(|(job, share)| (JobId::new([job; 16]), share)).collect();
+        let expected: BTreeMap<_, _> = expected
+            .into_iter()
+            .chain([(4, Share::Unknown)])
+            .map(|(job, share)| (JobId::new([job; 16]), share))
+            .collect();
         assert_eq!(found, expected, "{number}");
     }
 }

@@ -78,7 +78,7 @@ pub(super) struct Files {
     recent: Vec<Record>,
     /// When the last record was.
     last_at: Instant,
-    /// The clock may be wrong: nothing is removed for its age.
+    /// It was said that the clock may have been wrong, and that nothing is removed for its age.
     keeps_all: bool,
     _lock: File,
 }
@@ -106,7 +106,6 @@ impl Files {
         {
             return Err(OpenError::Changed);
         }
-        files.keeps_all = files.may_lie_in_the_future(now);
         let now = Instant::from(now);
         let version = env!("CARGO_PKG_VERSION").into();
         files.append(now, vec![Event::Opened { version, cut }]).map_err(OpenError::Write)?;
@@ -334,22 +333,29 @@ impl Files {
 
     /// Removes whole files, and the lists of the exports in them, all of whose records are older than is kept.
     pub(super) fn retire(&mut self, now: Millis) -> Result<(), OpenError> {
-        if self.keeps_all {
-            return Ok(());
-        }
-        let keep = i64::try_from(self.settings.retention.as_millis()).unwrap_or(i64::MAX);
+        let kept_since = now.0.saturating_sub(millis(self.settings.retention));
         let unreadable = |source| ReadError::Io { path: self.settings.folder.clone(), source };
         let segments = folder::segments(&self.settings.folder).map_err(unreadable)?;
         let mut old = Vec::new();
         for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
             let mut lines = Lines::open(&self.keys, &next.path, None)?;
             let Some(begun) = lines.next()? else { break };
-            if begun.at.floor_millis().0 >= now.0.saturating_sub(keep) {
+            if begun.at.floor_millis().0 >= kept_since {
                 break;
             }
             old.push((segment, next.first));
         }
         let Some((_, first)) = old.last().copied() else { return Ok(()) };
+        if self.has_jumped_since(&segments, kept_since, now)? {
+            if !std::mem::replace(&mut self.keeps_all, true) {
+                tracing::warn!(
+                    "nothing is removed from the ledger for its age: by its records the clock has jumped, or nothing was \
+                     recorded for two months; this goes on until that itself is older than what is kept"
+                );
+            }
+            return Ok(());
+        }
+        self.keeps_all = false;
         let mut exports = Vec::new();
         for (segment, _) in &old {
             let mut lines = Lines::open(&self.keys, &segment.path, None)?;
@@ -371,12 +377,55 @@ impl Files {
         Ok(())
     }
 
-    /// Whether so much time has passed since the last record that the clock may have been set wrong (SEC-44).
-    fn may_lie_in_the_future(&self, now: Millis) -> bool {
-        const LONG: Duration = Duration::from_hours(31 * 24);
-        let passed = now.0.saturating_sub(self.last_at.floor_millis().0);
-        passed > i64::try_from(LONG.as_millis()).unwrap_or(i64::MAX)
+    /// Whether the times in the records have gone back or leapt ahead at a place that is not older than what is kept: then
+    /// none of them tells how old a record is (SEC-44). That is told by the records, since a clock may stay wrong for longer
+    /// than a process runs.
+    fn has_jumped_since(&self, segments: &[Segment], kept_since: i64, now: Millis) -> Result<bool, ReadError> {
+        let last_at = self.last_at.floor_millis().0;
+        if is_jump(last_at, now.0) {
+            return Ok(true);
+        }
+        let mut before: Option<(&Segment, i64)> = None;
+        for segment in segments {
+            let mut lines = Lines::open(&self.keys, &segment.path, None)?;
+            let Some(begun) = lines.next()? else { break };
+            let begun = begun.at.floor_millis().0;
+            // A file is of one month: only if the beginnings are so far apart, it is looked at where the one before ends.
+            if let Some((before, its_beginning)) = before
+                && is_jump(its_beginning, begun)
+            {
+                let end = self.end_of(before)?.unwrap_or(its_beginning);
+                if (begun < its_beginning || is_jump(end, begun)) && end.max(begun) >= kept_since {
+                    return Ok(true);
+                }
+            }
+            before = Some((segment, begun));
+        }
+        Ok(false)
     }
+
+    /// When the last record of a file was.
+    fn end_of(&self, segment: &Segment) -> Result<Option<i64>, ReadError> {
+        let (mut lines, mut end) = (Lines::open(&self.keys, &segment.path, None)?, None);
+        while let Some(record) = lines.next()? {
+            end = Some(record.at.floor_millis().0);
+        }
+        Ok(end)
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Whether no clock that goes right, of a process that runs, would have come from one time to the other.
+fn is_jump(from: i64, to: i64) -> bool {
+    /// Nobody records less often.
+    const AHEAD: Duration = Duration::from_hours(62 * 24);
+    /// A clock is set right by a little now and then.
+    const BACK: Duration = Duration::from_hours(1);
+    let passed = to.saturating_sub(from);
+    passed > millis(AHEAD) || passed < -millis(BACK)
 }
 
 fn month(at: Instant) -> String {

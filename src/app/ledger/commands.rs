@@ -119,6 +119,7 @@ pub(crate) fn who(config: &Config, patient: &str, to: &mut impl Write) -> anyhow
     for job in order {
         let share = match exports.get(&job) {
             Some(Share::Listed) => "holds data of this patient",
+            Some(Share::Unknown) => "may hold data of this patient: the ledger has no record of what it holds",
             Some(Share::Possible) | None => {
                 "is of the whole server: it may hold data of this patient, but not the Patient resource"
             }
