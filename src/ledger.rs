@@ -18,6 +18,7 @@
 
 pub(crate) mod audit_event;
 pub(crate) mod chain;
+mod copies;
 mod denials;
 mod folder;
 mod forward;

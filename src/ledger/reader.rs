@@ -99,7 +99,7 @@ impl Reader {
                 Err(error) => findings.problems.push(format!("the copy of the head in {name} cannot be read: {error}")),
             }
         }
-        let (mut retired, mut lists) = (1, BTreeMap::new());
+        let (mut retired, mut lists, mut without_copies) = (1, BTreeMap::new(), None);
         let read = self.read(|record, link| {
             findings.records += 1;
             findings.first.get_or_insert(record.seq);
@@ -112,6 +112,11 @@ impl Reader {
             }
             match record.event {
                 Event::Retired { first } => retired = first,
+                Event::Opened { copies_missing: 0, copies_foreign: 0, .. } => {}
+                Event::Opened { copies_missing, copies_foreign, .. } => {
+                    let starts = without_copies.map_or(0, |(starts, _)| starts);
+                    without_copies = Some((starts + 1_u64, (record.seq, record.at, copies_missing, copies_foreign)));
+                }
                 Event::Finished(finished) => drop(lists.insert(finished.job, (record.seq, finished.patients))),
                 _ => {}
             }
@@ -123,6 +128,12 @@ impl Reader {
                 .notes
                 .push("the last line is not whole: it was being written, or a crash cut it off".to_owned()),
             Err(error) => findings.problems.push(crate::telemetry::error_chain(&error)),
+        }
+        if let Some((starts, (seq, at, missing, foreign))) = without_copies {
+            findings.notes.push(format!(
+                "at {starts} starts the end could not be held against all copies of the head: at the last of them, record {seq} \
+                 at {at}, {missing} could not be read and {foreign} were of another ledger or changed"
+            ));
         }
         if let Some(first) = findings.first.filter(|first| *first > retired) {
             findings.problems.push(format!("records before {first} are missing, and were not removed for their age"));

@@ -35,8 +35,16 @@ pub(crate) struct Record {
 pub(crate) enum Event {
     /// The first record of each file: what the one before it ended with.
     Begun { previous: Mac },
-    /// A process has opened the ledger; `cut` bytes of a record were removed that nobody was told of.
-    Opened { version: Box<str>, cut: u64 },
+    /// A process has opened the ledger; `cut` bytes of a record were removed that nobody was told of. So many copies of the
+    /// head could not be read, or were not of this ledger.
+    Opened {
+        version: Box<str>,
+        cut: u64,
+        #[serde(default, skip_serializing_if = "is_none")]
+        copies_missing: u64,
+        #[serde(default, skip_serializing_if = "is_none")]
+        copies_foreign: u64,
+    },
     /// A kick-off was permitted: an export is about to be recorded.
     KickOff(KickOff),
     /// A request was refused.
@@ -65,6 +73,11 @@ pub(crate) enum Event {
     Purged { job: JobId },
     /// Everything before this record was kept for long enough and is removed.
     Retired { first: u64 },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like this")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Who asks.

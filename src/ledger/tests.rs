@@ -13,6 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::chain::{Broken, Head};
+use super::copies::Copies;
 use super::folder::ReadError;
 use super::reader::{Findings, Reader, Share, copy_in};
 use super::record::{
@@ -32,6 +33,8 @@ use crate::smart::scope::Scopes;
 
 const NOW: Millis = Millis(1_790_000_000_000);
 const JOB: JobId = JobId::new([7; 16]);
+/// Nothing takes so long.
+const SOON: Duration = Duration::from_secs(20);
 const DAY: Duration = Duration::from_hours(24);
 
 fn settings(folder: &Path) -> Settings {
@@ -44,6 +47,10 @@ fn settings(folder: &Path) -> Settings {
         server: "https://fhir.example/fhir".to_owned(),
         fault: None,
     }
+}
+
+fn copies(settings: &Settings) -> Arc<Copies> {
+    Arc::new(Copies::new(&settings.head_copies))
 }
 
 struct Bench {
@@ -59,7 +66,7 @@ impl Bench {
     }
 
     fn open(&self, now: Millis) -> Result<Files, OpenError> {
-        Files::open(&self.settings, now, None)
+        Files::open(&self.settings, &copies(&self.settings), now, None)
     }
 
     /// A ledger with one record of each kind, and its head copied.
@@ -69,7 +76,7 @@ impl Bench {
         for event in every_event(&files) {
             files.append(NOW.into(), vec![event]).expect("room");
         }
-        files.copy_head();
+        files.copy_head().wait(SOON);
         bench
     }
 
@@ -246,7 +253,7 @@ fn each_byte_that_was_changed_is_found() {
     let few =
         every_event(&files).into_iter().filter(|event| matches!(event, Event::Finished(_) | Event::Purged { .. }));
     files.append(NOW.into(), few.collect()).expect("room");
-    files.copy_head();
+    files.copy_head().wait(SOON);
     let path = bench.segments().remove(0);
     let good = fs::read(&path).expect("it is there");
     for (index, byte) in good.iter().enumerate() {
@@ -376,15 +383,48 @@ fn a_copy_of_another_ledger_is_not_written_over() {
     for text in [fs::read(&other.settings.head_copies[0]).expect("a copy"), b"{}".to_vec(), Vec::new()] {
         fs::write(copy, &text).expect("it can be written");
         let files = bench.open(NOW).expect("what is not authentic proves nothing");
-        files.copy_head();
+        files.copy_head().wait(SOON);
         drop(files);
         assert_eq!(fs::read(copy).expect("a copy"), text);
         assert!(bench.verify().problems[0].contains("cannot be authenticated"));
     }
     fs::write(copy, &head).expect("it can be written");
-    bench.open(NOW).expect("it goes on").copy_head();
+    bench.open(NOW).expect("it goes on").copy_head().wait(SOON);
     assert_ne!(fs::read(copy).expect("a copy"), head, "one from before is replaced");
     assert!(bench.verify().problems.is_empty());
+}
+
+/// A pipe that nobody writes to is like a mount of a machine that has gone: whoever opens it waits.
+#[test]
+fn a_copy_that_does_not_answer_holds_nothing_up_and_is_told_of() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (hanging, good) = (folder.path().join("hanging"), folder.path().join("head"));
+    let settings = Arc::new(Settings { head_copies: vec![hanging.clone(), good.clone()], ..settings(folder.path()) });
+    let bench = Bench { folder, settings };
+    bench.open(NOW).expect("it can be begun").copy_head().wait(SOON);
+    fs::remove_file(&hanging).expect("a copy");
+    let made = std::process::Command::new("mkfifo").arg(&hanging).status().expect("it is there");
+    assert!(made.success());
+    let before = fs::read(&good).expect("a copy");
+    let copies = Copies::new(&bench.settings.head_copies).with_patience(Duration::from_secs(1));
+    let mut files = Files::open(&bench.settings, &Arc::new(copies), NOW, None).expect("it is left aside");
+    files.append(NOW.into(), vec![Event::Purged { job: JOB }]).expect("it goes on");
+    files.copy_head().wait(Duration::from_secs(1));
+    assert_ne!(fs::read(&good).expect("a copy"), before, "the other one is written");
+    drop(files);
+    let Some(Record { event: Event::Opened { copies_missing, copies_foreign, .. }, .. }) =
+        bench.records().into_iter().rev().nth(1)
+    else {
+        panic!("it does not say that it was opened");
+    };
+    assert_eq!((copies_missing, copies_foreign), (1, 0));
+    let findings = bench.reader().verify(&[("the copy".to_owned(), copy_in(&good))]);
+    assert_eq!(findings.problems, [""; 0]);
+    assert!(findings.notes[0].contains("at 1 starts"), "{findings}");
+    // One that is there and cannot be read is not passed over.
+    fs::write(&good, [b'x'; 5_000]).expect("it can be written");
+    let findings = bench.reader().verify(&[("the copy".to_owned(), copy_in(&good))]);
+    assert!(findings.problems[0].contains("cannot be read"), "{findings}");
 }
 
 #[test]
@@ -407,7 +447,7 @@ fn what_cannot_be_written_leaves_nothing_and_the_next_one_goes_on() {
         asked.map(drop).map_err(|_| std::io::ErrorKind::StorageFull.into())
     }));
     let settings = Arc::new(Settings { fault: Some(fault), ..settings(folder.path()) });
-    let mut files = Files::open(&settings, NOW, None).expect("it can be begun");
+    let mut files = Files::open(&settings, &copies(&settings), NOW, None).expect("it can be begun");
     let bench = Bench { folder, settings };
     let all = every_event(&files);
     for event in &all {
@@ -421,7 +461,7 @@ fn what_cannot_be_written_leaves_nothing_and_the_next_one_goes_on() {
         let records = files.append(NOW.into(), vec![event.clone()]).expect("there is room again");
         assert_eq!(records.len(), 1);
     }
-    files.copy_head();
+    files.copy_head().wait(SOON);
     let findings = bench.verify();
     assert!(findings.problems.is_empty(), "{findings:?}");
     assert_eq!(findings.records, all.len() as u64 + 2, "each of them once");
@@ -442,7 +482,7 @@ fn a_file_that_could_not_be_begun_is_the_next_one_all_the_same() {
     fs::remove_dir(&next).expect("it is empty");
     fs::write(&next, "{\"seq\":3,").expect("a part of it");
     files.append(NOW.into(), purged()).expect("what is there in part goes");
-    files.copy_head();
+    files.copy_head().wait(SOON);
     assert_eq!(bench.segments().len(), 2);
     assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
 }
@@ -468,7 +508,7 @@ fn what_somebody_else_writes_to_the_file_is_noticed_at_once() {
         assert_eq!(files.append(NOW.into(), purged()).expect_err(change).kind(), std::io::ErrorKind::NotFound);
         drop(files);
         // It is looked at anew, and gone on with only if everything is there.
-        let again = Files::open(&bench.settings, NOW, Some(known));
+        let again = Files::open(&bench.settings, &copies(&bench.settings), NOW, Some(known));
         assert_eq!(again.is_ok(), change == "replace" || change == "grow", "{change}");
     }
 }
@@ -495,13 +535,13 @@ fn old_records_go_in_whole_files_and_what_is_left_can_be_verified() {
     files.retire(month(3)).expect("nothing is too old");
     assert_eq!(bench.segments().len(), 6);
     files.retire(month(5)).expect("some are");
-    files.copy_head();
+    files.copy_head().wait(SOON);
     let left = bench.segments();
     assert_eq!(left.len(), 5, "what lies between is kept");
     assert_eq!(lists.iter().map(|list| list.exists()).collect::<Vec<_>>(), [false, true, true, true, true, true]);
     assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
     files.retire(month(7)).expect("more are");
-    files.copy_head();
+    files.copy_head().wait(SOON);
     assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
     let left = bench.segments();
     assert_eq!(left.len(), 4, "with the one that says so");
@@ -520,7 +560,7 @@ fn old_records_go_in_whole_files_and_what_is_left_can_be_verified() {
     assert_eq!(bench.segments().len(), left.len() + 1);
     // Nor does one that is set back do harm.
     files.append(month(1).into(), vec![Event::Purged { job: JOB }]).expect("room");
-    files.copy_head();
+    files.copy_head().wait(SOON);
     assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
 }
 
@@ -538,7 +578,7 @@ fn while_the_clock_has_jumped_nothing_is_removed_whatever_is_started_again() {
         for (at, expected) in times {
             let mut files = bench.open(month(*at)).expect("it goes on");
             files.retire(month(*at)).expect("it can look");
-            files.copy_head();
+            files.copy_head().wait(SOON);
             drop(files);
             assert_eq!(bench.segments().len(), *expected, "at {at} of {times:?}");
             assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());

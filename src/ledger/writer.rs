@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chain::{Broken, Head, Keys, LENGTH, Link};
+use super::copies::{Copies, Held, Written};
 use super::folder::{self, Lines, ReadError, Segment};
 use super::record::{Event, Record};
 use super::{Fault, Settings};
@@ -62,6 +63,7 @@ pub(crate) enum OpenError {
 #[derive(Debug)]
 pub(super) struct Files {
     settings: Arc<Settings>,
+    copies: Arc<Copies>,
     pub(super) keys: Arc<Keys>,
     file: File,
     segment: Segment,
@@ -85,7 +87,12 @@ pub(super) struct Files {
 
 impl Files {
     /// Opens the ledger or begins one, and records that. `known` is how far this process has seen it come.
-    pub(super) fn open(settings: &Arc<Settings>, now: Millis, known: Option<Head>) -> Result<Self, OpenError> {
+    pub(super) fn open(
+        settings: &Arc<Settings>,
+        copies: &Arc<Copies>,
+        now: Millis,
+        known: Option<Head>,
+    ) -> Result<Self, OpenError> {
         private_folder(&settings.folder)?;
         private_folder(&folder::patients(&settings.folder))?;
         // What is on disk is to be found there, too.
@@ -94,13 +101,16 @@ impl Files {
         let unreadable = |source| ReadError::Io { path: settings.folder.clone(), source };
         let segments = folder::segments(&settings.folder).map_err(unreadable)?;
         let keys = Arc::new(key(&settings.key_file, segments.is_empty())?);
-        let opened = Self::go_on(settings, &keys, segments, &lock)?;
+        let opened = Self::go_on((settings, copies), &keys, segments, &lock)?;
+        let is_new = opened.is_none();
         let (mut files, cut) = match opened {
             Some(opened) => opened,
             None if known.is_some() => return Err(OpenError::Changed),
-            None => (Self::begin(settings, keys, Instant::from(now), lock)?, 0),
+            None => (Self::begin((settings, copies), keys, Instant::from(now), lock)?, 0),
         };
-        files.check_copies()?;
+        let found = copies.check(&files.held())?;
+        // There are none of a ledger that begins.
+        let copies_missing = if is_new { 0 } else { found.missing };
         if let Some(known) = known
             && !files.holds(&known)?
         {
@@ -108,13 +118,14 @@ impl Files {
         }
         let now = Instant::from(now);
         let version = env!("CARGO_PKG_VERSION").into();
-        files.append(now, vec![Event::Opened { version, cut }]).map_err(OpenError::Write)?;
+        let opened = Event::Opened { version, cut, copies_missing, copies_foreign: found.foreign };
+        files.append(now, vec![opened]).map_err(OpenError::Write)?;
         Ok(files)
     }
 
     /// Opens the last file that holds a record.
     fn go_on(
-        settings: &Arc<Settings>,
+        (settings, copies): (&Arc<Settings>, &Arc<Copies>),
         keys: &Arc<Keys>,
         mut segments: Vec<Segment>,
         lock: &File,
@@ -151,6 +162,7 @@ impl Files {
             let lock = lock.try_clone().map_err(OpenError::Write)?;
             let mut files = Self {
                 settings: Arc::clone(settings),
+                copies: Arc::clone(copies),
                 keys: Arc::clone(keys),
                 file,
                 segment,
@@ -171,11 +183,17 @@ impl Files {
     }
 
     /// Begins a ledger.
-    fn begin(settings: &Arc<Settings>, keys: Arc<Keys>, now: Instant, lock: File) -> Result<Self, OpenError> {
+    fn begin(
+        (settings, copies): (&Arc<Settings>, &Arc<Copies>),
+        keys: Arc<Keys>,
+        now: Instant,
+        lock: File,
+    ) -> Result<Self, OpenError> {
         let segment = folder::segment(&settings.folder, 1);
         let (file, durable, last) = begun(&segment.path, &keys, Link::START, now).map_err(OpenError::Write)?;
         Ok(Self {
             settings: Arc::clone(settings),
+            copies: Arc::clone(copies),
             keys,
             file,
             segment,
@@ -275,60 +293,16 @@ impl Files {
 
     /// Whether the ledger holds what a head says that it did. One from before all that is kept is believed.
     pub(super) fn holds(&self, head: &Head) -> Result<bool, ReadError> {
-        if head.link() == self.last {
-            return Ok(true);
-        }
-        if head.seq >= self.last.seq {
-            return Ok(false);
-        }
-        let unreadable = |source| ReadError::Io { path: self.settings.folder.clone(), source };
-        let segments = folder::segments(&self.settings.folder).map_err(unreadable)?;
-        let Some(segment) = segments.iter().rev().find(|segment| segment.first <= head.seq) else { return Ok(true) };
-        let mut lines = Lines::open(&self.keys, &segment.path, None)?;
-        while lines.next()?.is_some() {
-            if lines.last.is_some_and(|last| last.seq == head.seq) {
-                return Ok(lines.last == Some(head.link()));
-            }
-        }
-        Ok(false)
+        self.held().holds(head)
     }
 
-    /// Holds the ledger against the copies of its head.
-    fn check_copies(&self) -> Result<(), OpenError> {
-        for copy in &self.settings.head_copies {
-            match read_copy(copy) {
-                Ok(None) => {}
-                Ok(Some(text)) => match Head::open(&self.keys, &text) {
-                    Some(head) if self.holds(&head)? => {}
-                    Some(head) => return Err(OpenError::Truncated { copy: copy.clone(), had: head.seq }),
-                    None => tracing::error!(
-                        copy = %copy.display(),
-                        "a copy of the ledger's head cannot be authenticated: it was changed, or is of a ledger with another \
-                         key; it is left as it is"
-                    ),
-                },
-                Err(error) => {
-                    tracing::error!(copy = %copy.display(), %error, "a copy of the ledger's head cannot be read");
-                }
-            }
-        }
-        Ok(())
+    fn held(&self) -> Held {
+        Held { keys: Arc::clone(&self.keys), folder: self.settings.folder.clone(), head: self.head() }
     }
 
-    /// Writes the head to where it is copied. A copy that is not of this ledger stays.
-    pub(super) fn copy_head(&self) {
-        let sealed = self.head().sealed(&self.keys);
-        for copy in &self.settings.head_copies {
-            let is_ours = || match read_copy(copy) {
-                Ok(Some(text)) => Head::open(&self.keys, &text).is_some_and(|head| self.holds(&head).unwrap_or(false)),
-                Ok(None) => true,
-                Err(_) => false,
-            };
-            let written = if is_ours() { disk::keep(copy, &sealed) } else { Err(ErrorKind::InvalidData.into()) };
-            if let Err(error) = written {
-                tracing::error!(copy = %copy.display(), %error, "the head of the ledger could not be copied");
-            }
-        }
+    /// Writes the head to where it is copied, which nobody has to wait for.
+    pub(super) fn copy_head(&self) -> Written {
+        self.copies.write(&self.held())
     }
 
     /// Removes whole files, and the lists of the exports in them, all of whose records are older than is kept.
@@ -490,15 +464,4 @@ fn key(path: &Path, is_new: bool) -> Result<Keys, OpenError> {
         Ok(Keys::new(&secret))
     };
     made().map_err(|source| OpenError::Key { path: path.to_owned(), source })
-}
-
-/// A copy of a head; `None` if there is none yet.
-fn read_copy(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    const LONGEST: u64 = 4096;
-    let mut text = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(LONGEST).read_to_end(&mut text).map(|_| Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }

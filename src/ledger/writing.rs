@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::chain::Head;
+use super::copies::Copies;
 use super::denials::Denials;
 use super::forward::Forward;
 use super::record::{Denied, Event, Record};
@@ -33,12 +34,15 @@ const COPY_EVERY: Duration = Duration::from_hours(1);
 /// A process that ends may hold the ledger a moment longer than its successor needs it.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 const LOCK_TRIES: u32 = 60;
+/// How long the end waits for each copy of the head.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 /// By how much the clock may have been set before nothing is removed for its age (SEC-44).
 const MOST_SET: Duration = Duration::from_mins(5);
 
 /// The one that writes.
 pub(super) struct Writing {
     settings: Arc<Settings>,
+    copies: Arc<Copies>,
     clock: Arc<dyn Clock>,
     commands: mpsc::Receiver<Command>,
     files: Option<Files>,
@@ -72,6 +76,7 @@ impl Writing {
         });
         let began = (clock::now(&*clock), clock.monotonic());
         Self {
+            copies: Arc::new(Copies::new(&settings.head_copies)),
             settings,
             clock,
             commands,
@@ -243,11 +248,15 @@ impl Writing {
             let error = error_chain(error);
             tracing::error!(error, "the ledger cannot be written: bulk requests are refused until it can");
         }
-        if error.kind() == io::ErrorKind::NotFound {
-            // Somebody has moved it away, or changed it: it is looked at anew, as a whole.
+        if disk::is_full(error) {
+            return LedgerError::Full;
+        }
+        // What is too long says nothing of the files. Else somebody has moved them away or changed them, or they are of a
+        // mount that has gone: they are looked at anew, as a whole.
+        if error.kind() != io::ErrorKind::InvalidInput {
             self.files = None;
         }
-        if disk::is_full(error) { LedgerError::Full } else { LedgerError::Unusable }
+        LedgerError::Unusable
     }
 
     fn owe(&mut self, event: Event) {
@@ -274,10 +283,11 @@ impl Writing {
     }
 
     async fn open(&mut self) -> Result<(), OpenError> {
-        let (settings, now, head) = (Arc::clone(&self.settings), clock::now(&*self.clock), self.head);
+        let (settings, copies) = (Arc::clone(&self.settings), Arc::clone(&self.copies));
+        let (now, head) = (clock::now(&*self.clock), self.head);
         let opened = tokio::task::spawn_blocking(move || {
-            let files = Files::open(&settings, now, head)?;
-            files.copy_head();
+            let files = Files::open(&settings, &copies, now, head)?;
+            drop(files.copy_head());
             Ok(files)
         });
         match opened.await.unwrap_or_else(|_| Err(OpenError::Write(io::ErrorKind::Other.into()))) {
@@ -321,7 +331,7 @@ impl Writing {
             let (wall, may_retire) = (clock::now(&*self.clock), !self.was_set(now));
             let retired = self.with_files(move |files| {
                 let retired = if may_retire { files.retire(wall) } else { Ok(()) };
-                files.copy_head();
+                drop(files.copy_head());
                 (retired, files.head())
             });
             match retired.await {
@@ -354,7 +364,7 @@ impl Writing {
     async fn end(&mut self) {
         self.record_counted().await;
         while !self.owed.is_empty() && self.write(Vec::new()).await.is_ok() {}
-        let _closed = self.with_files(|files| files.copy_head()).await;
+        let _closed = self.with_files(|files| files.copy_head().wait(LAST_PATIENCE)).await;
         self.files = None;
     }
 }

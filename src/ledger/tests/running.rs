@@ -7,8 +7,6 @@ use super::*;
 use crate::clock::{Clock, SystemClock};
 use crate::ledger::{Ledger, LedgerError, Target};
 
-const SOON: Duration = Duration::from_secs(20);
-
 fn start(settings: Settings) -> Ledger {
     Ledger::start(settings, Arc::new(SystemClock), &tokio::runtime::Handle::current())
 }
