@@ -476,23 +476,37 @@ impl Inner {
 
     /// Deletes a job, for the reason that `told` is.
     async fn delete(&self, id: JobId, told: Event) -> Result<bool, StoreError> {
-        let services = &self.services;
-        let deleted = services.store.delete(id).await?;
+        let deleted = self.delete_in_store(id).await?;
+        if deleted {
+            self.tell_deleted(id, told).await;
+        }
+        Ok(deleted)
+    }
+
+    /// Deletes a job so that nobody gets anything of it any more; what is to be said of that comes
+    /// [afterwards](Self::tell_deleted).
+    async fn delete_in_store(&self, id: JobId) -> Result<bool, StoreError> {
+        let deleted = self.services.store.delete(id).await?;
         if deleted {
             self.downloads.cut(id);
             // However long the storage takes: nothing more is read or written for it.
             self.cancel(id);
-            // What was answered stays so, whatever is lost. If it cannot be said now, the reaper says it.
-            if let Ok(Some(job)) = services.store.job(id).await
-                && let Err(error) = services.ending(&job).keep_job(Epoch::default(), job, None).await
-            {
-                tracing::warn!(export.job_id = %id, error = error_chain(&error), "could not mark the output of a deleted export yet");
-            }
-            // Only now: its objects are removed for good, this mark with them.
-            self.forget(id);
-            services.ledger.note(told).await;
         }
         Ok(deleted)
+    }
+
+    /// Says in the output and in the ledger that a job was deleted, and has its objects removed.
+    async fn tell_deleted(&self, id: JobId, told: Event) {
+        let services = &self.services;
+        // What was answered stays so, whatever is lost. If it cannot be said now, the reaper says it.
+        if let Ok(Some(job)) = services.store.job(id).await
+            && let Err(error) = services.ending(&job).keep_job(Epoch::default(), job, None).await
+        {
+            tracing::warn!(export.job_id = %id, error = error_chain(&error), "could not mark the output of a deleted export yet");
+        }
+        // Only now: its objects are removed for good, this mark with them.
+        self.forget(id);
+        services.ledger.note(told).await;
     }
 
     /// Stops a job that was deleted.

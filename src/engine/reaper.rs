@@ -1,6 +1,7 @@
 //! Expired and deleted output: idempotent, and only what our own records name (SEC-32).
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::files::FilesError;
 use super::services::Services;
@@ -65,7 +66,6 @@ impl Engine {
             Ok(jobs) => jobs,
             Err(error) => return tracing::warn!(error = error_chain(&error), "could not look for expired exports"),
         };
-        self.inner.expire(&jobs).await;
         for job in &jobs {
             let revoked = async {
                 if !self.inner.services.is_revoked(job).await? {
@@ -73,14 +73,40 @@ impl Engine {
                 }
                 // What has expired may be held by a download still.
                 self.inner.downloads.cut(job.id);
-                self.delete(job.id, Event::Revoked(ended(job))).await
+                self.inner.delete_in_store(job.id).await
             };
             match revoked.await {
                 Ok(true) => {
+                    // However long storage and ledger take for that, the next one is not kept waiting.
+                    let (inner, id, told) = (Arc::clone(&self.inner), job.id, Event::Revoked(ended(job)));
+                    let telling = async move { inner.tell_deleted(id, told).await };
+                    self.inner.tasks.spawn_on(telling, &self.inner.runtime);
                     tracing::warn!(export.job_id = %job.id, "an export was revoked: its client may not have it any more");
                 }
                 Ok(false) => {}
                 Err(error) => tracing::warn!(error = error_chain(&error), "could not revoke an export yet"),
+            }
+        }
+        // Afterwards: nobody gets what has expired.
+        self.expire(&jobs).await;
+    }
+
+    /// Deletes the jobs whose time has come.
+    async fn expire(&self, jobs: &[Job]) {
+        let inner = &self.inner;
+        let now = clock::now(&*inner.services.clock);
+        let expired = jobs.iter().filter_map(|job| Some((job, job.state.expires().filter(|expires| *expires <= now)?)));
+        for (job, expires) in expired {
+            inner.downloads.expire(job.id, expires.saturating_add(HELD_FOR));
+            match inner.services.store.delete(job.id).await {
+                Ok(was_there) => {
+                    inner.forget(job.id);
+                    if was_there {
+                        let (ledger, told) = (inner.services.ledger.clone(), Event::Expired(ended(job)));
+                        inner.tasks.spawn_on(async move { ledger.note(told).await }, &inner.runtime);
+                    }
+                }
+                Err(error) => tracing::warn!(error = error_chain(&error), "could not delete an expired export"),
             }
         }
     }
@@ -101,24 +127,6 @@ impl Inner {
             Ok(()) => rights.is_kept(&consent),
             Err(error) => {
                 tracing::warn!(error = error_chain(&error), "could not keep the list of excluded patients yet");
-            }
-        }
-    }
-
-    /// Deletes the jobs whose time has come.
-    async fn expire(&self, jobs: &[Job]) {
-        let now = clock::now(&*self.services.clock);
-        let expired = jobs.iter().filter_map(|job| Some((job, job.state.expires().filter(|expires| *expires <= now)?)));
-        for (job, expires) in expired {
-            self.downloads.expire(job.id, expires.saturating_add(HELD_FOR));
-            match self.services.store.delete(job.id).await {
-                Ok(was_there) => {
-                    self.forget(job.id);
-                    if was_there {
-                        self.services.ledger.note(Event::Expired(ended(job))).await;
-                    }
-                }
-                Err(error) => tracing::warn!(error = error_chain(&error), "could not delete an expired export"),
             }
         }
     }
