@@ -33,14 +33,17 @@ mod writing;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
+use crate::fhir::datatypes::Instant;
 use crate::job::JobId;
 use chain::Keys;
+use denials::Denials;
 pub(crate) use forward::Target;
 pub(crate) use patients::Gathering;
 use record::{Denied, Event};
@@ -83,6 +86,11 @@ struct Open {
     commands: mpsc::Sender<Command>,
     settings: Arc<Settings>,
     clock: Arc<dyn Clock>,
+    runtime: tokio::runtime::Handle,
+    /// Places for notes on their way into the queue.
+    notes: Arc<Semaphore>,
+    /// Refusals that found no place in it.
+    unplaced: Arc<Mutex<Denials>>,
 }
 
 /// Why something is not recorded.
@@ -121,6 +129,8 @@ enum Command {
 
 /// Commands that wait for the writer.
 const WAITING: usize = 1_024;
+/// Notes that wait for a place among them.
+const MOST_NOTES: usize = 10_000;
 /// How long a record may take to come to the disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long those wait who only tell of a request that was refused.
@@ -137,9 +147,11 @@ impl Ledger {
     pub(crate) fn start(settings: Settings, clock: Arc<dyn Clock>, runtime: &tokio::runtime::Handle) -> Self {
         let settings = Arc::new(settings);
         let (commands, receiver) = mpsc::channel(WAITING);
-        let writing = Writing::new(Arc::clone(&settings), Arc::clone(&clock), receiver);
+        let unplaced = Arc::default();
+        let writing = Writing::new(Arc::clone(&settings), Arc::clone(&clock), receiver, Arc::clone(&unplaced));
         runtime.spawn(writing.run());
-        Self { open: Some(Open { commands, settings, clock }) }
+        let (runtime, notes) = (runtime.clone(), Arc::new(Semaphore::new(MOST_NOTES)));
+        Self { open: Some(Open { commands, settings, clock, runtime, notes, unplaced }) }
     }
 
     /// Records what is about to happen, or has, and gives the number of the record, once it is durable.
@@ -152,12 +164,48 @@ impl Ledger {
 
     /// Records what happens whether it can be recorded now or not: as soon as that is possible.
     pub(crate) async fn note(&self, event: Event) {
-        let _now_or_later = self.ask(PATIENCE, |reply| Command::Note { event, reply }).await;
+        let Some(open) = &self.open else { return };
+        let lost =
+            || tracing::error!("a record of the ledger is lost: too many wait to be written, or it was closed before");
+        let Ok(place) = Arc::clone(&open.notes).try_acquire_owned() else { return lost() };
+        let (reply, told) = oneshot::channel();
+        let commands = open.commands.clone();
+        // It waits for its place in the queue however long that takes, also when nobody waits for it any more.
+        let noted = open.runtime.spawn(async move {
+            let sent = commands.send(Command::Note { event, reply }).await;
+            if sent.is_err() || told.await.is_err() {
+                lost();
+            }
+            drop(place);
+        });
+        tokio::select! {
+            _now_or_later = noted => {}
+            () = open.clock.sleep(PATIENCE) => {}
+        }
     }
 
     /// Records that a request was refused, or counts it.
     pub(crate) async fn deny(&self, denied: Denied) {
-        let _told = self.ask(SHORT_PATIENCE, |reply| Command::Deny { denied, reply }).await;
+        let Some(open) = &self.open else { return };
+        let (reply, told) = oneshot::channel();
+        // Half of the places are for what must not be refused because others were.
+        let has_room = open.commands.capacity() > WAITING / 2;
+        let refused = if has_room {
+            match open.commands.try_send(Command::Deny { denied, reply }) {
+                Err(TrySendError::Full(Command::Deny { denied, .. })) => Some(denied),
+                _ => None,
+            }
+        } else {
+            Some(denied)
+        };
+        if let Some(denied) = refused {
+            let at = Instant::from(clock::now(&*open.clock));
+            return open.unplaced.lock().unwrap_or_else(PoisonError::into_inner).count(&denied, at);
+        }
+        tokio::select! {
+            _told = told => {}
+            () = open.clock.sleep(SHORT_PATIENCE) => {}
+        }
     }
 
     /// A list of patients of an export, to be filled; `None` where there is no ledger.

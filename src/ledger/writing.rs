@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -49,6 +49,8 @@ pub(super) struct Writing {
     /// How far it had come when it was written last.
     head: Option<Head>,
     denials: Denials,
+    /// Refusals that found no place in the queue.
+    unplaced: Arc<Mutex<Denials>>,
     owed: VecDeque<Event>,
     forward: Option<Forward>,
     /// It was said that nothing can be recorded.
@@ -69,7 +71,12 @@ enum Waiting {
 }
 
 impl Writing {
-    pub(super) fn new(settings: Arc<Settings>, clock: Arc<dyn Clock>, commands: mpsc::Receiver<Command>) -> Self {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        clock: Arc<dyn Clock>,
+        commands: mpsc::Receiver<Command>,
+        unplaced: Arc<Mutex<Denials>>,
+    ) -> Self {
         let forward = settings.forward.clone().and_then(|target| {
             let started = Forward::start(target, settings.server.clone());
             started.inspect_err(|error| tracing::error!(%error, "records of the ledger are not handed on")).ok()
@@ -83,6 +90,7 @@ impl Writing {
             files: None,
             head: None,
             denials: Denials::default(),
+            unplaced,
             owed: VecDeque::new(),
             forward,
             is_failing: false,
@@ -354,6 +362,10 @@ impl Writing {
     }
 
     async fn record_counted(&mut self) {
+        let unplaced = self.unplaced.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(unplaced) = unplaced {
+            self.denials.give_back(unplaced);
+        }
         if let Some(more) = self.denials.take()
             && self.write(vec![Event::DeniedMore(more.clone())]).await.is_err()
         {

@@ -49,6 +49,37 @@ async fn whoever_asks_at_the_same_time_gets_a_record_of_their_own() {
     assert_eq!((findings.records, findings.problems.len()), (202, 0), "{findings:?}");
 }
 
+/// On this one thread nothing is written until all of them have asked.
+#[tokio::test]
+async fn refusals_leave_places_to_others_and_no_note_is_lost_where_there_are_none() {
+    const NOTES: usize = 1_500;
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = start(settings(folder.path()));
+    let peer = |number: usize| IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(number).expect("few")));
+    let denied = (0..NOTES).map(|number| {
+        let actor = Actor { peer: Some(peer(number)), ..Actor::default() };
+        ledger.deny(Denied { route: Asked::Token, job: None, actor, status: 401, code: "a".into() })
+    });
+    let notes = (0..NOTES).map(|number| ledger.note(purged(u8::try_from(number % 250).expect("few"))));
+    let denied = futures_util::future::join_all(denied);
+    tokio::join!(denied, futures_util::future::join_all(notes));
+    ledger.close().await;
+    let settings = settings(folder.path());
+    let reader = Reader::open(&settings.folder, &settings.key_file).expect("the key is there");
+    let (mut noted, mut refused) = (0, 0);
+    let read = reader.read(|record, _| {
+        match record.event {
+            Event::Purged { .. } => noted += 1,
+            Event::Denied(_) => refused += 1,
+            Event::DeniedMore(more) => refused += more.count,
+            _ => {}
+        }
+        Ok::<_, ReadError>(())
+    });
+    read.expect("it can be read");
+    assert_eq!((noted, refused), (NOTES, NOTES as u64));
+}
+
 #[tokio::test]
 async fn a_second_process_waits_until_the_first_one_has_ended() {
     let folder = tempfile::tempdir().expect("a folder");
