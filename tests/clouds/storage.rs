@@ -127,13 +127,12 @@ impl Storage {
         Ok(self.ask(&["left"]).await?.lines().map(str::to_owned).collect())
     }
 
-    /// The same of a folder, but for the marker that says whose it is: that stays.
+    /// The same of a folder, but for the marker that says whose it is and the copy of the ledger's head: those stay.
     pub(crate) async fn left_in(&self, folder: &str) -> anyhow::Result<Vec<String>> {
         let mut left = self.left().await?;
-        let marker = format!("{folder}/offtake.instance");
-        left.retain(|line| {
-            line.split_once(' ').is_some_and(|(_, key)| key.starts_with(&format!("{folder}/")) && key != marker)
-        });
+        let (within, marker) = (format!("{folder}/"), format!("{folder}/offtake.instance"));
+        let stays = |key: &str| key == marker || key.ends_with("/ledger.head");
+        left.retain(|line| line.split_once(' ').is_some_and(|(_, key)| key.starts_with(&within) && !stays(key)));
         Ok(left)
     }
 
