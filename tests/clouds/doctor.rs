@@ -96,10 +96,12 @@ pub(crate) async fn finds_a_public_bucket(storage: &Storage) -> anyhow::Result<(
     world.output = world.output.replacen("//offtake-export/", &format!("//{PUBLIC}/"), 1);
     let (is_fit, said) = world.doctor("", &[]).await?;
     ensure!(!is_fit, "{said}");
+    // After what is first of all: whether the server behind us is open itself.
     ensure!(
-        said.starts_with(
-            "the bucket is public: anybody can list what is in it and read it without a signature. Make it"
-        ),
+        said.starts_with("anonymous ")
+            && said.contains(
+                "\nthe bucket is public: anybody can list what is in it and read it without a signature. Make it"
+            ),
         "{said}"
     );
     for line in ["\nbare URL      OPEN ", "\nlist          OPEN ", "\nlink          good ", "\ndelete        works "] {
