@@ -44,6 +44,8 @@ impl Rig {
         let folder = tempfile::tempdir()?;
         let base = needed("OFFTAKE_ISSUERS_BASE");
         let mut config = Config::local(&server.base_url, &base, folder.path())?;
+        // The sample server answers everybody.
+        config.upstream.accepts_anonymous = offtake::config::AcceptsAnonymous::Acknowledged;
         config.upstream.probe_on_start = false;
         config.output.min_free = Some(offtake::config::Size::kibibytes(0));
         config.smart.mode = SmartMode::External;
