@@ -7,6 +7,8 @@ mod client;
 mod crash_output;
 #[path = "../../examples/support/expected.rs"]
 mod expected;
+#[path = "../components/runner.rs"]
+mod runner;
 
 mod aborts;
 mod between;
@@ -23,16 +25,14 @@ mod storage;
 mod support;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
 
 use storage::Storage;
 
-type Test = for<'a> fn(&'a Storage) -> LocalBoxFuture<'a, anyhow::Result<()>>;
+type Test = runner::Test<Storage>;
 /// Where a test is about something.
-type Where = fn(&Storage) -> bool;
+type Where = runner::Where<Storage>;
 
 const ALL: Where = |storage| storage.name != "tmpfs";
 /// A small disk, and no storage of others.
@@ -88,42 +88,6 @@ fn main() -> ExitCode {
         println!("NOT RUN: the tests on clouds need `tests/clouds/run`, which starts storages for them");
         return ExitCode::SUCCESS;
     };
-    let wanted: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let (mut passed, mut failed) = (0, Vec::new());
-    for name in names.split_whitespace() {
-        let storage = Storage::named(name);
-        for (test, is_about, run) in TESTS {
-            let called = format!("{test} on {name}");
-            if !is_about(&storage) {
-                continue;
-            }
-            if !wanted.is_empty() && !wanted.iter().any(|wanted| called.contains(wanted)) {
-                continue;
-            }
-            let began = Instant::now();
-            let run = std::panic::AssertUnwindSafe(run(&storage)).catch_unwind();
-            let verdict = match runtime.block_on(run) {
-                Ok(Ok(())) => {
-                    passed += 1;
-                    "ok".to_owned()
-                }
-                Ok(Err(error)) => {
-                    failed.push(called.clone());
-                    format!("FAILED\n{error:#}\n")
-                }
-                Err(_) => {
-                    failed.push(called.clone());
-                    "FAILED: it panicked".to_owned()
-                }
-            };
-            println!("test {called} ... {verdict} ({:.1} s)", began.elapsed().as_secs_f32());
-        }
-    }
-    println!("\n{passed} passed, {} failed", failed.len());
-    for name in &failed {
-        println!("    {name}");
-    }
-    // Nothing run is nothing proven.
-    if failed.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let storages = names.split_whitespace().map(Storage::named);
+    runner::run(storages, &TESTS, |test, storage| format!("{test} on {}", storage.name))
 }

@@ -5,22 +5,22 @@
 mod expected;
 #[path = "../it/raw.rs"]
 mod raw;
+#[path = "../components/runner.rs"]
+mod runner;
 
 mod checks;
 mod issuer;
 mod rig;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
 
 use issuer::Issuer;
 
-type Test = for<'a> fn(&'a Issuer) -> LocalBoxFuture<'a, anyhow::Result<()>>;
+type Test = runner::Test<Issuer>;
 /// Which issuers a test is about.
-type Where = fn(&Issuer) -> bool;
+type Where = runner::Where<Issuer>;
 
 const ALL: Where = |_| true;
 /// What can be verified by keys.
@@ -45,39 +45,6 @@ fn main() -> ExitCode {
         println!("NOT RUN: the tests of issuers need `tests/issuers/run`, which starts issuers for them");
         return ExitCode::SUCCESS;
     };
-    let wanted: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let (mut passed, mut failed) = (0, Vec::new());
-    for name in names.split_whitespace() {
-        let issuer = Issuer::named(name);
-        for (test, is_about, run) in TESTS {
-            let called = format!("{test} of {name}");
-            if !is_about(&issuer) || (!wanted.is_empty() && !wanted.iter().any(|wanted| called.contains(wanted))) {
-                continue;
-            }
-            let began = Instant::now();
-            let run = std::panic::AssertUnwindSafe(run(&issuer)).catch_unwind();
-            let verdict = match runtime.block_on(run) {
-                Ok(Ok(())) => {
-                    passed += 1;
-                    "ok".to_owned()
-                }
-                Ok(Err(error)) => {
-                    failed.push(called.clone());
-                    format!("FAILED\n{error:#}\n")
-                }
-                Err(_) => {
-                    failed.push(called.clone());
-                    "FAILED: it panicked".to_owned()
-                }
-            };
-            println!("test {called} ... {verdict} ({:.1} s)", began.elapsed().as_secs_f32());
-        }
-    }
-    println!("\n{passed} passed, {} failed", failed.len());
-    for name in &failed {
-        println!("    {name}");
-    }
-    // Nothing run is nothing proven.
-    if failed.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let issuers = names.split_whitespace().map(Issuer::named);
+    runner::run(issuers, &TESTS, |test, issuer| format!("{test} of {}", issuer.name))
 }
