@@ -1,0 +1,106 @@
+//! Why a kick-off was refused.
+
+use super::parameters::ParametersError;
+use crate::fhir::resource_type::ResourceType;
+
+/// Why a kick-off was refused. Knows nothing of HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum KickoffError {
+    #[error("the header `Accept: application/fhir+json` is missing")]
+    NoAccept,
+    #[error("the `Accept` header does not allow `application/fhir+json`")]
+    NotAcceptable,
+    #[error("the header `Prefer: respond-async` is missing: exports are asynchronous only")]
+    NotAsync,
+    #[error("the body has to be sent as `application/fhir+json`, and not encoded")]
+    ContentType,
+    #[error("the body is larger than 1 MiB")]
+    TooLarge,
+    #[error("the body did not come to its end")]
+    CutShort,
+    #[error("the body did not come in time")]
+    Slow,
+    #[error("a GET request has its parameters in the URL and no body")]
+    BodyOfGet,
+    #[error("the body is not JSON (line {line}, column {column})")]
+    Json { line: usize, column: usize },
+    #[error("the body is not a `Parameters` resource")]
+    NotParameters,
+    #[error("the query holds an escape that is none, or does not decode to text")]
+    Query,
+    #[error("there are more parameters than one request may have")]
+    TooMany,
+    #[error("{location}: parameters stand in the body or in the query, not in both")]
+    BothPlaces { location: String },
+    #[error("{location}: {name} has no value of the right kind")]
+    Kind { location: String, name: &'static str },
+    #[error("{location}: not a parameter with a name and a value, or one with parts or a modifier extension")]
+    Shape { location: String },
+    #[error("{location}: `{name}` stands there twice")]
+    Twice { location: String, name: &'static str },
+    #[error("{location}: not a FHIR instant such as 2026-01-31T12:00:00Z, with seconds and a zone")]
+    Instant { location: String },
+    #[error("{location}: `_since` lies in the future")]
+    Future { location: String },
+    #[error("{location}: `_until` does not lie after `_since`")]
+    Order { location: String },
+    #[error("{location}: `{name}` is not a resource type")]
+    UnknownType { location: String, name: String },
+    #[error("{location}: only `application/fhir+ndjson`, `application/ndjson` and `ndjson` can be had")]
+    Format { location: String },
+    #[error("{location}: the parameter `{name}` is not supported")]
+    Unsupported { location: String, name: String },
+    #[error("{location}: there are no {name} resources to export here")]
+    NotExportable { location: String, name: ResourceType },
+    #[error("{location}: none of the types asked for belongs to patients; ask for them at system level")]
+    OutsideCompartment { location: String },
+    #[error(
+        "patients can be exported of servers that speak FHIR R4, R4B or R5, and this one speaks another version; System level is offered"
+    )]
+    FhirVersion,
+}
+
+impl KickoffError {
+    /// The parameter that is to blame, in the words of `OperationOutcome.issue.location`.
+    pub(crate) fn location(&self) -> Option<&str> {
+        match self {
+            Self::Kind { location, .. }
+            | Self::Shape { location }
+            | Self::Twice { location, .. }
+            | Self::Instant { location }
+            | Self::UnknownType { location, .. }
+            | Self::Format { location }
+            | Self::BothPlaces { location }
+            | Self::Future { location }
+            | Self::Order { location }
+            | Self::NotExportable { location, .. }
+            | Self::OutsideCompartment { location }
+            | Self::Unsupported { location, .. } => Some(location),
+            Self::NoAccept
+            | Self::NotAcceptable
+            | Self::NotAsync
+            | Self::ContentType
+            | Self::TooLarge
+            | Self::CutShort
+            | Self::Slow
+            | Self::BodyOfGet
+            | Self::TooMany
+            | Self::Json { .. }
+            | Self::NotParameters
+            | Self::Query
+            | Self::FhirVersion => None,
+        }
+    }
+}
+
+impl From<ParametersError> for KickoffError {
+    fn from(error: ParametersError) -> Self {
+        match error {
+            ParametersError::Json { line, column } => Self::Json { line, column },
+            ParametersError::NotParameters => Self::NotParameters,
+            ParametersError::TooMany => Self::TooMany,
+            ParametersError::Shape { location } => Self::Shape { location },
+            ParametersError::Query => Self::Query,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What a kick-off may say, and what it is told when it may not.
+
+use super::*;
+
+fn headers(accept: &str, prefer: &str) -> Headers {
+    Headers {
+        accept: (!accept.is_empty()).then(|| accept.to_owned()),
+        prefer: vec![prefer.to_owned()],
+        content_type: Some("application/fhir+json; charset=utf-8".to_owned()),
+        is_encoded: false,
+    }
+}
+
+fn get_with(query: &str, prefer: &str) -> Result<Kickoff, KickoffError> {
+    let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+    let headers = headers("application/fhir+json", prefer);
+    let parsed = Kickoff::parse(ExportLevel::System, &Method::GET, Some(query), &headers, b"", now);
+    parsed.map(|(kickoff, _)| kickoff)
+}
+
+fn get(query: &str) -> Result<Kickoff, KickoffError> {
+    get_with(query, "respond-async")
+}
+
+fn post(body: &str) -> Result<Kickoff, KickoffError> {
+    let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+    let headers = headers("*/*", "respond-async");
+    let parsed = Kickoff::parse(ExportLevel::Patient, &Method::POST, None, &headers, body.as_bytes(), now);
+    parsed.map(|(kickoff, _)| kickoff)
+}
+
+fn types(names: &[&str]) -> BTreeSet<ResourceType> {
+    names.iter().filter_map(|name| ResourceType::parse(name)).collect()
+}
+
+/// Interop 1
+#[test]
+fn both_headers_are_wanted_in_any_form_that_allows_what_we_do() {
+    let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+    for (accept, prefer, expected) in [
+        ("application/fhir+json", "respond-async", None),
+        ("application/fhir+json, */*; q=0.1", "Respond-Async, handling=strict", None),
+        ("application/json", "wait=10, respond-async;foo=bar", None),
+        ("", "respond-async", Some(KickoffError::NoAccept)),
+        ("text/html", "respond-async", Some(KickoffError::NotAcceptable)),
+        ("*/*;q=0", "respond-async", Some(KickoffError::NotAcceptable)),
+        ("*/*", "", Some(KickoffError::NotAsync)),
+        ("*/*", "respond-asynchronously", Some(KickoffError::NotAsync)),
+    ] {
+        let parsed = Kickoff::parse(ExportLevel::System, &Method::GET, None, &headers(accept, prefer), b"", now);
+        assert_eq!(parsed.err(), expected, "{accept} | {prefer}");
+    }
+}
+
+#[test]
+fn lists_and_repeats_of_types_are_the_same() {
+    for query in ["_type=Patient,Observation", "_type=Patient&_type=Observation", "_type=Patient%2CObservation"] {
+        assert_eq!(get(query).expect("a kick-off").types, Some(types(&["Patient", "Observation"])), "{query}");
+    }
+    assert_eq!(get("").expect("a kick-off").types, None);
+}
+
+#[test]
+fn bad_values_are_told_by_their_place_and_never_exported_without() {
+    let at = |name: &str| format!("http.{name}");
+    for (query, expected) in [
+        ("_type=Dragon", KickoffError::UnknownType { location: at("_type"), name: "Dragon".to_owned() }),
+        ("_type=patient", KickoffError::UnknownType { location: at("_type"), name: "patient".to_owned() }),
+        ("_type=", KickoffError::UnknownType { location: at("_type"), name: String::new() }),
+        ("_since=2026-01-01", KickoffError::Instant { location: at("_since") }),
+        ("_since=2026-01-01T00:00:00", KickoffError::Instant { location: at("_since") }),
+        ("_until=x", KickoffError::Instant { location: at("_until") }),
+        ("_since=2027-01-01T00:00:00Z", KickoffError::Future { location: at("_since") }),
+        ("_since=2026-01-01T00:00:00Z&_until=2026-01-01T00:00:00Z", KickoffError::Order { location: at("_until") }),
+        (
+            "_since=2026-01-01T00:00:00Z&_since=2025-01-01T00:00:00Z",
+            KickoffError::Twice { location: at("_since"), name: "_since" },
+        ),
+        ("_outputFormat=text/csv", KickoffError::Format { location: at("_outputFormat") }),
+        (
+            "_typeFilter=Patient%3Fgender%3Dmale",
+            KickoffError::Unsupported { location: at("_typeFilter"), name: "_typeFilter".to_owned() },
+        ),
+        ("patient=Patient/1", KickoffError::Unsupported { location: at("patient"), name: "patient".to_owned() }),
+        ("_format=json", KickoffError::Unsupported { location: at("_format"), name: "_format".to_owned() }),
+        ("_type=Patient&%zz=1", KickoffError::Query),
+    ] {
+        assert_eq!(get(query), Err(expected), "{query}");
+    }
+}
+
+#[test]
+fn all_spellings_of_the_format_and_an_unescaped_plus_are_taken() {
+    for format in ["application/fhir%2Bndjson", "application/fhir+ndjson", "application/ndjson", "ndjson"] {
+        assert!(get(&format!("_outputFormat={format}")).is_ok(), "{format}");
+    }
+    assert!(get("_since=2026-01-01T00:00:00+02:00").is_ok(), "an offset whose plus was not escaped");
+}
+
+/// SEC-22
+#[test]
+fn lenient_leaves_out_only_what_cannot_narrow() {
+    let lenient = "respond-async, handling=lenient";
+    assert_eq!(get_with("organizeOutputBy=Patient", lenient).expect("a kick-off").ignored, ["organizeOutputBy"]);
+    for query in
+        ["_typeFilter=Patient%3Fa%3Db", "patient=Patient/1", "_elements=id", "_since=x", "_type=Dragon", "foo=bar"]
+    {
+        assert!(get_with(query, lenient).is_err(), "{query}");
+    }
+    assert!(get("organizeOutputBy=Patient").is_err(), "strict is the default");
+}
+
+#[test]
+fn a_parameters_body_says_the_same_as_a_query() {
+    let body = r#"{"resourceType":"Parameters","parameter":[{"name":"_type","valueString":"Patient,Observation"},
+        {"name":"_type","valueString":"Condition"},{"name":"_since","valueInstant":"2026-01-01T00:00:00Z"}]}"#;
+    let kickoff = post(body).expect("a kick-off");
+    assert_eq!(kickoff.types, Some(types(&["Patient", "Observation", "Condition"])));
+    assert!(kickoff.since.is_some());
+    assert!(post("").is_ok(), "interop 2: an empty body");
+    for (body, expected) in [
+        ("{", "the body is not JSON (line 1, column 1)"),
+        (r#"{"resourceType":"Patient"}"#, "the body is not a `Parameters` resource"),
+        ("[]", "the body is not"),
+        (
+            r#"{"resourceType":"Parameters","parameter":[{"name":"_since","valueString":"2026-01-01T00:00:00Z"}]}"#,
+            "Parameters.parameter[0]: _since has no value of the right kind",
+        ),
+        (
+            r#"{"resourceType":"Parameters","parameter":[{"valueString":"x"}]}"#,
+            "Parameters.parameter[0]: not a parameter with a name",
+        ),
+        (r#"["Parameters"]"#, "the body is not a `Parameters` resource"),
+        (r#"{"resourceType":"Parameters","resourceType":"Parameters"}"#, "the body is not a `Parameters`"),
+        (r#"{"resourceType":"Parameters","parameter":{}}"#, "Parameters.parameter: not a parameter"),
+        (r#"{"resourceType":"Parameters","parameter":[["_type"]]}"#, "Parameters.parameter[0]: not a parameter"),
+        (
+            r#"{"resourceType":"Parameters","parameter":[{"name":"_type","valueString":"Patient","modifierExtension":[{}]}]}"#,
+            "Parameters.parameter[0]: not a parameter",
+        ),
+        (
+            r#"{"resourceType":"Parameters","parameter":[{"name":"_since","valueInstant":"2026-01-01T00:00:00 02:00"}]}"#,
+            "Parameters.parameter[0]: not a FHIR instant",
+        ),
+        (
+            r#"{"resourceType":"Parameters","parameter":[{"name":"_type"}]}"#,
+            "Parameters.parameter[0]: _type has no value",
+        ),
+        (
+            r#"{"resourceType":"Parameters","parameter":[{"name":"patient","valueReference":{"reference":"Patient/1"}}]}"#,
+            "Parameters.parameter[0]: the parameter `patient` is not supported",
+        ),
+    ] {
+        let error = post(body).expect_err("no kick-off").to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+/// Spec 2.2: what stands in the query counts only if the body has nothing to say.
+#[test]
+fn a_body_and_a_query_do_not_mix() {
+    let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+    let headers = headers("*/*", "respond-async");
+    let parse = |method, body: &str| {
+        Kickoff::parse(ExportLevel::System, &method, Some("_type=Patient"), &headers, body.as_bytes(), now)
+    };
+    let full = r#"{"resourceType":"Parameters","parameter":[{"name":"_type","valueString":"Patient"}]}"#;
+    let location = "http._type".to_owned();
+    assert!(parse(Method::POST, r#"{"resourceType":"Parameters"}"#).is_ok());
+    assert_eq!(parse(Method::POST, full).err(), Some(KickoffError::BothPlaces { location }));
+    assert_eq!(parse(Method::GET, full).err(), Some(KickoffError::BodyOfGet));
+}
+
+#[test]
+fn no_more_parameters_are_held_than_one_request_may_have() {
+    let body = |many| format!(r#"{{"resourceType":"Parameters","parameter":[{}0]}}"#, "{},".repeat(many));
+    assert_eq!(post(&body(999)).err(), Some(KickoffError::Shape { location: "Parameters.parameter[0]".to_owned() }));
+    assert_eq!(post(&body(300_000)).err(), Some(KickoffError::TooMany));
+    assert_eq!(get(&"_type=Patient&".repeat(1_001)).err(), Some(KickoffError::TooMany));
+    let deep = "[".repeat(200_000) + &"]".repeat(200_000);
+    assert_eq!(post(&deep).err(), Some(KickoffError::NotParameters));
+}
+
+#[test]
+fn types_are_held_against_the_level_and_the_server() {
+    let searchable = types(&["Patient", "Observation", "Organization", "Group"]);
+    let resolve = |level, names: Option<&[&str]>| {
+        let types = names.map(types);
+        let kickoff = Kickoff { level, types, since: None, until: None, ignored: vec![] };
+        let names = kickoff.resolve(&Places::default(), &searchable, Compartments::R4);
+        names.map(|names| names.iter().map(|name| name.as_str()).collect::<Vec<_>>())
+    };
+    assert_eq!(resolve(ExportLevel::System, None), Ok(vec!["Group", "Observation", "Organization", "Patient"]));
+    assert_eq!(resolve(ExportLevel::Patient, None), Ok(vec!["Observation", "Patient"]));
+    assert_eq!(resolve(ExportLevel::Patient, Some(&["Observation", "Organization"])), Ok(vec!["Observation"]));
+    assert_eq!(
+        resolve(ExportLevel::Patient, Some(&["Organization"])),
+        Err(KickoffError::OutsideCompartment { location: "http._type".to_owned() })
+    );
+    let name = ResourceType::parse("Device").expect("a type");
+    let refused = KickoffError::NotExportable { location: "http._type".to_owned(), name };
+    assert_eq!(resolve(ExportLevel::System, Some(&["Device"])), Err(refused));
+}
