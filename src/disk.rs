@@ -63,8 +63,12 @@ pub(crate) fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     staged.push(format!(".new-{}", std::process::id()));
     let staged = PathBuf::from(staged);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
-    file.write_all(bytes).and_then(|()| file.sync_all())?;
-    fs::rename(&staged, path)?;
+    let kept = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&staged, path));
+    if kept.is_err() {
+        // The next process has another number, and would not write over it. What stays all the same is looked at by nobody.
+        let _or_not = fs::remove_file(&staged);
+    }
+    kept?;
     sync_folder_of(path)
 }
 
@@ -188,6 +192,9 @@ mod tests {
             assert_eq!(fs::read_to_string(path(name)).expect("it is there"), expected);
         }
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 4, "nothing is left beside them");
+        fs::create_dir(path("folder")).expect("there is room");
+        assert!(keep(&path("folder"), b"no file can be there").is_err());
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 5, "nor after a failure");
     }
 
     #[test]

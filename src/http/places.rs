@@ -96,6 +96,7 @@ mod tests {
         drop(mapped);
         assert!(places.lock().is_empty());
     }
+
     /// What was begun for a peer goes on without it, and so does its place.
     #[tokio::test]
     async fn a_place_goes_along_with_what_it_was_taken_for() {
