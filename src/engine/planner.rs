@@ -1,5 +1,8 @@
 //! Makes the plan of a job: asks the upstream what it holds, how it behaves and what time it is.
 
+mod survey;
+mod times;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt;
@@ -7,21 +10,17 @@ use futures_util::StreamExt;
 use super::profiler::Profiler;
 use super::rights::Rights;
 use crate::bulk::kickoff::ExportLevel;
-use crate::fhir::bundle::Scope;
 use crate::fhir::compartment::Compartments;
-use crate::fhir::datatypes::{Id, Instant, Millis};
+use crate::fhir::datatypes::Id;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::{Direction, Prefix, SearchQuery};
 use crate::job::Job;
-use crate::plan::slice::Grid;
-use crate::plan::{
-    Assumption, Boundary, BoundaryChoice, Cohort, ExportPlan, Horizon, Listed, OnShort, Strategy, TypePlan,
-};
-use crate::profile::{CountMethod, PresetChoice, Profile, ProfileOverrides, Searches};
-use crate::upstream::client::{Room, SearchError, Upstream};
+use crate::plan::{Assumption, Boundary, BoundaryChoice, Cohort, ExportPlan, Listed, OnShort, Strategy, TypePlan};
+use crate::profile::{PresetChoice, Profile, ProfileOverrides};
+use crate::upstream::client::{SearchError, Upstream};
 use crate::upstream::group::{self, GroupError};
-use crate::upstream::probe::{self, ListError, PatientProbeError, Reached, Silent, Way};
+use crate::upstream::probe::{self, ListError, PatientProbeError, Reached, Silent};
+use survey::Survey;
 
 /// What planning needs to know beside the job.
 #[derive(Debug, Clone)]
@@ -51,32 +50,6 @@ pub(super) struct Planned {
     pub(super) refused: Vec<(ResourceType, Vec<Issue>)>,
     /// Some members of the Group are no patients that a reference leads to.
     pub(super) left_out: bool,
-}
-
-/// What came of asking for each type of a job.
-#[derive(Debug)]
-struct Survey {
-    /// Those that are answered without a patient, and Patient where it tells of the server.
-    types: Vec<ResourceType>,
-    /// How many there are of each, where the server counts.
-    held: BTreeMap<ResourceType, u64>,
-    date: Option<Millis>,
-    refused: Vec<(ResourceType, Vec<Issue>)>,
-    /// Those that may be answered if a patient is named, and what was said without one.
-    alone: Vec<(ResourceType, Vec<Issue>)>,
-    /// Those that are not answered then either, and what was said.
-    unreached: Vec<(ResourceType, Vec<Issue>)>,
-}
-
-impl Survey {
-    /// Where nothing at all is found of what belongs to patients unless one is named, that is likely no emptiness but how
-    /// the server answers: then nothing is left out for being empty.
-    fn doubt_emptiness(&mut self, compartments: Compartments) {
-        let of_patients = |name: &ResourceType| *name != ResourceType::PATIENT && compartments.hold(*name);
-        if self.held.iter().all(|(name, count)| !of_patients(name) || *count == 0) {
-            self.held.retain(|name, _| !of_patients(name));
-        }
-    }
 }
 
 /// Why there is no plan.
@@ -123,9 +96,6 @@ impl From<Silent> for PlanError {
         Self::Search { resource_type, source }
     }
 }
-
-/// How long before the upstream's time W lies where nothing was ever changed.
-const UNSEEN_MILLIS: i64 = 15 * 60 * 1000;
 
 impl Planner {
     pub(super) async fn plan(&self, job: &Job) -> Result<Planned, PlanError> {
@@ -302,251 +272,6 @@ impl Planner {
         }
         without.sort_unstable();
         Ok(if without.is_empty() { Boundary::AsOf } else { Boundary::NoHistory(without) })
-    }
-
-    fn horizon(&self, job: &Job, profile: &Profile, newest: Option<Millis>, now: Millis) -> Horizon {
-        let kickoff = &job.kickoff;
-        let grid = Grid { step: profile.last_updated.step_millis(), oldest: Millis(0), now };
-        let long_ago = Millis(now.0 - UNSEEN_MILLIS);
-        let unseen = || match kickoff.since.map(Instant::floor_millis) {
-            // What is newest was not looked for, and time goes on.
-            Some(since) if !profile.filters_by_time() => since.max(long_ago),
-            Some(since) => since,
-            None => long_ago,
-        };
-        Horizon {
-            // The newest one that was seen lies in a window; whatever comes later in time does not.
-            windows_until: Millis(
-                grid.floor(newest.map_or_else(unseen, |newest| Millis(newest.0 + grid.step)).min(now).0),
-            ),
-            lag_millis: self.lag(newest, grid.step, now),
-            since: kickoff.since,
-            until: kickoff.until,
-            step_millis: grid.step,
-        }
-    }
-
-    /// How long before W the transaction time lies. As of an instant nothing is exported that is newer: at a server where
-    /// nothing was written for so long that nothing can be late any more, it is the newest change.
-    fn lag(&self, newest: Option<Millis>, step: i64, now: Millis) -> i64 {
-        let is_at_rest = newest.is_some_and(|newest| now.0 - newest.0 >= UNSEEN_MILLIS);
-        if self.boundary == BoundaryChoice::AsOf && is_at_rest { step.min(self.lag_millis) } else { self.lag_millis }
-    }
-
-    /// Asks for every type of a job without a patient, but for those of which it is known that this is of no use. Where
-    /// nothing is answered, patients tell more of the server than nothing.
-    async fn survey(&self, job: &Job, given: &Profile) -> Result<Survey, PlanError> {
-        let required = |name: &ResourceType| given.patient_required && job.compartments.are_read_by_patient(*name);
-        let (required, mut types): (Vec<_>, Vec<_>) = job.types.iter().copied().partition(required);
-        if !required.is_empty() && !types.contains(&ResourceType::PATIENT) {
-            types.push(ResourceType::PATIENT);
-        }
-        let mut held = self.held(&types).await?;
-        if !types.is_empty() && held.refused.len() == types.len() && !types.contains(&ResourceType::PATIENT) {
-            types.push(ResourceType::PATIENT);
-            held = self.held(&types).await?;
-        }
-        let probe::Held { counts: held, date, mut refused } = held;
-        if matches!(job.kickoff.level, ExportLevel::Group(_)) {
-            // Members are read by their ids, whether all patients can be searched or not.
-            refused.retain(|(name, _)| *name != ResourceType::PATIENT);
-        }
-        types.retain(|name| refused.iter().all(|(refused, _)| refused != name));
-        let (by_patient, refused) =
-            refused.into_iter().partition(|(name, _)| job.compartments.are_read_by_patient(*name));
-        let mut alone: Vec<(ResourceType, Vec<Issue>)> = by_patient;
-        alone.extend(required.into_iter().map(|name| (name, Vec::new())));
-        Ok(Survey { types, held, date, refused, alone, unreached: Vec::new() })
-    }
-
-    /// Patients to try searches on: the members of a Group, or some of all.
-    async fn some_patients(
-        &self,
-        job: &Job,
-        survey: &mut Survey,
-        cohort: &Cohort,
-        given: &Profile,
-    ) -> Result<Vec<Id>, PlanError> {
-        match cohort {
-            Cohort::Members(members) => return Ok(members.clone()),
-            Cohort::Everything | Cohort::AllPatients if survey.alone.is_empty() => return Ok(Vec::new()),
-            Cohort::Everything | Cohort::AllPatients => {}
-        }
-        let failed = |source| PlanError::Search { resource_type: ResourceType::PATIENT, source };
-        let some = probe::some_patients(&self.upstream).await.map_err(failed)?;
-        if some.is_none() {
-            if given.patient_required || !survey.types.iter().any(|name| job.compartments.are_read_by_patient(*name)) {
-                return Err(PlanError::NobodyListed);
-            }
-            // A few types that are not to be had do not stop the others.
-            survey.refused.append(&mut survey.alone);
-        }
-        Ok(some.unwrap_or_default())
-    }
-
-    /// How the types that want a patient can be searched by some of `patients`.
-    async fn reach(
-        &self,
-        job: &Job,
-        survey: &mut Survey,
-        patients: &[Id],
-        searches: &Searches,
-    ) -> Result<BTreeMap<ResourceType, Reached>, PlanError> {
-        let reach = |name: ResourceType| async move {
-            (name, probe::reach(&self.upstream, job.compartments, name, patients, searches.of(name)).await)
-        };
-        let alone: Vec<_> = std::mem::take(&mut survey.alone).into_iter().map(|(name, _)| name).collect();
-        let mut answers = futures_util::stream::iter(alone).map(reach).buffer_unordered(self.searches);
-        let mut reached = BTreeMap::new();
-        while let Some((name, reach)) = answers.next().await {
-            match reach? {
-                Ok(reach) => drop(reached.insert(name, reach)),
-                Err(issues) => survey.unreached.push((name, issues)),
-            }
-        }
-        Ok(reached)
-    }
-
-    /// The types that no search by patient reaches and the records of patients hold. Where there are no such records,
-    /// or they are not what is asked for, those types are refused.
-    async fn records(
-        &self,
-        survey: &mut Survey,
-        cohort: &Cohort,
-        patients: &[Id],
-        given: &Profile,
-    ) -> Result<Vec<ResourceType>, PlanError> {
-        let of_patients = match cohort {
-            Cohort::AllPatients | Cohort::Members(_) => true,
-            Cohort::Everything => false,
-        };
-        let failed = |source| PlanError::Search { resource_type: ResourceType::PATIENT, source };
-        let unreached = std::mem::take(&mut survey.unreached);
-        if of_patients && !unreached.is_empty() {
-            let offered = match given.everything {
-                Some(known) => known,
-                None => probe::records(&self.upstream, patients).await.map_err(failed)?,
-            };
-            if offered {
-                return Ok(unreached.into_iter().map(|(name, _)| name).collect());
-            }
-        }
-        survey.refused.extend(unreached);
-        Ok(Vec::new())
-    }
-
-    /// What there is of each of `types`.
-    async fn held(&self, types: &[ResourceType]) -> Result<probe::Held, PlanError> {
-        let first = types.first().copied().unwrap_or(ResourceType::PATIENT);
-        let failed = |(resource_type, source)| PlanError::Search { resource_type, source };
-        let method = probe::count_method(&self.upstream, types).await.map_err(|source| failed((first, source)))?;
-        probe::held(&self.upstream, types, method, self.searches).await.map_err(failed)
-    }
-
-    /// What searches by patient do, by some who are patients.
-    async fn patients(
-        &self,
-        job: &Job,
-        members: &[Id],
-        held: &BTreeMap<ResourceType, u64>,
-        types: &[ResourceType],
-        known: &[Way<'_>],
-        counts: Option<CountMethod>,
-    ) -> Result<probe::Patients, PlanError> {
-        let occupied = |name: &ResourceType| *name != ResourceType::PATIENT && held.get(name) != Some(&0);
-        let occupied: Vec<_> = types.iter().copied().filter(occupied).collect();
-        Ok(probe::patients(&self.upstream, job.compartments, &occupied, known, members, counts, self.searches).await?)
-    }
-
-    /// The newest stamp that is not after `now`, to the second before it, where the server does not sort: by whether
-    /// anything lies in the later half.
-    async fn newest_by_halves(
-        &self,
-        plans: &BTreeMap<ResourceType, TypePlan>,
-        now: Millis,
-    ) -> Result<Option<Millis>, PlanError> {
-        let occupied = plans.iter().filter(|(_, plan)| !plan.is_empty()).map(|(name, _)| *name);
-        let mut newest: Option<Millis> = None;
-        for name in occupied {
-            let failed = |source| PlanError::Search { resource_type: name, source };
-            // Only what is newer than the newest of all others matters.
-            let mut from = newest.map_or(0, |newest| newest.0 + 1);
-            if !self.is_occupied(name, from, now).await.map_err(failed)? {
-                continue;
-            }
-            let mut until = now.0;
-            while until - from > 1_000 {
-                let middle = from + (until - from) / 2;
-                if self.is_occupied(name, middle, now).await.map_err(failed)? { from = middle } else { until = middle }
-            }
-            newest = newest.max(Some(Millis(until)));
-        }
-        Ok(newest)
-    }
-
-    async fn is_occupied(&self, name: ResourceType, from: i64, now: Millis) -> Result<bool, SearchError> {
-        let query = SearchQuery::new(name)
-            .last_updated(Prefix::GreaterOrEqual, Millis(from))
-            .last_updated(Prefix::LessOrEqual, now)
-            .count(1)
-            .ids_only();
-        match self.upstream.page(&query, Scope::of(name), Room::Share).await {
-            Ok(answer) => Ok(!answer.page.entries.is_empty()),
-            // What is too large to be looked at is there, and so is what makes the server fail.
-            Err(SearchError::TooLarge { .. } | SearchError::Failing { .. }) => Ok(true),
-            Err(SearchError::Refused { .. }) => Ok(false),
-            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => Err(error),
-        }
-    }
-
-    /// Notes each type's oldest stamp and gives the newest one of all that is not after `now`.
-    async fn edges(
-        &self,
-        plans: &mut BTreeMap<ResourceType, TypePlan>,
-        now: Millis,
-    ) -> Result<Option<Millis>, PlanError> {
-        let occupied: Vec<_> = plans.iter().filter(|(_, plan)| !plan.is_empty()).map(|(name, _)| *name).collect();
-        let asked = occupied.into_iter().flat_map(|name| [(name, Direction::Ascending), (name, Direction::Descending)]);
-        let mut answers = futures_util::stream::iter(asked)
-            .map(|(name, direction)| async move { (name, direction, self.edge(name, direction, now).await) })
-            .buffer_unordered(self.searches);
-        let mut newest = None;
-        while let Some((name, direction, edge)) = answers.next().await {
-            let edge = edge.map_err(|source| PlanError::Search { resource_type: name, source })?;
-            match (direction, edge) {
-                // Where the server does not sort this type, either end is as good as the other.
-                (Direction::Ascending, Some(oldest)) => {
-                    newest = newest.max(Some(oldest).filter(|oldest| *oldest <= now));
-                    if let Some(plan) = plans.get_mut(&name) {
-                        plan.oldest = Some(oldest);
-                    }
-                }
-                (Direction::Descending, Some(edge)) if edge <= now => newest = newest.max(Some(edge)),
-                (Direction::Descending, Some(_)) | (_, None) => {}
-            }
-        }
-        Ok(newest)
-    }
-
-    async fn edge(&self, name: ResourceType, direction: Direction, now: Millis) -> Result<Option<Millis>, SearchError> {
-        let query = SearchQuery::new(name)
-            .last_updated(Prefix::LessOrEqual, now)
-            .sort_last_updated(direction)
-            .count(1)
-            .ids_only();
-        let answer = match self.upstream.page(&query, Scope::of(name), Room::Share).await {
-            Err(SearchError::TooLarge { alone: false, .. }) => {
-                self.upstream.page(&query, Scope::of(name), Room::Alone).await
-            }
-            other => other,
-        };
-        match answer {
-            Ok(answer) => {
-                Ok(answer.page.entries.iter().find_map(|entry| entry.last_updated).map(Instant::floor_millis))
-            }
-            Err(SearchError::Refused { .. } | SearchError::TooLarge { .. } | SearchError::Failing { .. }) => Ok(None),
-            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => Err(error),
-        }
     }
 }
 

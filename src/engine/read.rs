@@ -1,9 +1,12 @@
-//! Reading one slice: until it is accepted, or has to be read in another way. What is asked (`ask`), how much at a time (`pace`)
-//! and what came (`sort`) have rooms of their own.
+//! Reading one slice: until it is accepted, or has to be read in another way. What is asked (`ask`), how much at a time (`pace`),
+//! what came (`sort`), the way to its end (`follow`) and what goes wrong (`refused`, `trouble`) have rooms of their own.
 
 mod ask;
+mod follow;
 mod pace;
+mod refused;
 mod sort;
+mod trouble;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,26 +16,24 @@ use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::isolate::OneByOne;
 use super::pool::{Cutting, Task};
 use super::provenance::Fate;
-use super::refusal::RefusalOf;
-use http::StatusCode;
 
 use crate::bulk::manifest::Method;
-use crate::fhir::bundle::{Entry, Page, Scope as PageScope};
+use crate::fhir::bundle::{Entry, Page};
 use crate::fhir::datatypes::{Id, LocalReference, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::{Manner, SearchQuery};
+use crate::fhir::search::Manner;
 use crate::job::index::IdHash;
 use crate::plan::slice::{Grid, Scope, Slice};
 use crate::plan::{ExportPlan, OnShort};
-use crate::profile::PatientForm;
 use crate::smart::admit::Grant;
 use crate::upstream::budget::Reservation;
-use crate::upstream::client::{Answer, Room, SearchError, Upstream};
-use crate::upstream::probe::list;
+use crate::upstream::client::{SearchError, Upstream};
+use follow::Followed;
 use pace::Pace;
 pub(super) use pace::{PageLimits, PageSize};
 pub(super) use sort::{Chain, SearchTally, made_since};
+pub(super) use trouble::{Again, ReadError};
 
 /// Reads slices of one job. Cheap to clone: readers share what they learn of page sizes.
 #[derive(Debug, Clone)]
@@ -119,91 +120,6 @@ pub(super) enum Bar {
     Undecided,
     /// Policy keeps that back, and so this.
     ByPolicy,
-}
-
-/// Why a slice could not be read.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
-    #[error(transparent)]
-    Search(#[from] SearchError),
-    #[error("{by} resources that the server counts did not come in {ATTEMPTS} readings")]
-    Short { by: u64 },
-    #[error("no two of {ATTEMPTS} readings in succession brought the same resources")]
-    Unsteady,
-    #[error("the server sends more resources than it counts for the same search")]
-    OverExport,
-    #[error("the server sends resources that the search excludes: a filter is ignored")]
-    IgnoredFilter,
-    #[error("the server says inside of its answers that something went wrong, in each of {ATTEMPTS} readings")]
-    Troubled,
-    #[error("the server's pages lead round in a circle")]
-    Loop,
-    #[error("the server forgets its lists of pages sooner than they can be read")]
-    Expired,
-}
-
-impl ReadError {
-    /// What it means that the page behind a link cannot be had: a list that the server no longer knows can be asked for
-    /// anew from its beginning.
-    pub(super) fn of_next(error: SearchError) -> Self {
-        match error {
-            SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. } => Self::Expired,
-            other => Self::Search(other),
-        }
-    }
-
-    /// Why a slice was not accepted in all its readings: how many were missing in the last one, and whether the server said
-    /// that something went wrong.
-    pub(super) fn unaccepted(missing: u64, is_troubled: bool) -> Self {
-        match missing {
-            0 if is_troubled => Self::Troubled,
-            0 => Self::Unsteady,
-            by => Self::Short { by },
-        }
-    }
-
-    /// Whether it says nothing about the server: the slice was left for the next start.
-    pub(super) fn is_stopping(&self) -> bool {
-        matches!(self, Self::Search(error) if error.is_stopping())
-    }
-}
-
-/// Why a slice is read again.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-pub(super) enum Again {
-    #[error("a page was too large; smaller ones are asked for")]
-    Smaller,
-    #[error("the server forgot its list of pages")]
-    Expired,
-    #[error("{by} resources that the server counts did not come")]
-    Missing { by: u64 },
-    #[error("{0} resources came that the search excludes")]
-    Elsewhere(u64),
-    #[error("nothing shows yet that all came")]
-    Unproven,
-}
-
-impl Again {
-    /// After a reading that was not accepted, of which `by` are missing as far as is known.
-    pub(super) fn judged(reading: &Reading, by: u64) -> Self {
-        match (by, reading.elsewhere) {
-            (0, 0) => Self::Unproven,
-            (0, elsewhere) => Self::Elsewhere(elsewhere),
-            (by, _) => Self::Missing { by },
-        }
-    }
-
-    /// Tells the operator; the span that a slice is read in says which one it is. Where two readings are needed the
-    /// second one is no news.
-    pub(super) fn tell(self, attempt: u32) {
-        let attempt = attempt + 1;
-        match self {
-            Self::Unproven if attempt == 1 => tracing::debug!(attempt, reason = %self, "a slice is read again"),
-            Self::Smaller | Self::Expired | Self::Missing { .. } | Self::Elsewhere(_) | Self::Unproven => {
-                tracing::info!(attempt, reason = %self, "a slice is read again");
-            }
-        }
-    }
 }
 
 impl Reader {
@@ -371,65 +287,6 @@ impl Reader {
         (entries > 0 && matches!(attempt, 4 | 8)).then_some(Read::InHalves)
     }
 
-    /// What it means that a slice was refused. A list may be too long, or name somebody who is refused alone; and a patient
-    /// who was deleted since has no record any more. `None` if it is answered now.
-    async fn refused(
-        &self,
-        slice: &Slice,
-        error: SearchError,
-        counted: Option<u64>,
-        attempt: u32,
-    ) -> Result<Option<Read>, ReadError> {
-        let SearchError::Refused { status, .. } = &error else { return Err(error.into()) };
-        let patients = slice.patients().map(|members| range(self.plan.patients(), members)).unwrap_or_default();
-        let is_refused = match (*status, patients) {
-            (status, [_, _, ..]) if FOR_LENGTH.contains(&status) || FOR_ONE_OF_MANY.contains(&status) => {
-                return Ok(Some(Read::TooMany { total: counted }));
-            }
-            (StatusCode::NOT_FOUND | StatusCode::GONE, [patient]) if matches!(slice.scope, Scope::Record { .. }) => {
-                if self.upstream.read(ResourceType::PATIENT, patient).await?.is_some() {
-                    return Err(error.into());
-                }
-                false
-            }
-            (StatusCode::FORBIDDEN, [_]) => match self.refusal(slice).await? {
-                RefusalOf::One => true,
-                RefusalOf::Many => return Err(error.into()),
-                RefusalOf::Nobody => return Ok(None),
-            },
-            _ => return Err(error.into()),
-        };
-        let method = Method::Unproven;
-        let summary =
-            Summary { expected: 0, received: 0, short: 0, unreadable: 0, refused: is_refused, reread: attempt, method };
-        let (resources, unreadable, issues) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Some(Read::Accepted(Accepted { resources, unreadable, summary, issues, reservation: None })))
-    }
-
-    /// Whether a list of ids was taken in part only, as where the server reads so many of them and no more: those that did
-    /// not come are asked for once more, the last ones first.
-    async fn is_list_cut(&self, slice: &Slice, came: &[Received]) -> Result<bool, SearchError> {
-        let asked = match &slice.scope {
-            Scope::Ids { list } => self.ids(slice.resource_type, list),
-            Scope::Patients { link, members, from: None } if &**link == "_id" => range(self.plan.patients(), members),
-            Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => return Ok(false),
-        };
-        let came: HashSet<_> = came.iter().map(|received| &received.entry.id).collect();
-        let missing: Vec<_> = asked.iter().rev().filter(|id| !came.contains(id)).collect();
-        if asked.len() < 2 || missing.is_empty() {
-            return Ok(false);
-        }
-        let count = u32::try_from(missing.len()).unwrap_or(u32::MAX);
-        let query = SearchQuery::new(slice.resource_type).param("_id", list(&missing, PatientForm::Id));
-        let query = query.count(count).ids_only();
-        match self.upstream.page(&query, PageScope::of(slice.resource_type), Room::Free).await {
-            Ok(answer) => Ok(answer.page.entries.iter().any(|entry| missing.contains(&&entry.id))),
-            // Smaller lists can be looked at as well.
-            Err(SearchError::TooLarge { .. }) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
     /// A judge for the readings of a slice.
     pub(super) fn judge(&self, slice: &Slice) -> Judge {
         if self.is_open(slice) { Judge::of_what_is_asked() } else { Judge::default() }
@@ -462,62 +319,6 @@ impl Reader {
         self.pace(resource_type).shrink(asked)
     }
 
-    /// Follows next links, and reads the searches that are left of the slice, while everything fits into the first page's
-    /// share of memory. What is posted has one page or is read in smaller parts: where its next link leads, and by which
-    /// method, is another thing with each server, down to links that have forgotten the filter.
-    async fn follow(&self, slice: &Slice, first: Answer, others: Vec<SearchQuery>) -> Result<Followed, ReadError> {
-        let is_posted = self.plan.manner(slice) == Manner::Post;
-        let mut reading = Reading { total: first.page.total, ..Reading::default() };
-        let mut tally = self.tally(slice, &mut reading, &first.page);
-        let mut searches = others.into_iter();
-        let mut seen = HashSet::new();
-        let mut chain = Chain::default();
-        let mut issues = first.page.outcomes.clone();
-        let mut next = first.page.next.clone();
-        let mut reservation = first.reservation;
-        let mut bytes = first.page.bytes;
-        let mut resources = self.sort(slice, first.page, &mut seen, &mut reading);
-        loop {
-            // What is held already may not be held while others are waited for.
-            let answer = if let Some(link) = &next {
-                if is_posted {
-                    return Ok(Followed::NotByPost);
-                }
-                chain.step(link, tally.received(&seen))?;
-                self.next_page(slice, link, Room::Free).await.map_err(ReadError::of_next)
-            } else {
-                tally.end(&mut reading);
-                let Some(search) = searches.next() else { break };
-                chain = Chain::default();
-                let size = PageSize { room: Room::Free, ..self.page_size(slice.resource_type) };
-                self.first_page(&search, size).await.map_err(ReadError::Search)
-            };
-            let mut answer = match answer {
-                Ok(answer) => answer,
-                Err(ReadError::Search(SearchError::TooLarge { .. })) if is_posted => return Ok(Followed::NotByPost),
-                Err(ReadError::Search(SearchError::TooLarge { .. })) => return Ok(Followed::TooLarge),
-                Err(error) => return Err(error),
-            };
-            if next.is_some() {
-                tally.page(&mut reading, &answer.page);
-            } else {
-                tally = self.tally(slice, &mut reading, &answer.page);
-            }
-            bytes += answer.page.bytes;
-            drop(answer.reservation); // what is held grows in its place, without waiting
-            if bytes > self.limits.target_bytes.saturating_mul(2) || !reservation.grow(bytes) {
-                return Ok(if is_posted { Followed::NotByPost } else { Followed::TooLarge });
-            }
-            next = answer.page.next.take();
-            if is_posted && next.is_none() && answer.page.may_go_on(self.page_size(slice.resource_type).count) {
-                return Ok(Followed::NotByPost);
-            }
-            issues.extend(answer.page.outcomes.iter().cloned());
-            resources.extend(self.sort(slice, answer.page, &mut seen, &mut reading));
-        }
-        Ok(Followed::ToTheEnd(Walked { resources, reading, issues, reservation: Some(reservation) }))
-    }
-
     /// How slices of a type are cut at this moment.
     pub(super) fn cutting(&self, resource_type: ResourceType) -> Cutting {
         let oldest = self.plan.types.get(&resource_type).and_then(|plan| plan.oldest);
@@ -546,37 +347,6 @@ impl Reader {
         }
     }
 }
-
-/// What became of reading a slice to its end.
-enum Followed {
-    ToTheEnd(Walked),
-    /// It does not fit into memory.
-    TooLarge,
-    /// It was posted and has more than a page, or more than fits: its parts fit into URLs and have links to follow.
-    NotByPost,
-}
-
-struct Walked {
-    resources: Vec<Received>,
-    reading: Reading,
-    issues: Vec<Issue>,
-    reservation: Option<Reservation>,
-}
-
-impl Walked {
-    fn accepted(self, summary: Summary) -> Accepted {
-        let Self { resources, issues, reservation, .. } = self;
-        Accepted { resources, unreadable: Vec::new(), summary, issues, reservation }
-    }
-}
-
-/// How a list is refused that is too long where no more is said than that it is a bad request, or that names somebody who
-/// would be refused alone: its halves are asked for, down to one patient.
-const FOR_ONE_OF_MANY: [StatusCode; 2] = [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN];
-
-/// How a request is refused for its length.
-const FOR_LENGTH: [StatusCode; 3] =
-    [StatusCode::URI_TOO_LONG, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, StatusCode::PAYLOAD_TOO_LARGE];
 
 fn range<'a>(ids: &'a [Id], range: &std::ops::Range<u32>) -> &'a [Id] {
     ids.get(range.start as usize..range.end as usize).unwrap_or_default()

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::pace::PageSize;
-use super::{FOR_LENGTH, Reader, range};
+use super::refused::FOR_LENGTH;
+use super::{Reader, range};
 use crate::engine::accept::Judge;
 use crate::fhir::bundle::Scope as PageScope;
 use crate::fhir::datatypes::Id;

@@ -1,0 +1,92 @@
+//! Why a slice is read again, or cannot be read.
+
+use http::StatusCode;
+
+use super::ATTEMPTS;
+use crate::engine::accept::Reading;
+use crate::upstream::client::SearchError;
+
+/// Why a slice could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::engine) enum ReadError {
+    #[error(transparent)]
+    Search(#[from] SearchError),
+    #[error("{by} resources that the server counts did not come in {ATTEMPTS} readings")]
+    Short { by: u64 },
+    #[error("no two of {ATTEMPTS} readings in succession brought the same resources")]
+    Unsteady,
+    #[error("the server sends more resources than it counts for the same search")]
+    OverExport,
+    #[error("the server sends resources that the search excludes: a filter is ignored")]
+    IgnoredFilter,
+    #[error("the server says inside of its answers that something went wrong, in each of {ATTEMPTS} readings")]
+    Troubled,
+    #[error("the server's pages lead round in a circle")]
+    Loop,
+    #[error("the server forgets its lists of pages sooner than they can be read")]
+    Expired,
+}
+
+impl ReadError {
+    /// What it means that the page behind a link cannot be had: a list that the server no longer knows can be asked for
+    /// anew from its beginning.
+    pub(in crate::engine) fn of_next(error: SearchError) -> Self {
+        match error {
+            SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. } => Self::Expired,
+            other => Self::Search(other),
+        }
+    }
+
+    /// Why a slice was not accepted in all its readings: how many were missing in the last one, and whether the server said
+    /// that something went wrong.
+    pub(in crate::engine) fn unaccepted(missing: u64, is_troubled: bool) -> Self {
+        match missing {
+            0 if is_troubled => Self::Troubled,
+            0 => Self::Unsteady,
+            by => Self::Short { by },
+        }
+    }
+
+    /// Whether it says nothing about the server: the slice was left for the next start.
+    pub(in crate::engine) fn is_stopping(&self) -> bool {
+        matches!(self, Self::Search(error) if error.is_stopping())
+    }
+}
+
+/// Why a slice is read again.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub(in crate::engine) enum Again {
+    #[error("a page was too large; smaller ones are asked for")]
+    Smaller,
+    #[error("the server forgot its list of pages")]
+    Expired,
+    #[error("{by} resources that the server counts did not come")]
+    Missing { by: u64 },
+    #[error("{0} resources came that the search excludes")]
+    Elsewhere(u64),
+    #[error("nothing shows yet that all came")]
+    Unproven,
+}
+
+impl Again {
+    /// After a reading that was not accepted, of which `by` are missing as far as is known.
+    pub(in crate::engine) fn judged(reading: &Reading, by: u64) -> Self {
+        match (by, reading.elsewhere) {
+            (0, 0) => Self::Unproven,
+            (0, elsewhere) => Self::Elsewhere(elsewhere),
+            (by, _) => Self::Missing { by },
+        }
+    }
+
+    /// Tells the operator; the span that a slice is read in says which one it is. Where two readings are needed the
+    /// second one is no news.
+    pub(in crate::engine) fn tell(self, attempt: u32) {
+        let attempt = attempt + 1;
+        match self {
+            Self::Unproven if attempt == 1 => tracing::debug!(attempt, reason = %self, "a slice is read again"),
+            Self::Smaller | Self::Expired | Self::Missing { .. } | Self::Elsewhere(_) | Self::Unproven => {
+                tracing::info!(attempt, reason = %self, "a slice is read again");
+            }
+        }
+    }
+}
