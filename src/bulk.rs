@@ -4,4 +4,5 @@ pub(crate) mod job_id;
 pub(crate) mod kickoff;
 pub(crate) mod manifest;
 pub(crate) mod route;
+pub(crate) mod shape;
 pub(crate) mod statement;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::Method;
 use serde::{Deserialize, Serialize};
 
+use super::shape::{Shape, StatusForm};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Instant};
 use crate::fhir::resource_type::ResourceType;
@@ -56,6 +57,8 @@ pub(crate) struct Kickoff {
     pub(crate) until: Option<Instant>,
     /// Names of parameters that `handling=lenient` left out, each once.
     pub(crate) ignored: Vec<String>,
+    #[serde(default)]
+    pub(crate) shape: Shape,
 }
 
 /// Where each parameter stood, for refusals that come later than parsing.
@@ -100,7 +103,9 @@ impl Kickoff {
             }
             parameters.extend(sent);
         }
-        let mut kickoff = Self { level, types: None, since: None, until: None, ignored: Vec::new() };
+        let separate = headers.prefers("separate-export-status", "");
+        let shape = Shape { status: if separate { StatusForm::Separate } else { StatusForm::Plain } };
+        let mut kickoff = Self { level, types: None, since: None, until: None, ignored: Vec::new(), shape };
         let mut places = Places::default();
         let (mut since_at, mut until_at) = (String::new(), String::new());
         let mut has_format = false;

@@ -83,12 +83,16 @@ where
         created: now,
         state,
     };
+    let preference_applied = job.kickoff.shape.status.preference_applied();
     engine.submit(job, witness::peer(head)).await?;
     tracing::info!(export.job_id = %id, "an export was accepted");
-    let answer = Response::builder()
+    let mut answer = Response::builder()
         .status(StatusCode::ACCEPTED)
         .header(header::CONTENT_LOCATION, edge.links.status(id))
         .header(header::CACHE_CONTROL, "no-store");
+    if let Some(applied) = preference_applied {
+        answer = answer.header("preference-applied", applied);
+    }
     Ok(answer.body(body::empty()).expect("the status URL is made of URL characters"))
 }
 

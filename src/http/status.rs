@@ -5,13 +5,15 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use http::request::Parts;
-use http::{Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::body::{self, Body};
 use super::problem::Problem;
 use super::{Edge, authorize, witness};
 use crate::bulk::manifest::{Manifest, ManifestFile};
+use crate::bulk::shape::StatusForm;
 use crate::clock;
+use crate::engine::Engine;
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileRecord, StoredObject};
@@ -23,13 +25,41 @@ use crate::smart::server::Caller;
 /// A job younger than this has its first poll answered with 202 even if it has finished: clients take a first
 /// poll that brings the manifest badly.
 const YOUNG_MILLIS: i64 = 60_000;
+/// What says how the export stands where it was preferred apart.
+const EXPORT_STATUS: HeaderName = HeaderName::from_static("x-export-status");
 /// Longest pause between polls that is asked for, in seconds.
 const LONGEST_RETRY: i64 = 30;
 
 pub(super) async fn status(edge: &Edge, caller: &Caller, id: JobId, head: &Parts) -> Result<Response<Body>, Problem> {
     let engine = edge.engine().await?;
     let job = edge.own_job(&engine, caller, id).await?;
-    let now = clock::now(&*edge.clock);
+    // What is refused before this is said of the request alone.
+    let answer = standing(edge, &engine, caller, &job, head).await?;
+    Ok(in_form(job.kickoff.shape.status, answer))
+}
+
+/// BD-057, BD-061: with `separate-export-status` how the export stands moves to a header of its own.
+fn in_form(form: StatusForm, mut answer: Response<Body>) -> Response<Body> {
+    match form {
+        StatusForm::Plain => {}
+        StatusForm::Separate => {
+            let status = std::mem::replace(answer.status_mut(), StatusCode::OK);
+            let status = HeaderValue::try_from(status.to_string()).expect("a status and its name are plain ASCII");
+            answer.headers_mut().insert(EXPORT_STATUS, status);
+        }
+    }
+    answer
+}
+
+/// How an export stands.
+async fn standing(
+    edge: &Edge,
+    engine: &Engine,
+    caller: &Caller,
+    job: &Job,
+    head: &Parts,
+) -> Result<Response<Body>, Problem> {
+    let (id, now) = (job.id, clock::now(&*edge.clock));
     match &job.state {
         JobState::Accepted | JobState::Running(_) => {
             edge.polled.insert(id, ()).await;
@@ -44,9 +74,9 @@ pub(super) async fn status(edge: &Edge, caller: &Caller, id: JobId, head: &Parts
             // SEC-15: a manifest tells of all types of its job, also of those that came along.
             authorize::require(edge, caller, job.all_types(&files))?;
             let actor = Actor::of(&caller.owner(), witness::peer(head));
-            manifest(edge, actor, &job, complete, &files, now).await
+            manifest(edge, actor, job, complete, &files, now).await
         }
-        JobState::Failed(failed) => Err(Problem::job_failed(failed)),
+        JobState::Failed(failed) => Ok(Problem::job_failed(failed).into_response()),
         JobState::Deleted => Err(Problem::no_such_job()),
     }
 }

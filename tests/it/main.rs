@@ -49,6 +49,7 @@ mod recover;
 mod refusals;
 mod rereads;
 mod restart;
+mod shapes;
 mod since;
 mod smart;
 mod status;

@@ -186,7 +186,7 @@ fn types_are_held_against_the_level_and_the_server() {
     let searchable = types(&["Patient", "Observation", "Organization", "Group"]);
     let resolve = |level, names: Option<&[&str]>| {
         let types = names.map(types);
-        let kickoff = Kickoff { level, types, since: None, until: None, ignored: vec![] };
+        let kickoff = Kickoff { level, types, since: None, until: None, ignored: vec![], shape: Shape::default() };
         let names = kickoff.resolve(&Places::default(), &searchable, Compartments::R4);
         names.map(|names| names.iter().map(|name| name.as_str()).collect::<Vec<_>>())
     };

@@ -1,0 +1,33 @@
+//! What shape a client wants its answers in: settled by its kick-off and kept with the job. It changes nothing of what is
+//! exported.
+
+use serde::{Deserialize, Serialize};
+
+/// The shape of all answers about one export. A record from before there was a choice is of the first of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Shape {
+    pub(crate) status: StatusForm,
+}
+
+/// Where an answer to a status request says how the export stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StatusForm {
+    /// In its own status.
+    #[default]
+    Plain,
+    /// In `X-Export-Status`, and its own status is that of the request alone (`separate-export-status`).
+    Separate,
+}
+
+impl StatusForm {
+    /// What a kick-off's answer says was done as preferred. Nothing where it is what all clients get: those of earlier guides
+    /// see no difference.
+    pub(crate) fn preference_applied(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Separate => Some("respond-async, separate-export-status"),
+        }
+    }
+}
