@@ -12,6 +12,7 @@ mod attacks;
 mod beside;
 mod care;
 mod churn;
+mod conformance;
 mod crash;
 mod credentials;
 mod crowd;
