@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
-use moka::future::Cache;
 use object_store::ObjectStore;
 use object_store::multipart::MultipartStore;
 use tokio::sync::{Semaphore, watch};
@@ -35,6 +34,7 @@ use crate::config::{Config, Location, PassThroughMode, ServerConfig, Size, Smart
 use crate::engine::Standing;
 use crate::http::links::Links;
 use crate::http::places::Places;
+use crate::http::polls::Polls;
 use crate::http::stack::{self, Behind, OfftakeLayer};
 use crate::http::{Access, Edge};
 use crate::ledger::Fault;
@@ -58,9 +58,6 @@ pub(crate) use serve::serve;
 use surroundings::Surroundings;
 use upstream::{live_traffic, pass_through, search_upstream};
 
-/// Jobs whose first poll is remembered, and for how long.
-const POLLED_JOBS: u64 = 10_000;
-const POLLED_LIFETIME: Duration = Duration::from_mins(2);
 /// Bodies of kick-off requests that are read at the same time; a body is 1 MiB at most.
 const KICKOFF_BODIES: usize = 16;
 /// Token requests that are answered at the same time; a form is 64 KiB at most.
@@ -247,6 +244,7 @@ impl Builder {
             bulk.spawn(watching);
         }
         let engine = parts.open(store.map(|store| store.store), state, stop.clone());
+        let polls = Polls::new(Arc::clone(&clock));
         let edge = Edge {
             engine: engine.clone(),
             upstream: upstream.urgent(),
@@ -262,7 +260,7 @@ impl Builder {
             most_members: config.export.group_max_members,
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,
-            polled: Cache::builder().max_capacity(POLLED_JOBS).time_to_live(POLLED_LIFETIME).build(),
+            polls,
             runtime: bulk.handle().clone(),
             sending: TaskTracker::new(),
             packing: Arc::new(Semaphore::new(PACKED_AT_ONCE)),

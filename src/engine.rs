@@ -23,6 +23,7 @@ mod rights;
 mod room;
 mod run;
 mod services;
+mod shared;
 mod sidecars;
 mod worker;
 
@@ -63,6 +64,7 @@ use profiler::{Profiler, ProfilerParts};
 use progress::Progress;
 use rights::Rights;
 use services::Services;
+use shared::{Question, SharedExports};
 use sidecars::Sidecars;
 
 /// Everything that jobs are run with.
@@ -92,6 +94,10 @@ pub(crate) struct EngineParts {
 pub(crate) struct EngineSettings {
     pub(crate) most_running: usize,
     pub(crate) most_waiting: usize,
+    /// Of one client, those that run and those that wait.
+    pub(crate) most_of_a_client: u32,
+    /// Whether kick-offs of a client that ask for the same share an export.
+    pub(crate) share: bool,
     pub(crate) searches: usize,
     pub(crate) page_resources: u32,
     pub(crate) page_bytes: usize,
@@ -130,6 +136,7 @@ struct Inner {
     settings: EngineSettings,
     runtime: tokio::runtime::Handle,
     jobs: Mutex<Jobs>,
+    shared: SharedExports,
     /// What clients are fetching.
     downloads: Downloads,
     began: Millis,
@@ -204,7 +211,7 @@ impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Self {
         let EngineParts { store, output, upstream, clock, ledger, instance, checkpoint_key, .. } = parts;
         let (settings, runtime) = (parts.settings, parts.runtime);
-        let (began, rights) = (parts.began, Rights::new(parts.registry));
+        let (began, rights) = (parts.began, Rights::new(parts.registry, settings.most_of_a_client));
         let profiler = Profiler::new(ProfilerParts {
             store: Arc::clone(&store),
             upstream: upstream.clone(),
@@ -245,6 +252,7 @@ impl Engine {
             settings,
             runtime,
             jobs: Mutex::default(),
+            shared: SharedExports::default(),
             downloads: Downloads::default(),
             began,
             places,
@@ -271,6 +279,9 @@ impl Engine {
         self.exclude(excluded);
         self.inner.planner.profiler.recall().await;
         jobs.sort_by_key(|job| (job.created, job.id));
+        for job in jobs.iter().filter(|job| job.state.is_active()) {
+            self.inner.may_share(job);
+        }
         {
             let mut known = self.inner.jobs();
             known.waiting.extend(jobs.iter().filter(|job| job.state.is_active()).map(|job| job.id));
@@ -299,12 +310,15 @@ impl Engine {
     }
 
     /// Records a new job that somebody at `peer` has kicked off, in the ledger and then in the store; it runs when its turn
-    /// comes.
+    /// comes. The answer is where to ask: another job if that is shared.
     ///
     /// # Errors
     /// [`SubmitError::Full`] if as many jobs wait already as may, [`SubmitError::Quota`] if its client has used up what it may,
     /// and [`SubmitError::Undated`] if the server is known not to say what the job asks for.
-    pub(crate) async fn submit(&self, job: Job, peer: Option<IpAddr>) -> Result<(), SubmitError> {
+    pub(crate) async fn submit(&self, job: Job, peer: Option<IpAddr>) -> Result<JobId, SubmitError> {
+        if let Some(id) = self.inner.shared_export(&job, peer).await? {
+            return Ok(id);
+        }
         if self.inner.jobs().waiting.len() >= self.inner.settings.most_waiting {
             return Err(SubmitError::Full);
         }
@@ -318,10 +332,25 @@ impl Engine {
         }
         // As a whole, even if the client has gone that asked for it: nothing may run that is not recorded.
         let engine = self.clone();
-        self.to_its_end(async move { engine.record(job, peer).await }).await
+        self.to_its_end(async move { engine.record_or_share(job, peer).await }).await
     }
 
-    async fn record(&self, job: Job, peer: Option<IpAddr>) -> Result<(), SubmitError> {
+    async fn record_or_share(&self, job: Job, peer: Option<IpAddr>) -> Result<JobId, SubmitError> {
+        let inner = &self.inner;
+        let question = if inner.settings.share { SharedExports::question(&job) } else { None };
+        let _turn = match question {
+            Some(question) => Some(inner.shared.turn(question).await),
+            None => None,
+        };
+        if let Some(id) = inner.shared_export(&job, peer).await? {
+            return Ok(id);
+        }
+        let id = job.id;
+        self.record(job, peer, question).await?;
+        Ok(id)
+    }
+
+    async fn record(&self, job: Job, peer: Option<IpAddr>, question: Option<Question>) -> Result<(), SubmitError> {
         let services = &self.inner.services;
         let (id, now) = (job.id, clock::now(&*services.clock));
         let job = Job { consent: services.rights.consent().grown(), ..job };
@@ -346,6 +375,9 @@ impl Engine {
                     return Err(refused(exhausted));
                 }
             }
+        }
+        if let Some(question) = question {
+            self.inner.shared.note(question, id);
         }
         self.inner.jobs().waiting.push_back(id);
         self.inner.queued.notify_one();
@@ -462,6 +494,7 @@ impl Engine {
                 inner.fail(id, IssueType::Processing, "an internal error ended the export".to_owned()).await;
             }
             inner.jobs().running.remove(&id);
+            inner.shared.forget(id);
             inner.discarded.notify_one();
             drop(place);
         };
@@ -470,6 +503,27 @@ impl Engine {
 }
 
 impl Inner {
+    /// From now on who asks for the same has this one, if that is wanted.
+    fn may_share(&self, job: &Job) {
+        if self.settings.share
+            && let Some(question) = SharedExports::question(job)
+        {
+            self.shared.note(question, job.id);
+        }
+    }
+
+    /// The export that runs or waits for the same as `job` would, recorded as kicked off by its client once more.
+    async fn shared_export(&self, job: &Job, peer: Option<IpAddr>) -> Result<Option<JobId>, SubmitError> {
+        let question = if self.settings.share { SharedExports::question(job) } else { None };
+        let Some(id) = question.and_then(|question| self.shared.find(question)) else { return Ok(None) };
+        let Some(known) = self.services.store.job(id).await? else { return Ok(None) };
+        if !known.state.is_active() || self.services.is_revoked(&known).await? {
+            return Ok(None);
+        }
+        self.services.ledger.append(Event::KickOff(KickOff::of(&known, peer))).await?;
+        Ok(Some(id))
+    }
+
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -511,6 +565,7 @@ impl Inner {
 
     /// Stops a job that was deleted.
     fn cancel(&self, id: JobId) {
+        self.shared.forget(id);
         let mut jobs = self.jobs();
         jobs.waiting.retain(|waiting| *waiting != id);
         if let Some(handle) = jobs.running.get(&id) {

@@ -10,6 +10,7 @@ pub(crate) mod heads;
 mod kickoff;
 pub(crate) mod links;
 pub(crate) mod places;
+pub(crate) mod polls;
 pub(crate) mod problem;
 mod pump;
 mod range;
@@ -25,7 +26,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
-use moka::future::Cache;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +47,7 @@ use crate::upstream::client::Upstream;
 use guard::Exposure;
 use links::Links;
 use places::Places;
+use polls::Polls;
 use problem::Problem;
 
 /// How long a request waits for a job store that is being opened.
@@ -76,8 +77,8 @@ pub(crate) struct Edge {
     pub(crate) capabilities: Capabilities,
     /// Places for bodies of kick-off requests.
     pub(crate) bodies: Semaphore,
-    /// Jobs whose first poll was answered.
-    pub(crate) polled: Cache<JobId, ()>,
+    /// How often exports are asked about.
+    pub(crate) polls: Polls,
     /// What files are sent on: not the runtime that serves ordinary traffic.
     pub(crate) runtime: tokio::runtime::Handle,
     /// Files on their way: what became of them is recorded before the ledger is closed.

@@ -134,6 +134,8 @@ pub(super) fn engine_settings(config: &Config) -> EngineSettings {
     EngineSettings {
         most_running: config.export.max_running_jobs,
         most_waiting: config.export.max_waiting_jobs,
+        most_of_a_client: config.export.max_jobs_per_client,
+        share: config.export.share_identical_kickoffs,
         searches: upstream.max_concurrent_searches,
         page_resources: upstream.page_max_resources,
         page_bytes: usize::try_from(upstream.page_target.bytes()).unwrap_or(usize::MAX),

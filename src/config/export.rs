@@ -20,6 +20,12 @@ pub struct ExportConfig {
     pub max_running_jobs: usize,
     /// Exports waiting for their turn; a further kick-off is answered with 429.
     pub max_waiting_jobs: usize,
+    /// Exports of one client that run or wait; a further kick-off of its is answered with 429. The client's own quota
+    /// `running_jobs` counts instead.
+    pub max_jobs_per_client: u32,
+    /// Whether a kick-off that asks for what an export of the same client that runs or waits is for is answered with
+    /// that export.
+    pub share_identical_kickoffs: bool,
     /// Members of a Group at most; and patients of a server whose data can be searched by patient only.
     pub group_max_members: usize,
     /// Types outside of the Patient compartment that come along at Patient and Group level if an exported resource
@@ -41,6 +47,8 @@ impl Default for ExportConfig {
             output_ttl: Duration::from_hours(24),
             max_running_jobs: 4,
             max_waiting_jobs: 1_000,
+            max_jobs_per_client: 100,
+            share_identical_kickoffs: false,
             group_max_members: 100_000,
             follow_references: followed.map(str::to_owned).to_vec(),
             on_short: OnShort::Fail,
@@ -60,6 +68,9 @@ impl Section for ExportConfig {
         }
         if self.max_waiting_jobs == 0 {
             problems.add("max_waiting_jobs", "is 0, so no export could ever begin");
+        }
+        if self.max_jobs_per_client == 0 {
+            problems.add("max_jobs_per_client", "is 0, so no client could export anything");
         }
         if self.group_max_members == 0 {
             problems.add("group_max_members", "is 0, so no Group could be exported");

@@ -23,14 +23,16 @@ pub(super) struct Rights {
 struct Shared {
     /// Who knows the clients, where there are any.
     registry: Option<Arc<Registry>>,
+    /// Exports of one client that run or wait, unless its own quotas say so.
+    most_of_a_client: u32,
     consent: RwLock<Arc<Consent>>,
     /// What of that the store does not hold yet.
     unkept: Mutex<Option<Arc<Consent>>>,
 }
 
 impl Rights {
-    pub(super) fn new(registry: Option<Arc<Registry>>) -> Self {
-        let shared = Shared { registry, consent: RwLock::default(), unkept: Mutex::default() };
+    pub(super) fn new(registry: Option<Arc<Registry>>, most_of_a_client: u32) -> Self {
+        let shared = Shared { registry, most_of_a_client, consent: RwLock::default(), unkept: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -74,6 +76,8 @@ impl Rights {
     pub(super) fn allowance(&self, owner: &Owner, now: Millis) -> Option<Allowance> {
         let client = owner.client()?.clone();
         let quotas = self.quotas(owner);
+        let running_jobs = quotas.running_jobs.or(Some(self.shared.most_of_a_client));
+        let quotas = Quotas { running_jobs, ..quotas };
         Some(Allowance { client, today: Day::of(now), quotas })
     }
 
@@ -94,13 +98,9 @@ impl Rights {
 impl Services {
     /// Whether a client may kick off one more export, before that is said to anybody.
     pub(super) async fn has_room(&self, allowed: &Allowance) -> Result<Result<(), Exhausted>, StoreError> {
-        let running = if allowed.quotas.running_jobs.is_some() {
-            let is_own = |job: &&Job| job.owner.client() == Some(&allowed.client) && job.state.is_active();
-            self.store.jobs().await?.iter().filter(is_own).count()
-        } else {
-            0
-        };
-        let used = self.store.usage(allowed.client.clone()).await?;
+        let client = || allowed.client.clone();
+        let running = if allowed.quotas.running_jobs.is_some() { self.store.active(client()).await? } else { 0 };
+        let used = self.store.usage(client()).await?;
         Ok(Usage::with_kickoff(used, running, allowed).map(drop))
     }
 

@@ -84,7 +84,7 @@ where
         state,
     };
     let preference_applied = job.kickoff.shape.status.preference_applied();
-    engine.submit(job, witness::peer(head)).await?;
+    let id = engine.submit(job, witness::peer(head)).await?;
     tracing::info!(export.job_id = %id, "an export was accepted");
     let mut answer = Response::builder()
         .status(StatusCode::ACCEPTED)

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::body::{self, Body};
 use super::door::Closed;
 use super::guard::Refused;
+use super::polls::TooOften;
 use super::witness::Code;
 use crate::bulk::kickoff::KickoffError;
 use crate::bulk::route::PathRefused;
@@ -81,6 +82,11 @@ impl Problem {
     /// Unknown, deleted and expired jobs cannot be told apart (BD-101).
     pub(crate) fn no_such_job() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "there is no such export, or no longer")
+    }
+
+    /// Whether it says that there is no such thing.
+    pub(crate) fn is_of_nothing(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
     }
 
     /// SM-034: what scopes permit and policy does not.
@@ -186,8 +192,10 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Fenced => Self::no_such_job(),
             StoreError::Full => Self::unavailable("the disk of the job store is full"),
-            StoreError::Unavailable(_) | StoreError::Damaged(_) => {
-                Self::unavailable("the job store cannot be used at the moment")
+            StoreError::Unavailable(_) => Self::unavailable("the job store cannot be used at the moment"),
+            // DS-018: nobody may poll for ever for what does not come back by itself.
+            StoreError::Damaged(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "processing", "what is recorded of this cannot be read")
             }
         }
     }
@@ -217,6 +225,14 @@ impl From<SubmitError> for Problem {
             SubmitError::Store(error) => error.into(),
             SubmitError::Ledger(error) => error.into(),
         }
+    }
+}
+
+impl From<TooOften> for Problem {
+    /// BD-060
+    fn from(error: TooOften) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", error)
+            .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
     }
 }
 
@@ -299,6 +315,29 @@ mod tests {
             text,
             r#"{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"conflict","diagnostics":"a \"quoted\"\nword"}]}"#,
         );
+    }
+
+    /// BD-063, DS-018: whoever is told of a passing reason asks again, and whoever is told of another one does not.
+    #[test]
+    fn passing_reasons_have_transient_codes_and_others_do_not() {
+        let branch = ["transient", "lock-error", "no-store", "exception", "timeout", "incomplete", "throttled"];
+        let unavailable = || StoreError::Unavailable("it is away".into());
+        for (problem, is_passing) in [
+            (Problem::from(StoreError::Full), true),
+            (unavailable().into(), true),
+            (StoreError::Damaged("of a job".to_owned()).into(), false),
+            (StoreError::Fenced.into(), false),
+            (LedgerError::Full.into(), true),
+            (LedgerError::Unusable.into(), true),
+            (SubmitError::Full.into(), true),
+            (TooOften.into(), true),
+            (Problem::unavailable("the FHIR server is away"), true),
+            (Problem::no_such_job(), false),
+        ] {
+            assert_eq!(branch.contains(&problem.issue.code), is_passing, "{problem:?}");
+            let asks_again = problem.headers.contains_key(header::RETRY_AFTER);
+            assert_eq!(asks_again, is_passing, "{problem:?}");
+        }
     }
 
     /// Design: every refusal of a link is the same 403.

@@ -1,5 +1,6 @@
 //! The status request, and the manifest once there is one.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -8,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::body::{self, Body};
+use super::polls::{Poll, Poller};
 use super::problem::Problem;
 use super::{Edge, authorize, witness};
 use crate::bulk::manifest::{Manifest, ManifestFile};
@@ -31,11 +33,29 @@ const EXPORT_STATUS: HeaderName = HeaderName::from_static("x-export-status");
 const LONGEST_RETRY: i64 = 30;
 
 pub(super) async fn status(edge: &Edge, caller: &Caller, id: JobId, head: &Parts) -> Result<Response<Body>, Problem> {
+    let poller = poller(caller, head);
+    let poll = edge.polls.begin(&poller, id).await?;
     let engine = edge.engine().await?;
-    let job = edge.own_job(&engine, caller, id).await?;
+    let job = match edge.own_job(&engine, caller, id).await {
+        Ok(job) => job,
+        Err(problem) => {
+            if problem.is_of_nothing() {
+                edge.polls.was_for_nothing(&poller);
+            }
+            return Err(problem);
+        }
+    };
+    let retry = retry_seconds(&job, clock::now(&*edge.clock));
+    edge.polls.answered(id, retry).await;
     // What is refused before this is said of the request alone.
-    let answer = standing(edge, &engine, caller, &job, head).await?;
+    let answer = standing(edge, &engine, caller, &job, head, (poll, retry)).await?;
     Ok(in_form(job.kickoff.shape.status, answer))
+}
+
+/// When an export may be asked about again. Small pauses early: most exports are short, and the others do not mind.
+fn retry_seconds(job: &Job, now: Millis) -> u64 {
+    let retry = if job.state.is_active() { (now.0 - job.created.0) / 10_000 } else { 1 };
+    retry.clamp(1, LONGEST_RETRY).unsigned_abs()
 }
 
 /// BD-057, BD-061: with `separate-export-status` how the export stands moves to a header of its own.
@@ -51,24 +71,21 @@ fn in_form(form: StatusForm, mut answer: Response<Body>) -> Response<Body> {
     answer
 }
 
-/// How an export stands.
+/// How an export stands, for a poll that may be the first one.
 async fn standing(
     edge: &Edge,
     engine: &Engine,
     caller: &Caller,
     job: &Job,
     head: &Parts,
+    (poll, retry): (Poll, u64),
 ) -> Result<Response<Body>, Problem> {
     let (id, now) = (job.id, clock::now(&*edge.clock));
     match &job.state {
-        JobState::Accepted | JobState::Running(_) => {
-            edge.polled.insert(id, ()).await;
-            Ok(in_progress(&engine.progress(id), now.0 - job.created.0))
-        }
+        JobState::Accepted | JobState::Running(_) => Ok(in_progress(&engine.progress(id), retry)),
         JobState::Complete(complete) => {
-            if now.0 - job.created.0 < YOUNG_MILLIS && !edge.polled.contains_key(&id) {
-                edge.polled.insert(id, ()).await;
-                return Ok(in_progress("finishing", 0));
+            if now.0 - job.created.0 < YOUNG_MILLIS && poll == Poll::First {
+                return Ok(in_progress("finishing", retry));
             }
             let files = engine.files(id).await?;
             // SEC-15: a manifest tells of all types of its job, also of those that came along.
@@ -81,10 +98,16 @@ async fn standing(
     }
 }
 
+/// BD-060: whose poll it is.
+fn poller(caller: &Caller, head: &Parts) -> Poller {
+    match caller.owner().client() {
+        Some(client) => Poller::Client(client.clone()),
+        None => Poller::peer(witness::peer(head).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))),
+    }
+}
+
 /// BD-057 to BD-059
-fn in_progress(text: &str, age_millis: i64) -> Response<Body> {
-    // Small pauses early: most exports are short, and the others do not mind.
-    let retry = (age_millis / 10_000).clamp(1, LONGEST_RETRY);
+fn in_progress(text: &str, retry: u64) -> Response<Body> {
     let answer = Response::builder()
         .status(StatusCode::ACCEPTED)
         .header("x-progress", text)

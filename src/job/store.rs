@@ -23,6 +23,9 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
     /// once as many are recorded as there is room for.
     fn create_within(&self, job: Job, allowed: Allowance) -> BoxFuture<'_, Result<Result<(), Exhausted>, StoreError>>;
 
+    /// How many jobs of a client run or wait. Those that have ended cost nothing here.
+    fn active(&self, client: ClientId) -> BoxFuture<'_, Result<usize, StoreError>>;
+
     /// What a client has used of its latest day.
     fn usage(&self, client: ClientId) -> BoxFuture<'_, Result<Option<Usage>, StoreError>>;
 

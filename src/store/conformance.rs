@@ -7,11 +7,12 @@ use crate::bulk::kickoff::{ExportLevel, Kickoff};
 use crate::bulk::shape::Shape;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
+use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
 use crate::job::store::{Change, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Day, Exhausted, Spent, Usage};
-use crate::job::{Epoch, Job, JobId, JobState, Owner, Running};
+use crate::job::{Epoch, Failed, Job, JobId, JobState, Owner, Running};
 use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
 use crate::profile::{Findings, Found, Profile, ProfileKey, Software};
 use crate::smart::assertion::Use;
@@ -39,6 +40,7 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     the_memory_of_assertions_begins_with_the_first(&*make().await).await;
     of_a_hundred_kick_offs_at_once_as_many_are_taken_as_may_be(make().await).await;
     what_was_used_of_a_day_is_kept_whatever_becomes_of_jobs(&*make().await).await;
+    jobs_that_run_or_wait_are_counted_for_their_client(&*make().await).await;
     who_withdrew_consent_is_kept(&*make().await).await;
 }
 
@@ -47,7 +49,7 @@ fn allowed(quotas: Quotas) -> Allowance {
     Allowance { client: ClientId::parse("a").expect("a name"), today: Day::of(Millis(0)), quotas }
 }
 
-fn of_client(number: u8) -> Job {
+pub(super) fn of_client(number: u8) -> Job {
     let (id, scopes) = (allowed(Quotas::default()).client, Scopes::parse("system/*.rs").expect("scopes"));
     Job { owner: Owner::Client { id, scopes, policy: Policy::default() }, ..job(number) }
 }
@@ -103,6 +105,35 @@ async fn what_was_used_of_a_day_is_kept_whatever_becomes_of_jobs(store: &dyn Sto
     let again = store.create_within(of_client(2), allowed(quotas)).await.expect("the store answers");
     assert_eq!(again, Err(Exhausted::Kickoffs));
     assert_eq!(job_of(store, 2).await, None, "nothing is left of it");
+}
+
+async fn jobs_that_run_or_wait_are_counted_for_their_client(store: &dyn Store) {
+    let client = |name| ClientId::parse(name).expect("a name");
+    let active = async || store.active(client("a")).await.expect("the store answers");
+    assert_eq!(active().await, 0);
+    for number in 1..=5 {
+        store.create(of_client(number)).await.expect("a new job");
+        store.create(of_client(number)).await.expect("a call may be repeated");
+    }
+    store.create(job(6)).await.expect("nobody's");
+    assert_eq!((active().await, store.active(client("b")).await.expect("the store answers")), (5, 0));
+    let lease = store.claim(of_client(1).id).await.expect("it is there");
+    store.commit(lease, running(1)).await.expect("the lease is good");
+    assert_eq!(active().await, 5, "it runs");
+    let expires = Millis(1);
+    let failed = JobState::Failed(Failed { code: IssueType::Processing, text: String::new(), expires });
+    store.commit(lease, Change { state: Some(failed), ..Change::default() }).await.expect("the lease is good");
+    assert_eq!(active().await, 4);
+    store.delete(of_client(2).id).await.expect("it is there");
+    assert_eq!(active().await, 3);
+    for number in 1..=2 {
+        store.delete(of_client(number).id).await.expect("the store answers");
+        store.purge(of_client(number).id).await.expect("the store answers");
+    }
+    assert_eq!(active().await, 3);
+    let (epoch, plan, files) = (Epoch(4), None, Vec::new());
+    store.restore(Restored { job: of_client(7), epoch, plan, files }).await.expect("it is kept");
+    assert_eq!(active().await, 4);
 }
 
 async fn who_withdrew_consent_is_kept(store: &dyn Store) {

@@ -165,6 +165,10 @@ impl Store for CrashStore {
         self.point.effect("store: create", self.below.create_within(job, allowed)).boxed()
     }
 
+    fn active(&self, client: ClientId) -> BoxFuture<'_, Result<usize, StoreError>> {
+        self.point.look(self.below.active(client)).boxed()
+    }
+
     fn usage(&self, client: ClientId) -> BoxFuture<'_, Result<Option<Usage>, StoreError>> {
         self.point.look(self.below.usage(client)).boxed()
     }

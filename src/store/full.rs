@@ -89,6 +89,10 @@ impl Store for FullStore {
         self.write(self.below.create_within(job, allowed))
     }
 
+    fn active(&self, client: ClientId) -> BoxFuture<'_, Result<usize, StoreError>> {
+        self.below.active(client)
+    }
+
     fn usage(&self, client: ClientId) -> BoxFuture<'_, Result<Option<Usage>, StoreError>> {
         self.below.usage(client)
     }

@@ -69,8 +69,7 @@ impl MemoryStore {
         if jobs.contains_key(&job.id) {
             return Ok(());
         }
-        let is_own = |kept: &&Kept| kept.job.owner.client() == Some(&allowed.client) && kept.job.state.is_active();
-        let running = jobs.values().filter(is_own).count();
+        let running = active(&jobs, &allowed.client);
         let mut usage = self.used_by_clients();
         let used = Usage::with_kickoff(usage.get(&allowed.client).copied(), running, &allowed)?;
         usage.insert(allowed.client, used);
@@ -104,6 +103,11 @@ impl MemoryStore {
     }
 }
 
+fn active(jobs: &BTreeMap<JobId, Kept>, client: &ClientId) -> usize {
+    let is_own = |kept: &&Kept| kept.job.owner.client() == Some(client) && kept.job.state.is_active();
+    jobs.values().filter(is_own).count()
+}
+
 impl Store for MemoryStore {
     fn create(&self, job: Job) -> BoxFuture<'_, Result<(), StoreError>> {
         async move {
@@ -116,6 +120,10 @@ impl Store for MemoryStore {
 
     fn create_within(&self, job: Job, allowed: Allowance) -> BoxFuture<'_, Result<Result<(), Exhausted>, StoreError>> {
         async move { Ok(self.create_if_allowed(job, allowed)) }.boxed()
+    }
+
+    fn active(&self, client: ClientId) -> BoxFuture<'_, Result<usize, StoreError>> {
+        async move { Ok(active(&self.kept(), &client)) }.boxed()
     }
 
     fn usage(&self, client: ClientId) -> BoxFuture<'_, Result<Option<Usage>, StoreError>> {

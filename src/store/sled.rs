@@ -147,6 +147,10 @@ impl Store for SledStore {
         self.write(move |trees| trees.create_within(job, &allowed)).boxed()
     }
 
+    fn active(&self, client: ClientId) -> BoxFuture<'_, Result<usize, StoreError>> {
+        self.read(move |trees| trees.active(&client)).boxed()
+    }
+
     fn usage(&self, client: ClientId) -> BoxFuture<'_, Result<Option<Usage>, StoreError>> {
         self.read(move |trees| trees.usage(&client)).boxed()
     }

@@ -56,5 +56,6 @@ mod smart;
 mod status;
 mod storages;
 mod support;
+mod throttling;
 mod versions;
 mod writer;

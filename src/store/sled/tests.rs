@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::job::store::Change;
-use crate::store::conformance::{self, file, job, plan, running};
+use crate::store::conformance::{self, file, job, of_client, plan, running};
 
 fn folder() -> (TempDir, PathBuf) {
     let parent = tempfile::tempdir().expect("a folder of its own");
@@ -47,6 +47,30 @@ async fn the_embedded_store_does_what_every_store_does() {
         Arc::new(opened(&parent.path().join(number.to_string()))) as Arc<dyn Store>
     })
     .await;
+}
+
+/// A version that did not keep the jobs of each client apart has left a log, or has used one for a while.
+#[tokio::test]
+async fn jobs_of_a_client_are_counted_in_a_log_of_an_earlier_version() {
+    let (_parent, folder) = folder();
+    let store = opened(&folder);
+    for number in 1..=3 {
+        store.create(of_client(number)).await.expect("a new job");
+    }
+    store.delete(of_client(3).id).await.expect("it is there");
+    let client = of_client(1).owner.client().cloned().expect("it has one");
+    drop(store);
+    let db = ::sled::open(&folder).expect("it can be opened");
+    db.open_tree("active").and_then(|active| active.clear()).expect("a tree");
+    db.open_tree("meta").and_then(|meta| meta.remove("active-by-client")).expect("a tree");
+    drop(db);
+    let store = opened(&folder);
+    assert_eq!(store.active(client.clone()).await.expect("the store answers"), 2);
+    drop(store);
+    let db = ::sled::open(&folder).expect("it can be opened");
+    db.open_tree("jobs").and_then(|jobs| jobs.clear()).expect("a tree");
+    drop(db);
+    assert_eq!(opened(&folder).active(client).await.expect("the store answers"), 0, "they have gone meanwhile");
 }
 
 #[tokio::test]

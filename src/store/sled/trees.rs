@@ -28,10 +28,14 @@ pub(super) struct Trees {
     profiles: Tree,
     used: Tree,
     meta: Tree,
+    /// Jobs that run or wait, under the hash of their client's name.
+    active: Tree,
 }
 
 /// The record that tells a log that was written from one that never was.
 const MARK: &[u8] = b"offtake";
+/// The record that says that jobs which run or wait are found by their client.
+const INDEXED: &[u8] = b"active-by-client";
 
 /// What one call writes: all of it, or nothing.
 #[derive(Default)]
@@ -42,6 +46,7 @@ pub(super) struct Writes {
     profiles: Batch,
     used: Batch,
     meta: Batch,
+    active: Batch,
 }
 
 /// A job with what only the store needs to know of it.
@@ -55,8 +60,23 @@ impl Trees {
     pub(super) fn open(db: &Db) -> ::sled::Result<Self> {
         let tree = |name| db.open_tree(name);
         let (jobs, plans, files) = (tree("jobs")?, tree("plans")?, tree("files")?);
-        let (profiles, used, meta) = (tree("profiles")?, tree("used")?, tree("meta")?);
-        Ok(Self { jobs, plans, files, profiles, used, meta })
+        let (profiles, used, meta, active) = (tree("profiles")?, tree("used")?, tree("meta")?, tree("active")?);
+        let trees = Self { jobs, plans, files, profiles, used, meta, active };
+        if !trees.meta.contains_key(INDEXED)? {
+            trees.index()?;
+        }
+        Ok(trees)
+    }
+
+    /// Finds the jobs that run or wait in a log of a version that did not keep them apart. One that is damaged is no
+    /// concern here.
+    fn index(&self) -> ::sled::Result<()> {
+        let mut writes = Writes::default();
+        for job in self.jobs().unwrap_or_default() {
+            index(&mut writes, &job);
+        }
+        writes.meta.insert(INDEXED, &[1]);
+        self.apply(&writes)
     }
 
     /// Whether this log was ever [marked](Self::mark).
@@ -119,12 +139,7 @@ impl Trees {
         if self.job_record(job.id)?.is_some() {
             return Ok((writes, Ok(())));
         }
-        let running = if allowed.quotas.running_jobs.is_some() {
-            let is_own = |job: &&Job| job.owner.client() == Some(&allowed.client) && job.state.is_active();
-            self.jobs()?.iter().filter(is_own).count()
-        } else {
-            0
-        };
+        let running = if allowed.quotas.running_jobs.is_some() { self.active(&allowed.client)? } else { 0 };
         match Usage::with_kickoff(self.usage(&allowed.client)?, running, allowed) {
             Ok(usage) => {
                 self.put_usage(&mut writes, &allowed.client, &usage)?;
@@ -133,6 +148,22 @@ impl Trees {
             }
             Err(exhausted) => Ok((writes, Err(exhausted))),
         }
+    }
+
+    /// How many jobs of a client run or wait. A version of this program that does not keep them apart may have ended some.
+    pub(super) fn active(&self, client: &ClientId) -> Result<usize, StoreError> {
+        let digest = client.digest();
+        let mut active = 0;
+        for key in self.active.scan_prefix(digest).keys() {
+            let key = key.map_err(|error| failed(error, Record::Usage(digest)))?;
+            let Some(id) = key.get(digest.len()..).and_then(|id| id.first_chunk()) else { continue };
+            match self.job_record(JobId::new(*id)) {
+                Ok(record) => active += usize::from(record.is_some_and(|record| record.job.state.is_active())),
+                Err(StoreError::Damaged(_)) => {}
+                Err(error @ (StoreError::Fenced | StoreError::Full | StoreError::Unavailable(_))) => return Err(error),
+            }
+        }
+        Ok(active)
     }
 
     /// A record that is damaged is as good as none: nobody is kept out for good because of it.
@@ -304,8 +335,8 @@ impl Trees {
 
     /// Makes `writes` visible; durable they are once `flush` was called and the file synced.
     pub(super) fn apply(&self, writes: &Writes) -> ::sled::Result<()> {
-        let Writes { jobs, plans, files, profiles, used, meta } = writes;
-        let trees = (&self.jobs, &self.plans, &self.files, &self.profiles, &self.used, &self.meta);
+        let Writes { jobs, plans, files, profiles, used, meta, active } = writes;
+        let trees = (&self.jobs, &self.plans, &self.files, &self.profiles, &self.used, &self.meta, &self.active);
         let applied = trees.transaction(|trees| {
             trees.0.apply_batch(jobs)?;
             trees.1.apply_batch(plans)?;
@@ -313,6 +344,7 @@ impl Trees {
             trees.3.apply_batch(profiles)?;
             trees.4.apply_batch(used)?;
             trees.5.apply_batch(meta)?;
+            trees.6.apply_batch(active)?;
             Ok::<_, ConflictableTransactionError<::sled::Error>>(())
         });
         applied.map_err(|(TransactionError::Abort(error) | TransactionError::Storage(error))| error)
@@ -333,7 +365,19 @@ impl Trees {
     }
 
     fn put_job(&self, writes: &mut Writes, record: &JobRecord) -> Result<(), StoreError> {
+        index(writes, &record.job);
         put(&self.jobs, &mut writes.jobs, Record::Job(record.job.id), record)
+    }
+}
+
+/// Keeps apart whether a client's job runs or waits.
+fn index(writes: &mut Writes, job: &Job) {
+    let Some(client) = job.owner.client() else { return };
+    let key = [client.digest().as_slice(), job.id.as_bytes()].concat();
+    if job.state.is_active() {
+        writes.active.insert(key, &[]);
+    } else {
+        writes.active.remove(key);
     }
 }
 
