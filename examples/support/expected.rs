@@ -46,13 +46,22 @@ const LINKS: [(&str, &[&str]); 27] = [
     ("SupplyDelivery", &["patient"]),
 ];
 
+/// A server whose resources are known without Offtake.
+pub(crate) trait Held {
+    /// All of them.
+    fn held(&self) -> Expected;
+}
+
+impl Held for SampleUpstream {
+    fn held(&self) -> Expected {
+        let resources = self.resources(None).into_iter();
+        resources.map(|stored| (format!("{}/{}", stored.resource_type, stored.id), compact(&stored.body))).collect()
+    }
+}
+
 /// What the kick-off at `path` asks for, its `_type` included.
-pub(crate) fn of(upstream: &SampleUpstream, path: &str) -> Expected {
-    let resources = upstream.resources(None);
-    let all: Expected = resources
-        .iter()
-        .map(|stored| (format!("{}/{}", stored.resource_type, stored.id), compact(&stored.body)))
-        .collect();
+pub(crate) fn of(server: &impl Held, path: &str) -> Expected {
+    let all = server.held();
     let (path, types) = path.split_once("?_type=").map_or((path, None), |(path, types)| (path, Some(types)));
     let asked_for = |name: &str| {
         let resource_type = name.split('/').next().unwrap_or_default();
@@ -63,8 +72,9 @@ pub(crate) fn of(upstream: &SampleUpstream, path: &str) -> Expected {
     let members: BTreeSet<String> = match path {
         "/$export" => return all.into_iter().filter(|(name, _)| asked_for(name)).collect(),
         "/Patient/$export" => all.keys().filter(|name| name.starts_with("Patient/")).cloned().collect(),
-        _ => {
-            let group = values.get(&"Group/all".to_owned()).expect("the sample server has a Group of all patients");
+        group => {
+            let group = group.trim_start_matches('/').trim_end_matches("/$export");
+            let group = values.get(&group.to_owned()).expect("the server has this Group");
             let members = group["member"].as_array().expect("it has members");
             members.iter().filter_map(|member| member["entity"]["reference"].as_str().map(str::to_owned)).collect()
         }

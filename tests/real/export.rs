@@ -1,0 +1,109 @@
+//! Exports, held against what the server stores.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use crate::client::{Client, Manifest};
+use crate::expected;
+use crate::server::{Server, Setup};
+use crate::sidecar::{self, Sidecar};
+use crate::table::Row;
+
+/// Every level, and the kick-off for it.
+pub(crate) const LEVELS: [(&str, &str); 3] =
+    [("System", "/$export"), ("Patient", "/Patient/$export"), ("Group", "/Group/all/$export")];
+
+/// What one export brought.
+pub(crate) struct Export {
+    pub(crate) manifest: Manifest,
+    pub(crate) received: BTreeMap<String, Vec<u8>>,
+    /// From the kick-off to the last byte.
+    pub(crate) took: Duration,
+}
+
+/// Kicks off, waits, downloads and deletes.
+pub(crate) async fn export(url: &str) -> anyhow::Result<Export> {
+    let (client, began) = (Client::new(), Instant::now());
+    let status = client.kick_off(url).await?;
+    let manifest = client.wait(&status, |_| {}).await?;
+    let mut received: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for file in &manifest.output {
+        let bytes = client.download(&file.url).await?;
+        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+        ensure!(lines == file.count, "a file of {} has {lines} lines, not {}", file.resource_type, file.count);
+        received.entry(file.resource_type.clone()).or_default().extend_from_slice(&bytes);
+    }
+    let took = began.elapsed();
+    client.delete(&status).await?;
+    Ok(Export { manifest, received, took })
+}
+
+impl Export {
+    pub(crate) fn lines(&self) -> usize {
+        self.manifest.output.iter().map(|file| file.count).sum()
+    }
+
+    /// The weakest method by which any type of it is proven; fails if one is not.
+    pub(crate) fn proven(&self) -> anyhow::Result<String> {
+        let proof = self.manifest.whole["extension"]["https://offtake.dev/proof"].as_object().context("no proof")?;
+        let unproven: Vec<_> = proof.iter().filter(|(_, proof)| proof["method"] == "unproven").collect();
+        ensure!(unproven.is_empty(), "unproven: {unproven:?}");
+        let reread = proof.values().any(|proof| proof["method"] == "reread");
+        Ok(if reread { "reread" } else { "counted" }.to_owned())
+    }
+}
+
+/// All levels, line by line.
+pub(crate) async fn is_exact(setup: &Setup) -> anyhow::Result<()> {
+    let server = setup.server().await?;
+    let sidecar = Sidecar::before(&server.relay.base, "").await?;
+    for (level, path) in LEVELS {
+        is_exact_at(setup, server, &sidecar, level, path).await.with_context(|| sidecar.said())?;
+    }
+    Ok(())
+}
+
+async fn is_exact_at(setup: &Setup, server: &Server, sidecar: &Sidecar, level: &str, path: &str) -> anyhow::Result<()> {
+    server.relay.take();
+    let export = export(&format!("{}{path}", sidecar.base)).await?;
+    let requests = server.relay.take();
+    let expected = expected::of(&server.stored, path);
+    let difference = expected::compare(&expected, &export.received)?;
+    ensure!(difference.is_none(), "{path}:\n{difference}");
+    Row {
+        server: setup.name.clone(),
+        level: level.to_owned(),
+        strategy: format!("offtake, {}", export.proven()?),
+        expected: expected.len(),
+        exported: export.lines(),
+        requests,
+        took: export.took,
+        own: None,
+    }
+    .note();
+    Ok(())
+}
+
+/// The column at which doctor begins to say what a value means; a longer value is cut there.
+const VALUE_ENDS: usize = 30;
+
+/// What `offtake doctor` says of a server is what it was last found to be, line by line.
+pub(crate) async fn is_known(setup: &Setup) -> anyhow::Result<()> {
+    let server = setup.server().await?;
+    let said = sidecar::doctor(&server.relay.base, "").await?;
+    let profile = profile_in(&said);
+    let path = format!("{}/tests/real/profiles/{}.txt", env!("CARGO_MANIFEST_DIR"), setup.name);
+    let expected = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    ensure!(profile == expected, "{path} says\n{expected}\nand doctor\n{profile}");
+    Ok(())
+}
+
+/// Names and values of the lines, without what is about this run: numbers of resources, clock, storage.
+fn profile_in(said: &str) -> String {
+    const OF_THIS_RUN: [&str; 3] = ["anonymous", "types", "clock"];
+    let lines = said.lines().take_while(|line| !line.starts_with("storage"));
+    let lines = lines.filter(|line| OF_THIS_RUN.iter().all(|name| !line.starts_with(name)));
+    lines.map(|line| line.chars().take(VALUE_ENDS).collect::<String>().trim_end().to_owned() + "\n").collect()
+}

@@ -1,0 +1,75 @@
+//! The built `offtake` in front of a server.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::child::{Process, free_port};
+use crate::http::Http;
+
+/// How long a start may take.
+const TO_START: Duration = Duration::from_mins(1);
+
+/// Dropped, it ends.
+pub(crate) struct Sidecar {
+    /// The public FHIR base.
+    pub(crate) base: String,
+    process: Process,
+    _folder: TempDir,
+}
+
+impl Sidecar {
+    /// Starts it in front of `upstream`, with these lines of the configuration besides.
+    pub(crate) async fn before(upstream: &str, more: &str) -> anyhow::Result<Self> {
+        let port = free_port().await?;
+        let (folder, config) = configured(upstream, port, more)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
+        // As deploy/ has it.
+        command.env("MALLOC_ARENA_MAX", "1").arg("serve").arg("--config").arg(config);
+        let mut process = Process::start(&mut command, &folder.path().join("log"))?;
+        let base = format!("http://127.0.0.1:{port}/fhir");
+        // Bulk routes answer 503 until the job store is open, and then 404 for a job that there never was.
+        let nowhere = format!("{base}/$bulk-status/00000000000000000000000000000000");
+        let http = Http::new();
+        let is_open = async |_: &str| {
+            let answer = http.send(http::Method::GET, &nowhere, &[], "").await;
+            answer.is_ok_and(|answer| answer.status == 404 || answer.status == 401)
+        };
+        process.until(TO_START, is_open).await?;
+        Ok(Self { base, process, _folder: folder })
+    }
+
+    pub(crate) fn said(&self) -> String {
+        self.process.said()
+    }
+}
+
+/// What `offtake doctor` says of this server.
+pub(crate) async fn doctor(upstream: &str, more: &str) -> anyhow::Result<String> {
+    let (_folder, config) = configured(upstream, 1, more)?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
+    command.arg("doctor").arg("--config").arg(config);
+    let ended = tokio::task::spawn_blocking(move || command.output()).await??;
+    let said = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    anyhow::ensure!(ended.status.success(), "{said}");
+    Ok(said)
+}
+
+/// A folder for everything, and the configuration in it.
+fn configured(upstream: &str, port: u16, more: &str) -> anyhow::Result<(TempDir, PathBuf)> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().display();
+    let config = folder.path().join("offtake.yaml");
+    std::fs::write(
+        &config,
+        format!(
+            "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir }}\n\
+             upstream: {{ base_url: '{upstream}', accepts_anonymous: acknowledged, max_concurrent_searches: 4 }}\n\
+             output: {{ location: 'file://{path}/output', min_free_bytes: 0 }}\n\
+             store: {{ path: '{path}/state' }}\n{more}"
+        ),
+    )?;
+    Ok((folder, config))
+}
