@@ -98,6 +98,9 @@ pub(crate) struct Running {
     pub(crate) refused: Vec<(ResourceType, Vec<Issue>)>,
     /// Some members of the Group are no patients that a reference leads to.
     pub(crate) members_left_out: bool,
+    /// Some of the patients that were asked for are not exported.
+    #[serde(default)]
+    pub(crate) patients_left_out: bool,
 }
 
 /// What a finished job's manifest says beside its files.

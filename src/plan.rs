@@ -152,7 +152,7 @@ pub(crate) enum Cohort {
     Everything,
     /// Patient level: what lies in any patient's compartment.
     AllPatients,
-    /// Group level: what lies in the compartments of these, sorted.
+    /// Group level, or where patients were asked for: what lies in the compartments of these, sorted.
     Members(Vec<Id>),
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::shape::{Shape, StatusForm};
 use crate::fhir::compartment::Compartments;
-use crate::fhir::datatypes::{Id, Instant};
+use crate::fhir::datatypes::{Id, Instant, LocalReference};
 use crate::fhir::resource_type::ResourceType;
 use crate::smart::policy::Level;
 pub(crate) use error::KickoffError;
@@ -55,6 +55,9 @@ pub(crate) struct Kickoff {
     pub(crate) types: Option<BTreeSet<ResourceType>>,
     pub(crate) since: Option<Instant>,
     pub(crate) until: Option<Instant>,
+    /// `patient`: nobody but these, of whom nobody need be there; `None` is everybody that the level allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) patients: Option<BTreeSet<Id>>,
     /// Names of parameters that `handling=lenient` left out, each once.
     pub(crate) ignored: Vec<String>,
     #[serde(default)]
@@ -73,7 +76,23 @@ const LENIENT: [&str; 3] = ["includeAssociatedData", "organizeOutputBy", "allowP
 const LONGEST_ECHO: usize = 64;
 
 impl Kickoff {
-    /// Reads a kick-off request.
+    /// Everything at a level.
+    pub(crate) fn of(level: ExportLevel) -> Self {
+        let (ignored, shape) = (Vec::new(), Shape::default());
+        Self { level, types: None, since: None, until: None, patients: None, ignored, shape }
+    }
+
+    /// Whether it asks for the patients that it names, itself or by a Group, and for nobody else.
+    pub(crate) fn names_patients(&self) -> bool {
+        self.patients.is_some() || self.level.group().is_some()
+    }
+
+    /// Whether another one asks for the same at the same level, whatever the types and times.
+    pub(crate) fn is_alike(&self, other: &Self) -> bool {
+        self.level == other.level && self.patients == other.patients
+    }
+
+    /// Reads a kick-off request; absolute references on `base` lead to this server.
     ///
     /// # Errors
     /// One for the first thing that is wrong; nothing that would narrow the export is ever passed over.
@@ -83,6 +102,7 @@ impl Kickoff {
         query: Option<&str>,
         headers: &Headers,
         body: &[u8],
+        base: &str,
         now: Instant,
     ) -> Result<(Self, Places), KickoffError> {
         headers.check_accept()?;
@@ -105,7 +125,7 @@ impl Kickoff {
         }
         let separate = headers.prefers("separate-export-status", "");
         let shape = Shape { status: if separate { StatusForm::Separate } else { StatusForm::Plain } };
-        let mut kickoff = Self { level, types: None, since: None, until: None, ignored: Vec::new(), shape };
+        let mut kickoff = Self { shape, ..Self::of(level) };
         let mut places = Places::default();
         let (mut since_at, mut until_at) = (String::new(), String::new());
         let mut has_format = false;
@@ -130,6 +150,10 @@ impl Kickoff {
                         return Err(KickoffError::Twice { location: parameter.location, name: "_outputFormat" });
                     }
                     check_format(&parameter)?;
+                }
+                "patient" => {
+                    let patient = patient(&parameter, &kickoff.level, base)?;
+                    kickoff.patients.get_or_insert_default().insert(patient);
                 }
                 name if lenient && LENIENT.contains(&name) => {
                     if !kickoff.ignored.iter().any(|known| known == name) {
@@ -207,6 +231,21 @@ fn instant(parameter: &Parameter, name: &'static str) -> Result<Instant, Kickoff
     let is_plain = text.is_ascii() && (parameter.is_from_query() || !text.contains(' '));
     let instant = Instant::parse(text).ok().filter(|_| is_plain);
     instant.ok_or_else(|| KickoffError::Instant { location: parameter.location.clone() })
+}
+
+/// A Reference is no primitive: it has no place in a query, and a patient's id has none either, as URLs are logged.
+fn patient(parameter: &Parameter, level: &ExportLevel, base: &str) -> Result<Id, KickoffError> {
+    let location = parameter.location.clone();
+    if parameter.is_from_query() {
+        return Err(KickoffError::PatientInQuery { location });
+    }
+    if *level == ExportLevel::System {
+        return Err(KickoffError::PatientAtSystem { location });
+    }
+    let Some(text) = parameter.reference() else { return Err(KickoffError::Kind { location, name: "patient" }) };
+    let target = LocalReference::parse_on(text, &[base]).filter(|_| !text.contains("/_history/"));
+    let patient = target.filter(|target| target.resource_type == ResourceType::PATIENT);
+    patient.map(|patient| patient.id).ok_or(KickoffError::NotAPatient { location })
 }
 
 fn check_format(parameter: &Parameter) -> Result<(), KickoffError> {

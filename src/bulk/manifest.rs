@@ -150,6 +150,13 @@ impl OutcomeLine {
         Self::of(&[issue(IssueSeverity::Warning, IssueType::NotFound, text)])
     }
 
+    /// Patients that were asked for and are not exported: the same whatever the reason, and without a name or a number (SEC-25).
+    pub(crate) fn patients_left_out() -> Self {
+        let text = "patients that are not there, not in the Group or not permitted are not in this export, although they \
+                    were asked for by `patient`";
+        Self::of(&[issue(IssueSeverity::Warning, IssueType::NotFound, text)])
+    }
+
     /// Types that only searches by patient could find, and of which none was found.
     pub(crate) fn without_witness(names: &[ResourceType]) -> Self {
         let text = "searches by patient found none of these, and nothing was there to show that they would";
@@ -376,6 +383,7 @@ mod tests {
             OutcomeLine::narrowed(&[ResourceType::PATIENT]),
             OutcomeLine::withheld_deletions(),
             OutcomeLine::members_left_out(),
+            OutcomeLine::patients_left_out(),
         ] {
             let text = line.into_text();
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");

@@ -56,6 +56,9 @@ impl Worker {
         if self.running.members_left_out {
             lines.push(OutcomeLine::members_left_out());
         }
+        if self.leaves_patients_out(job) {
+            lines.push(OutcomeLine::patients_left_out());
+        }
         if !deletions.untold.is_empty() {
             lines.push(OutcomeLine::untold_deletions(&deletions.untold));
         }
@@ -81,6 +84,13 @@ impl Worker {
         Box::pin(self.files.disclose(job, &files, deletions.patients)).await?;
         let state = Some(JobState::Complete(complete));
         Ok(self.files.complete(files, state).await?)
+    }
+
+    /// Whether it is to be said that patients who were asked for are not exported: also where that would tell of somebody
+    /// who is kept back, or of patients to whoever may have no Patient resources (SEC-25, SEC-26).
+    fn leaves_patients_out(&self, job: &Job) -> bool {
+        let may_not_know = || self.reader.grant.keeps_back_resources() || !job.owner.may_hold(ResourceType::PATIENT);
+        self.running.patients_left_out || (job.kickoff.patients.is_some() && may_not_know())
     }
 
     /// Whether a resource of this type that nobody saw may be named: only where all that was asked for belongs to the export

@@ -7,18 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt;
 
+use super::chosen::Chosen;
 use super::profiler::Profiler;
 use super::rights::Rights;
-use crate::bulk::kickoff::ExportLevel;
 use crate::fhir::compartment::Compartments;
-use crate::fhir::datatypes::Id;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Job;
 use crate::plan::{Assumption, Boundary, BoundaryChoice, Cohort, ExportPlan, Listed, OnShort, Strategy, TypePlan};
 use crate::profile::{PresetChoice, Profile, ProfileOverrides};
 use crate::upstream::client::{SearchError, Upstream};
-use crate::upstream::group::{self, GroupError};
+use crate::upstream::group::GroupError;
 use crate::upstream::probe::{self, ListError, PatientProbeError, Reached, Silent};
 use survey::Survey;
 
@@ -49,7 +48,9 @@ pub(super) struct Planned {
     pub(super) plan: ExportPlan,
     pub(super) refused: Vec<(ResourceType, Vec<Issue>)>,
     /// Some members of the Group are no patients that a reference leads to.
-    pub(super) left_out: bool,
+    pub(super) members_left_out: bool,
+    /// Some of the patients that were asked for are not there, not in the Group, or not to be exported.
+    pub(super) patients_left_out: bool,
 }
 
 /// Why there is no plan.
@@ -106,18 +107,8 @@ impl Planner {
         let findings = self.profiler.findings(&job.types).await?;
         let mut survey = self.survey(job, &given).await?;
         let now = survey.date.unwrap_or_else(|| self.upstream.now());
-        let mut left_out = false;
-        let cohort = match &job.kickoff.level {
-            ExportLevel::System => Cohort::Everything,
-            ExportLevel::Patient => Cohort::AllPatients,
-            ExportLevel::Group(id) => {
-                let expands = |id: &Id| job.owner.policy().is_none_or(|policy| policy.permits_group(id));
-                let members = group::members(&self.upstream, id, self.most_members, now, &expands).await?;
-                left_out = members.left_out > 0;
-                let consent = self.rights.consent();
-                Cohort::Members(members.patients.into_iter().filter(|id| !consent.has(id)).collect())
-            }
-        };
+        let Chosen { cohort, members_left_out, patients_left_out } =
+            self.choose(job, now, findings.profile.id_lists).await?;
         if matches!(&cohort, Cohort::Members(members) if !members.is_empty()) {
             survey.doubt_emptiness(job.compartments);
         }
@@ -183,7 +174,7 @@ impl Planner {
             bases,
         };
         let refused = survey.refused.into_iter().filter(|(name, _)| job.types.contains(name)).collect();
-        Ok(Planned { plan, refused, left_out })
+        Ok(Planned { plan, refused, members_left_out, patients_left_out })
     }
 
     /// Where the server does not filter by time, we do, by what each resource says of itself. A type that does not say it

@@ -129,8 +129,8 @@ impl Inner {
                     .run_until_cancelled(Box::pin(self.planner.plan(&job)))
                     .await
                     .ok_or(RunError::Draining)??;
-                let Planned { plan, refused, left_out } = planned;
-                let running = Running { refused, members_left_out: left_out, ..Running::default() };
+                let Planned { plan, refused, members_left_out, patients_left_out } = planned;
+                let running = Running { refused, members_left_out, patients_left_out, ..Running::default() };
                 let state = JobState::Running(running.clone());
                 let planned = Job { state: state.clone(), ..job.clone() };
                 let keep = services.keep_job(lease.epoch, planned, Some(plan.clone()));

@@ -51,7 +51,7 @@ where
         let sent = read(edge, sent).await?;
         let headers = Headers::of(&head.headers);
         let now = edge.upstream.now();
-        Kickoff::parse(level, &head.method, head.uri.query(), &headers, &sent, now.into())?
+        Kickoff::parse(level, &head.method, head.uri.query(), &headers, &sent, &edge.links.base(), now.into())?
     };
     permit(edge, caller, &kickoff)?;
     let Resolved { types, compartments, advertised_base, software } = tokio::select! {

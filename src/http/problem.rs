@@ -144,11 +144,15 @@ impl From<KickoffError> for Problem {
             E::BodyOfGet | E::BothPlaces { .. } | E::Kind { .. } | E::Twice { .. } | E::Order { .. } => {
                 (StatusCode::BAD_REQUEST, "invalid")
             }
-            E::Instant { .. } | E::Future { .. } | E::UnknownType { .. } => (StatusCode::BAD_REQUEST, "value"),
+            E::NotAPatient { .. } | E::Instant { .. } | E::Future { .. } | E::UnknownType { .. } => {
+                (StatusCode::BAD_REQUEST, "value")
+            }
             E::Format { .. }
             | E::Unsupported { .. }
             | E::NotExportable { .. }
             | E::OutsideCompartment { .. }
+            | E::PatientInQuery { .. }
+            | E::PatientAtSystem { .. }
             | E::FhirVersion => (StatusCode::BAD_REQUEST, "not-supported"),
         };
         let location = error.location().map(|location| [location.to_owned()]);

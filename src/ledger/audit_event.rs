@@ -188,7 +188,7 @@ fn details(event: &Event) -> Vec<Value> {
     }
     match event {
         Event::Opened { version, .. } => add("version", version.to_string()),
-        Event::KickOff(KickOff { level, types, since, until, request, .. }) => {
+        Event::KickOff(KickOff { level, types, since, until, request, patients, .. }) => {
             match level {
                 ExportLevel::System => add("level", "system".to_owned()),
                 ExportLevel::Patient => add("level", "patient".to_owned()),
@@ -206,6 +206,9 @@ fn details(event: &Event) -> Vec<Value> {
             }
             if let Hidden::Hash(hash) = request {
                 add("request-hash", hash.to_string());
+            }
+            if let Some(Hidden::Hash(hash)) = patients {
+                add("patients-hash", hash.to_string());
             }
         }
         Event::Denied(denied) => {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::chain::Mac;
 use crate::bulk::kickoff::ExportLevel;
-use crate::fhir::datatypes::Instant;
+use crate::fhir::datatypes::{Id, Instant};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileRecord};
@@ -116,6 +116,9 @@ pub(crate) struct KickOff {
     pub(crate) until: Option<Instant>,
     /// The whole kick-off URL, with all that it filters by.
     pub(crate) request: Hidden,
+    /// The patients that were asked for, sorted and with commas between their ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) patients: Option<Hidden>,
 }
 
 impl KickOff {
@@ -128,6 +131,10 @@ impl KickOff {
             since: job.kickoff.since,
             until: job.kickoff.until,
             request: Hidden::Clear(job.request.clone()),
+            patients: job.kickoff.patients.as_ref().map(|patients| {
+                let patients: Vec<_> = patients.iter().map(Id::as_str).collect();
+                Hidden::Clear(patients.join(","))
+            }),
         }
     }
 }
@@ -329,10 +336,12 @@ pub(crate) struct Ended {
 impl Event {
     /// Hides what is not for the ledger.
     pub(super) fn hide(&mut self, hash: impl Fn(&str) -> String) {
-        if let Self::KickOff(KickOff { request, .. }) = self
-            && let Hidden::Clear(clear) = request
-        {
-            *request = Hidden::Hash(hash(clear).into());
+        if let Self::KickOff(KickOff { request, patients, .. }) = self {
+            for hidden in patients.iter_mut().chain([request]) {
+                if let Hidden::Clear(clear) = hidden {
+                    *hidden = Hidden::Hash(hash(clear).into());
+                }
+            }
         }
     }
 

@@ -142,6 +142,7 @@ fn every_event(files: &Files) -> Vec<Event> {
             since: Some(at),
             until: None,
             request: Hidden::Clear("https://fhir.example/fhir/$export?_typeFilter=Patient?name=canary".to_owned()),
+            patients: Some(Hidden::Clear("canary-1,canary-2".to_owned())),
         }),
         Event::Denied(denied),
         Event::DeniedMore(more),

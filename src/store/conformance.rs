@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::bulk::kickoff::{ExportLevel, Kickoff};
-use crate::bulk::shape::Shape;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::outcome::IssueType;
@@ -386,14 +385,7 @@ pub(super) fn found(number: &str) -> (ProfileKey, Found) {
 pub(super) fn job(number: u8) -> Job {
     Job {
         id: JobId::new([number; 16]),
-        kickoff: Kickoff {
-            level: ExportLevel::System,
-            types: None,
-            since: None,
-            until: None,
-            ignored: Vec::new(),
-            shape: Shape::default(),
-        },
+        kickoff: Kickoff::of(ExportLevel::System),
         owner: Owner::Open,
         delivery: crate::job::Delivery::default(),
         consent: Millis(0),

@@ -17,6 +17,7 @@
 //! | P15 batches of searches | not asked: an export never sends one. A batch hides the single search's status, its retry hints and its next link, and is one large answer in memory where pages are small |
 
 mod by_patient;
+mod existing;
 mod long_lists;
 mod patients;
 mod survey;
@@ -38,6 +39,7 @@ use crate::profile::{
 };
 
 pub(crate) use by_patient::{ListError, Reached, all_patients, reach, records, some_patients};
+pub(crate) use existing::existing;
 pub(crate) use patients::{PatientProbeError, Patients, Way, list, patients};
 pub(crate) use survey::{Silent, Survey, survey, try_patients, ways};
 

@@ -13,6 +13,7 @@ mod beside;
 mod care;
 mod churn;
 mod conformance;
+mod content;
 mod crash;
 mod credentials;
 mod crowd;

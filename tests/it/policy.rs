@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_mins(1);
 /// What every export under a policy says in its file of outcomes, once.
 const STATEMENT: &str = "this export holds what the policy for it permits";
 
-fn under(client: &Client, policy: Value) -> ClientConfig {
+pub(crate) fn under(client: &Client, policy: Value) -> ClientConfig {
     ClientConfig { policy: serde_json::from_value(policy).expect("a policy"), ..client.config() }
 }
 

@@ -48,6 +48,12 @@ pub(crate) enum KickoffError {
     UnknownType { location: String, name: String },
     #[error("{location}: only `application/fhir+ndjson`, `application/ndjson` and `ndjson` can be had")]
     Format { location: String },
+    #[error("{location}: `patient` is sent by POST, as a `valueReference` in a `Parameters` body")]
+    PatientInQuery { location: String },
+    #[error("{location}: `patient` can be asked for at Patient and Group level, not at System level")]
+    PatientAtSystem { location: String },
+    #[error("{location}: not a literal reference to a patient of this server, such as `Patient/123`")]
+    NotAPatient { location: String },
     #[error("{location}: the parameter `{name}` is not supported")]
     Unsupported { location: String, name: String },
     #[error("{location}: there are no {name} resources to export here")]
@@ -75,6 +81,9 @@ impl KickoffError {
             | Self::Order { location }
             | Self::NotExportable { location, .. }
             | Self::OutsideCompartment { location }
+            | Self::PatientInQuery { location }
+            | Self::PatientAtSystem { location }
+            | Self::NotAPatient { location }
             | Self::Unsupported { location, .. } => Some(location),
             Self::NoAccept
             | Self::NotAcceptable

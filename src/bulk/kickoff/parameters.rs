@@ -24,6 +24,8 @@ enum Value {
     Query(String),
     String(String),
     Instant(String),
+    /// The literal reference of a `Reference` that has one.
+    Reference(String),
     /// None, or of a type that no supported parameter has.
     Other,
 }
@@ -38,8 +40,10 @@ pub(super) enum ParametersError {
     Query,
 }
 
-/// Parameters of one kick-off.
+/// Parameters in one query.
 const MOST: usize = 1_000;
+/// Parameters in one body, where most of so many name patients.
+const MOST_IN_BODY: usize = 10_000;
 
 impl Parameter {
     /// Whether it was percent-decoded, so that a space may be a `+` that nobody escaped.
@@ -52,9 +56,17 @@ impl Parameter {
         match (&self.value, name) {
             (Value::Query(text), _) | (Value::Instant(text), "_since" | "_until") => Ok(text),
             (Value::String(text), "_type" | "_outputFormat") => Ok(text),
-            (Value::String(_) | Value::Instant(_) | Value::Other, _) => {
+            (Value::String(_) | Value::Instant(_) | Value::Reference(_) | Value::Other, _) => {
                 Err(KickoffError::Kind { location: self.location.clone(), name })
             }
+        }
+    }
+
+    /// The literal reference that it holds; `None` if it is of another type.
+    pub(super) fn reference(&self) -> Option<&str> {
+        match &self.value {
+            Value::Reference(reference) => Some(reference),
+            Value::Query(_) | Value::String(_) | Value::Instant(_) | Value::Other => None,
         }
     }
 }
@@ -71,7 +83,7 @@ pub(super) fn from_query(query: &str) -> Result<Vec<Parameter>, ParametersError>
     if parameters.len() > MOST { Err(ParametersError::TooMany) } else { Ok(parameters) }
 }
 
-/// Reads a body without ever holding more of it than [`MOST`] parameters, whatever it is made of.
+/// Reads a body without ever holding more of it than [`MOST_IN_BODY`] parameters, whatever it is made of.
 pub(super) fn from_body(body: &[u8]) -> Result<Vec<Parameter>, ParametersError> {
     let text = std::str::from_utf8(body).map_err(|error| not_text(&body[..error.valid_up_to()]))?;
     let located = |error: serde_json::Error| ParametersError::Json { line: error.line(), column: error.column() };
@@ -91,15 +103,24 @@ pub(super) fn from_body(body: &[u8]) -> Result<Vec<Parameter>, ParametersError> 
 
 fn one(index: usize, sent: &RawValue) -> Result<Parameter, ParametersError> {
     let location = format!("Parameters.parameter[{index}]");
-    let Some(Sent { name: Some(name), part: None, modifier_extension: None, value_string, value_instant }) =
-        object(sent.get())
+    let Some(Sent {
+        name: Some(name),
+        part: None,
+        modifier_extension: None,
+        value_string,
+        value_instant,
+        value_reference,
+    }) = object(sent.get())
     else {
         return Err(ParametersError::Shape { location });
     };
-    let value = match (value_string, value_instant) {
-        (Some(text), None) => serde_json::from_str(text.get()).map_or(Value::Other, Value::String),
-        (None, Some(text)) => serde_json::from_str(text.get()).map_or(Value::Other, Value::Instant),
-        (None, None) | (Some(_), Some(_)) => Value::Other,
+    let value = match (value_string, value_instant, value_reference) {
+        (Some(text), None, None) => serde_json::from_str(text.get()).map_or(Value::Other, Value::String),
+        (None, Some(text), None) => serde_json::from_str(text.get()).map_or(Value::Other, Value::Instant),
+        (None, None, Some(reference)) => {
+            object::<Reference>(reference.get()).map_or(Value::Other, |reference| Value::Reference(reference.reference))
+        }
+        (..) => Value::Other,
     };
     Ok(Parameter { name, location, value })
 }
@@ -133,9 +154,16 @@ struct Sent<'a> {
     value_string: Option<&'a RawValue>,
     #[serde(borrow)]
     value_instant: Option<&'a RawValue>,
+    #[serde(borrow)]
+    value_reference: Option<&'a RawValue>,
     part: Option<IgnoredAny>,
     /// It may turn the parameter's meaning round.
     modifier_extension: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    reference: String,
 }
 
 /// The first of a body's parameters, and whether there are more than may be.
@@ -156,7 +184,7 @@ impl<'de> Deserialize<'de> for List<'de> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<List<'de>, A::Error> {
                 let mut list = List { sent: Vec::new(), has_more: false };
-                while list.sent.len() < MOST {
+                while list.sent.len() < MOST_IN_BODY {
                     let Some(sent) = elements.next_element()? else { return Ok(list) };
                     list.sent.push(sent);
                 }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const BASE: &str = "https://fhir.example/fhir";
+
 fn headers(accept: &str, prefer: &str) -> Headers {
     Headers {
         accept: (!accept.is_empty()).then(|| accept.to_owned()),
@@ -14,7 +16,7 @@ fn headers(accept: &str, prefer: &str) -> Headers {
 fn get_with(query: &str, prefer: &str) -> Result<Kickoff, KickoffError> {
     let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
     let headers = headers("application/fhir+json", prefer);
-    let parsed = Kickoff::parse(ExportLevel::System, &Method::GET, Some(query), &headers, b"", now);
+    let parsed = Kickoff::parse(ExportLevel::System, &Method::GET, Some(query), &headers, b"", BASE, now);
     parsed.map(|(kickoff, _)| kickoff)
 }
 
@@ -25,7 +27,7 @@ fn get(query: &str) -> Result<Kickoff, KickoffError> {
 fn post(body: &str) -> Result<Kickoff, KickoffError> {
     let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
     let headers = headers("*/*", "respond-async");
-    let parsed = Kickoff::parse(ExportLevel::Patient, &Method::POST, None, &headers, body.as_bytes(), now);
+    let parsed = Kickoff::parse(ExportLevel::Patient, &Method::POST, None, &headers, body.as_bytes(), BASE, now);
     parsed.map(|(kickoff, _)| kickoff)
 }
 
@@ -47,7 +49,7 @@ fn both_headers_are_wanted_in_any_form_that_allows_what_we_do() {
         ("*/*", "", Some(KickoffError::NotAsync)),
         ("*/*", "respond-asynchronously", Some(KickoffError::NotAsync)),
     ] {
-        let parsed = Kickoff::parse(ExportLevel::System, &Method::GET, None, &headers(accept, prefer), b"", now);
+        let parsed = Kickoff::parse(ExportLevel::System, &Method::GET, None, &headers(accept, prefer), b"", BASE, now);
         assert_eq!(parsed.err(), expected, "{accept} | {prefer}");
     }
 }
@@ -81,7 +83,7 @@ fn bad_values_are_told_by_their_place_and_never_exported_without() {
             "_typeFilter=Patient%3Fgender%3Dmale",
             KickoffError::Unsupported { location: at("_typeFilter"), name: "_typeFilter".to_owned() },
         ),
-        ("patient=Patient/1", KickoffError::Unsupported { location: at("patient"), name: "patient".to_owned() }),
+        ("patient=Patient/1", KickoffError::PatientInQuery { location: at("patient") }),
         ("_format=json", KickoffError::Unsupported { location: at("_format"), name: "_format".to_owned() }),
         ("_type=Patient&%zz=1", KickoffError::Query),
     ] {
@@ -146,14 +148,68 @@ fn a_parameters_body_says_the_same_as_a_query() {
             r#"{"resourceType":"Parameters","parameter":[{"name":"_type"}]}"#,
             "Parameters.parameter[0]: _type has no value",
         ),
-        (
-            r#"{"resourceType":"Parameters","parameter":[{"name":"patient","valueReference":{"reference":"Patient/1"}}]}"#,
-            "Parameters.parameter[0]: the parameter `patient` is not supported",
-        ),
     ] {
         let error = post(body).expect_err("no kick-off").to_string();
         assert!(error.starts_with(expected), "{error}");
     }
+}
+
+/// BD-029, BD-031: patients are named by literal references in a body, each once, and never at System level.
+#[test]
+fn patients_are_named_in_a_body_and_nowhere_else() {
+    let named = |value: &str| {
+        let body = format!(r#"{{"resourceType":"Parameters","parameter":[{{"name":"patient",{value}}}]}}"#);
+        post(&body).map(|kickoff| kickoff.patients.expect("patients").into_iter().map(String::from).collect::<Vec<_>>())
+    };
+    let location = "Parameters.parameter[0]".to_owned();
+    let reference = |text: &str| format!(r#""valueReference":{{"reference":"{text}"}}"#);
+    for text in ["Patient/p-1", "https://fhir.example/fhir/Patient/p-1"] {
+        assert_eq!(named(&reference(text)), Ok(vec!["p-1".to_owned()]), "{text}");
+    }
+    let both = r#""valueReference":{"reference":"Patient/a","type":"Patient","display":"A"}},
+        {"name":"patient","valueReference":{"reference":"Patient/b"}},{"name":"patient","valueReference":{"reference":"Patient/a"}"#;
+    assert_eq!(named(both), Ok(vec!["a".to_owned(), "b".to_owned()]));
+    for text in [
+        "p-1",
+        "",
+        "Patient/",
+        "Patient/a/b",
+        "Patient/a/_history/1",
+        "Patient/a,Patient/b",
+        "Patient/a b",
+        "Group/a",
+        "Patient?identifier=a|b",
+        "#a",
+        "urn:uuid:1",
+        "https://other.example/fhir/Patient/a",
+        "patient/a",
+    ] {
+        assert_eq!(named(&reference(text)), Err(KickoffError::NotAPatient { location: location.clone() }), "{text}");
+    }
+    for value in [
+        r#""valueString":"Patient/a""#,
+        r#""valueReference":"Patient/a""#,
+        r#""valueReference":{"identifier":{"value":"a"}}"#,
+        r#""valueReference":["Patient/a"]"#,
+        r#""valueReference":{"reference":"Patient/a"},"valueString":"Patient/a""#,
+    ] {
+        let kind = KickoffError::Kind { location: location.clone(), name: "patient" };
+        assert_eq!(named(value), Err(kind), "{value}");
+    }
+    let body =
+        format!(r#"{{"resourceType":"Parameters","parameter":[{{"name":"patient",{}}}]}}"#, reference("Patient/a"));
+    let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+    let headers = headers("*/*", "respond-async, handling=lenient");
+    let system = Kickoff::parse(ExportLevel::System, &Method::POST, None, &headers, body.as_bytes(), BASE, now);
+    assert_eq!(system.err(), Some(KickoffError::PatientAtSystem { location }));
+}
+
+/// A record from before there were such parameters names nobody.
+#[test]
+fn an_older_record_can_be_read() {
+    let older = r#"{"level":"patient","types":null,"since":null,"until":null,"ignored":[]}"#;
+    let kickoff: Kickoff = serde_json::from_str(older).expect("a kick-off");
+    assert_eq!(kickoff, Kickoff::of(ExportLevel::Patient));
 }
 
 /// Spec 2.2: what stands in the query counts only if the body has nothing to say.
@@ -162,7 +218,7 @@ fn a_body_and_a_query_do_not_mix() {
     let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
     let headers = headers("*/*", "respond-async");
     let parse = |method, body: &str| {
-        Kickoff::parse(ExportLevel::System, &method, Some("_type=Patient"), &headers, body.as_bytes(), now)
+        Kickoff::parse(ExportLevel::System, &method, Some("_type=Patient"), &headers, body.as_bytes(), BASE, now)
     };
     let full = r#"{"resourceType":"Parameters","parameter":[{"name":"_type","valueString":"Patient"}]}"#;
     let location = "http._type".to_owned();
@@ -186,7 +242,7 @@ fn types_are_held_against_the_level_and_the_server() {
     let searchable = types(&["Patient", "Observation", "Organization", "Group"]);
     let resolve = |level, names: Option<&[&str]>| {
         let types = names.map(types);
-        let kickoff = Kickoff { level, types, since: None, until: None, ignored: vec![], shape: Shape::default() };
+        let kickoff = Kickoff { types, ..Kickoff::of(level) };
         let names = kickoff.resolve(&Places::default(), &searchable, Compartments::R4);
         names.map(|names| names.iter().map(|name| name.as_str()).collect::<Vec<_>>())
     };

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt;
 
 use super::{PlanError, Planner};
-use crate::bulk::kickoff::ExportLevel;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::outcome::Issue;
@@ -55,7 +54,7 @@ impl Planner {
             held = self.held(&types).await?;
         }
         let probe::Held { counts: held, date, mut refused } = held;
-        if matches!(job.kickoff.level, ExportLevel::Group(_)) {
+        if job.kickoff.names_patients() {
             // Members are read by their ids, whether all patients can be searched or not.
             refused.retain(|(name, _)| *name != ResourceType::PATIENT);
         }

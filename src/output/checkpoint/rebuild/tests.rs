@@ -1,6 +1,5 @@
 use super::*;
 use crate::bulk::kickoff::{ExportLevel, Kickoff};
-use crate::bulk::shape::Shape;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::Instant;
 use crate::fhir::resource_type::ResourceType;
@@ -29,14 +28,7 @@ fn sheet(state: JobState) -> JobSheet {
     };
     let job = Job {
         id: JobId::new([1; 16]),
-        kickoff: Kickoff {
-            level: ExportLevel::System,
-            types: None,
-            since: None,
-            until: None,
-            ignored: Vec::new(),
-            shape: Shape::default(),
-        },
+        kickoff: Kickoff::of(ExportLevel::System),
         owner: Owner::Open,
         delivery: crate::job::Delivery::default(),
         consent: Millis(0),
