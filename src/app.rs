@@ -245,6 +245,7 @@ impl Builder {
         }
         let engine = parts.open(store.map(|store| store.store), state, stop.clone());
         let polls = Polls::new(Arc::clone(&clock));
+        let terms = assembly::terms(&config, &access);
         let edge = Edge {
             engine: engine.clone(),
             upstream: upstream.urgent(),
@@ -260,6 +261,7 @@ impl Builder {
             most_members: config.export.group_max_members,
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,
+            terms,
             polls,
             runtime: bulk.handle().clone(),
             sending: TaskTracker::new(),
@@ -407,7 +409,10 @@ impl Offtake {
         let (door, surroundings) = Surroundings::new(config, through.clone(), &edge.clock);
         // Where our operations are at another base, the upstream's statement is its own.
         let behind = match config.server.bulk_base_path {
-            None => Behind::new(Metadata::new(through, &bases)),
+            None => {
+                let door = door.clone();
+                Behind::new(Metadata::new(through, &bases, edge.terms.clone(), Arc::new(move || door.is_open())))
+            }
             Some(_) => Behind::new(through),
         };
         Ok((self.layer().behind(door), behind, Box::pin(surroundings.watch())))

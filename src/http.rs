@@ -39,6 +39,7 @@ use crate::fhir::datatypes::Millis;
 use crate::job::{Job, JobId};
 use crate::ledger::Ledger;
 use crate::output::Output;
+use crate::proxy::metadata::offer::Terms;
 use crate::smart::client::Owner;
 use crate::smart::external::{ExternalIssuer, Purpose};
 use crate::smart::server::{AuthorizationServer, Caller, Registry};
@@ -75,6 +76,8 @@ pub(crate) struct Edge {
     pub(crate) forms: Semaphore,
     pub(crate) most_members: usize,
     pub(crate) capabilities: Capabilities,
+    /// What statements say of exports.
+    pub(crate) terms: Terms,
     /// Places for bodies of kick-off requests.
     pub(crate) bodies: Semaphore,
     /// How often exports are asked about.
@@ -211,9 +214,7 @@ impl Edge {
     }
 
     async fn capability(&self) -> Result<Arc<Capability>, Problem> {
-        self.capabilities.at_once().await.map_err(|_unavailable| {
-            Problem::unavailable("the FHIR server's capability statement cannot be had at the moment")
-        })
+        self.capabilities.at_once().await.map_err(|_unavailable| Problem::without_statement())
     }
 }
 

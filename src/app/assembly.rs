@@ -19,10 +19,12 @@ use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
+use crate::http::Access;
 use crate::job::store::Store;
 use crate::ledger::Ledger;
 use crate::output::Output;
 use crate::output::writer::Coding;
+use crate::proxy::metadata::offer::Terms;
 use crate::smart::server::Registry;
 use crate::store::sled::SledStore;
 use crate::telemetry::error_chain;
@@ -125,6 +127,20 @@ async fn open_store(given: Option<Arc<dyn Store>>, folder: &Path, clock: &dyn Cl
             Err(_panicked) => tracing::error!("opening the job store failed; bulk requests wait for it"),
         }
         clock.sleep(STORE_PAUSE).await;
+    }
+}
+
+/// What statements say of exports.
+pub(super) fn terms(config: &Config, access: &Access) -> Terms {
+    let named = config.export.follow_references.iter();
+    Terms {
+        context: named.filter_map(|name| ResourceType::parse(name)).collect(),
+        has_smart: !matches!(access, Access::Open { .. }),
+        token_endpoint: match access {
+            Access::Server(server) => Some(server.endpoints().token.clone()),
+            Access::External(_) => config.smart.issuer.token_endpoint.as_ref().map(ToString::to_string),
+            Access::Open { .. } => None,
+        },
     }
 }
 

@@ -36,6 +36,14 @@ pub(crate) enum Closed {
 }
 
 impl Door {
+    /// Whether requests may be answered now, as far as is known.
+    pub(crate) fn is_open(&self) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Watched { seen, .. } => matches!(*seen.borrow(), Anonymous::Refused(_)),
+        }
+    }
+
     /// # Errors
     /// [`Closed`] if the request may not be answered now.
     pub(crate) async fn enter(&self) -> Result<(), Closed> {

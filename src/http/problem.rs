@@ -117,6 +117,10 @@ impl Problem {
             .with_header(header::RETRY_AFTER, HeaderValue::from_static("10"))
     }
 
+    pub(crate) fn without_statement() -> Self {
+        Self::unavailable("the FHIR server's capability statement cannot be had at the moment")
+    }
+
     pub(crate) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "exception", "an internal error")
     }

@@ -182,9 +182,9 @@ where
                 })
             }
             (Ok(Route::Statement), _) => {
-                let method = request.method().clone();
+                let (method, asked) = (request.method().clone(), request.headers().clone());
                 self.answer(request, (Asked::Other, None), |edge, _request| {
-                    Box::pin(async move { statement::answer(&edge, &method).await })
+                    Box::pin(async move { statement::answer(&edge, &method, &asked).await })
                 })
             }
             // Whoever embeds the layer may serve more than FHIR: a path outside of the base is the service's own. So are

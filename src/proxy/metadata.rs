@@ -1,9 +1,12 @@
 //! `GET [base]/metadata`: the upstream's own answer with our operations in it.
 //!
 //! Only a JSON answer with status 200 of up to 16 MiB is edited; HEAD, XML, compressed or larger answers and
-//! all other requests pass untouched.
+//! all other requests pass untouched. What is edited has an `ETag` of its own.
 
+pub(crate) mod offer;
 mod patch;
+mod text;
+pub(crate) mod validator;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,13 +22,14 @@ use tokio::sync::Semaphore;
 use tower::Service;
 use tower::util::{Oneshot, ServiceExt as _};
 
+use self::offer::Terms;
+pub(crate) use self::patch::with_operations;
 use super::{Bases, ProxyError};
 use crate::body::{self, Body, BoxError};
+use crate::fhir::capability::Capability;
 
-/// A statement with our operations in it; `None` if it is none.
-pub(crate) fn with_operations(statement: &[u8]) -> Option<Vec<u8>> {
-    patch::with_operations(statement).ok()
-}
+/// Whether bulk requests are answered at the moment where this statement is.
+pub(crate) type IsOpen = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// The largest statement that is edited; HAPI's is under 2 MiB.
 const LIMIT_BYTES: usize = 16 * 1024 * 1024;
@@ -55,17 +59,25 @@ const ASKS_FOR_LESS: [HeaderName; 6] = [
 ];
 
 /// Passes requests on and adds our operations to the capability statement on its way back.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Metadata<S> {
     inner: S,
     path: Arc<str>,
-    places: Arc<Semaphore>,
+    offered: Arc<Offered>,
+}
+
+/// What is added, and who adds it at the moment.
+struct Offered {
+    terms: Terms,
+    is_open: IsOpen,
+    places: Semaphore,
 }
 
 impl<S> Metadata<S> {
-    pub(crate) fn new(inner: S, bases: &Bases) -> Self {
+    pub(crate) fn new(inner: S, bases: &Bases, terms: Terms, is_open: IsOpen) -> Self {
         let path = format!("{}/metadata", bases.public_path()).into();
-        Self { inner, path, places: Arc::new(Semaphore::new(MAX_AT_ONCE)) }
+        let offered = Offered { terms, is_open, places: Semaphore::new(MAX_AT_ONCE) };
+        Self { inner, path, offered: Arc::new(offered) }
     }
 }
 
@@ -88,14 +100,15 @@ where
         if request.method() != Method::GET || request.uri().path() != &*self.path {
             return Either::Left(upstream.oneshot(request));
         }
+        let asked = request.headers().clone();
         ask_for_plain_text(request.headers_mut());
-        let places = Arc::clone(&self.places);
+        let offered = Arc::clone(&self.offered);
         // Boxed by itself: inside the block below its `Send` could not be seen.
         let answer = upstream.oneshot(request).boxed();
         Either::Right(
             async move {
                 let response = answer.await?;
-                if is_editable(&response) { edit(response, &places).await } else { Ok(response) }
+                if is_editable(&response) { edit(response, &asked, offered).await } else { Ok(response) }
             }
             .boxed(),
         )
@@ -122,8 +135,12 @@ fn is_editable(response: &Response<Body>) -> bool {
     response.status() == StatusCode::OK && json && plain && length.is_none_or(|length| length <= LIMIT_BYTES)
 }
 
-async fn edit(response: Response<Body>, places: &Semaphore) -> Result<Response<Body>, ProxyError> {
-    let Ok(_place) = places.acquire().await else {
+async fn edit(
+    response: Response<Body>,
+    asked: &HeaderMap,
+    offered: Arc<Offered>,
+) -> Result<Response<Body>, ProxyError> {
+    let Ok(_place) = offered.places.acquire().await else {
         return Ok(response); // Closed: nobody closes it.
     };
     let (head, body) = response.into_parts();
@@ -137,11 +154,16 @@ async fn edit(response: Response<Body>, places: &Semaphore) -> Result<Response<B
             return Err(ProxyError::CutShort(error));
         }
     };
-    let original = text.clone();
+    let (original, terms) = (text.clone(), Arc::clone(&offered));
     // A large statement takes a while; other requests on this thread do not wait for it.
-    let edited = tokio::task::spawn_blocking(move || patch::with_operations(&text)).await;
-    Ok(match edited.map_err(BoxError::from).and_then(|edited| edited.map_err(BoxError::from)) {
-        Ok(edited) => replaced(head, edited),
+    let edited = tokio::task::spawn_blocking(move || -> Result<_, BoxError> {
+        let upstream = Capability::parse(&text)?;
+        let edited = with_operations(&text, &terms.terms.before(&upstream, (terms.is_open)()))?;
+        Ok((validator::etag(&edited), edited))
+    });
+    Ok(match edited.await.map_err(BoxError::from).flatten() {
+        Ok((etag, _)) if validator::is_known(asked, &etag) => not_modified(head, etag),
+        Ok((etag, edited)) => replaced(head, etag, edited),
         Err(error) => {
             tracing::warn!(%error, "passed the upstream's capability statement without our operations");
             Response::from_parts(head, body::full(original))
@@ -149,12 +171,24 @@ async fn edit(response: Response<Body>, places: &Semaphore) -> Result<Response<B
     })
 }
 
-fn replaced(mut head: response::Parts, text: Vec<u8>) -> Response<Body> {
+fn replaced(mut head: response::Parts, etag: HeaderValue, text: Vec<u8>) -> Response<Body> {
     for name in &ABOUT_OLD_BYTES {
         head.headers.remove(name);
     }
+    head.headers.insert(header::ETAG, etag);
     head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
     Response::from_parts(head, body::full(text))
+}
+
+/// The sender has what it asks for.
+fn not_modified(mut head: response::Parts, etag: HeaderValue) -> Response<Body> {
+    head.status = StatusCode::NOT_MODIFIED;
+    let gone = [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::TRANSFER_ENCODING];
+    for name in ABOUT_OLD_BYTES.iter().chain(&gone) {
+        head.headers.remove(name);
+    }
+    head.headers.insert(header::ETAG, etag);
+    Response::from_parts(head, body::empty())
 }
 
 enum Collected {

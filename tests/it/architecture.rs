@@ -38,7 +38,7 @@ const ORDER: [&str; 28] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 46] = [
+const PURE: [&str; 49] = [
     "fhir",
     "profile",
     "bulk",
@@ -79,7 +79,10 @@ const PURE: [&str; 46] = [
     "doctor::storage",
     "proxy::base",
     "proxy::headers",
+    "proxy::metadata::offer",
     "proxy::metadata::patch",
+    "proxy::metadata::text",
+    "proxy::metadata::validator",
     "http::coding",
     "http::guard",
     "http::heads::scanner",

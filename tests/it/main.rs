@@ -54,6 +54,7 @@ mod restart;
 mod shapes;
 mod since;
 mod smart;
+mod statements;
 mod status;
 mod storages;
 mod support;

@@ -3,13 +3,19 @@
 //! The text is never read into a tree and written anew: what we do not change keeps every byte, numbers and
 //! white space included.
 
-use std::fmt;
-use std::ops::Range;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::offer::Offer;
+use super::text::{Edits, Object, PatchError, find};
+
 const GUIDE: &str = "http://hl7.org/fhir/uv/bulkdata";
+/// What a type cannot be exported by: the narrative's address, which the guide's artifact does not have (spec 1.4.2).
+const NOT_SUPPORTED: &str = "http://hl7.org/fhir/uv/bulkdata/Extension/operation-not-supported";
+/// Which extension tells where tokens are had.
+pub(crate) const OAUTH_URIS: &str = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris";
+const SECURITY_SERVICE: &str = "http://terminology.hl7.org/CodeSystem/restful-security-service";
+const SMART: &str = "SMART-on-FHIR";
 
 /// The operation and the names it is looked for under: the guide's `export`, and what some clients want
 /// instead.
@@ -22,91 +28,180 @@ const SYSTEM: Operation = Operation { definition: "export", names: &["export"] }
 const PATIENT: Operation = Operation { definition: "patient-export", names: &["export", "patient-export"] };
 const GROUP: Operation = Operation { definition: "group-export", names: &["export", "group-export"] };
 
-/// Why a text was not edited.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum PatchError {
-    #[error("the text is not UTF-8")]
-    NotUtf8,
-    /// Only the place is kept: the parser's own words may quote the text.
-    #[error("the text is not the JSON that we expect (line {line}, column {column})")]
-    NotJson { line: usize, column: usize },
-    #[error("the resource is not a CapabilityStatement")]
-    OtherResource,
-    #[error("the statement describes no server")]
-    NoServer,
-    #[error("the statement has the member `{0}` twice")]
-    Twice(&'static str),
-}
-
-impl From<serde_json::Error> for PatchError {
-    fn from(error: serde_json::Error) -> Self {
-        Self::NotJson { line: error.line(), column: error.column() }
+impl Operation {
+    fn canonical(&self) -> String {
+        format!("{GUIDE}/OperationDefinition/{}", self.definition)
     }
 }
 
-/// The statement with the Bulk Data guide under `instantiates`, the operation `export` for the server, and
-/// for Patient and Group where the upstream has them. Export operations that the upstream advertises itself
-/// are replaced: calls of them never reach it.
+/// The statement with what is [offered](Offer): the Bulk Data guide under `instantiates`, the operation `export` for the
+/// server, and for Patient and Group where it has them; how tokens are had; and which types cannot be exported. Export
+/// operations that the upstream advertises itself go: calls of them never reach it. So do all of them while nothing is offered.
 ///
 /// Source: Bulk Data 3.0.0, "Bulk Data Export Operation `CapabilityStatement`"
-pub(super) fn with_operations(text: &[u8]) -> Result<Vec<u8>, PatchError> {
+pub(crate) fn with_operations(text: &[u8], offer: &Offer<'_>) -> Result<Vec<u8>, PatchError> {
     let text = std::str::from_utf8(text).map_err(|_| PatchError::NotUtf8)?;
     let root: &RawValue = serde_json::from_str(text)?;
     let statement = Object::parse(root)?;
     if statement.text("resourceType")?.as_deref() != Some("CapabilityStatement") {
         return Err(PatchError::OtherResource);
     }
-    let mut edits = Edits { text, list: Vec::new() };
-    instantiate(&statement, &mut edits)?;
+    let mut edits = Edits::of(text);
+    instantiate(&statement, offer, &mut edits)?;
 
     let rest = statement.member("rest")?.ok_or(PatchError::NoServer)?;
     let server = find(rest, "mode", "server")?.ok_or(PatchError::NoServer)?;
-    offer(&server, &SYSTEM, &mut edits)?;
+    list(&server, offer.is_open.then_some(&SYSTEM), &mut edits)?;
+    if offer.is_open && offer.has_smart {
+        secure(&server, offer, &mut edits)?;
+    }
     if let Some(resources) = server.member("resource")? {
-        for (name, operation) in [("Patient", PATIENT), ("Group", GROUP)] {
-            if let Some(resource) = find(resources, "type", name)? {
-                offer(&resource, &operation, &mut edits)?;
+        for resource in serde_json::from_str::<Vec<&RawValue>>(resources.get())? {
+            let resource = Object::parse(resource)?;
+            let name = resource.text("type")?.unwrap_or_default();
+            let operation = match name.as_str() {
+                "Patient" => Some(&PATIENT),
+                "Group" => Some(&GROUP),
+                _ => None,
+            };
+            if operation.is_some() {
+                list(&resource, operation.filter(|_| offer.is_open && offer.has_patients()), &mut edits)?;
+            }
+            if offer.is_open {
+                except(&resource, &name, offer, &mut edits)?;
             }
         }
     }
     Ok(edits.apply())
 }
 
-fn instantiate(statement: &Object<'_>, edits: &mut Edits<'_>) -> Result<(), PatchError> {
-    let guide = format!("{GUIDE}/CapabilityStatement/bulk-data");
+fn statement_of_guide() -> String {
+    format!("{GUIDE}/CapabilityStatement/bulk-data")
+}
+
+/// BD-102
+fn instantiate(statement: &Object<'_>, offer: &Offer<'_>, edits: &mut Edits<'_>) -> Result<(), PatchError> {
+    let guide = statement_of_guide();
     let Some(list) = statement.member("instantiates")? else {
-        edits.append(statement.raw, statement.members.len(), &format!("\"instantiates\":[\"{guide}\"]"));
+        if offer.is_open {
+            edits.append(statement.raw, statement.members.len(), &format!("\"instantiates\":[\"{guide}\"]"));
+        }
         return Ok(());
     };
     let items: Vec<String> = serde_json::from_str(list.get())?;
     // A canonical may be followed by `|` and a version.
-    if !items.iter().any(|item| item.split('|').next() == Some(guide.as_str())) {
-        edits.append(list, items.len(), &format!("\"{guide}\""));
+    let is_guide = |item: &String| item.split('|').next() == Some(guide.as_str());
+    match (offer.is_open, items.iter().any(is_guide)) {
+        (true, false) => edits.append(list, items.len(), &format!("\"{guide}\"")),
+        (false, true) if items.iter().all(is_guide) => edits.remove("instantiates", list),
+        (false, true) => {
+            let others: Vec<_> = items.iter().filter(|item| !is_guide(item)).collect();
+            edits.replace(list, json!(others).to_string());
+        }
+        (true, true) | (false, false) => {}
     }
     Ok(())
 }
 
-/// Puts our operation among those that `holder` lists, in the place of any export it has.
-fn offer(holder: &Object<'_>, operation: &Operation, edits: &mut Edits<'_>) -> Result<(), PatchError> {
-    let ours = operation.names.iter().map(|name| {
-        let definition = operation.definition;
-        let definition = format!("{GUIDE}/OperationDefinition/{definition}");
-        format!("{{\"name\":\"{name}\",\"definition\":\"{definition}\"}}")
+/// Puts our operation, if it is offered, among those that `holder` lists, in the place of any export it has.
+fn list(holder: &Object<'_>, offered: Option<&Operation>, edits: &mut Edits<'_>) -> Result<(), PatchError> {
+    let ours = offered.into_iter().flat_map(|operation| {
+        let definition = operation.canonical();
+        let text = move |name| format!("{{\"name\":\"{name}\",\"definition\":\"{definition}\"}}");
+        operation.names.iter().map(text)
     });
     let Some(list) = holder.member("operation")? else {
         let ours: Vec<String> = ours.collect();
-        let member = format!("\"operation\":[{}]", ours.join(","));
-        edits.append(holder.raw, holder.members.len(), &member);
+        if !ours.is_empty() {
+            let member = format!("\"operation\":[{}]", ours.join(","));
+            edits.append(holder.raw, holder.members.len(), &member);
+        }
         return Ok(());
     };
     let mut items = Vec::new();
+    let mut is_changed = offered.is_some();
     for item in serde_json::from_str::<Vec<&RawValue>>(list.get())? {
-        if !is_export(&Object::parse(item)?)? {
+        if is_export(&Object::parse(item)?)? {
+            is_changed = true;
+        } else {
             items.push(item.get().to_owned());
         }
     }
     items.extend(ours);
-    edits.replace(list, format!("[{}]", items.join(",")));
+    match (is_changed, items.is_empty()) {
+        (false, _) => {}
+        (true, true) => edits.remove("operation", list),
+        (true, false) => edits.replace(list, format!("[{}]", items.join(","))),
+    }
+    Ok(())
+}
+
+/// Says that tokens of SMART Backend Services are wanted, and where they are had, beside what the upstream says of itself.
+fn secure(server: &Object<'_>, offer: &Offer<'_>, edits: &mut Edits<'_>) -> Result<(), PatchError> {
+    let service = json!({ "coding": [{ "system": SECURITY_SERVICE, "code": SMART }] });
+    let uris = offer
+        .token_endpoint
+        .map(|endpoint| json!({ "url": OAUTH_URIS, "extension": [{ "url": "token", "valueUri": endpoint }] }));
+    let Some(security) = server.member("security")? else {
+        let mut security = json!({ "service": [service] });
+        if let Some(uris) = uris {
+            security["extension"] = json!([uris]);
+        }
+        edits.append(server.raw, server.members.len(), &format!("\"security\":{security}"));
+        return Ok(());
+    };
+    let security = Object::parse(security)?;
+    let mut added = 0;
+    let mut add = |name: &'static str, is_there: &dyn Fn(&str) -> bool, item: String| -> Result<(), PatchError> {
+        match security.member(name)? {
+            None => {
+                edits.append(security.raw, security.members.len() + added, &format!("\"{name}\":[{item}]"));
+                added += 1;
+            }
+            Some(list) if !is_there(list.get()) => {
+                let items: Vec<&RawValue> = serde_json::from_str(list.get())?;
+                edits.append(list, items.len(), &item);
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    };
+    add("service", &|list| list.contains(&format!("\"{SMART}\"")), service.to_string())?;
+    if let Some(uris) = uris {
+        add("extension", &|list| list.contains(&format!("\"{OAUTH_URIS}\"")), uris.to_string())?;
+    }
+    Ok(())
+}
+
+/// BD-105: names the operations that a type is no part of.
+fn except(resource: &Object<'_>, name: &str, offer: &Offer<'_>, edits: &mut Edits<'_>) -> Result<(), PatchError> {
+    let lacks = if !offer.exports(name) {
+        // None of the guide's.
+        vec![statement_of_guide()]
+    } else if offer.has_patients() && !offer.exports_with_patients(name) {
+        vec![PATIENT.canonical(), GROUP.canonical()]
+    } else {
+        return Ok(());
+    };
+    let item = |canonical: &String| json!({ "url": NOT_SUPPORTED, "valueCanonical": canonical }).to_string();
+    match resource.member("extension")? {
+        None => {
+            let items: Vec<_> = lacks.iter().map(item).collect();
+            let member = format!("\"extension\":[{}]", items.join(","));
+            edits.append(resource.raw, resource.members.len(), &member);
+        }
+        // Whatever the upstream says of exports of its own.
+        Some(list) => {
+            let mut items = Vec::new();
+            for known in serde_json::from_str::<Vec<&RawValue>>(list.get())? {
+                if Object::parse(known)?.text("url")?.as_deref() != Some(NOT_SUPPORTED) {
+                    items.push(known.get().to_owned());
+                }
+            }
+            items.extend(lacks.iter().map(item));
+            edits.replace(list, format!("[{}]", items.join(",")));
+        }
+    }
     Ok(())
 }
 
@@ -126,115 +221,39 @@ fn is_export(operation: &Object<'_>) -> Result<bool, PatchError> {
     Ok(named || defined)
 }
 
-/// The first object of `list` whose member `name` is the string `value`.
-fn find<'a>(list: &'a RawValue, name: &'static str, value: &str) -> Result<Option<Object<'a>>, PatchError> {
-    for item in serde_json::from_str::<Vec<&RawValue>>(list.get())? {
-        let item = Object::parse(item)?;
-        if item.text(name)?.as_deref() == Some(value) {
-            return Ok(Some(item));
-        }
-    }
-    Ok(None)
-}
-
-/// A JSON object, one level read.
-struct Object<'a> {
-    raw: &'a RawValue,
-    members: Vec<(String, &'a RawValue)>,
-}
-
-impl<'a> Object<'a> {
-    fn parse(raw: &'a RawValue) -> Result<Self, PatchError> {
-        let Members(members) = serde_json::from_str(raw.get())?;
-        Ok(Self { raw, members })
-    }
-
-    fn member(&self, name: &'static str) -> Result<Option<&'a RawValue>, PatchError> {
-        let mut found = self.members.iter().filter(|(key, _)| key == name).map(|(_, raw)| *raw);
-        let first = found.next();
-        // Readers do not agree on which of two counts.
-        if found.next().is_some() { Err(PatchError::Twice(name)) } else { Ok(first) }
-    }
-
-    /// A member's value if it is a string.
-    fn text(&self, name: &'static str) -> Result<Option<String>, PatchError> {
-        Ok(self.member(name)?.and_then(|raw| serde_json::from_str(raw.get()).ok()))
-    }
-}
-
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-
-        impl<'de> Visitor<'de> for Read {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(Read)
-    }
-}
-
-/// Changes to a text, none of which overlap.
-struct Edits<'a> {
-    text: &'a str,
-    list: Vec<(Range<usize>, String)>,
-}
-
-impl Edits<'_> {
-    /// Where a part, borrowed from the text, lies in it.
-    fn span(&self, part: &RawValue) -> Range<usize> {
-        let start = part.get().as_ptr().addr() - self.text.as_ptr().addr();
-        start..start + part.get().len()
-    }
-
-    fn replace(&mut self, part: &RawValue, with: String) {
-        self.list.push((self.span(part), with));
-    }
-
-    /// Adds an item to the end of an object or array that has `length` of them.
-    fn append(&mut self, container: &RawValue, length: usize, item: &str) {
-        let end = self.span(container).end - 1;
-        let comma = if length == 0 { "" } else { "," };
-        self.list.push((end..end, format!("{comma}{item}")));
-    }
-
-    fn apply(mut self) -> Vec<u8> {
-        self.list.sort_unstable_by_key(|(range, _)| range.start);
-        let added: usize = self.list.iter().map(|(_, text)| text.len()).sum();
-        let mut edited = Vec::with_capacity(self.text.len() + added);
-        let mut done = 0;
-        for (range, with) in &self.list {
-            edited.extend_from_slice(&self.text.as_bytes()[done..range.start]);
-            edited.extend_from_slice(with.as_bytes());
-            done = range.end;
-        }
-        edited.extend_from_slice(&self.text.as_bytes()[done..]);
-        edited
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::fhir::compartment::Compartments;
+    use crate::fhir::resource_type::ResourceType;
+
+    /// All that is named in the tests can be exported.
+    fn offer() -> Offer<'static> {
+        let searchable = BTreeSet::from(["Patient", "Device", "Group", "Slot"].map(named));
+        Offer {
+            is_open: true,
+            searchable,
+            compartments: Some(Compartments::R4),
+            context: &[],
+            has_smart: false,
+            token_endpoint: None,
+        }
+    }
+
+    fn named(name: &str) -> ResourceType {
+        ResourceType::parse(name).expect("a type")
+    }
 
     fn patched(text: &str) -> String {
-        let edited = with_operations(text.as_bytes()).expect("the test's statement can be edited");
+        patched_by(text, &offer())
+    }
+
+    fn patched_by(text: &str, offer: &Offer<'_>) -> String {
+        let edited = with_operations(text.as_bytes(), offer).expect("the test's statement can be edited");
         String::from_utf8(edited).expect("text in, text out")
     }
 
@@ -259,12 +278,105 @@ mod tests {
         assert_eq!(server["operation"], json!([operation("export", "export")]));
         let patient = json!([operation("export", "patient-export"), operation("patient-export", "patient-export"),]);
         assert_eq!(server["resource"][0]["operation"], patient);
-        assert_eq!(server["resource"][1], json!({ "type": "Device" }));
+        assert!(server["resource"][1]["operation"].is_null());
 
         let with_group = statement.to_string().replace("Device", "Group");
         let edited: Value = serde_json::from_str(&patched(&with_group)).expect("JSON");
         let group = json!([operation("export", "group-export"), operation("group-export", "group-export")]);
         assert_eq!(edited["rest"][1]["resource"][1]["operation"], group);
+    }
+
+    /// BD-105
+    #[test]
+    fn types_that_are_no_part_of_an_export_are_named() {
+        let statement = json!({
+            "resourceType": "CapabilityStatement",
+            "rest": [{ "mode": "server", "resource": [
+                { "type": "Patient" }, { "type": "Device" }, { "type": "Slot" }, { "type": "Observation" },
+                { "type": "Dragon", "extension": [{ "url": "x" }, { "url": NOT_SUPPORTED, "valueCanonical": "y" }] },
+            ] }],
+        });
+        let context = [named("Device")];
+        let lacks = |offer: &Offer<'_>| -> Vec<Vec<String>> {
+            let edited: Value = serde_json::from_str(&patched_by(&statement.to_string(), offer)).expect("JSON");
+            let resources = edited["rest"][0]["resource"].as_array().expect("a list").clone();
+            let of = |resource: &Value| -> Vec<String> {
+                let extensions = resource["extension"].as_array().cloned().unwrap_or_default();
+                let values = extensions.iter().filter(|extension| extension["url"] == NOT_SUPPORTED);
+                values.map(|extension| extension["valueCanonical"].as_str().expect("text").to_owned()).collect()
+            };
+            resources.iter().map(of).collect()
+        };
+        let none = vec![statement_of_guide()];
+        let patients = vec![PATIENT.canonical(), GROUP.canonical()];
+        let offered = Offer { context: &context, ..offer() };
+        assert_eq!(lacks(&offered), [vec![], vec![], patients, none.clone(), none.clone()]);
+        // Where there are no exports of patients, nothing is no part of them.
+        let system = Offer { compartments: None, ..offer() };
+        assert_eq!(lacks(&system), [vec![], vec![], vec![], none.clone(), none]);
+    }
+
+    /// BD-103: Patient and Group level are not claimed for a version of FHIR whose compartments are unknown.
+    #[test]
+    fn levels_that_are_not_offered_are_not_claimed() {
+        let statement = r#"{"resourceType":"CapabilityStatement","rest":[{"mode":"server","resource":[
+            {"type":"Patient","operation":[{"name":"export"},{"name":"everything"}]},{"type":"Group"}]}]}"#;
+        let offered = Offer { compartments: None, ..offer() };
+        let edited: Value = serde_json::from_str(&patched_by(statement, &offered)).expect("JSON");
+        let server = &edited["rest"][0];
+        assert_eq!(server["operation"], json!([operation("export", "export")]));
+        assert_eq!(server["resource"][0]["operation"], json!([{ "name": "everything" }]));
+        assert!(server["resource"][1]["operation"].is_null());
+    }
+
+    #[test]
+    fn what_is_closed_is_taken_out_with_its_comma_and_nothing_else() {
+        let guide = statement_of_guide();
+        for (before, after) in [
+            (format!(r#", "instantiates" : [ "{guide}|2.0.0" ]"#), String::new()),
+            (format!(r#", "instantiates" : [ "a","{guide}" ]"#), r#", "instantiates" : ["a"]"#.to_owned()),
+            (r#", "instantiates":["a"] "#.to_owned(), r#", "instantiates":["a"] "#.to_owned()),
+        ] {
+            for rest in [
+                r#""rest":[{"operation":[{"name":"export"}],"mode":"server"}]"#,
+                r#""rest":[{"mode":"server" , "operation" : [{"name":"export"}]}]"#,
+            ] {
+                let gone = rest.replace(r#""operation":[{"name":"export"}],"#, "");
+                let gone = gone.replace(r#" , "operation" : [{"name":"export"}]"#, "");
+                let closed = Offer { is_open: false, ..offer() };
+                for last in [false, true] {
+                    let text = |middle: &str, rest: &str| {
+                        let kind = r#""resourceType":"CapabilityStatement""#;
+                        if last { format!("{{{rest},{kind}{middle}}}") } else { format!("{{{kind}{middle},{rest}}}") }
+                    };
+                    assert_eq!(patched_by(&text(&before, rest), &closed), text(&after, &gone));
+                }
+            }
+        }
+    }
+
+    /// Interop: where tokens are had is said beside what the upstream says of its own.
+    #[test]
+    fn security_is_said_beside_that_of_the_upstream() {
+        let offered = Offer { has_smart: true, token_endpoint: Some("https://h/$bulk-token"), ..offer() };
+        for (before, services, uris) in [
+            ("", 1, "https://h/$bulk-token"),
+            (r#""security":{},"#, 1, "https://h/$bulk-token"),
+            (r#""security":{"cors":true,"service":[{"text":"x"}]},"#, 2, "https://h/$bulk-token"),
+            (r#""security":{"service":[{"coding":[{"code":"SMART-on-FHIR"}]}]},"#, 1, "https://h/$bulk-token"),
+        ] {
+            let text = format!(r#"{{"resourceType":"CapabilityStatement","rest":[{{{before}"mode":"server"}}]}}"#);
+            let once = patched_by(&text, &offered);
+            assert_eq!(patched_by(&once, &offered), once);
+            let edited: Value = serde_json::from_str(&once).expect("JSON");
+            let security = &edited["rest"][0]["security"];
+            assert_eq!(security["service"].as_array().map(Vec::len), Some(services), "{security}");
+            assert_eq!(security["extension"][0]["extension"][0]["valueUri"], uris);
+        }
+        let open: Value =
+            serde_json::from_str(&patched(r#"{"resourceType":"CapabilityStatement","rest":[{"mode":"server"}]}"#))
+                .expect("JSON");
+        assert!(open["rest"][0]["security"].is_null());
     }
 
     #[test]
@@ -334,7 +446,7 @@ mod tests {
                 "the statement has the member `rest` twice",
             ),
         ] {
-            let error = with_operations(text).expect_err("nothing that can be edited");
+            let error = with_operations(text, &offer()).expect_err("nothing that can be edited");
             assert_eq!(error.to_string(), expected, "{}", String::from_utf8_lossy(text));
         }
         for text in [
@@ -344,7 +456,7 @@ mod tests {
             r#"{"resourceType":"CapabilityStatement","rest":[{"mode":"server","operation":[1]}]}"#,
             r#"{"resourceType":"CapabilityStatement","rest":[{"mode":"server"}]"#,
         ] {
-            let error = with_operations(text.as_bytes()).expect_err("nothing that can be edited");
+            let error = with_operations(text.as_bytes(), &offer()).expect_err("nothing that can be edited");
             assert!(matches!(error, PatchError::NotJson { .. }), "{error}");
         }
     }

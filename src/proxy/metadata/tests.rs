@@ -10,7 +10,7 @@ use url::Url;
 use super::*;
 use crate::http::problem::Problem;
 
-const STATEMENT: &str = r#"{"resourceType":"CapabilityStatement","rest":[{"mode":"server","resource":[]}]}"#;
+const STATEMENT: &str = r#"{"resourceType":"CapabilityStatement","rest":[{"mode":"server","resource":[{"type":"Patient","interaction":[{"code":"search-type"}],"operation":[{"name":"export","definition":"of the upstream"}]}]}]}"#;
 
 type Answer = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
 
@@ -28,6 +28,11 @@ impl Outcome {
 }
 
 async fn outcome(request: Request<Body>, answer: Answer) -> Outcome {
+    outcome_while(true, request, answer).await
+}
+
+/// Bulk requests are answered, or refused.
+async fn outcome_while(is_open: bool, request: Request<Body>, answer: Answer) -> Outcome {
     let asked = Arc::new(Mutex::new(HeaderMap::new()));
     let seen = Arc::clone(&asked);
     let upstream = service_fn(move |request: Request<Body>| {
@@ -36,7 +41,7 @@ async fn outcome(request: Request<Body>, answer: Answer) -> Outcome {
     });
     let url = |text: &str| Url::parse(text).expect("the URL is well formed");
     let bases = Bases::new(&url("http://ours/fhir"), &url("http://theirs/base"));
-    let service = Metadata::new(upstream, &bases.expect("both are http"));
+    let service = Metadata::new(upstream, &bases.expect("both are http"), Terms::default(), Arc::new(move || is_open));
     let passed = service.oneshot(request).await;
     let response = passed.unwrap_or_else(|error| Problem::from(error).into_response());
     let (head, body) = response.into_parts();
@@ -87,13 +92,43 @@ async fn a_statement_comes_with_our_operations_and_true_headers() {
     let length = outcome.text.expect("the body comes whole").len();
     assert_eq!(headers["content-length"], length.to_string());
     assert_eq!(headers["cache-control"], "max-age=5");
-    for name in ["etag", "last-modified", "content-digest"] {
+    for name in ["last-modified", "content-digest"] {
         assert!(!headers.contains_key(name), "{name} is about other bytes");
     }
+    assert!(headers["etag"] != "W/\"1\"", "so is that");
     let mut asked: Vec<_> = outcome.asked.keys().map(HeaderName::as_str).collect();
     asked.sort_unstable();
     assert_eq!(asked, ["accept", "accept-encoding"]);
     assert_eq!(outcome.asked["accept-encoding"], "identity");
+}
+
+fn statement() -> Answer {
+    Arc::new(|| answer(200, &[("content-type", "application/json"), ("etag", "\"1\"")], STATEMENT))
+}
+
+#[tokio::test]
+async fn whoever_has_the_statement_is_told_so() {
+    let first = outcome(get("/fhir/metadata"), statement()).await;
+    let etag = first.head.headers["etag"].clone();
+    let mut again = get("/fhir/metadata");
+    again.headers_mut().insert("if-none-match", etag.clone());
+    let again = outcome(again, statement()).await;
+    assert_eq!((again.head.status, &again.head.headers["etag"]), (StatusCode::NOT_MODIFIED, &etag));
+    assert!(again.text.expect("nothing").is_empty() && !again.head.headers.contains_key("content-type"));
+    let mut theirs = get("/fhir/metadata");
+    theirs.headers_mut().insert("if-none-match", HeaderValue::from_static("\"1\""));
+    assert!(outcome(theirs, statement()).await.is_edited(), "it is another document");
+}
+
+/// BD-103: while bulk requests are refused nothing is claimed, not by the upstream either.
+#[tokio::test]
+async fn a_statement_says_nothing_of_exports_that_are_refused() {
+    let closed = outcome_while(false, get("/fhir/metadata"), statement()).await;
+    let text = closed.text.expect("the body comes whole");
+    let expected = STATEMENT.replace(r#","operation":[{"name":"export","definition":"of the upstream"}]"#, "");
+    assert_eq!(String::from_utf8_lossy(&text), expected);
+    let open = outcome(get("/fhir/metadata"), statement()).await;
+    assert_ne!(open.head.headers["etag"], closed.head.headers["etag"]);
 }
 
 #[tokio::test]
