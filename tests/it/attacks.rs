@@ -8,8 +8,6 @@ mod external;
 mod jobs;
 mod tokens;
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::raw::{self, Answer};
@@ -82,8 +80,8 @@ async fn assert_refused(rig: &Rig, what: &str, attack: &Sent, refusal: Refusal, 
     if let Some(status) = answer.header("content-location").strip_prefix(&rig.base) {
         let poll = Sent { method: "GET".to_owned(), body: Vec::new(), ..twin.clone() }.to(status);
         let mut answer = poll.send(rig).await;
-        while answer.status == 202 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        while matches!(answer.status, 202 | 429) {
+            rig.pause(answer.status).await;
             answer = poll.send(rig).await;
         }
         assert_eq!(answer.status, 200, "the export of the twin of {what}");

@@ -70,7 +70,7 @@ async fn a_whole_export_has_all_its_addresses_below_the_base_of_our_own() {
             let answer = ask(&rig, "GET", &below(&status), &headers, b"").await;
             match answer.status {
                 200 => break answer.json(),
-                202 => tokio::time::sleep(Duration::from_millis(20)).await,
+                running @ (202 | 429) => rig.pause(running).await,
                 other => panic!("{other}: {}", String::from_utf8_lossy(&answer.body)),
             }
         };

@@ -317,9 +317,17 @@ impl Rig {
             let answer = self.with_token("GET", &status, token).await;
             match answer.status {
                 200 => return status,
-                202 => tokio::time::sleep(Duration::from_millis(20)).await,
+                running @ (202 | 429) => self.pause(running).await,
                 other => panic!("{other}: {}", String::from_utf8_lossy(&answer.body)),
             }
+        }
+    }
+
+    /// A moment between two polls. Whoever is told to wait waits by the clock that tests move: it stands still by itself.
+    pub(crate) async fn pause(&self, status: u16) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if status == 429 {
+            self.advance(1);
         }
     }
 

@@ -149,8 +149,8 @@ async fn an_export_that_goes_on_after_a_restart_keeps_back_the_same() {
     rig.restart(|_| {}).await;
     rig.upstream.update_settings(|settings| settings.latency = Duration::ZERO);
     let token = rig.token(&client, ALL).await;
-    while rig.with_token("GET", &status, &token).await.status == 202 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    while let running @ (202 | 429) = rig.with_token("GET", &status, &token).await.status {
+        rig.pause(running).await;
     }
     let export = super::got(&rig, &token, status).await;
     assert!(!export.output.contains(r#""id":"secret"#), "{}", export.output);
