@@ -310,6 +310,8 @@ impl Grant {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::fhir::bundle::Scope;
 
@@ -423,5 +425,122 @@ mod tests {
         assert_eq!(grant.follows(&own).count(), 0);
         let other = entry(r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/q"}}"#);
         assert_eq!(grant.admit(&other, |_| {}).err(), Some(Withheld::OutsideCohort));
+    }
+
+    /// A grant of Observations and Patients, to which Devices and Practitioners come along by reference.
+    fn with_devices(cohort: Cohort) -> Grant {
+        let bases = vec!["http://h/fhir".to_owned()];
+        let (types, context) = (["Observation", "Patient"].map(named), ["Device", "Practitioner"].map(named));
+        Grant::new(cohort, Compartments::R4, types.to_vec(), context.to_vec(), bases)
+    }
+
+    /// SEC-23: a Device with a patient must name one of the cohort's.
+    #[test]
+    fn what_comes_along_belongs_to_nobody_else() {
+        let [everything, _, members] = levels();
+        for (json, expected) in [
+            (r#"{"resourceType":"Practitioner","id":"d"}"#, Ok(vec![])),
+            (r#"{"resourceType":"Device","id":"d"}"#, Ok(vec![])),
+            (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/p"}}"#, Ok(vec!["p"])),
+            (
+                r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#,
+                Err(Withheld::SharedWithOthers),
+            ),
+            (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Group/q"}}"#, Ok(vec![])),
+            (r#"{"resourceType":"Device","id":"d","owner":{"reference":"Patient/q"}}"#, Ok(vec![])),
+        ] {
+            let mut noted = Vec::new();
+            let admitted = with_devices(members.clone()).admit(&entry(json), |id| noted.push(id.to_string()));
+            let expected = expected.map(|ids| ids.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(admitted.map(|_| noted), expected, "{json}");
+            let whole = with_devices(everything.clone()).admit(&entry(json), |_| {}).err();
+            assert_eq!(whole, Some(Withheld::Type), "by its type or not at all: {json}");
+        }
+    }
+
+    #[test]
+    fn only_types_that_come_along_are_followed() {
+        let own = entry(
+            r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"encounter":{"reference":"Encounter/e"},"performer":[{"reference":"http://h/fhir/Practitioner/d"},{"reference":"http://elsewhere/fhir/Practitioner/x"}],"device":{"reference":"Device/v"}}"#,
+        );
+        let grant = with_devices(Cohort::AllPatients);
+        let followed: BTreeSet<_> = grant.follows(&own).map(|found| found.id.to_string()).collect();
+        assert_eq!(followed, BTreeSet::from(["d".to_owned(), "v".to_owned()]));
+    }
+
+    #[test]
+    fn only_what_names_nobody_of_the_cohort_is_foreign() {
+        let [everything, _, members] = levels();
+        for (json, expected) in [
+            (r#"{"resourceType":"Patient","id":"p"}"#, false),
+            (r#"{"resourceType":"Patient","id":"q"}"#, true),
+            (r#"{"resourceType":"Observation","id":"o"}"#, false),
+            (r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/q"}}"#, true),
+            (r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"}}"#, false),
+            (
+                r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/q"},"performer":[{"reference":"Patient/p"}]}"#,
+                false,
+            ),
+        ] {
+            assert_eq!(with_devices(members.clone()).is_foreign(&entry(json)), expected, "{json}");
+            assert!(!with_devices(everything.clone()).is_foreign(&entry(json)), "{json}");
+        }
+    }
+
+    #[test]
+    fn it_is_known_what_single_resources_decide() {
+        for cohort in levels() {
+            let is_everything = matches!(cohort, Cohort::Everything);
+            let plain = with_devices(cohort.clone());
+            assert_eq!((plain.keeps_back_resources(), plain.asks_for_last_versions()), (false, !is_everything));
+            for (policy, withdrawn, expected) in [
+                ("{}", "", false),
+                (r#"{"withheld":["s|x"]}"#, "", true),
+                ("{}", "gone", true),
+                (r#"{"removed":["*.text"]}"#, "", false),
+            ] {
+                let grant = grant(cohort.clone(), policy, withdrawn);
+                assert_eq!(grant.keeps_back_resources(), expected, "{policy} {withdrawn}");
+                assert_eq!(grant.asks_for_last_versions(), expected || !is_everything, "{policy} {withdrawn}");
+            }
+        }
+    }
+
+    /// SEC-27
+    #[test]
+    fn what_was_received_and_is_gone_is_told_if_its_type_is_in_the_export() {
+        let grant = with_devices(Cohort::Everything);
+        let reference = |text: &str| LocalReference::parse_on(text, &[]).expect("a reference");
+        let told = grant.admit_deletion_of_received(&reference("Patient/p")).expect("a line");
+        assert_eq!(told.len(), told.clone().into_bytes().len());
+        assert!(told.len() > 1 && told.into_bytes().ends_with(b"\n"));
+        assert!(grant.admit_deletion_of_received(&reference("Encounter/e")).is_none());
+    }
+
+    #[test]
+    fn what_tells_of_other_records_names_them() {
+        let grant = with_devices(Cohort::Everything);
+        let told = |json: &str| {
+            let told = grant.tells_of(&entry(json)).into_iter();
+            told.map(|told| (told.of.map(|of| of.id.to_string()), told.is_subject)).collect::<Vec<_>>()
+        };
+        let id = |text: &str| Some(text.to_owned());
+        for (json, expected) in [
+            (
+                r#"{"resourceType":"Provenance","id":"v","target":[{"reference":"Observation/o"},{"reference":"urn:x"}],"entity":[{"what":{"reference":"Observation/e"}},{"what":{"reference":"urn:y"}}]}"#,
+                vec![(id("o"), true), (None, true), (id("e"), false)],
+            ),
+            (
+                r#"{"resourceType":"AuditEvent","id":"a","entity":[{"what":{"reference":"Patient/p"}}],"agent":[{"who":{"reference":"Practitioner/d"}}]}"#,
+                vec![(id("p"), true), (id("d"), false)],
+            ),
+            (
+                r#"{"resourceType":"Binary","id":"b","securityContext":{"reference":"Patient/p"}}"#,
+                vec![(id("p"), true)],
+            ),
+            (r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"}}"#, vec![]),
+        ] {
+            assert_eq!(told(json), expected, "{json}");
+        }
     }
 }

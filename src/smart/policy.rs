@@ -118,6 +118,10 @@ mod tests {
         let (a, c) = (Id::parse("a").expect("an id"), Id::parse("c").expect("an id"));
         let encounter = ResourceType::parse("Encounter").expect("a type");
         assert!(open.is_open() && !open.keeps_back() && !narrow.is_open() && narrow.keeps_back());
+        for own in [r#"{"types":["Patient"]}"#, r#"{"withheld":["s|x"]}"#, r#"{"removed":["Patient.telecom"]}"#] {
+            assert!(policy(own).keeps_back(), "{own}");
+        }
+        assert!(!policy(r#"{"levels":["patient"]}"#).keeps_back());
         assert!(open.permits_level(Level::System) && open.permits_group(&c) && open.permits_type(encounter));
         assert!(narrow.permits_level(Level::Group) && !narrow.permits_level(Level::System));
         assert!(narrow.permits_group(&a) && !narrow.permits_group(&c));
