@@ -1,5 +1,6 @@
 //! Kick-offs that are refused: the status, the code and place, and that nothing came of it.
 
+mod any;
 mod bodies;
 mod groups;
 mod headers;
