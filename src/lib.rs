@@ -66,6 +66,9 @@ mod disk;
 mod doctor;
 mod engine;
 mod fhir;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod job;
 mod ledger;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the core outward: a module uses itself and what stands above it. A part of a module may have a place of its own.
-const ORDER: [&str; 28] = [
+const ORDER: [&str; 29] = [
     "fhir",
     "clock", // gives instants as FHIR writes them
     "body",
@@ -35,6 +35,7 @@ const ORDER: [&str; 28] = [
     "app",
     "cli",
     "testing",
+    "fuzzing", // for tests and fuzzers only
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
