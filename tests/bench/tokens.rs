@@ -1,0 +1,371 @@
+//! What tokens cost, and a flood of bad assertions:
+//!
+//! ```text
+//! cargo bench --locked --bench tokens -- [cost] [flood] [--requests N] [--seconds N]
+//! ```
+//!
+//! * `cost`: token requests with ES384 to the built program, over TCP and with its job store on disk. One takes less than a
+//!   millisecond of its processor time, in all its threads.
+//! * `flood`: a thousand distinct assertions a second, signed by nobody with RSA-4096 and a `kid` that is not known, in bodies of
+//!   64 kB. Beside it the 99th percentile of reads that pass through is at most 1.2 times that without it; the client's keys
+//!   are fetched once a minute at most; and the job store does not grow.
+//!
+//! The flood comes from this very process, on this machine: what it takes of the processors is taken from the program as well.
+//! After a start assertions are taken only 31 seconds later, so that is how long it waits. The exit code is 0 if all hold.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use clap::{Parser, ValueEnum};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, crypto};
+use sample_upstream::{Running, SampleUpstream, Settings};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What to measure; all if nothing is named.
+    parts: Vec<Part>,
+    /// Token requests.
+    #[arg(long, default_value_t = 3_000)]
+    requests: usize,
+    /// How long the flood lasts.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// What `cargo bench` adds by itself.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Cost,
+    Flood,
+}
+
+/// Requests of the flood in a second.
+const A_SECOND: u32 = 1_000;
+/// Token requests and requests of the flood that are under way at the same time.
+const AT_ONCE: usize = 4;
+const FLOODING: usize = 64;
+const READ_EVERY: Duration = Duration::from_millis(20);
+/// Assertions that may have been used before the start are not taken.
+const FORGETTING: Duration = Duration::from_secs(32);
+
+type Http = HttpClient<HttpConnector, Full<Bytes>>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match measure(Arguments::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("could not measure: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(Arguments { parts, requests, seconds, .. }: Arguments) -> anyhow::Result<bool> {
+    let wanted = |part| parts.is_empty() || parts.contains(&part);
+    let stand = Stand::start().await?;
+    tokio::time::sleep(FORGETTING).await;
+    let mut held = true;
+    if wanted(Part::Cost) {
+        held &= cost(&stand, requests).await?;
+    }
+    if wanted(Part::Flood) {
+        held &= flood(&stand, Duration::from_secs(seconds)).await?;
+    }
+    Ok(held)
+}
+
+/// Says whether a figure is as promised.
+fn holds(name: &str, value: f64, holds: bool, promise: &str) -> bool {
+    println!("{name:<58} {value:>8.3}   {promise}: {}", if holds { "holds" } else { "DOES NOT HOLD" });
+    holds
+}
+
+async fn cost(stand: &Stand, requests: usize) -> anyhow::Result<bool> {
+    // What is done once for all of them is no part of it.
+    stand.tokens(50).await?;
+    let (before, began) = (stand.cpu()?, Instant::now());
+    stand.tokens(requests).await?;
+    let (took, cpu) = (began.elapsed(), stand.cpu()?.saturating_sub(before));
+    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+    let each = cpu.as_secs_f64() * 1_000.0 / requests as f64;
+    println!("{requests} token requests with ES384 in {:.1} s", took.as_secs_f64());
+    Ok(holds("processor time of a token request, ms", each, each < 1.0, "less than 1"))
+}
+
+async fn flood(stand: &Stand, lasts: Duration) -> anyhow::Result<bool> {
+    let idle = stand.reads(lasts).await?;
+    let (grown, fetched) = (stand.state_bytes(), stand.fetched.load(Ordering::Relaxed));
+    let began = Instant::now();
+    let (beside, answers) = tokio::try_join!(stand.reads(lasts), stand.flood(lasts))?;
+    let grown = stand.state_bytes().abs_diff(grown);
+    let fetched = stand.fetched.load(Ordering::Relaxed) - fetched;
+    println!("{} bad assertions in {:.0} s: {:?}", answers.sent, began.elapsed().as_secs_f64(), answers);
+    let (idle, beside) = (percentile(idle), percentile(beside));
+    println!("99th percentile of reads: {idle:.2?} at rest, {beside:.2?} beside the flood");
+    let ratio = beside.as_secs_f64() / idle.as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    let (grown, fetched) = (grown as f64, fetched as f64);
+    let most = 1.0 + (lasts.as_secs_f64() / 60.0).floor();
+    let mut held = holds("99th percentile beside a flood, times that at rest", ratio, ratio <= 1.2, "at most 1.2");
+    held &= holds("times that the client's keys were fetched", fetched, fetched <= most, "once a minute");
+    held &= holds("bytes by which the job store has grown", grown, grown == 0.0, "none");
+    Ok(held)
+}
+
+/// The built program before a sample upstream, with two clients: one with its keys in the configuration, one with a `jwks_uri`.
+struct Stand {
+    base: String,
+    child: Child,
+    folder: TempDir,
+    key: EncodingKey,
+    http: Http,
+    /// How often the second client's keys were fetched.
+    fetched: Arc<AtomicUsize>,
+    _server: Running,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Answers {
+    sent: usize,
+    refused: usize,
+    busy: usize,
+}
+
+impl Stand {
+    async fn start() -> anyhow::Result<Self> {
+        let upstream = SampleUpstream::new(Settings::default());
+        upstream.create(r#"{"resourceType":"Patient","active":true}"#).context("a patient")?;
+        let server = upstream.serve(listener().await?).await;
+        let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).ok().context("a key")?;
+        let key = EncodingKey::from_ec_der(pair.to_pkcs8v1().ok().context("it can be written")?.as_ref());
+        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&key, Algorithm::ES384)?)?;
+        jwk["kid"] = "k".into();
+        let jwks = json!({ "keys": [jwk] });
+        let fetched = Arc::new(AtomicUsize::new(0));
+        let uri = publish(jwks.to_string(), Arc::clone(&fetched)).await?;
+        let clients = json!([
+            { "client_id": "good", "scope": "system/*.rs", "jwks": jwks },
+            { "client_id": "flooded", "scope": "system/*.rs", "jwks_uri": uri },
+        ]);
+        let folder = tempfile::tempdir()?;
+        let port = listener().await?.local_addr()?.port();
+        let base = format!("http://127.0.0.1:{port}/fhir");
+        let child = spawn(folder.path(), port, &server.base_url, &clients)?;
+        let http = HttpClient::builder(TokioExecutor::new()).build_http();
+        let stand = Self { base, child, folder, key, http, fetched, _server: server };
+        for _ in 0..500 {
+            if stand.read().await.is_ok() {
+                return Ok(stand);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!("it does not answer")
+    }
+
+    /// So many good token requests.
+    async fn tokens(&self, requests: usize) -> anyhow::Result<()> {
+        let mut asking = JoinSet::new();
+        for number in 0..requests {
+            if asking.len() >= AT_ONCE {
+                asking.join_next().await.context("one is under way")???;
+            }
+            let (http, form) = (self.http.clone(), self.good(number)?);
+            let uri = format!("{}/$bulk-token", self.base);
+            asking.spawn(async move {
+                let (status, body) = post(&http, &uri, form).await?;
+                ensure!(status == StatusCode::OK, "{status}: {}", String::from_utf8_lossy(&body));
+                Ok::<_, anyhow::Error>(())
+            });
+        }
+        asking.join_all().await.into_iter().collect()
+    }
+
+    /// A form that a token is issued for.
+    fn good(&self, number: usize) -> anyhow::Result<String> {
+        let header = json!({ "alg": "ES384", "typ": "JWT", "kid": "k" });
+        let signed = self.unsigned("good", &header, number);
+        let signature = crypto::sign(signed.as_bytes(), &self.key, Algorithm::ES384)?;
+        Ok(form(&format!("{signed}.{signature}")))
+    }
+
+    fn unsigned(&self, client: &str, header: &Value, number: usize) -> String {
+        let now = offtake::Clock::unix_millis(&offtake::SystemClock) / 1_000;
+        let claims = json!({
+            "iss": client, "sub": client, "aud": format!("{}/$bulk-token", self.base),
+            "iat": now, "exp": now + 300, "jti": format!("{number}-{now}"),
+        });
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()))
+    }
+
+    /// Bad assertions at their pace, whatever they are answered with.
+    async fn flood(&self, lasts: Duration) -> anyhow::Result<Answers> {
+        let began = Instant::now();
+        let mut pace = tokio::time::interval(Duration::from_secs(1) / A_SECOND);
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+        let (mut answers, mut asking) = (Answers::default(), JoinSet::new());
+        while began.elapsed() < lasts {
+            pace.tick().await;
+            if asking.len() >= FLOODING {
+                answers.count(asking.join_next().await.context("one is under way")??);
+            }
+            let (http, uri, form) = (self.http.clone(), format!("{}/$bulk-token", self.base), self.bad(answers.sent));
+            answers.sent += 1;
+            asking.spawn(async move { post(&http, &uri, form).await.map(|(status, _)| status) });
+        }
+        asking.join_all().await.into_iter().for_each(|answer| answers.count(answer));
+        Ok(answers)
+    }
+
+    /// A form of 64 kB with an assertion that is as dear as it can be and signed by nobody.
+    fn bad(&self, number: usize) -> String {
+        let header = json!({ "alg": "RS384", "typ": "JWT", "kid": format!("unknown-{number}") });
+        let signed = self.unsigned("flooded", &header, number);
+        let mut signature = [0x5a; 512];
+        signature[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        let mut form = form(&format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)));
+        form.push_str("&padding=");
+        form.extend(std::iter::repeat_n('x', 64_000_usize.saturating_sub(form.len())));
+        form
+    }
+
+    /// How long reads take that pass through.
+    async fn reads(&self, lasts: Duration) -> anyhow::Result<Vec<Duration>> {
+        let (began, mut every, mut took) = (Instant::now(), tokio::time::interval(READ_EVERY), Vec::new());
+        while began.elapsed() < lasts {
+            every.tick().await;
+            took.push(self.read().await?);
+        }
+        Ok(took)
+    }
+
+    async fn read(&self) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        let answer = self.http.get(format!("{}/Patient?_count=1", self.base).parse()?).await?;
+        ensure!(answer.status().is_success(), "a read was answered with {}", answer.status());
+        answer.into_body().collect().await?;
+        Ok(began.elapsed())
+    }
+
+    /// What the program has used of the processors.
+    fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let fields = stat.rsplit_once(") ").context("a process has a name")?.1.split(' ').skip(11).take(2);
+        let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap_or(0)).sum();
+        // Linux counts them in hundredths of a second for everybody.
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
+    fn state_bytes(&self) -> u64 {
+        files(&self.folder.path().join("state/jobs")).iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum()
+    }
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Answers {
+    fn count(&mut self, answer: anyhow::Result<StatusCode>) {
+        match answer {
+            Ok(StatusCode::BAD_REQUEST) => self.refused += 1,
+            Ok(_) | Err(_) => self.busy += 1,
+        }
+    }
+}
+
+fn spawn(folder: &Path, port: u16, upstream: &str, clients: &Value) -> anyhow::Result<Child> {
+    let (config, path) = (folder.join("offtake.yaml"), folder.display());
+    std::fs::write(
+        &config,
+        format!(
+            "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir }}\n\
+             upstream: {{ base_url: {upstream}, accepts_anonymous: acknowledged }}\n\
+             output: {{ location: file://{path}/output, min_free_bytes: 0 }}\n\
+             store: {{ path: {path}/state }}\n\
+             smart: {{ mode: authorization_server, jwks_private_hosts: [127.0.0.1], clients: {clients} }}\n"
+        ),
+    )?;
+    let log = std::fs::File::create(folder.join("log"))?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
+    command.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.spawn().context("starting it")
+}
+
+/// Answers everybody with these keys, and counts how often.
+async fn publish(jwks: String, fetched: Arc<AtomicUsize>) -> anyhow::Result<String> {
+    let listener = listener().await?;
+    let uri = format!("http://{}/jwks.json", listener.local_addr()?);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            fetched.fetch_add(1, Ordering::Relaxed);
+            let mut head = [0; 4_096];
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{jwks}", jwks.len());
+            // Who breaks off asks again.
+            drop(socket.read(&mut head).await);
+            drop(socket.write_all(answer.as_bytes()).await);
+        }
+    });
+    Ok(uri)
+}
+
+async fn listener() -> anyhow::Result<TcpListener> {
+    TcpListener::bind("127.0.0.1:0").await.context("a free port")
+}
+
+fn form(assertion: &str) -> String {
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    form.extend_pairs([
+        ("grant_type", "client_credentials"),
+        ("scope", "system/*.rs"),
+        ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+        ("client_assertion", assertion),
+    ]);
+    form.finish()
+}
+
+async fn post(http: &Http, uri: &str, form: String) -> anyhow::Result<(StatusCode, Bytes)> {
+    let request = Request::builder().method(Method::POST).uri(uri);
+    let request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+    let answer = http.request(request.body(Full::new(Bytes::from(form)))?).await?;
+    let status = answer.status();
+    Ok((status, answer.into_body().collect().await?.to_bytes()))
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let entries = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+fn percentile(mut took: Vec<Duration>) -> Duration {
+    took.sort_unstable();
+    took.get((took.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
+}
