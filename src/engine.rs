@@ -12,6 +12,7 @@ pub(crate) mod files;
 mod finish;
 mod held;
 mod isolate;
+mod narrow;
 mod planner;
 mod pool;
 mod profiler;
@@ -57,6 +58,7 @@ use crate::smart::server::Registry;
 use crate::telemetry::error_chain;
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
+use crate::upstream::probe::FilterProbeError;
 pub(crate) use downloads::Download;
 use downloads::Downloads;
 use files::FileLimits;
@@ -323,13 +325,18 @@ impl Engine {
         if self.inner.jobs().waiting.len() >= self.inner.settings.most_waiting {
             return Err(SubmitError::Full);
         }
-        let undated = tokio::select! {
-            undated = self.inner.planner.cannot_be_dated(&job) => undated,
-            // Then the job finds out.
-            () = self.inner.services.clock.sleep(SUBMIT_PATIENCE) => None,
+        let planner = &self.inner.planner;
+        let looked_at = async {
+            if let Some(name) = planner.cannot_be_dated(&job).await {
+                return Err(SubmitError::Undated(name));
+            }
+            let narrowed = Box::pin(planner.cannot_be_narrowed(&job)).await;
+            narrowed.map_or(Ok(()), |error| Err(SubmitError::Filter(error)))
         };
-        if let Some(name) = undated {
-            return Err(SubmitError::Undated(name));
+        tokio::select! {
+            looked_at = looked_at => looked_at?,
+            // Then the job finds out.
+            () = self.inner.services.clock.sleep(SUBMIT_PATIENCE) => {}
         }
         // As a whole, even if the client has gone that asked for it: nothing may run that is not recorded.
         let engine = self.clone();
@@ -594,6 +601,8 @@ pub(crate) enum SubmitError {
         "`_since` and `_until` need `meta.lastUpdated`: the server does not filter by it, and its {0} resources do not carry it"
     )]
     Undated(ResourceType),
+    #[error("{0}")]
+    Filter(FilterProbeError),
     #[error("could not record the export")]
     Store(#[from] StoreError),
     #[error("could not record the export in the ledger")]

@@ -5,6 +5,7 @@ pub(crate) mod capability;
 pub(crate) mod compartment;
 pub(crate) mod datatypes;
 pub(crate) mod elements;
+pub(crate) mod filter;
 pub(crate) mod history;
 pub(crate) mod inside;
 pub(crate) mod outcome;

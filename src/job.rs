@@ -15,6 +15,7 @@ use crate::bulk::kickoff::Kickoff;
 use crate::bulk::manifest::TypeProof;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Instant, Millis};
+use crate::fhir::filter::Filter;
 use crate::fhir::outcome::{Issue, IssueType};
 use crate::fhir::resource_type::ResourceType;
 pub(crate) use crate::smart::client::Owner;
@@ -41,6 +42,10 @@ pub(crate) struct Job {
     pub(crate) consent: Millis,
     /// The types to export: those asked for, or all that the level allows.
     pub(crate) types: Vec<ResourceType>,
+    /// What narrows single types, as it was wished for and as far as no more is permitted; what any filter of a type finds
+    /// belongs to it. Types that are not named are not narrowed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) filters: BTreeMap<ResourceType, Vec<Filter>>,
     /// What belongs to patients in the version of FHIR that the upstream spoke at kick-off.
     #[serde(default)]
     pub(crate) compartments: Compartments,

@@ -2,6 +2,7 @@
 //! recomputed, so that an upgrade or a changed server cannot bend a running job.
 
 pub(crate) mod cohort;
+pub(crate) mod filter;
 pub(crate) mod slice;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::Manner;
 use crate::profile::{Narrowing, Profile};
 use cohort::Lists;
+use filter::{FilterNo, PlannedFilter};
 use slice::{Phase, Scope, Slice, Window};
 
 /// The whole of what one export is to read.
@@ -23,6 +25,9 @@ pub(crate) struct ExportPlan {
     /// What the upstream was found to do when the plan was made.
     pub(crate) profile: Profile,
     pub(crate) types: BTreeMap<ResourceType, TypePlan>,
+    /// What narrows types, also those that are read by reference; what any filter of a type finds belongs to it.
+    #[serde(default)]
+    pub(crate) filters: BTreeMap<ResourceType, Vec<PlannedFilter>>,
     pub(crate) cohort: Cohort,
     /// What belongs to patients in the upstream's version of FHIR.
     #[serde(default)]
@@ -77,6 +82,8 @@ pub(crate) enum Boundary {
     AsOf,
     /// They are exported as they are, though it was wanted otherwise: the server keeps no history of these types.
     NoHistory(Vec<ResourceType>),
+    /// The same, though it was wanted otherwise: nobody can ask whether what was before of these would pass their filters.
+    Narrowed(Vec<ResourceType>),
 }
 
 /// How one resource type is read.
@@ -258,21 +265,21 @@ impl ExportPlan {
         }
     }
 
-    /// How many patients one search by `link` may ask for.
-    fn lists(&self, link: &str) -> Lists {
+    /// How many patients one search of a type by `link` may ask for.
+    fn lists(&self, link: &str, resource_type: ResourceType) -> Lists {
         let Profile { id_lists, or_lists, post, .. } = self.profile;
         match link {
-            "_id" if id_lists => Lists::IN_A_URL,
+            "_id" if id_lists => Lists::IN_A_URL.beside(self.filter_bytes(resource_type)),
             "_id" => Lists::NONE,
             _ if or_lists && post => Lists::IN_A_FORM,
-            _ if or_lists => self.lists_in_a_url(),
+            _ if or_lists => self.lists_in_a_url(resource_type),
             _ => Lists::NONE,
         }
     }
 
-    fn lists_in_a_url(&self) -> Lists {
+    fn lists_in_a_url(&self, resource_type: ResourceType) -> Lists {
         let most = self.profile.url_most_bytes.and_then(|most| usize::try_from(most).ok());
-        Lists::IN_A_URL.within(most.unwrap_or(usize::MAX))
+        Lists::IN_A_URL.within(most.unwrap_or(usize::MAX)).beside(self.filter_bytes(resource_type))
     }
 
     /// How the searches of a slice are sent: by POST what is too long for a URL, where that is known to be the same.
@@ -280,7 +287,7 @@ impl ExportPlan {
         match &slice.scope {
             Scope::Patients { link, members, .. } if self.profile.post && members.len() > 1 && &**link != "_id" => {
                 let asked = self.patients().get(members.start as usize..members.end as usize).unwrap_or_default();
-                let in_a_url = cohort::batches(asked, self.lists_in_a_url()).len() <= 1;
+                let in_a_url = cohort::batches(asked, self.lists_in_a_url(slice.resource_type)).len() <= 1;
                 if in_a_url { Manner::Get } else { Manner::Post }
             }
             Scope::Patients { .. } | Scope::Record { .. } | Scope::Window(_) | Scope::Ids { .. } => Manner::Get,
@@ -295,6 +302,8 @@ impl ExportPlan {
             Scope::Record { .. } | Scope::Window(_) | Scope::Ids { .. } => false,
         };
         match self.types.get(&slice.resource_type).map(|plan| &plan.strategy) {
+            // What the server wants to be told the filter tells it, where it is of the same kind.
+            Some(Strategy::Patients { searches, .. }) if by_patient && self.repeats(slice, searches) => &[],
             Some(Strategy::Patients { searches, .. }) if by_patient => searches,
             Some(Strategy::Patients { .. } | Strategy::Records | Strategy::Windows | Strategy::Chain) | None => &[],
         }
@@ -302,9 +311,15 @@ impl ExportPlan {
 
     /// The slices of one phase for one type, before any has been read.
     pub(crate) fn slices(&self, phase: Phase, resource_type: ResourceType) -> Vec<Slice> {
+        let steps = self.steps(resource_type).into_iter();
+        steps.flat_map(|filter| self.slices_of_step(phase, resource_type, filter)).collect()
+    }
+
+    fn slices_of_step(&self, phase: Phase, resource_type: ResourceType, filter: Option<FilterNo>) -> Vec<Slice> {
         let Some(plan) = self.types.get(&resource_type) else { return Vec::new() };
         let window = self.horizon.window(phase);
-        let one = |scope| vec![Slice { phase, resource_type, scope }];
+        let slice = |scope| Slice { phase, resource_type, filter, scope };
+        let one = |scope| vec![slice(scope)];
         match (&plan.strategy, phase) {
             (_, Phase::References) => Vec::new(), // what they are is known only once the rest is read
             (Strategy::Windows, Phase::Old | Phase::Young) if window.is_empty() => Vec::new(),
@@ -321,7 +336,7 @@ impl ExportPlan {
             (Strategy::Records, Phase::Young) => {
                 let records = cohort::batches(self.patients(), Lists::NONE).into_iter();
                 let scopes = records.map(|members| Scope::Record { members });
-                scopes.map(|scope| Slice { phase, resource_type, scope }).collect()
+                scopes.map(slice).collect()
             }
             (Strategy::Patients { links, .. }, Phase::Young | Phase::Sweep(_)) => {
                 let from = if phase == Phase::Young {
@@ -330,10 +345,10 @@ impl ExportPlan {
                     window.from
                 };
                 let scopes = links.iter().flat_map(|link| {
-                    let batches = cohort::batches(self.patients(), self.lists(link)).into_iter();
+                    let batches = cohort::batches(self.patients(), self.lists(link, resource_type)).into_iter();
                     batches.map(move |members| Scope::Patients { link: link.clone(), members, from })
                 });
-                scopes.map(|scope| Slice { phase, resource_type, scope }).collect()
+                scopes.map(slice).collect()
             }
             (Strategy::Chain, Phase::Young) => one(Scope::Window(Window::ALL)),
             (Strategy::Chain, Phase::Sweep(_)) => one(Scope::Window(window)),
@@ -416,6 +431,7 @@ mod tests {
                     horizon: horizon(None, until),
                     profile: Profile::default(),
                     types: BTreeMap::from([(resource_type, plan)]),
+                    filters: BTreeMap::new(),
                     cohort: Cohort::Members(vec![Id::parse("p").expect("an id")]),
                     compartments: Compartments::R4,
                     listed: Listed::default(),

@@ -1,6 +1,7 @@
 //! `Kickoff`: parameters and `Prefer` become a typed request, or a precise refusal.
 
 mod error;
+mod filter;
 mod headers;
 mod parameters;
 mod prefer;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::shape::{Shape, StatusForm};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Instant, LocalReference};
+use crate::fhir::filter::TypeFilter;
 use crate::fhir::resource_type::ResourceType;
 use crate::smart::policy::Level;
 pub(crate) use error::KickoffError;
@@ -58,6 +60,9 @@ pub(crate) struct Kickoff {
     /// `patient`: nobody but these, of whom nobody need be there; `None` is everybody that the level allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) patients: Option<BTreeSet<Id>>,
+    /// `_typeFilter`; those of one type are alternatives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) filters: Vec<TypeFilter>,
     /// Names of parameters that `handling=lenient` left out, each once.
     pub(crate) ignored: Vec<String>,
     #[serde(default)]
@@ -68,6 +73,8 @@ pub(crate) struct Kickoff {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Places {
     types: BTreeMap<ResourceType, String>,
+    /// Of each filter, in their order.
+    filters: Vec<(ResourceType, String)>,
 }
 
 /// SEC-22: what may be left out leniently, because it never narrows what is exported.
@@ -78,8 +85,8 @@ const LONGEST_ECHO: usize = 64;
 impl Kickoff {
     /// Everything at a level.
     pub(crate) fn of(level: ExportLevel) -> Self {
-        let (ignored, shape) = (Vec::new(), Shape::default());
-        Self { level, types: None, since: None, until: None, patients: None, ignored, shape }
+        let (filters, ignored, shape) = (Vec::new(), Vec::new(), Shape::default());
+        Self { level, types: None, since: None, until: None, patients: None, filters, ignored, shape }
     }
 
     /// Whether it asks for the patients that it names, itself or by a Group, and for nobody else.
@@ -145,6 +152,7 @@ impl Kickoff {
                     once(&mut kickoff.until, instant(&parameter, "_until")?, &parameter, "_until")?;
                     until_at = parameter.location;
                 }
+                "_typeFilter" => filter::read(&parameter, &mut kickoff.filters, &mut places.filters)?,
                 "_outputFormat" => {
                     if std::mem::replace(&mut has_format, true) {
                         return Err(KickoffError::Twice { location: parameter.location, name: "_outputFormat" });
@@ -174,6 +182,7 @@ impl Kickoff {
         {
             return Err(KickoffError::Order { location: until_at });
         }
+        kickoff.check_filtered_types(&places)?;
         Ok((kickoff, places))
     }
 

@@ -207,6 +207,13 @@ impl OutcomeLine {
         Self::about(names, IssueSeverity::Warning, IssueType::NotSupported, text)
     }
 
+    /// Types that are narrowed, where resources were wanted as of an instant.
+    pub(crate) fn not_as_of_narrowed(names: &[ResourceType]) -> Self {
+        let text = "changes after the transaction time are in this export as far as they were seen, as nobody can tell whether \
+                    what was before of these would pass the filter";
+        Self::about(names, IssueSeverity::Warning, IssueType::NotSupported, text)
+    }
+
     /// Types of which the server does not tell what was deleted.
     pub(crate) fn untold_deletions(names: &[ResourceType]) -> Self {
         let text = "what was deleted is not listed, as the server keeps no history to tell it";

@@ -15,7 +15,7 @@ impl Reader {
     fn as_of(&self) -> Option<Instant> {
         match self.plan.boundary {
             Boundary::AsOf => Some(self.plan.horizon.transaction_time()),
-            Boundary::NoLoss | Boundary::NoHistory(_) => None,
+            Boundary::NoLoss | Boundary::NoHistory(_) | Boundary::Narrowed(_) => None,
         }
     }
 

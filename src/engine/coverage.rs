@@ -9,6 +9,7 @@ use super::worker::{Worker, WorkerError};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Strategy;
+use crate::plan::filter::FilterNo;
 use crate::plan::slice::{Phase, Scope, Slice, Window};
 
 /// Triples of counts until two in succession agree.
@@ -23,11 +24,13 @@ impl Worker {
         let until = self.plan.horizon.windows_until;
         let empty = self.plan.types.iter().filter(|(_, plan)| plan.is_empty()).map(|(name, _)| *name);
         let empty: Arc<BTreeSet<_>> = Arc::new(empty.collect());
+        let steps = types.iter().flat_map(|name| self.plan.steps(*name).into_iter().map(|filter| (*name, filter)));
+        let steps: Vec<_> = steps.collect();
         let gaps = self
-            .each(types, move |resource_type| {
+            .each(&steps, move |(resource_type, filter)| {
                 let (reader, empty) = (reader.clone(), Arc::clone(&empty));
                 async move {
-                    let (after, before, all) = scopes(resource_type, until);
+                    let (after, before, all) = scopes(resource_type, filter, until);
                     if empty.contains(&resource_type) && reader.count(&all).await?.unwrap_or(0) == 0 {
                         return Ok(0);
                     }
@@ -52,7 +55,11 @@ impl Worker {
                 }
             })
             .await?;
-        let found: BTreeMap<_, _> = gaps.into_iter().filter(|(_, gap)| *gap > 0).collect();
+        let mut found: BTreeMap<ResourceType, u64> = BTreeMap::new();
+        for ((name, _), gap) in gaps.into_iter().filter(|(_, gap)| *gap > 0) {
+            let known = found.entry(name).or_default();
+            *known = gap.max(*known);
+        }
         if found.iter().any(|(name, gap)| self.running.gaps.get(name) < Some(gap)) {
             for (name, gap) in found {
                 let known = self.running.gaps.entry(name).or_default();
@@ -100,14 +107,14 @@ impl Worker {
         Ok(counted.into_iter().filter_map(|(slice, count)| Some((slice.clone(), count?, received(&slice)))).collect())
     }
 
-    /// The types that need no sweep. Of those read by windows: nothing lies at or after W, and neither their count nor
+    /// The types that need no sweep; one that is narrowed does: what begins to match is counted nowhere else. Of those read by windows: nothing lies at or after W, and neither their count nor
     /// that of any young window has changed since kick-off; asked in the order in which nothing can slip through. Of
     /// those read by patients, which no change moves in time: nothing lies at or after where the sweep would begin.
     pub(super) async fn quiet(&self, types: &BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
         let windows: BTreeSet<_> = self
             .types_by(|strategy| matches!(strategy, Strategy::Windows))
             .into_iter()
-            .filter(|name| types.contains(name))
+            .filter(|name| types.contains(name) && !self.plan.is_filtered(*name))
             .collect();
         if self.plan.profile.counts.is_none() {
             return Ok(BTreeSet::new());
@@ -124,7 +131,9 @@ impl Worker {
         let types: Vec<_> = quiet.into_iter().collect();
         let sweep_from = Millis(until.0.saturating_sub(self.plan.horizon.lag_millis));
         // Those that cannot be counted without a patient are swept.
-        let counted = |name: &ResourceType| self.plan.types.get(name).is_some_and(|plan| plan.baseline.is_some());
+        let counted = |name: &ResourceType| {
+            !self.plan.is_filtered(*name) && self.plan.types.get(name).is_some_and(|plan| plan.baseline.is_some())
+        };
         let mut by_patients = self.types_by(|strategy| matches!(strategy, Strategy::Patients { .. }));
         by_patients.retain(counted);
         let asked: Vec<_> =
@@ -132,7 +141,7 @@ impl Worker {
         let after = self
             .each(&asked, move |(resource_type, from)| {
                 let reader = reader.clone();
-                async move { Ok(reader.count(&scopes(resource_type, from).0).await?) }
+                async move { Ok(reader.count(&scopes(resource_type, None, from).0).await?) }
             })
             .await?;
         let after = after.into_iter().map(|((name, _), count)| (name, count));
@@ -146,7 +155,7 @@ impl Worker {
         let all = self
             .each(&types, move |resource_type| {
                 let reader = reader.clone();
-                async move { Ok(reader.count(&scopes(resource_type, until).2).await?) }
+                async move { Ok(reader.count(&scopes(resource_type, None, until).2).await?) }
             })
             .await?;
         let baseline = |name: &ResourceType| self.plan.types.get(name).and_then(|plan| plan.baseline);
@@ -158,9 +167,9 @@ impl Worker {
     }
 }
 
-/// What lies at or after `until`, what lies before it, and all of the type.
-fn scopes(resource_type: ResourceType, until: Millis) -> (Slice, Slice, Slice) {
-    let slice = |window| Slice { phase: Phase::Gap, resource_type, scope: Scope::Window(window) };
+/// What lies at or after `until`, what lies before it, and all of the step.
+fn scopes(resource_type: ResourceType, filter: Option<FilterNo>, until: Millis) -> (Slice, Slice, Slice) {
+    let slice = |window| Slice { phase: Phase::Gap, resource_type, filter, scope: Scope::Window(window) };
     let after = slice(Window { from: Some(until), until: None });
     let before = slice(Window { from: None, until: Some(until) });
     (after, before, slice(Window::ALL))

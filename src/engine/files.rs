@@ -363,7 +363,8 @@ impl Files {
         resources: &[Received],
         stage: Option<&Stage>,
     ) -> Result<Vec<bool>, FilesError> {
-        let looked_up = |resource: &Received| !slice.phase.is_disjoint() || resource.has_moved;
+        let is_disjoint = self.export.plan.is_disjoint(slice);
+        let looked_up = |resource: &Received| !is_disjoint || resource.has_moved;
         if !resources.iter().any(looked_up) {
             return Ok(vec![false; resources.len()]);
         }

@@ -42,8 +42,10 @@ impl Worker {
         }
         let mut lines = vec![OutcomeLine::proof(&proof)];
         lines.extend(self.refused_patients());
-        if let Boundary::NoHistory(names) = &self.plan.boundary {
-            lines.push(OutcomeLine::not_as_of(names));
+        match &self.plan.boundary {
+            Boundary::NoHistory(names) => lines.push(OutcomeLine::not_as_of(names)),
+            Boundary::Narrowed(names) => lines.push(OutcomeLine::not_as_of_narrowed(names)),
+            Boundary::NoLoss | Boundary::AsOf => {}
         }
         lines.extend(job.kickoff.ignored.iter().map(OutcomeLine::ignored));
         lines.extend(self.unproven(&proof));

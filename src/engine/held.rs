@@ -53,7 +53,9 @@ impl Worker {
             JobState::Accepted | JobState::Running(_) | JobState::Failed(_) | JobState::Deleted => false,
         };
         let mut earlier = self.files.jobs().await?;
-        let is_theirs = |other: &Job| other.kickoff.is_alike(&job.kickoff) && other.owner.is_same(&job.owner);
+        let is_theirs = |other: &Job| {
+            other.kickoff.is_alike(&job.kickoff) && other.filters == job.filters && other.owner.is_same(&job.owner)
+        };
         earlier.retain(|other| other.id != job.id && is_theirs(other) && ended(other));
         let mut best: Option<Base> = None;
         for other in earlier {

@@ -152,8 +152,8 @@ impl Reader {
     ) -> Result<Alone, ReadError> {
         let query = match &slice.scope {
             // A search by ids is by this id alone.
-            Scope::Ids { .. } => SearchQuery::new(slice.resource_type),
-            Scope::Patients { link, .. } if &**link == "_id" => SearchQuery::new(slice.resource_type),
+            Scope::Ids { .. } => self.of_step(slice),
+            Scope::Patients { link, .. } if &**link == "_id" => self.of_step(slice),
             Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => self.query(slice),
         };
         let query = query.param("_id", id.as_str().to_owned());

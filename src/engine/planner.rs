@@ -1,5 +1,6 @@
 //! Makes the plan of a job: asks the upstream what it holds, how it behaves and what time it is.
 
+mod filters;
 mod survey;
 mod times;
 
@@ -16,9 +17,10 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::Job;
 use crate::plan::{Assumption, Boundary, BoundaryChoice, Cohort, ExportPlan, Listed, OnShort, Strategy, TypePlan};
 use crate::profile::{PresetChoice, Profile, ProfileOverrides};
+use crate::upstream::capabilities::StatementError;
 use crate::upstream::client::{SearchError, Upstream};
 use crate::upstream::group::GroupError;
-use crate::upstream::probe::{self, ListError, PatientProbeError, Reached, Silent};
+use crate::upstream::probe::{self, FilterProbeError, ListError, PatientProbeError, Reached, Silent};
 use survey::Survey;
 
 /// What planning needs to know beside the job.
@@ -73,6 +75,14 @@ pub(super) enum PlanError {
     NobodyListed,
     #[error("what belongs to patients can be searched by patient only, and who they are cannot be found out")]
     Listing(#[from] ListError),
+    #[error("what narrows an export cannot be relied on")]
+    Filter(#[from] FilterProbeError),
+    #[error("what narrows {resource_type} cannot be held against what the server lists")]
+    Statement {
+        resource_type: ResourceType,
+        #[source]
+        source: Box<StatementError>,
+    },
     #[error(
         "`_since` and `_until` need `meta.lastUpdated`: the server does not filter by it, and its {0} resources do not carry it"
     )]
@@ -85,9 +95,15 @@ impl PlanError {
         match self {
             Self::Search { source, .. } | Self::Group(GroupError::Upstream(source)) => source.is_stopping(),
             Self::Patients(PatientProbeError::Search { source, .. }) => source.is_stopping(),
-            Self::Listing(ListError::Search(source)) => source.is_stopping(),
+            Self::Listing(ListError::Search(source)) | Self::Filter(FilterProbeError::Search { source, .. }) => {
+                source.is_stopping()
+            }
+            Self::Statement { source, .. } => match &**source {
+                StatementError::Search(source) => source.is_stopping(),
+                StatementError::Unreadable(_) | StatementError::Lately => false,
+            },
             Self::Patients(PatientProbeError::FindsNothing { .. } | PatientProbeError::Ignores { .. }) => false,
-            Self::Group(_) | Self::NobodyListed | Self::Listing(_) | Self::Unstamped(_) => false,
+            Self::Group(_) | Self::NobodyListed | Self::Listing(_) | Self::Unstamped(_) | Self::Filter(_) => false,
         }
     }
 }
@@ -104,6 +120,7 @@ impl Planner {
         let preset = self.preset.of(&job.software);
         // What is known before anything is asked.
         let given = Profile::default().known(preset, &self.overrides);
+        let filters = self.filters(job).await?;
         let findings = self.profiler.findings(&job.types).await?;
         let mut survey = self.survey(job, &given).await?;
         let now = survey.date.unwrap_or_else(|| self.upstream.now());
@@ -158,12 +175,13 @@ impl Planner {
             Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(is_context).collect(),
         };
         let bases = self.upstream.bases().into_iter().map(str::to_owned).collect();
-        let boundary = self.boundary(plans.keys().chain(&context).copied().collect(), &survey).await?;
+        let boundary = self.boundary(job, plans.keys().chain(&context).copied().collect(), &survey).await?;
         let (listed, on_short) = (Listed(listed), self.on_short);
-        let plan = ExportPlan {
+        let mut plan = ExportPlan {
             horizon,
             profile,
             types: plans,
+            filters,
             cohort,
             compartments,
             listed,
@@ -173,6 +191,7 @@ impl Planner {
             tells_deletions_by_difference: self.deletions_by_difference,
             bases,
         };
+        self.prove_filters(&mut plan).await?;
         let refused = survey.refused.into_iter().filter(|(name, _)| job.types.contains(name)).collect();
         Ok(Planned { plan, refused, members_left_out, patients_left_out })
     }
@@ -247,10 +266,14 @@ impl Planner {
 
     /// What is to become of what changed after the transaction time: whether the server keeps histories is seen on one
     /// resource of each type.
-    async fn boundary(&self, types: BTreeSet<ResourceType>, survey: &Survey) -> Result<Boundary, PlanError> {
+    async fn boundary(&self, job: &Job, types: BTreeSet<ResourceType>, survey: &Survey) -> Result<Boundary, PlanError> {
         match self.boundary {
             BoundaryChoice::NoLoss => return Ok(Boundary::NoLoss),
             BoundaryChoice::AsOf => {}
+        }
+        let narrowed: Vec<_> = types.iter().copied().filter(|name| job.filters.contains_key(name)).collect();
+        if !narrowed.is_empty() {
+            return Ok(Boundary::Narrowed(narrowed));
         }
         let occupied = types.into_iter().filter(|name| survey.held.get(name) != Some(&0));
         let mut answers = futures_util::stream::iter(occupied)

@@ -303,7 +303,7 @@ mod tests {
 
     fn whole(until: i64) -> Slice {
         let window = Window { from: None, until: Some(Millis(until)) };
-        Slice { phase: Phase::Old, resource_type: ResourceType::PATIENT, scope: Scope::Window(window) }
+        Slice { phase: Phase::Old, resource_type: ResourceType::PATIENT, filter: None, scope: Scope::Window(window) }
     }
 
     /// What reading costs by a server that holds these stamps, sorted: searches, and resources thrown away.
@@ -432,8 +432,12 @@ mod tests {
         let grid = Grid { step: 1, oldest: Millis(0), now: Millis(1_000_000) };
         let cutting = Cutting { capacity: 4, readers: 1, grid };
         let window = Window { from: Some(Millis(940_000)), until: None };
-        let sweep =
-            Slice { phase: Phase::Sweep(1), resource_type: ResourceType::PATIENT, scope: Scope::Window(window) };
+        let sweep = Slice {
+            phase: Phase::Sweep(1),
+            resource_type: ResourceType::PATIENT,
+            filter: None,
+            scope: Scope::Window(window),
+        };
         let mut pool = Pool::new(vec![sweep], Order::Ascending);
         pool.expect(ResourceType::PATIENT, 40, 1_000_000);
         let mut stamps: Vec<i64> = (0..6).map(|number| 4_070_908_800_000 + number).collect();

@@ -15,7 +15,7 @@ use crate::job::store::Store;
 use crate::profile::{ByPatient, Findings, Found, PresetChoice, PresetName, Profile, ProfileKey};
 use crate::profile::{ProfileOverrides, Software};
 use crate::telemetry::error_chain;
-use crate::upstream::capabilities::Capabilities;
+use crate::upstream::capabilities::{Capabilities, StatementError};
 use crate::upstream::client::Upstream;
 use crate::upstream::probe::{self, Held, Silent, Survey};
 
@@ -83,6 +83,11 @@ impl Profiler {
         });
         let known = self.found(capability.ok().as_deref(), fallback, Untried::TriedAgain, &parts.upstream).await?;
         Ok(known.found.findings)
+    }
+
+    /// What the server says of itself.
+    pub(super) async fn capability(&self) -> Result<Arc<Capability>, StatementError> {
+        self.inner.parts.capabilities.in_turn().await
     }
 
     /// What is known without a question and without waiting for one.

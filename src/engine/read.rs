@@ -8,7 +8,7 @@ mod refused;
 mod sort;
 mod trouble;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +24,7 @@ use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::Manner;
 use crate::job::index::IdHash;
+use crate::plan::filter::FilterNo;
 use crate::plan::slice::{Grid, Scope, Slice};
 use crate::plan::{ExportPlan, OnShort};
 use crate::smart::admit::Grant;
@@ -49,6 +50,8 @@ pub(super) struct Reader {
     pub(super) unreadable: Arc<AtomicU32>,
     /// Patients whom the server refused, so far, by their places in the list of all.
     pub(super) refused: Arc<Mutex<HashSet<u32>>>,
+    /// Filters that were proven only when something came.
+    pub(super) proven: Arc<tokio::sync::Mutex<BTreeSet<(ResourceType, FilterNo)>>>,
     /// What became of records that others tell of.
     pub(super) fates: Arc<Mutex<HashMap<IdHash, Fate>>>,
 }
@@ -142,14 +145,31 @@ impl Reader {
             paces,
             unreadable: Arc::default(),
             refused: Arc::default(),
+            proven: Arc::default(),
             fates: Arc::default(),
         }
     }
 
     /// Reads a slice until it is accepted, or has to be read in another way.
     pub(super) async fn read(&self, task: &Task) -> Result<Read, ReadError> {
-        match Box::pin(self.read_as_it_is(task)).await? {
+        let mut read = Box::pin(self.read_as_it_is(task)).await?;
+        for _ in 1..ATTEMPTS {
+            match &read {
+                // What it found has gone before it could be tried on it.
+                Read::Accepted(accepted)
+                    if !accepted.resources.is_empty() && !self.relies_on_filter(&task.slice).await? =>
+                {
+                    drop(read);
+                    read = Box::pin(self.read_as_it_is(task)).await?;
+                }
+                Read::Accepted(_) | Read::TooMany { .. } | Read::InHalves | Read::Large => break,
+            }
+        }
+        match read {
             Read::Accepted(accepted) => {
+                if !accepted.resources.is_empty() && !self.relies_on_filter(&task.slice).await? {
+                    return Err(ReadError::Unsteady);
+                }
                 let can_be_cut = task.slice.can_be_cut(self.cutting(task.slice.resource_type).grid);
                 self.look_back(&task.slice, can_be_cut, accepted).await
             }

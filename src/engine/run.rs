@@ -20,6 +20,7 @@ use crate::job::{Failed, Job, JobId, JobState, Running};
 use crate::ledger::record::Event;
 use crate::smart::admit::Grant;
 use crate::telemetry::error_chain;
+use crate::upstream::probe::FilterProbeError;
 
 /// First pause after store or output failed under a job; doubled up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -149,6 +150,7 @@ impl Inner {
         let types = permitted(plan.types.keys().copied().collect());
         let context = permitted(plan.context.clone());
         let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, context, plan.bases.clone());
+        let grant = grant.narrowing(job.filters.keys().copied().collect());
         let grant = Arc::new(grant.within(job.owner.policy(), self.services.rights.consent()));
         if grant.keeps_back_resources() {
             progress.tell_no_numbers();
@@ -164,7 +166,7 @@ impl Inner {
         let export = Export { job: Arc::clone(&job), plan: Arc::clone(&plan), grant };
         let files = Files::resume(services, lease, export, limits, running.clone(), records);
         reader.refused_before(files.slices());
-        let baselines = plan.types.values().filter_map(|plan| plan.baseline);
+        let baselines = plan.types.keys().filter_map(|name| plan.expected(*name));
         let expected = baselines.fold(0, u64::saturating_add);
         progress.plan(expected, files.slices().map(|record| record.received).sum());
         let mut worker = Worker {
@@ -287,8 +289,9 @@ impl From<PlanError> for RunError {
         }
         let code = match &error {
             PlanError::Search { .. } | PlanError::Group(_) | PlanError::Patients(_) => IssueType::Processing,
-            PlanError::Listing(_) => IssueType::Processing,
-            PlanError::Unstamped(_) | PlanError::NobodyListed => IssueType::NotSupported,
+            PlanError::Listing(_) | PlanError::Statement { .. } => IssueType::Processing,
+            PlanError::Filter(FilterProbeError::Search { .. }) => IssueType::Processing,
+            PlanError::Unstamped(_) | PlanError::NobodyListed | PlanError::Filter(_) => IssueType::NotSupported,
         };
         Self::GivenUp { code, text: error_chain(&error) }
     }

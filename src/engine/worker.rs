@@ -18,6 +18,7 @@ use super::read::{Again, Bar, Chain, Read, ReadError, Reader, SearchTally, Summa
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Running;
+use crate::plan::filter::FilterNo;
 use crate::plan::slice::{Phase, Scope, Slice};
 use crate::plan::{Cohort, ExportPlan, Strategy, TypePlan};
 use crate::upstream::client::{Room, SearchError};
@@ -120,7 +121,7 @@ impl Worker {
         let mut pool = Pool::new(slices, order);
         let until = self.plan.horizon.windows_until.0;
         for (name, plan) in &self.plan.types {
-            if let (Some(count), Some(oldest)) = (plan.baseline, plan.oldest) {
+            if let (Some(count), Some(oldest)) = (self.plan.expected(*name), plan.oldest) {
                 pool.expect(*name, count, until.saturating_sub(oldest.0));
             }
         }
@@ -319,6 +320,9 @@ impl Worker {
             let mut resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
             reading.made_since = made_since(&resources, counting).map(|more| more + reading.made_since.unwrap_or(0));
             self.progress.received(resources.len());
+            if !resources.is_empty() && !self.reader.relies_on_filter(slice).await.map_err(StreamError::Read)? {
+                return Err(StreamError::Read(ReadError::Unsteady));
+            }
             self.reader.bar_what_tells_of_others(&mut resources).await.map_err(StreamError::Read)?;
             let (mut too_new, others): (Vec<_>, _) =
                 resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
@@ -399,20 +403,18 @@ impl Worker {
         let at_once = if self.plan.profile.id_lists { IDS_PER_SEARCH } else { 1 };
         let mut slices = Vec::new();
         for (resource_type, ids) in &wanted {
-            let length = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-            let whole = Slice {
-                phase: Phase::References,
-                resource_type: *resource_type,
-                scope: Scope::Ids { list: 0..length },
-            };
+            let list = 0..u32::try_from(ids.len()).unwrap_or(u32::MAX);
             let read = self.files.slices().map(|record| &record.slice);
-            for rest in whole.remaining(
-                read.filter(|slice| slice.phase == Phase::References && slice.resource_type == *resource_type),
-            ) {
-                let Scope::Ids { list } = rest.scope else { continue };
-                let starts = list.clone().step_by(at_once as usize);
-                let parts = starts.map(|start| start..list.end.min(start.saturating_add(at_once)));
-                slices.extend(parts.map(|list| Slice { scope: Scope::Ids { list }, ..whole.clone() }));
+            let read = read.filter(|slice| slice.phase == Phase::References && slice.resource_type == *resource_type);
+            for filter in self.plan.steps(*resource_type) {
+                let (phase, scope) = (Phase::References, Scope::Ids { list: list.clone() });
+                let whole = Slice { phase, resource_type: *resource_type, filter, scope };
+                for rest in whole.remaining(read.clone()) {
+                    let Scope::Ids { list } = rest.scope else { continue };
+                    let starts = list.clone().step_by(at_once as usize);
+                    let parts = starts.map(|start| start..list.end.min(start.saturating_add(at_once)));
+                    slices.extend(parts.map(|list| Slice { scope: Scope::Ids { list }, ..whole.clone() }));
+                }
             }
         }
         self.reader.references = Arc::new(wanted);
@@ -498,6 +500,12 @@ impl HasType for ResourceType {
 }
 
 impl HasType for (ResourceType, Id) {
+    fn resource_type(&self) -> ResourceType {
+        self.0
+    }
+}
+
+impl HasType for (ResourceType, Option<FilterNo>) {
     fn resource_type(&self) -> ResourceType {
         self.0
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::compartment::Compartments;
 use super::resource_type::ResourceType;
@@ -20,10 +20,43 @@ pub(crate) struct Capability {
     types: BTreeMap<ResourceType, Interactions>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Interactions {
     search: bool,
+    parameters: BTreeMap<Box<str>, ParameterKind>,
 }
+
+/// What values a search parameter has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ParameterKind {
+    Number,
+    Date,
+    String,
+    Token,
+    Reference,
+    Quantity,
+    Uri,
+}
+
+impl ParameterKind {
+    /// Those that are made of several, or are like no other, are passed over.
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "number" => Self::Number,
+            "date" => Self::Date,
+            "string" => Self::String,
+            "token" => Self::Token,
+            "reference" => Self::Reference,
+            "quantity" => Self::Quantity,
+            "uri" => Self::Uri,
+            _ => return None,
+        })
+    }
+}
+
+/// Names of search parameters are shorter than this.
+const LONGEST_NAME: usize = 64;
 
 /// The answer is no capability statement.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +79,13 @@ impl Capability {
         for resource in statement.rest.into_iter().flat_map(|rest| rest.resource) {
             let Some(resource_type) = ResourceType::parse(&resource.name) else { continue };
             let search = resource.interaction.iter().any(|interaction| interaction.code == "search-type");
-            types.entry(resource_type).or_default().search |= search;
+            let known: &mut Interactions = types.entry(resource_type).or_default();
+            known.search |= search;
+            let parameters = resource.search_param.into_iter().filter(|parameter| parameter.name.len() <= LONGEST_NAME);
+            known.parameters.extend(
+                parameters
+                    .filter_map(|parameter| Some((parameter.name.into(), ParameterKind::parse(&parameter.kind)?))),
+            );
         }
         let base = statement.implementation.and_then(|own| own.url).filter(|url| url.starts_with("http"));
         let Software { name, version } = statement.software.unwrap_or_default();
@@ -58,6 +97,11 @@ impl Capability {
     /// not say is taken for R4, and at its word when it is searched.
     pub(crate) fn compartments(&self) -> Option<Compartments> {
         if self.fhir_version.is_empty() { Some(Compartments::R4) } else { Compartments::of_version(&self.fhir_version) }
+    }
+
+    /// What values a search parameter of a type has, if the server lists it for this very type.
+    pub(crate) fn parameter(&self, resource_type: ResourceType, name: &str) -> Option<ParameterKind> {
+        self.types.get(&resource_type)?.parameters.get(name).copied()
     }
 
     /// The types that can be searched.
@@ -100,6 +144,16 @@ struct Resource {
     name: String,
     #[serde(default)]
     interaction: Vec<Interaction>,
+    #[serde(default, rename = "searchParam")]
+    search_param: Vec<Parameter>,
+}
+
+#[derive(Deserialize)]
+struct Parameter {
+    #[serde(default)]
+    name: String,
+    #[serde(default, rename = "type")]
+    kind: String,
 }
 
 #[derive(Deserialize)]
@@ -114,10 +168,17 @@ mod tests {
     #[test]
     fn types_that_can_be_searched_are_read_and_unknown_ones_passed_over() {
         let json = br#"{"resourceType":"CapabilityStatement","fhirVersion":"4.0.1","rest":[{"resource":[
-            {"type":"Patient","interaction":[{"code":"read"},{"code":"search-type"}]},
+            {"type":"Patient","interaction":[{"code":"read"},{"code":"search-type"}],"searchParam":[{"name":"gender","type":"token"},
+              {"name":"near","type":"special"},{"type":"token"},{"name":"x"}]},
             {"type":"Observation","interaction":[{"code":"read"}]},{"type":"Dragon","interaction":[{"code":"search-type"}]}]}]}"#;
         let capability = Capability::parse(json).expect("a capability statement");
         assert_eq!(capability.searchable(), BTreeSet::from([ResourceType::PATIENT]));
+        assert_eq!(capability.parameter(ResourceType::PATIENT, "gender"), Some(ParameterKind::Token));
+        for (name, parameter) in [("Patient", "near"), ("Patient", "x"), ("Observation", "gender"), ("Group", "gender")]
+        {
+            let name = ResourceType::parse(name).expect("a type");
+            assert_eq!(capability.parameter(name, parameter), None, "{name} {parameter}");
+        }
         assert_eq!(capability.fhir_version, "4.0.1");
         for (version, expected) in [
             ("4.0.1", Some(Compartments::R4)),

@@ -139,6 +139,16 @@ impl fmt::Debug for SearchQuery {
     }
 }
 
+/// Whether a `self` link, where it has a query, repeats a parameter: one that a server leaves out it did not use.
+pub(crate) fn is_asked_by(own: &str, name: &str) -> bool {
+    let Some((_, query)) = own.split_once('?') else { return true };
+    query.split('&').any(|pair| {
+        let (begin, rest) = (pair.get(..name.len()), pair.get(name.len()..).unwrap_or_default());
+        begin.is_some_and(|own| own.eq_ignore_ascii_case(name))
+            && (rest.starts_with(['=', ':', '%']) || rest.is_empty())
+    })
+}
+
 /// Unreserved characters and those that search values are made of stay readable; all others are escaped.
 pub(crate) fn escape(text: &str, query: &mut String) {
     use fmt::Write;

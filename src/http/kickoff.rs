@@ -13,6 +13,7 @@ use super::problem::Problem;
 use super::{Edge, authorize, witness};
 use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError, Places};
 use crate::clock;
+use crate::engine::SubmitError;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
@@ -61,6 +62,7 @@ where
         }
     };
     let types = narrow(edge, caller, &kickoff, types)?;
+    let filters = kickoff.alternatives();
     let now = clock::now(&*edge.clock);
     let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let id = JobId::new(clock::random().map_err(|_| Problem::unavailable("the system has no randomness to give"))?);
@@ -76,6 +78,7 @@ where
         consent: Millis(i64::MIN),
         delivery,
         types,
+        filters,
         compartments,
         request,
         advertised_base,
@@ -84,7 +87,7 @@ where
         state,
     };
     let preference_applied = job.kickoff.shape.status.preference_applied();
-    let id = engine.submit(job, witness::peer(head)).await?;
+    let id = engine.submit(job, witness::peer(head)).await.map_err(|error| refused(error, &places))?;
     tracing::info!(export.job_id = %id, "an export was accepted");
     let mut answer = Response::builder()
         .status(StatusCode::ACCEPTED)
@@ -94,6 +97,19 @@ where
         answer = answer.header("preference-applied", applied);
     }
     Ok(answer.body(body::empty()).expect("the status URL is made of URL characters"))
+}
+
+/// Why an export is not taken up, with the parameter that is to blame.
+fn refused(error: SubmitError, places: &Places) -> Problem {
+    let location = match &error {
+        SubmitError::Filter(error) => places.of_filter(error.resource_type()).map(str::to_owned),
+        SubmitError::Full
+        | SubmitError::Quota { .. }
+        | SubmitError::Undated(_)
+        | SubmitError::Store(_)
+        | SubmitError::Ledger(_) => None,
+    };
+    Problem::from(error).located(location)
 }
 
 /// SM-033: what was asked for by name and may not be had is refused before anything is asked of the upstream.
@@ -112,7 +128,7 @@ fn permit(edge: &Edge, caller: &Caller, kickoff: &Kickoff) -> Result<(), Problem
             return Err(GroupError::Unknown.into());
         }
     }
-    authorize::require(edge, caller, kickoff.types.iter().flatten().copied())
+    authorize::require(edge, caller, kickoff.types.iter().flatten().copied().chain(kickoff.filtered_types()))
 }
 
 /// What the caller may have of all that there is, where nothing was asked for by name.
@@ -164,6 +180,7 @@ async fn resolve(edge: &Edge, caller: &Caller, kickoff: &Kickoff, places: &Place
         (None, ExportLevel::Patient | ExportLevel::Group(_)) => return Err(KickoffError::FhirVersion.into()),
     };
     let types = kickoff.resolve(places, &capability.searchable(), compartments)?;
+    kickoff.check_filters(places, &capability, compartments)?;
     if let ExportLevel::Group(id) = &kickoff.level {
         // Read again when the plan is made; here only so that a Group that is not there is refused at once.
         let expands = |id: &Id| caller.permits_group(id);

@@ -13,6 +13,7 @@ use super::witness::Code;
 use crate::bulk::kickoff::KickoffError;
 use crate::bulk::route::PathRefused;
 use crate::engine::SubmitError;
+use crate::fhir::filter::FilterError;
 use crate::job::Failed;
 use crate::job::store::StoreError;
 use crate::ledger::LedgerError;
@@ -53,6 +54,13 @@ impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, text: impl ToString) -> Self {
         let issue = Issue { severity: "error", code, diagnostics: text.to_string(), location: None };
         Self { status, issue, headers: Box::default() }
+    }
+
+    /// Names what is to blame, in the words of `OperationOutcome.issue.location`.
+    #[must_use]
+    pub(crate) fn located(mut self, location: Option<String>) -> Self {
+        self.issue.location = location.map(|location| [location]).or(self.issue.location);
+        self
     }
 
     /// Adds a header to the answer, such as `Allow` or `Retry-After`.
@@ -141,28 +149,42 @@ impl From<KickoffError> for Problem {
             E::ContentType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-supported"),
             E::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-long"),
             E::Slow => (StatusCode::REQUEST_TIMEOUT, "timeout"),
-            E::TooMany => (StatusCode::BAD_REQUEST, "too-costly"),
+            E::TooMany | E::TooManyFilters { .. } => (StatusCode::BAD_REQUEST, "too-costly"),
             E::CutShort | E::Json { .. } | E::NotParameters | E::Query | E::Shape { .. } => {
                 (StatusCode::BAD_REQUEST, "structure")
             }
-            E::BodyOfGet | E::BothPlaces { .. } | E::Kind { .. } | E::Twice { .. } | E::Order { .. } => {
-                (StatusCode::BAD_REQUEST, "invalid")
-            }
+            E::BodyOfGet
+            | E::BothPlaces { .. }
+            | E::Kind { .. }
+            | E::Twice { .. }
+            | E::Order { .. }
+            | E::FilteredNotAsked { .. } => (StatusCode::BAD_REQUEST, "invalid"),
             E::NotAPatient { .. } | E::Instant { .. } | E::Future { .. } | E::UnknownType { .. } => {
                 (StatusCode::BAD_REQUEST, "value")
             }
+            E::Filter { error, .. } => (StatusCode::BAD_REQUEST, of_filter(error)),
             E::Format { .. }
             | E::Unsupported { .. }
             | E::NotExportable { .. }
             | E::OutsideCompartment { .. }
             | E::PatientInQuery { .. }
             | E::PatientAtSystem { .. }
+            | E::FilterUnlisted { .. }
+            | E::FilterIsUsed { .. }
             | E::FhirVersion => (StatusCode::BAD_REQUEST, "not-supported"),
         };
-        let location = error.location().map(|location| [location.to_owned()]);
-        let mut problem = Self::new(status, code, error);
-        problem.issue.location = location;
-        problem
+        let location = error.location().map(str::to_owned);
+        Self::new(status, code, error).located(location)
+    }
+}
+
+/// The code of a filter that is none or cannot be used.
+fn of_filter(error: &FilterError) -> &'static str {
+    use FilterError as E;
+    match error {
+        E::NoType | E::UnknownType(_) | E::Shape | E::Characters | E::Escape => "value",
+        E::TooLong => "too-long",
+        E::Modifier(_) | E::Chain(_) | E::NotAFilter(_) => "not-supported",
     }
 }
 
@@ -229,7 +251,9 @@ impl From<SubmitError> for Problem {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", exhausted)
                     .with_header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
             }
-            SubmitError::Undated(_) => Self::new(StatusCode::BAD_REQUEST, "not-supported", error),
+            SubmitError::Undated(_) | SubmitError::Filter(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "not-supported", error)
+            }
             SubmitError::Store(error) => error.into(),
             SubmitError::Ledger(error) => error.into(),
         }

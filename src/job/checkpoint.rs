@@ -172,14 +172,16 @@ pub(crate) fn joined(records: Vec<SliceRecord>) -> Vec<SliceRecord> {
         | Slice { phase: Phase::Young | Phase::Gap | Phase::Sweep(_) | Phase::References, .. } => None,
     };
     let (mut old, others): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| window(record).is_some());
-    old.sort_by_key(window);
+    old.sort_by_key(|record| (record.slice.resource_type, record.slice.filter, window(record)));
     let mut all: Vec<SliceRecord> = Vec::new();
     for next in old {
         let both = all.last().and_then(window).zip(window(&next));
         let meet = both.filter(|(before, after)| before.until.is_some() && before.until == after.from);
         match (all.last_mut(), meet) {
             (Some(last), Some((before, after)))
-                if last.method == next.method && last.slice.resource_type == next.slice.resource_type =>
+                if last.method == next.method
+                    && last.slice.resource_type == next.slice.resource_type
+                    && last.slice.filter == next.slice.filter =>
             {
                 last.absorb(&next, Window { from: before.from, until: after.until });
             }
@@ -213,7 +215,7 @@ mod tests {
 
     fn record(phase: Phase, from: Option<i64>, until: i64, written: u64, method: Method) -> SliceRecord {
         let window = Window { from: from.map(Millis), until: Some(Millis(until)) };
-        let slice = Slice { phase, resource_type: ResourceType::PATIENT, scope: Scope::Window(window) };
+        let slice = Slice { phase, resource_type: ResourceType::PATIENT, filter: None, scope: Scope::Window(window) };
         let (expected, received) = (written, written);
         let none = (0, 0, 0, 1, 0);
         let (repeated, withheld, short, reread, unreadable) = none;

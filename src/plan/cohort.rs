@@ -24,6 +24,11 @@ impl Lists {
     pub(crate) fn within(self, bytes: usize) -> Self {
         Self { bytes: self.bytes.min(bytes), ..self }
     }
+
+    /// The same where so many bytes stand beside it.
+    pub(crate) fn beside(self, bytes: usize) -> Self {
+        Self { bytes: self.bytes.saturating_sub(bytes), ..self }
+    }
 }
 
 /// What stands around an id: a comma and `Patient/`, escaped.

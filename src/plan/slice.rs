@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::filter::FilterNo;
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 
@@ -12,6 +13,9 @@ use crate::fhir::resource_type::ResourceType;
 pub(crate) struct Slice {
     pub(crate) phase: Phase,
     pub(crate) resource_type: ResourceType,
+    /// Which of its type's filters narrows it, if any does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) filter: Option<FilterNo>,
     pub(crate) scope: Scope,
 }
 
@@ -30,13 +34,6 @@ pub(crate) enum Phase {
     Sweep(u32),
     /// Resources that the exported ones refer to, by their ids.
     References,
-}
-
-impl Phase {
-    /// Whether no other slice can hold the same resource, so that no line needs to be looked up.
-    pub(crate) fn is_disjoint(self) -> bool {
-        matches!(self, Self::Old)
-    }
 }
 
 /// What narrows a slice.
@@ -64,6 +61,7 @@ impl Slice {
     /// What of this slice none of `read` covers. Those of other steps are passed over.
     pub(crate) fn remaining<'a>(&self, read: impl Iterator<Item = &'a Self>) -> Vec<Self> {
         let with = |scope| Self { scope, ..self.clone() };
+        let read = read.filter(|slice| slice.filter == self.filter);
         match &self.scope {
             Scope::Window(window) => {
                 let read = read.filter_map(|slice| match &slice.scope {

@@ -86,6 +86,11 @@ impl Narrowing {
         pairs.filter(|_| text.len() <= MOST_BYTES).map(Self)
     }
 
+    /// The parameters that it asks by.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| &**name)
+    }
+
     /// `query`, narrowed by this.
     pub(crate) fn narrow(&self, query: SearchQuery) -> SearchQuery {
         self.0.iter().fold(query, |query, (name, value)| query.param(String::from(&**name), String::from(&**value)))

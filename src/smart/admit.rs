@@ -1,5 +1,6 @@
 //! `Grant::admit`, the only maker of lines that leave.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -44,6 +45,8 @@ pub(crate) struct Grant {
     compartments: Compartments,
     types: Vec<ResourceType>,
     context: Vec<ResourceType>,
+    /// Types of which only what passes a filter was asked for, or may be had: by asking the server, as nothing else can tell.
+    narrowed: BTreeSet<ResourceType>,
     /// The upstream's bases, as absolute references write them.
     bases: Vec<String>,
     /// What carries one of these does not leave.
@@ -87,7 +90,13 @@ impl Grant {
         bases: Vec<String>,
     ) -> Self {
         let (withheld, removed, consent) = (Labels::default(), Elements::default(), Arc::default());
-        Self { cohort, compartments, types, context, bases, withheld, removed, consent }
+        let narrowed = BTreeSet::new();
+        Self { cohort, compartments, types, context, narrowed, bases, withheld, removed, consent }
+    }
+
+    /// The same where these types are narrowed.
+    pub(crate) fn narrowing(self, narrowed: BTreeSet<ResourceType>) -> Self {
+        Self { narrowed, ..self }
     }
 
     /// The same within a client's policy, if it has one, and without those who withdrew consent.
@@ -279,8 +288,9 @@ impl Grant {
                 last.resource_type == resource_type && last.id == *id && self.admit(last, note).is_ok()
             })
         };
-        let may_be_told =
-            if self.asks_for_last_versions() { was_admitted() } else { self.types.contains(&resource_type) };
+        // Nobody can ask whether what is gone would have passed a filter.
+        let may_be_told = !self.narrowed.contains(&resource_type)
+            && if self.asks_for_last_versions() { was_admitted() } else { self.types.contains(&resource_type) };
         may_be_told.then(|| Line(Bytes::from(deletion_line(resource_type, id))))
     }
 
@@ -374,6 +384,20 @@ mod tests {
             let plain = entry(r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"}}"#);
             assert!(grant.admit(&plain, |_| {}).is_ok() && !grant.bars(&plain));
             assert!(grant.admit_deletion(plain.resource_type, &plain.id, Some(&plain), |_| {}).is_some());
+        }
+    }
+
+    /// SEC-27: what passed a filter once is known only to whoever received it.
+    #[test]
+    fn what_is_narrowed_is_told_as_deleted_only_to_whoever_received_it() {
+        let grant = grant(Cohort::Everything, "{}", "").narrowing(BTreeSet::from([named("Observation")]));
+        for (name, is_told) in [("Observation", false), ("Device", true)] {
+            let gone = entry(&format!(r#"{{"resourceType":"{name}","id":"x"}}"#));
+            let line = grant.admit_deletion(gone.resource_type, &gone.id, Some(&gone), |_| {});
+            assert_eq!(line.is_some(), is_told, "{name}");
+            let received = LocalReference { resource_type: gone.resource_type, id: gone.id.clone() };
+            assert!(grant.admit_deletion_of_received(&received).is_some(), "{name}");
+            assert!(grant.admit(&gone, |_| {}).is_ok(), "{name}");
         }
     }
 

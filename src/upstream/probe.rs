@@ -14,10 +14,12 @@
 //! | P12 the clock | [`Upstream::skew_millis`] |
 //! | P13 `Prefer: handling=strict` | [`strict`] |
 //! | P14 compression and HTTP/2 | [`Upstream::compresses`], [`Upstream::protocol`] |
+//! | what narrows a type, for whoever asks by it | [`filter`](mod@filter) |
 //! | P15 batches of searches | not asked: an export never sends one. A batch hides the single search's status, its retry hints and its next link, and is one large answer in memory where pages are small |
 
 mod by_patient;
 mod existing;
+mod filter;
 mod long_lists;
 mod patients;
 mod survey;
@@ -40,6 +42,7 @@ use crate::profile::{
 
 pub(crate) use by_patient::{ListError, Reached, all_patients, reach, records, some_patients};
 pub(crate) use existing::existing;
+pub(crate) use filter::{FilterProbeError, Trial, filter};
 pub(crate) use patients::{PatientProbeError, Patients, Way, list, patients};
 pub(crate) use survey::{Silent, Survey, survey, try_patients, ways};
 

@@ -27,6 +27,7 @@ mod exact;
 mod exports;
 mod external;
 mod faults;
+mod filters;
 mod foreign;
 mod full;
 mod heads;

@@ -1,6 +1,7 @@
 //! Why a kick-off was refused.
 
 use super::parameters::ParametersError;
+use crate::fhir::filter::{FilterError, MOST_FILTERS};
 use crate::fhir::resource_type::ResourceType;
 
 /// Why a kick-off was refused. Knows nothing of HTTP.
@@ -54,6 +55,16 @@ pub(crate) enum KickoffError {
     PatientAtSystem { location: String },
     #[error("{location}: not a literal reference to a patient of this server, such as `Patient/123`")]
     NotAPatient { location: String },
+    #[error("{location}: {error}")]
+    Filter { location: String, error: FilterError },
+    #[error("{location}: there are more than {MOST_FILTERS} filters")]
+    TooManyFilters { location: String },
+    #[error("{location}: {name} is filtered and not among the types of `_type`")]
+    FilteredNotAsked { location: String, name: ResourceType },
+    #[error("{location}: the FHIR server does not list `{parameter}` among the search parameters of {name}")]
+    FilterUnlisted { location: String, name: ResourceType, parameter: String },
+    #[error("{location}: `{parameter}` is how {name} is read by patient, and may not be used to filter at this level")]
+    FilterIsUsed { location: String, name: ResourceType, parameter: String },
     #[error("{location}: the parameter `{name}` is not supported")]
     Unsupported { location: String, name: String },
     #[error("{location}: there are no {name} resources to export here")]
@@ -84,6 +95,11 @@ impl KickoffError {
             | Self::PatientInQuery { location }
             | Self::PatientAtSystem { location }
             | Self::NotAPatient { location }
+            | Self::Filter { location, .. }
+            | Self::TooManyFilters { location }
+            | Self::FilteredNotAsked { location, .. }
+            | Self::FilterUnlisted { location, .. }
+            | Self::FilterIsUsed { location, .. }
             | Self::Unsupported { location, .. } => Some(location),
             Self::NoAccept
             | Self::NotAcceptable

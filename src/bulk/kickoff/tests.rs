@@ -1,6 +1,8 @@
 //! What a kick-off may say, and what it is told when it may not.
 
 use super::*;
+use crate::fhir::capability::Capability;
+use crate::fhir::filter::{FilterError, MOST_FILTERS};
 
 const BASE: &str = "https://fhir.example/fhir";
 
@@ -80,8 +82,8 @@ fn bad_values_are_told_by_their_place_and_never_exported_without() {
         ),
         ("_outputFormat=text/csv", KickoffError::Format { location: at("_outputFormat") }),
         (
-            "_typeFilter=Patient%3Fgender%3Dmale",
-            KickoffError::Unsupported { location: at("_typeFilter"), name: "_typeFilter".to_owned() },
+            "_typeFilter=Patient%3Fgender:not%3Dmale",
+            KickoffError::Filter { location: at("_typeFilter"), error: FilterError::Modifier("gender:not".to_owned()) },
         ),
         ("patient=Patient/1", KickoffError::PatientInQuery { location: at("patient") }),
         ("_format=json", KickoffError::Unsupported { location: at("_format"), name: "_format".to_owned() }),
@@ -105,7 +107,7 @@ fn lenient_leaves_out_only_what_cannot_narrow() {
     let lenient = "respond-async, handling=lenient";
     assert_eq!(get_with("organizeOutputBy=Patient", lenient).expect("a kick-off").ignored, ["organizeOutputBy"]);
     for query in
-        ["_typeFilter=Patient%3Fa%3Db", "patient=Patient/1", "_elements=id", "_since=x", "_type=Dragon", "foo=bar"]
+        ["_typeFilter=Patient%3F_count%3D1", "patient=Patient/1", "_elements=id", "_since=x", "_type=Dragon", "foo=bar"]
     {
         assert!(get_with(query, lenient).is_err(), "{query}");
     }
@@ -256,4 +258,95 @@ fn types_are_held_against_the_level_and_the_server() {
     let name = ResourceType::parse("Device").expect("a type");
     let refused = KickoffError::NotExportable { location: "http._type".to_owned(), name };
     assert_eq!(resolve(ExportLevel::System, Some(&["Device"])), Err(refused));
+}
+
+/// BD-035 to BD-038, SEC-21
+#[test]
+fn filters_are_read_from_queries_and_bodies_and_repeats_are_alternatives() {
+    let filters = |kickoff: Kickoff| kickoff.filters.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let expected = ["Patient?gender=male", "Patient?gender=female", "Observation?code=a,b"];
+    for query in [
+        "_typeFilter=Patient%3Fgender%3Dmale&_typeFilter=Patient%3Fgender%3Dfemale&_typeFilter=Observation%3Fcode%3Da%252Cb",
+        "_typeFilter=Patient?gender=male,Patient?gender=female,Observation?code=a,b",
+        "_typeFilter=Patient?gender=male%2CPatient?gender=female&_typeFilter=Patient?gender=male,Observation?code=a%2Cb",
+        "_type=Patient,Observation&_typeFilter=Patient?gender=male,Patient?gender=female,Observation?code=a,b",
+    ] {
+        assert_eq!(get(query).map(filters), Ok(expected.map(str::to_owned).to_vec()), "{query}");
+    }
+    let body = |value: &str| {
+        format!(
+            r#"{{"resourceType":"Parameters","parameter":[{{"name":"_typeFilter",{value}}},{{"name":"_typeFilter","valueString":"Patient?gender=female"}}]}}"#
+        )
+    };
+    let posted = post(&body(r#""valueString":"Patient?gender=male,Observation?code=a%7Cb""#)).map(filters);
+    let expected = ["Patient?gender=male", "Observation?code=a|b", "Patient?gender=female"];
+    assert_eq!(posted, Ok(expected.map(str::to_owned).to_vec()));
+    let location = "Parameters.parameter[0]".to_owned();
+    let kind = KickoffError::Kind { location: location.clone(), name: "_typeFilter" };
+    assert_eq!(post(&body(r#""valueInstant":"2026-01-01T00:00:00Z""#)).err(), Some(kind));
+    let error = FilterError::NotAFilter("_count".to_owned());
+    assert_eq!(
+        post(&body(r#""valueString":"Patient?_count=1""#)).err(),
+        Some(KickoffError::Filter { location, error })
+    );
+}
+
+#[test]
+fn filters_are_held_against_the_types_and_bounded() {
+    let location = || "http._typeFilter".to_owned();
+    let name = ResourceType::PATIENT;
+    let refused = KickoffError::FilteredNotAsked { location: location(), name };
+    for query in
+        ["_type=Observation&_typeFilter=Patient?gender=male", "_typeFilter=Patient?gender=male&_type=Observation"]
+    {
+        assert_eq!(get_with(query, "respond-async, handling=lenient").err(), Some(refused.clone()), "{query}");
+    }
+    let many = |count| {
+        let filters: Vec<_> = (0..count).map(|number| format!("_typeFilter=Patient?gender=g{number}")).collect();
+        get(&filters.join("&"))
+    };
+    assert!(many(MOST_FILTERS).is_ok());
+    assert_eq!(many(MOST_FILTERS + 1).err(), Some(KickoffError::TooManyFilters { location: location() }));
+}
+
+/// BD-039, SEC-21: listed for the very type, and nothing by which the export itself asks.
+#[test]
+fn filters_are_held_against_what_the_server_lists() {
+    let statement = br#"{"resourceType":"CapabilityStatement","fhirVersion":"4.0.1","rest":[{"resource":[
+        {"type":"Patient","interaction":[{"code":"search-type"}],"searchParam":[{"name":"gender","type":"token"}]},
+        {"type":"Observation","interaction":[{"code":"search-type"}],"searchParam":[{"name":"code","type":"token"},
+          {"name":"performer","type":"reference"},{"name":"subject","type":"reference"},{"name":"near","type":"special"}]}]}]}"#;
+    let capability = Capability::parse(statement).expect("a statement");
+    let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+    let check = |level, filter: &str| {
+        let (headers, query) = (headers("*/*", "respond-async"), format!("_typeFilter={}", filter.replace('&', "%26")));
+        let (kickoff, places) = Kickoff::parse(level, &Method::GET, Some(&query), &headers, b"", BASE, now)?;
+        kickoff.check_filters(&places, &capability, Compartments::R4)
+    };
+    let location = || "http._typeFilter".to_owned();
+    let name = |name: &str| ResourceType::parse(name).expect("a type");
+    let unlisted = |of: &str, parameter: &str| {
+        Err(KickoffError::FilterUnlisted { location: location(), name: name(of), parameter: parameter.to_owned() })
+    };
+    let used = |parameter: &str| {
+        let parameter = parameter.to_owned();
+        Err(KickoffError::FilterIsUsed { location: location(), name: name("Observation"), parameter })
+    };
+    for (level, filter, expected) in [
+        (ExportLevel::System, "Patient?gender=male", Ok(())),
+        (ExportLevel::System, "Observation?code=a&subject=Patient/1", Ok(())),
+        (ExportLevel::Patient, "Observation?code=a", Ok(())),
+        (ExportLevel::Patient, "Observation?code=a&subject=Patient/1", used("subject")),
+        (ExportLevel::Patient, "Observation?performer=Practitioner/1", used("performer")),
+        (ExportLevel::System, "Patient?code=a", unlisted("Patient", "code")),
+        (ExportLevel::System, "Observation?code=a&near=b", unlisted("Observation", "near")),
+        (ExportLevel::System, "Observation?_tag=b", unlisted("Observation", "_tag")),
+        (
+            ExportLevel::System,
+            "Device?type=a",
+            Err(KickoffError::NotExportable { location: location(), name: name("Device") }),
+        ),
+    ] {
+        assert_eq!(check(level, filter), expected, "{filter}");
+    }
 }

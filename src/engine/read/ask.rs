@@ -11,6 +11,7 @@ use crate::fhir::datatypes::Id;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Prefix, SearchQuery};
 use crate::plan::Cohort;
+use crate::plan::filter::PlannedFilter;
 use crate::plan::slice::{Scope, Slice};
 use crate::profile::{Narrowing, PageTotal, PatientForm};
 use crate::upstream::client::{Answer, Room, SearchError};
@@ -82,8 +83,17 @@ impl Reader {
         self.upstream.next(next, scope, room).await
     }
 
+    /// A search of a slice's type for nothing but what its filter lets pass.
+    pub(in crate::engine) fn of_step(&self, slice: &Slice) -> SearchQuery {
+        let all = SearchQuery::new(slice.resource_type);
+        match self.plan.filter(slice) {
+            Some(PlannedFilter { filter, .. }) => filter.narrow(all),
+            None => all,
+        }
+    }
+
     pub(in crate::engine) fn query(&self, slice: &Slice) -> SearchQuery {
-        let query = SearchQuery::new(slice.resource_type).sent(self.plan.manner(slice));
+        let query = self.of_step(slice).sent(self.plan.manner(slice));
         let from = |query: SearchQuery, from| match from {
             Some(from) => query.last_updated(Prefix::GreaterOrEqual, from),
             None => query,

@@ -9,7 +9,6 @@ use crate::bulk::manifest::Method;
 use crate::engine::refusal::RefusalOf;
 use crate::fhir::bundle::Scope as PageScope;
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::SearchQuery;
 use crate::plan::slice::{Scope, Slice};
 use crate::profile::PatientForm;
 use crate::upstream::client::{Room, SearchError};
@@ -73,7 +72,7 @@ impl Reader {
             return Ok(false);
         }
         let count = u32::try_from(missing.len()).unwrap_or(u32::MAX);
-        let query = SearchQuery::new(slice.resource_type).param("_id", list(&missing, PatientForm::Id));
+        let query = self.of_step(slice).param("_id", list(&missing, PatientForm::Id));
         let query = query.count(count).ids_only();
         match self.upstream.page(&query, PageScope::of(slice.resource_type), Room::Free).await {
             Ok(answer) => Ok(answer.page.entries.iter().any(|entry| missing.contains(&&entry.id))),

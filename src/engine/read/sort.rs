@@ -6,6 +6,7 @@ use super::{Bar, ReadError, Reader, Received};
 use crate::engine::accept::Reading;
 use crate::fhir::bundle::{Entry, Page};
 use crate::fhir::datatypes::{Instant, Millis};
+use crate::fhir::search::is_asked_by;
 use crate::job::index::IdHash;
 use crate::plan::slice::{Scope, Slice, Window};
 
@@ -27,7 +28,7 @@ impl Reader {
         let window = slice.window();
         reading.is_troubled |= page.is_troubled();
         // Later pages are named by other words.
-        if reading.pages == 1 && page.own.as_deref().is_some_and(|own| !repeats(own, slice)) {
+        if reading.pages == 1 && page.own.as_deref().is_some_and(|own| !self.repeats(own, slice)) {
             reading.elsewhere += 1;
         }
         let mut received = Vec::with_capacity(page.entries.len());
@@ -49,6 +50,12 @@ impl Reader {
             received.push(Received { entry, id, has_moved, was_there: true, bar: Bar::None });
         }
         received
+    }
+
+    /// Whether a `self` link repeats the filters of a slice (DS-004).
+    fn repeats(&self, own: &str, slice: &Slice) -> bool {
+        let mut names = self.plan.filter(slice).into_iter().flat_map(|filter| filter.filter.names());
+        names.all(|name| is_asked_by(own, name)) && repeats(own, slice)
     }
 
     fn place(&self, slice: &Slice, window: Window, entry: &Entry) -> Place {
@@ -159,10 +166,7 @@ impl Chain {
 /// Whether a `self` link, where it has a query, repeats the filters of a slice: one that a server leaves out it did not
 /// use. How servers name a patient differs too much to be held against them.
 fn repeats(own: &str, slice: &Slice) -> bool {
-    let Some((_, query)) = own.split_once('?') else { return true };
-    let has = |name: &str| {
-        query.split('&').any(|pair| pair.get(..name.len()).is_some_and(|own| own.eq_ignore_ascii_case(name)))
-    };
+    let has = |name: &str| is_asked_by(own, name);
     match &slice.scope {
         Scope::Window(window) => !window.is_bounded() || has("_lastUpdated"),
         Scope::Patients { link, from, .. } => {

@@ -5,6 +5,7 @@ use http::StatusCode;
 use super::ATTEMPTS;
 use crate::engine::accept::Reading;
 use crate::upstream::client::SearchError;
+use crate::upstream::probe::FilterProbeError;
 
 /// Why a slice could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,8 @@ pub(in crate::engine) enum ReadError {
     OverExport,
     #[error("the server sends resources that the search excludes: a filter is ignored")]
     IgnoredFilter,
+    #[error(transparent)]
+    Filter(#[from] FilterProbeError),
     #[error("the server says inside of its answers that something went wrong, in each of {ATTEMPTS} readings")]
     Troubled,
     #[error("the server's pages lead round in a circle")]
@@ -49,7 +52,17 @@ impl ReadError {
 
     /// Whether it says nothing about the server: the slice was left for the next start.
     pub(in crate::engine) fn is_stopping(&self) -> bool {
-        matches!(self, Self::Search(error) if error.is_stopping())
+        match self {
+            Self::Search(error) | Self::Filter(FilterProbeError::Search { source: error, .. }) => error.is_stopping(),
+            Self::Short { .. }
+            | Self::Unsteady
+            | Self::OverExport
+            | Self::IgnoredFilter
+            | Self::Filter(_)
+            | Self::Troubled
+            | Self::Loop
+            | Self::Expired => false,
+        }
     }
 }
 

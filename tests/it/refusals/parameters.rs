@@ -129,7 +129,7 @@ async fn unknown_types_and_types_that_are_not_to_be_had_are_refused() {
 async fn parameters_that_are_not_supported_are_named_and_refused() {
     let bench = Bench::new().await;
     let narrowing = [
-        ("_typeFilter", "Observation%3Fstatus%3Dfinal"),
+        ("_typeFilter", "Observation%3F_count%3D1"),
         ("_elements", "id"),
         ("patient", "Patient/1"),
         ("_minimumFileSize", "1"),
