@@ -244,7 +244,7 @@ impl Builder {
             bulk.spawn(watching);
         }
         let engine = parts.open(store.map(|store| store.store), state, stop.clone());
-        let polls = Polls::new(Arc::clone(&clock));
+        let polls = Polls::new(Arc::clone(&clock), config.export.early_polls_per_second);
         let terms = assembly::terms(&config, &access);
         let edge = Edge {
             engine: engine.clone(),

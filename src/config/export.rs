@@ -23,6 +23,9 @@ pub struct ExportConfig {
     /// Exports of one client that run or wait; a further kick-off of its is answered with 429. The client's own quota
     /// `running_jobs` counts instead.
     pub max_jobs_per_client: u32,
+    /// Status requests of one client within a second that may come before `Retry-After` has passed; a further one is
+    /// answered with 429.
+    pub early_polls_per_second: u32,
     /// Whether a kick-off that asks for what an export of the same client that runs or waits is for is answered with
     /// that export.
     pub share_identical_kickoffs: bool,
@@ -48,6 +51,7 @@ impl Default for ExportConfig {
             max_running_jobs: 4,
             max_waiting_jobs: 1_000,
             max_jobs_per_client: 100,
+            early_polls_per_second: 100,
             share_identical_kickoffs: false,
             group_max_members: 100_000,
             follow_references: followed.map(str::to_owned).to_vec(),

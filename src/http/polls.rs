@@ -15,8 +15,6 @@ use crate::clock::Clock;
 use crate::job::JobId;
 use crate::smart::client::ClientId;
 
-/// Polls of one poller that may come too early within a second.
-const MOST: u32 = 100;
 /// Exports of which it is remembered when they may be asked about again, and for how long.
 const EXPORTS: u64 = 10_000;
 const LIFETIME: Duration = Duration::from_mins(2);
@@ -53,6 +51,8 @@ pub(crate) struct Polls {
     /// When an export may be asked about again.
     due: Cache<JobId, Duration>,
     early: Mutex<Early>,
+    /// Polls of one poller that may come too early within a second.
+    most: u32,
 }
 
 /// The polls that came too early since a second began.
@@ -69,9 +69,9 @@ struct Early {
 pub(super) struct TooOften;
 
 impl Polls {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, most: u32) -> Self {
         let due = Cache::builder().max_capacity(EXPORTS).time_to_live(LIFETIME).build();
-        Self { clock, due, early: Mutex::default() }
+        Self { clock, due, early: Mutex::default(), most }
     }
 
     /// Takes note of one poll before anything is looked up for it.
@@ -87,8 +87,8 @@ impl Polls {
         };
         match poll {
             Poll::InTime => Ok(poll),
-            Poll::First if self.early_ones(now, poller, 0) < MOST => Ok(poll),
-            Poll::Early if self.early_ones(now, poller, 1) <= MOST => Ok(poll),
+            Poll::First if self.early_ones(now, poller, 0) < self.most => Ok(poll),
+            Poll::Early if self.early_ones(now, poller, 1) <= self.most => Ok(poll),
             Poll::First | Poll::Early => Err(TooOften),
         }
     }
@@ -123,6 +123,8 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
 
+    const MOST: u32 = 100;
+
     fn job(number: u32) -> JobId {
         JobId::new(u128::from(number).to_be_bytes())
     }
@@ -135,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_heeds_retry_after_is_never_told_to_wait() {
         let clock = Arc::new(ManualClock::new(0));
-        let polls = Polls::new(clock.clone());
+        let polls = Polls::new(clock.clone(), MOST);
         for round in 0..5 {
             for number in 0..1_000 {
                 let expected = if round == 0 { Poll::First } else { Poll::InTime };
@@ -149,7 +151,7 @@ mod tests {
     #[tokio::test]
     async fn a_hundred_polls_a_second_may_come_early_for_each() {
         let clock = Arc::new(ManualClock::new(0));
-        let polls = Polls::new(clock.clone());
+        let polls = Polls::new(clock.clone(), MOST);
         polls.answered(job(1), 30).await;
         for _ in 0..3 {
             for _ in 0..MOST {
