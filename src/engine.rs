@@ -52,7 +52,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::output::Output;
 use crate::output::checkpoint::CheckpointKey;
 use crate::output::writer::Coding;
-use crate::plan::{BoundaryChoice, OnShort};
+use crate::plan::{BoundaryChoice, Newcomers, OnShort};
 use crate::profile::{PresetChoice, ProfileOverrides};
 use crate::smart::server::Registry;
 use crate::telemetry::error_chain;
@@ -109,6 +109,7 @@ pub(crate) struct EngineSettings {
     pub(crate) lag_millis: i64,
     pub(crate) output_ttl: Duration,
     pub(crate) most_members: usize,
+    pub(crate) newcomers: Newcomers,
     pub(crate) context: Vec<ResourceType>,
     /// Which preset is used.
     pub(crate) preset: PresetChoice,
@@ -232,6 +233,7 @@ impl Engine {
             searches: settings.searches,
             lag_millis: settings.lag_millis,
             most_members: settings.most_members,
+            newcomers: settings.newcomers,
             context: settings.context.clone(),
             page_resources: settings.page_resources,
             preset: settings.preset.clone(),

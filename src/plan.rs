@@ -35,6 +35,10 @@ pub(crate) struct ExportPlan {
     /// Whom to ask for at System and Patient level where a search has to name a patient.
     #[serde(default)]
     pub(crate) listed: Listed,
+    /// Those of the cohort who are exported as a whole, whatever `_since` says: they were no members of the Group then, or
+    /// may have been none.
+    #[serde(default, skip_serializing_if = "Listed::is_empty")]
+    pub(crate) newcomers: Listed,
     /// Types that are read by reference only: what exported resources refer to.
     pub(crate) context: Vec<ResourceType>,
     pub(crate) on_short: OnShort,
@@ -56,6 +60,17 @@ pub enum OnShort {
     Fail,
     /// It ends, and the proof and the error file say what is missing.
     Report,
+}
+
+/// What is exported with `_since` of patients who became members of the Group after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Newcomers {
+    /// What changed since, as of all others.
+    #[default]
+    None,
+    /// Their whole records. Where it cannot be known whether somebody was a member then, it is taken that they were not.
+    Full,
 }
 
 /// What a client gets to see of changes after `transactionTime`.
@@ -168,6 +183,13 @@ pub(crate) enum Cohort {
 #[serde(transparent)]
 pub(crate) struct Listed(pub(crate) Vec<Id>);
 
+impl Listed {
+    /// Whether nobody is on it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl std::fmt::Debug for Listed {
     /// They are patient data: their number is enough.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -265,6 +287,34 @@ impl ExportPlan {
         }
     }
 
+    /// Whether a slice asks for patients who are exported as a whole. It asks for none else then.
+    fn is_of_newcomers(&self, slice: &Slice) -> bool {
+        let first = slice.patients().and_then(|members| self.patients().get(members.start as usize));
+        first.is_some_and(|first| self.newcomers.0.binary_search(first).is_ok())
+    }
+
+    /// Whether a resource of a slice, stamped `last_updated`, was asked for. What others refer to comes whatever its age.
+    pub(crate) fn asks_for(&self, slice: &Slice, last_updated: Option<Instant>) -> bool {
+        let horizon = if self.is_of_newcomers(slice) { Horizon { since: None, ..self.horizon } } else { self.horizon };
+        slice.phase == Phase::References || horizon.asks_for(last_updated)
+    }
+
+    /// The patients in batches of which each is of newcomers or of others.
+    fn batches(&self, lists: Lists) -> Vec<std::ops::Range<u32>> {
+        let patients = self.patients();
+        if self.newcomers.is_empty() {
+            return cohort::batches(patients, lists);
+        }
+        let is_new = |id: &Id| self.newcomers.0.binary_search(id).is_ok();
+        let mut begin = 0;
+        let runs = patients.chunk_by(|one, next| is_new(one) == is_new(next)).flat_map(|run| {
+            let first = begin;
+            begin += u32::try_from(run.len()).unwrap_or(u32::MAX);
+            cohort::batches(run, lists).into_iter().map(move |batch| first + batch.start..first + batch.end)
+        });
+        runs.collect()
+    }
+
     /// How many patients one search of a type by `link` may ask for.
     fn lists(&self, link: &str, resource_type: ResourceType) -> Lists {
         let Profile { id_lists, or_lists, post, .. } = self.profile;
@@ -334,7 +384,7 @@ impl ExportPlan {
             // A record has no filter on time that could be relied on: a sweep would read all of them once more.
             (Strategy::Records, Phase::Sweep(_)) => Vec::new(),
             (Strategy::Records, Phase::Young) => {
-                let records = cohort::batches(self.patients(), Lists::NONE).into_iter();
+                let records = self.batches(Lists::NONE).into_iter();
                 let scopes = records.map(|members| Scope::Record { members });
                 scopes.map(slice).collect()
             }
@@ -345,10 +395,12 @@ impl ExportPlan {
                     window.from
                 };
                 let scopes = links.iter().flat_map(|link| {
-                    let batches = cohort::batches(self.patients(), self.lists(link, resource_type)).into_iter();
+                    let batches = self.batches(self.lists(link, resource_type)).into_iter();
                     batches.map(move |members| Scope::Patients { link: link.clone(), members, from })
                 });
-                scopes.map(slice).collect()
+                // Only what moves is left for a sweep, whoever it is about.
+                let is_whole = |slice: &Slice| phase == Phase::Young && self.is_of_newcomers(slice);
+                scopes.map(slice).map(|slice| if is_whole(&slice) { slice.whole() } else { slice }).collect()
             }
             (Strategy::Chain, Phase::Young) => one(Scope::Window(Window::ALL)),
             (Strategy::Chain, Phase::Sweep(_)) => one(Scope::Window(window)),
@@ -435,6 +487,7 @@ mod tests {
                     cohort: Cohort::Members(vec![Id::parse("p").expect("an id")]),
                     compartments: Compartments::R4,
                     listed: Listed::default(),
+                    newcomers: Listed::default(),
                     context: Vec::new(),
                     on_short: OnShort::Fail,
                     boundary: Boundary::NoLoss,
@@ -444,6 +497,48 @@ mod tests {
                 assert_eq!(plan.slices(Phase::Young, resource_type).len(), 1, "{strategy:?} until {until:?}");
             }
         }
+    }
+
+    /// BD-020: no batch is of newcomers and of others, nobody is asked for twice, and only newcomers whatever their age.
+    #[test]
+    fn newcomers_are_read_as_a_whole_and_in_batches_of_their_own() {
+        let ids = |range: std::ops::Range<u32>| range.map(|id| Id::parse(&format!("{id:03}")).expect("an id"));
+        let since = "2025-01-01T00:00:00Z";
+        let resource_type = ResourceType::PATIENT;
+        let strategy = Strategy::Patients { links: vec!["patient".into()], searches: Vec::new() };
+        let plan = TypePlan { strategy, baseline: None, oldest: None, assumed: BTreeSet::new() };
+        let plan = ExportPlan {
+            horizon: horizon(Some(since), None),
+            profile: Profile { or_lists: true, last_updated: crate::profile::TimeFilter::Millisecond, ..Profile::default() },
+            types: BTreeMap::from([(resource_type, plan)]),
+            cohort: Cohort::Members(ids(0..200).collect()),
+            compartments: Compartments::R4,
+            listed: Listed::default(),
+            filters: BTreeMap::new(),
+            newcomers: Listed(ids(70..71).chain(ids(100..180)).collect()),
+            context: Vec::new(),
+            on_short: OnShort::Fail,
+            boundary: Boundary::NoLoss,
+            tells_deletions_by_difference: false,
+            bases: Vec::new(),
+        };
+        let (mut asked, mut old, mut new) = (BTreeSet::new(), 0, 0);
+        let stamp = |text| Some(Instant::parse(text).expect("an instant"));
+        for slice in plan.slices(Phase::Young, resource_type) {
+            let Scope::Patients { members, from, .. } = &slice.scope else { panic!("{slice:?}") };
+            let are_new: BTreeSet<bool> =
+                members.clone().map(|id| id == 70 || (100..180).contains(&id)).collect();
+            assert_eq!(are_new.len(), 1, "{members:?}");
+            let is_new = are_new.contains(&true);
+            assert_eq!(from.is_none(), is_new, "{members:?}");
+            assert_eq!(plan.asks_for(&slice, stamp("2020-01-01T00:00:00Z")), is_new, "{members:?}");
+            assert!(plan.asks_for(&slice, stamp("2025-06-01T00:00:00Z")));
+            *(if is_new { &mut new } else { &mut old }) += members.len();
+            assert!(members.clone().all(|id| asked.insert(id)), "{members:?}");
+        }
+        assert_eq!((asked.len(), old, new), (200, 119, 81));
+        let sweep = plan.slices(Phase::Sweep(1), resource_type);
+        assert!(sweep.iter().all(|slice| slice.window().from.is_some()), "{sweep:?}");
     }
 
     #[test]

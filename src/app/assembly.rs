@@ -167,6 +167,7 @@ pub(super) fn engine_settings(config: &Config) -> EngineSettings {
         lag_millis: i64::try_from(upstream.settling_lag.as_millis()).unwrap_or(i64::MAX),
         output_ttl: config.export.output_ttl,
         most_members: config.export.group_max_members,
+        newcomers: config.export.group_since_newcomers,
         context: config.export.follow_references.iter().filter_map(|name| ResourceType::parse(name)).collect(),
         preset: upstream.preset.clone(),
         profile: upstream.profile.clone(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Problems, Section, seconds};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::resource_type::ResourceType;
-use crate::plan::{BoundaryChoice, OnShort};
+use crate::plan::{BoundaryChoice, Newcomers, OnShort};
 
 /// What exports may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct ExportConfig {
     pub share_identical_kickoffs: bool,
     /// Members of a Group at most; and patients of a server whose data can be searched by patient only.
     pub group_max_members: usize,
+    /// What is exported with `_since` of patients who became members of the Group after it.
+    pub group_since_newcomers: Newcomers,
     /// Types outside of the Patient compartment that come along at Patient and Group level if an exported resource
     /// refers to them.
     pub follow_references: Vec<String>,
@@ -54,6 +56,7 @@ impl Default for ExportConfig {
             early_polls_per_second: 100,
             share_identical_kickoffs: false,
             group_max_members: 100_000,
+            group_since_newcomers: Newcomers::None,
             follow_references: followed.map(str::to_owned).to_vec(),
             on_short: OnShort::Fail,
             boundary: BoundaryChoice::NoLoss,

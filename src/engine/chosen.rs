@@ -7,13 +7,16 @@ use crate::bulk::kickoff::ExportLevel;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Job;
-use crate::plan::Cohort;
-use crate::upstream::{group, probe};
+use crate::plan::{Cohort, Listed, Newcomers};
+use crate::upstream::group::{self, When};
+use crate::upstream::probe;
 
 /// Whose resources an export is to hold, and whether somebody was left out.
 #[derive(Debug)]
 pub(super) struct Chosen {
     pub(super) cohort: Cohort,
+    /// Those of them who come as a whole, whatever `_since` says.
+    pub(super) newcomers: Listed,
     /// Some members of the Group are no patients that a reference leads to.
     pub(super) members_left_out: bool,
     /// Some of the patients that were asked for are not there, not in the Group, or not to be exported.
@@ -25,34 +28,40 @@ impl Planner {
     pub(super) async fn choose(&self, job: &Job, now: Millis, id_lists: bool) -> Result<Chosen, PlanError> {
         let consent = self.rights.consent();
         let asked = job.kickoff.patients.as_ref();
-        let (mut candidates, mut members_left_out) = (BTreeSet::new(), false);
+        let (mut candidates, mut newcomers, mut members_left_out) = (BTreeSet::new(), Vec::new(), false);
         match (&job.kickoff.level, asked) {
             (ExportLevel::System, _) => return Ok(Chosen::all(Cohort::Everything)),
             (ExportLevel::Patient, None) => return Ok(Chosen::all(Cohort::AllPatients)),
             (ExportLevel::Patient, Some(asked)) => candidates.extend(asked.iter().cloned()),
             (ExportLevel::Group(id), _) => {
                 let expands = |id: &Id| job.owner.policy().is_none_or(|policy| policy.permits_group(id));
-                let members = group::members(&self.upstream, id, self.most_members, now, &expands).await?;
+                let since = job.kickoff.since.filter(|_| self.newcomers == Newcomers::Full);
+                let when = When { now, since };
+                let members = group::members(&self.upstream, id, self.most_members, when, &expands).await?;
                 members_left_out = members.left_out > 0;
                 candidates.extend(members.patients);
+                newcomers = members.newcomers;
             }
         }
         candidates.retain(|id| !consent.has(id) && asked.is_none_or(|asked| asked.contains(id)));
+        newcomers.retain(|id| candidates.contains(id));
+        let newcomers = Listed(newcomers);
         let Some(asked) = asked else {
             let cohort = Cohort::Members(candidates.into_iter().collect());
-            return Ok(Chosen { members_left_out, ..Chosen::all(cohort) });
+            return Ok(Chosen { newcomers, members_left_out, ..Chosen::all(cohort) });
         };
         // SEC-25: whoever is not there gets the same answer as whoever is no member.
         let candidates: Vec<_> = candidates.into_iter().collect();
         let failed = |source| PlanError::Search { resource_type: ResourceType::PATIENT, source };
         let there = probe::existing(&self.upstream, &candidates, id_lists, self.searches).await.map_err(failed)?;
         let patients_left_out = there.len() < asked.len();
-        Ok(Chosen { cohort: Cohort::Members(there), members_left_out, patients_left_out })
+        Ok(Chosen { cohort: Cohort::Members(there), newcomers, members_left_out, patients_left_out })
     }
 }
 
 impl Chosen {
     fn all(cohort: Cohort) -> Self {
-        Self { cohort, members_left_out: false, patients_left_out: false }
+        let newcomers = Listed::default();
+        Self { cohort, newcomers, members_left_out: false, patients_left_out: false }
     }
 }

@@ -417,8 +417,7 @@ impl Export {
             tally.repeated += 1;
             return None;
         }
-        if !resource.was_there || (!self.plan.horizon.asks_for(entry.last_updated) && slice.phase != Phase::References)
-        {
+        if !resource.was_there || !self.plan.asks_for(slice, entry.last_updated) {
             tally.withheld += 1;
             return None;
         }

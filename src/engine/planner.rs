@@ -15,7 +15,7 @@ use crate::fhir::compartment::Compartments;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Job;
-use crate::plan::{Assumption, Boundary, BoundaryChoice, Cohort, ExportPlan, Listed, OnShort, Strategy, TypePlan};
+use crate::plan::{Assumption, Boundary, BoundaryChoice, Cohort, ExportPlan, Listed, Newcomers, OnShort, Strategy, TypePlan};
 use crate::profile::{PresetChoice, Profile, ProfileOverrides};
 use crate::upstream::capabilities::StatementError;
 use crate::upstream::client::{SearchError, Upstream};
@@ -30,6 +30,7 @@ pub(super) struct Planner {
     pub(super) searches: usize,
     pub(super) lag_millis: i64,
     pub(super) most_members: usize,
+    pub(super) newcomers: Newcomers,
     pub(super) context: Vec<ResourceType>,
     pub(super) page_resources: u32,
     pub(super) preset: PresetChoice,
@@ -124,7 +125,7 @@ impl Planner {
         let findings = self.profiler.findings(&job.types).await?;
         let mut survey = self.survey(job, &given).await?;
         let now = survey.date.unwrap_or_else(|| self.upstream.now());
-        let Chosen { cohort, members_left_out, patients_left_out } =
+        let Chosen { cohort, newcomers, members_left_out, patients_left_out } =
             self.choose(job, now, findings.profile.id_lists).await?;
         if matches!(&cohort, Cohort::Members(members) if !members.is_empty()) {
             survey.doubt_emptiness(job.compartments);
@@ -185,6 +186,7 @@ impl Planner {
             cohort,
             compartments,
             listed,
+            newcomers,
             context,
             on_short,
             boundary,

@@ -20,7 +20,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::{Job, JobId, JobState};
 use crate::smart::scope::Actions;
 use crate::smart::server::Caller;
-use crate::upstream::group::{self, GroupError};
+use crate::upstream::group::{self, GroupError, When};
 
 /// A `Parameters` body of every type and of some thousand patients is smaller.
 const MOST_BODY_BYTES: usize = 1024 * 1024;
@@ -184,7 +184,8 @@ async fn resolve(edge: &Edge, caller: &Caller, kickoff: &Kickoff, places: &Place
     if let ExportLevel::Group(id) = &kickoff.level {
         // Read again when the plan is made; here only so that a Group that is not there is refused at once.
         let expands = |id: &Id| caller.permits_group(id);
-        group::members(&edge.upstream, id, edge.most_members, clock::now(&*edge.clock), &expands).await?;
+        let when = When { now: clock::now(&*edge.clock), since: None };
+        group::members(&edge.upstream, id, edge.most_members, when, &expands).await?;
     }
     let (advertised_base, software) = (capability.base.clone(), capability.software.clone());
     Ok(Resolved { types, compartments, advertised_base, software })

@@ -96,6 +96,15 @@ impl Slice {
         }
     }
 
+    /// The same however old a resource is.
+    pub(super) fn whole(mut self) -> Self {
+        match &mut self.scope {
+            Scope::Patients { from, .. } => *from = None,
+            Scope::Window(_) | Scope::Record { .. } | Scope::Ids { .. } => {}
+        }
+        self
+    }
+
     /// The window of `_lastUpdated` that every resource of this slice must lie in.
     pub(crate) fn window(&self) -> Window {
         match &self.scope {

@@ -423,6 +423,7 @@ pub(super) fn plan(members: u32) -> ExportPlan {
         cohort: Cohort::Members((0..members).map(member).collect()),
         compartments: Compartments::R5,
         listed: Listed::default(),
+        newcomers: Listed::default(),
         context: Vec::new(),
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,

@@ -1,13 +1,14 @@
 //! Group members: who they are at the moment of kick-off (spec section 6.4).
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::Deserialize;
 use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::client::{SearchError, Upstream};
+use super::client::{Room, SearchError, Upstream};
+use crate::fhir::bundle::Scope;
 use crate::fhir::datatypes::{Id, Instant, LocalReference, Millis};
 use crate::fhir::resource_type::ResourceType;
 
@@ -19,13 +20,16 @@ const MOST_GROUPS: usize = 100;
 pub(crate) struct Members {
     /// Sorted; the empty list is an answer too.
     pub(crate) patients: Vec<Id>,
+    /// Those of them who were no members at the instant that was asked about, or may have been none. Sorted.
+    pub(crate) newcomers: Vec<Id>,
     /// Members that are no patients, or that no reference of ours leads to.
     pub(crate) left_out: u64,
 }
 
 impl std::fmt::Debug for Members {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Members({} patients, {} left out)", self.patients.len(), self.left_out)
+        let Self { patients, newcomers, left_out } = self;
+        write!(f, "Members({} patients, {} of them new, {left_out} left out)", patients.len(), newcomers.len())
     }
 }
 
@@ -53,74 +57,145 @@ pub(crate) enum GroupError {
     Upstream(#[source] SearchError),
 }
 
-/// Resolves the members of a Group and of the groups in it that it may be `expanded` to, at the time `now`.
+/// Which moments membership is judged at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct When {
+    pub(crate) now: Millis,
+    /// It is to be told who was no member at this instant.
+    pub(crate) since: Option<Instant>,
+}
+
+/// Resolves the members of a Group and of the groups in it that it may be `expanded` to.
 pub(crate) async fn members(
     upstream: &Upstream,
     id: &Id,
     most: usize,
-    now: Millis,
+    when: When,
     expanded: &(dyn Fn(&Id) -> bool + Sync),
 ) -> Result<Members, GroupError> {
     let bases = upstream.bases();
-    let mut patients = BTreeSet::new();
-    let mut left_out = 0;
-    let mut known = BTreeSet::from([id.clone()]);
-    let mut waiting = VecDeque::from([id.clone()]);
-    while let Some(next) = waiting.pop_front() {
-        let body = upstream.read(ResourceType::GROUP, &next).await.map_err(|error| match error {
-            SearchError::Refused { .. } => GroupError::Unknown,
-            SearchError::TooLarge { .. }
-            | SearchError::GaveUp { .. }
-            | SearchError::Failing { .. }
-            | SearchError::Link
-            | SearchError::Unauthorized => GroupError::Upstream(error),
-        })?;
-        let Some(body) = body else {
-            if next == *id {
+    let mut found = Found { most, ..Found::default() };
+    found.groups.insert(id.clone(), false);
+    found.waiting.push_back(id.clone());
+    while let Some(next) = found.waiting.pop_front() {
+        let is_root = next == *id;
+        let Some(body) = read(upstream, &next).await? else {
+            if is_root {
                 return Err(GroupError::Unknown);
             }
-            left_out += 1;
+            found.left_out += 1;
             continue;
         };
-        let group: Group<'_> = serde_json::from_slice(&body).map_err(|_| GroupError::Malformed)?;
-        // SEC-23: whatever else comes under a Group's address says nothing of its members.
-        if group.resource_type != ResourceType::GROUP.as_str() || group.id != next.as_str() {
-            return Err(GroupError::Malformed);
-        }
+        let group = Group::parse(&body, &next)?;
         let checked = group.check()?;
-        if next == *id {
+        if is_root {
             checked?;
         } else if checked.is_err() {
-            left_out += 1;
+            found.left_out += 1;
             continue;
         }
+        let is_new = found.groups.get(&next).copied().unwrap_or_default();
+        let then = match when.since {
+            // Whoever came by a group that is new is.
+            Some(since) if !is_new => group.then(upstream, &next, since).await,
+            Some(_) | None => Then::Nobody,
+        };
         group.each_member(|member| {
-            if !member.is_current(now) {
+            if !member.is_current(when.now) {
                 return;
             }
+            let is_new = |target: &LocalReference| when.since.is_some_and(|since| is_new || then.lacks(&member, target, since));
             match member.target(&bases) {
                 Some(target) if target.resource_type == ResourceType::PATIENT => {
-                    // One more than may be is enough to know that it is too many.
-                    if patients.len() <= most {
-                        patients.insert(target.id);
-                    }
+                    let is_new = is_new(&target);
+                    found.patient(target.id, is_new);
                 }
                 Some(target) if target.resource_type == ResourceType::GROUP && expanded(&target.id) => {
-                    if known.len() <= MOST_GROUPS && known.insert(target.id.clone()) {
-                        waiting.push_back(target.id);
-                    }
+                    let is_new = is_new(&target);
+                    found.group(target.id, is_new);
                 }
-                Some(_) | None => left_out += 1,
+                Some(_) | None => found.left_out += 1,
             }
         })?;
-        if patients.len() > most {
-            return Err(GroupError::TooLarge(most));
-        }
-        if known.len() > MOST_GROUPS {
-            return Err(GroupError::TooDeep);
+        found.check()?;
+    }
+    let newcomers = found.patients.iter().filter(|(_, is_new)| **is_new).map(|(id, _)| id.clone()).collect();
+    Ok(Members { newcomers, patients: found.patients.into_keys().collect(), left_out: found.left_out })
+}
+
+async fn read(upstream: &Upstream, id: &Id) -> Result<Option<Vec<u8>>, GroupError> {
+    upstream.read(ResourceType::GROUP, id).await.map_err(|error| match error {
+        SearchError::Refused { .. } => GroupError::Unknown,
+        SearchError::TooLarge { .. }
+        | SearchError::GaveUp { .. }
+        | SearchError::Failing { .. }
+        | SearchError::Link
+        | SearchError::Unauthorized => GroupError::Upstream(error),
+    })
+}
+
+/// What was found so far, and what is still to be read. Of patients and groups it is known whether they are new: they are
+/// not if any way leads to them by which they were members before.
+#[derive(Default)]
+struct Found {
+    most: usize,
+    patients: BTreeMap<Id, bool>,
+    groups: BTreeMap<Id, bool>,
+    waiting: VecDeque<Id>,
+    left_out: u64,
+}
+
+impl Found {
+    fn patient(&mut self, id: Id, is_new: bool) {
+        // One more than may be is enough to know that it is too many.
+        if self.patients.len() <= self.most {
+            let known = self.patients.entry(id).or_insert(is_new);
+            *known &= is_new;
         }
     }
-    Ok(Members { patients: patients.into_iter().collect(), left_out })
+
+    fn group(&mut self, id: Id, is_new: bool) {
+        if self.groups.len() > MOST_GROUPS {
+            return;
+        }
+        let known = self.groups.get(&id).copied();
+        // Once more, if those in it turn out to be no newcomers.
+        if known.is_none_or(|was_new| was_new && !is_new) {
+            self.groups.insert(id.clone(), is_new);
+            self.waiting.push_back(id);
+        }
+    }
+
+    fn check(&self) -> Result<(), GroupError> {
+        if self.patients.len() > self.most {
+            return Err(GroupError::TooLarge(self.most));
+        }
+        if self.groups.len() > MOST_GROUPS { Err(GroupError::TooDeep) } else { Ok(()) }
+    }
+}
+
+/// Who was in one Group at an instant.
+enum Then {
+    /// As now: it has not changed since.
+    AsNow,
+    /// These, as its history tells.
+    These(BTreeSet<LocalReference>),
+    /// Nobody, or nobody knows whom.
+    Nobody,
+}
+
+impl Then {
+    /// Whether a member was none at that instant, or may have been none.
+    fn lacks(&self, member: &Member, target: &LocalReference, since: Instant) -> bool {
+        let start = member.period.as_ref().and_then(|period| period.start.as_deref());
+        match (start, self) {
+            // What it says itself goes before what was written when. In doubt within a day, say, they are new.
+            (Some(start), _) => bound(start, true).is_none_or(|start| start > since.floor_millis()),
+            (None, Self::AsNow) => false,
+            (None, Self::These(members)) => !members.contains(target),
+            (None, Self::Nobody) => true,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -143,6 +218,15 @@ struct Group<'a> {
     characteristic: Vec<IgnoredAny>,
     #[serde(default)]
     modifier_extension: Vec<IgnoredAny>,
+    #[serde(borrow)]
+    meta: Option<Meta<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta<'a> {
+    #[serde(borrow)]
+    last_updated: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -166,7 +250,39 @@ struct Period {
     end: Option<String>,
 }
 
-impl Group<'_> {
+impl<'a> Group<'a> {
+    /// SEC-23: whatever else comes under a Group's address says nothing of its members.
+    fn parse(body: &'a [u8], id: &Id) -> Result<Self, GroupError> {
+        let group: Self = serde_json::from_slice(body).map_err(|_| GroupError::Malformed)?;
+        let is_it = group.resource_type == ResourceType::GROUP.as_str() && group.id == id.as_str();
+        if is_it { Ok(group) } else { Err(GroupError::Malformed) }
+    }
+
+    /// Who was in it at an instant.
+    async fn then(&self, upstream: &Upstream, id: &Id, since: Instant) -> Then {
+        let changed = self.meta.as_ref().and_then(|meta| Instant::parse(meta.last_updated.as_deref()?).ok());
+        if changed.is_some_and(|changed| changed <= since) {
+            return Then::AsNow;
+        }
+        let scope = Scope::of(ResourceType::GROUP);
+        let Ok(Some(version)) = upstream.version_at(ResourceType::GROUP, id, since, scope, Room::Share).await else {
+            return Then::Nobody;
+        };
+        let Ok(before) = Group::parse(&version.line, id) else { return Then::Nobody };
+        // One that could not be exported had nobody in it that an export could have held.
+        if !matches!(before.check(), Ok(Ok(()))) {
+            return Then::Nobody;
+        }
+        let bases = upstream.bases();
+        let mut members = BTreeSet::new();
+        let read = before.each_member(|member| {
+            if member.is_current(since.floor_millis()) {
+                members.extend(member.target(&bases));
+            }
+        });
+        if read.is_ok() { Then::These(members) } else { Then::Nobody }
+    }
+
     /// Whether it is one that can be exported: inside, why not; outside, that its list cannot be read.
     fn check(&self) -> Result<Result<(), GroupError>, GroupError> {
         let mut members = 0_u64;

@@ -31,6 +31,7 @@ mod filters;
 mod foreign;
 mod full;
 mod heads;
+mod groups;
 mod hostile;
 mod kill;
 mod ledger;

@@ -21,6 +21,7 @@ fn sheet(state: JobState) -> JobSheet {
         listed: Listed::default(),
         cohort: Cohort::Everything,
         compartments: Compartments::R4,
+        newcomers: Listed::default(),
         context: Vec::new(),
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,
