@@ -259,6 +259,7 @@ impl Builder {
             asking: Places::default(),
             forms: Semaphore::new(TOKEN_FORMS),
             most_members: config.export.group_max_members,
+            cohorts: assembly::cohorts(&config),
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,
             terms,

@@ -1,6 +1,7 @@
 //! Configuration: the sections in reading order, and what is wrong with them, all at once.
 
 mod care;
+mod cohorts;
 mod credentials;
 mod export;
 mod issuer;
@@ -32,6 +33,7 @@ pub use crate::smart::policy::Level;
 pub use care::{
     BreakerConfig, NotATime, QuietHoursConfig, QuietWindowConfig, TimeOfDay, UtcOffset, Weekday, YieldConfig,
 };
+pub use cohorts::CohortConfig;
 pub(crate) use credentials::check_endpoint;
 pub use credentials::{
     AcceptsAnonymous, BackendConfig, BasicConfig, CredentialsConfig, PassThroughTlsConfig, PlainHttp, SearchTlsConfig,

@@ -58,6 +58,7 @@ use crate::smart::server::Registry;
 use crate::telemetry::error_chain;
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
+use crate::upstream::cohorts::Cohorts;
 use crate::upstream::probe::FilterProbeError;
 pub(crate) use downloads::Download;
 use downloads::Downloads;
@@ -110,6 +111,7 @@ pub(crate) struct EngineSettings {
     pub(crate) output_ttl: Duration,
     pub(crate) most_members: usize,
     pub(crate) newcomers: Newcomers,
+    pub(crate) cohorts: Cohorts,
     pub(crate) context: Vec<ResourceType>,
     /// Which preset is used.
     pub(crate) preset: PresetChoice,
@@ -234,6 +236,7 @@ impl Engine {
             lag_millis: settings.lag_millis,
             most_members: settings.most_members,
             newcomers: settings.newcomers,
+            cohorts: settings.cohorts.clone(),
             context: settings.context.clone(),
             page_resources: settings.page_resources,
             preset: settings.preset.clone(),

@@ -2,6 +2,7 @@
 
 mod authorize;
 mod coding;
+mod cohort;
 mod delete;
 pub(crate) mod door;
 mod file;
@@ -45,6 +46,7 @@ use crate::smart::external::{ExternalIssuer, Purpose};
 use crate::smart::server::{AuthorizationServer, Caller, Registry};
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
+use crate::upstream::cohorts::Cohorts;
 use guard::Exposure;
 use links::Links;
 use places::Places;
@@ -75,6 +77,8 @@ pub(crate) struct Edge {
     /// Places for such forms once they have come.
     pub(crate) forms: Semaphore,
     pub(crate) most_members: usize,
+    /// Groups that are ours.
+    pub(crate) cohorts: Cohorts,
     pub(crate) capabilities: Capabilities,
     /// What statements say of exports.
     pub(crate) terms: Terms,
@@ -177,6 +181,7 @@ impl Edge {
             BulkRoute::MethodNotAllowed { allow } => Err(Problem::method_not_allowed(allow)),
             // What opens a file is for it to say: a token or the link itself.
             BulkRoute::File { job, file } => file::file(self, job, &file, head).await,
+            BulkRoute::Cohort(id) => cohort::cohort(self, &id, head).await,
             BulkRoute::NoSuchJob => {
                 authorize::caller(self, head).await?;
                 Err(Problem::no_such_job())

@@ -509,7 +509,11 @@ mod tests {
         let plan = TypePlan { strategy, baseline: None, oldest: None, assumed: BTreeSet::new() };
         let plan = ExportPlan {
             horizon: horizon(Some(since), None),
-            profile: Profile { or_lists: true, last_updated: crate::profile::TimeFilter::Millisecond, ..Profile::default() },
+            profile: Profile {
+                or_lists: true,
+                last_updated: crate::profile::TimeFilter::Millisecond,
+                ..Profile::default()
+            },
             types: BTreeMap::from([(resource_type, plan)]),
             cohort: Cohort::Members(ids(0..200).collect()),
             compartments: Compartments::R4,
@@ -526,8 +530,7 @@ mod tests {
         let stamp = |text| Some(Instant::parse(text).expect("an instant"));
         for slice in plan.slices(Phase::Young, resource_type) {
             let Scope::Patients { members, from, .. } = &slice.scope else { panic!("{slice:?}") };
-            let are_new: BTreeSet<bool> =
-                members.clone().map(|id| id == 70 || (100..180).contains(&id)).collect();
+            let are_new: BTreeSet<bool> = members.clone().map(|id| id == 70 || (100..180).contains(&id)).collect();
             assert_eq!(are_new.len(), 1, "{members:?}");
             let is_new = are_new.contains(&true);
             assert_eq!(from.is_none(), is_new, "{members:?}");

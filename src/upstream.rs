@@ -3,6 +3,7 @@
 pub(crate) mod budget;
 pub(crate) mod capabilities;
 pub(crate) mod client;
+pub(crate) mod cohorts;
 pub(crate) mod connect;
 pub(crate) mod credentials;
 pub(crate) mod gate;

@@ -30,6 +30,7 @@ use crate::store::sled::SledStore;
 use crate::telemetry::error_chain;
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
+use crate::upstream::cohorts::{Cohorts, OwnCohort, Who};
 
 /// Pause between two tries to open the job store.
 pub(super) const STORE_PAUSE: Duration = Duration::from_secs(5);
@@ -130,11 +131,24 @@ async fn open_store(given: Option<Arc<dyn Store>>, folder: &Path, clock: &dyn Cl
     }
 }
 
+/// The cohorts that are written down, all of which are good.
+pub(super) fn cohorts(config: &Config) -> Cohorts {
+    Cohorts::new(config.export.cohorts.iter().filter_map(|cohort| {
+        let (id, patients) = cohort.read()?;
+        let who = match &cohort.identifiers_file {
+            Some(path) => Who::Identifiers(path.clone()),
+            None => Who::Patients(patients),
+        };
+        Some((id, OwnCohort { name: cohort.name.clone(), who }))
+    }))
+}
+
 /// What statements say of exports.
 pub(super) fn terms(config: &Config, access: &Access) -> Terms {
     let named = config.export.follow_references.iter();
     Terms {
         context: named.filter_map(|name| ResourceType::parse(name)).collect(),
+        has_groups: !config.export.cohorts.is_empty(),
         has_smart: !matches!(access, Access::Open { .. }),
         token_endpoint: match access {
             Access::Server(server) => Some(server.endpoints().token.clone()),
@@ -168,6 +182,7 @@ pub(super) fn engine_settings(config: &Config) -> EngineSettings {
         output_ttl: config.export.output_ttl,
         most_members: config.export.group_max_members,
         newcomers: config.export.group_since_newcomers,
+        cohorts: cohorts(config),
         context: config.export.follow_references.iter().filter_map(|name| ResourceType::parse(name)).collect(),
         preset: upstream.preset.clone(),
         profile: upstream.profile.clone(),

@@ -39,6 +39,11 @@ impl BasePaths {
         Self { own: Some(own.trim_end_matches('/').into()), ..Self::shared(fhir) }
     }
 
+    /// Below which path our routes are.
+    pub(crate) fn ours(&self) -> &str {
+        self.own.as_deref().unwrap_or(&self.fhir)
+    }
+
     /// Whether there is a base that is ours alone.
     pub(crate) fn are_apart(&self) -> bool {
         self.own.is_some()
@@ -73,6 +78,8 @@ pub(crate) enum BulkRoute {
         job: JobId,
         file: String,
     },
+    /// A cohort of ours, read as the Group that it is.
+    Cohort(Id),
     /// The route is ours, the job is not one that can be.
     NoSuchJob,
     MethodNotAllowed {

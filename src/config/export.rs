@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::cohorts::{self, CohortConfig};
 use super::{Problems, Section, seconds};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::resource_type::ResourceType;
@@ -33,6 +34,8 @@ pub struct ExportConfig {
     pub group_max_members: usize,
     /// What is exported with `_since` of patients who became members of the Group after it.
     pub group_since_newcomers: Newcomers,
+    /// Cohorts of ours, exported as Groups are.
+    pub cohorts: Vec<CohortConfig>,
     /// Types outside of the Patient compartment that come along at Patient and Group level if an exported resource
     /// refers to them.
     pub follow_references: Vec<String>,
@@ -57,6 +60,7 @@ impl Default for ExportConfig {
             share_identical_kickoffs: false,
             group_max_members: 100_000,
             group_since_newcomers: Newcomers::None,
+            cohorts: Vec::new(),
             follow_references: followed.map(str::to_owned).to_vec(),
             on_short: OnShort::Fail,
             boundary: BoundaryChoice::NoLoss,
@@ -81,6 +85,9 @@ impl Section for ExportConfig {
         }
         if self.group_max_members == 0 {
             problems.add("group_max_members", "is 0, so no Group could be exported");
+        }
+        for (option, problem) in cohorts::problems(&self.cohorts) {
+            problems.add(&option, &problem);
         }
         for name in &self.follow_references {
             match ResourceType::parse(name) {

@@ -8,7 +8,7 @@ use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Job;
 use crate::plan::{Cohort, Listed, Newcomers};
-use crate::upstream::group::{self, When};
+use crate::upstream::group::{self, GroupError, Members, When};
 use crate::upstream::probe;
 
 /// Whose resources an export is to hold, and whether somebody was left out.
@@ -34,10 +34,7 @@ impl Planner {
             (ExportLevel::Patient, None) => return Ok(Chosen::all(Cohort::AllPatients)),
             (ExportLevel::Patient, Some(asked)) => candidates.extend(asked.iter().cloned()),
             (ExportLevel::Group(id), _) => {
-                let expands = |id: &Id| job.owner.policy().is_none_or(|policy| policy.permits_group(id));
-                let since = job.kickoff.since.filter(|_| self.newcomers == Newcomers::Full);
-                let when = When { now, since };
-                let members = group::members(&self.upstream, id, self.most_members, when, &expands).await?;
+                let members = self.members(job, id, now).await?;
                 members_left_out = members.left_out > 0;
                 candidates.extend(members.patients);
                 newcomers = members.newcomers;
@@ -56,6 +53,21 @@ impl Planner {
         let there = probe::existing(&self.upstream, &candidates, id_lists, self.searches).await.map_err(failed)?;
         let patients_left_out = there.len() < asked.len();
         Ok(Chosen { cohort: Cohort::Members(there), newcomers, members_left_out, patients_left_out })
+    }
+}
+
+impl Planner {
+    /// Who is in a Group, be it the server's or ours, and which of them come as a whole.
+    async fn members(&self, job: &Job, id: &Id, now: Millis) -> Result<Members, GroupError> {
+        let since = job.kickoff.since.filter(|_| self.newcomers == Newcomers::Full);
+        if let Some(cohort) = self.cohorts.get(id) {
+            let members = cohort.members(&self.upstream, self.most_members, self.searches).await?;
+            // Since when somebody is in it nobody knows.
+            let newcomers = since.map(|_| members.patients.clone()).unwrap_or_default();
+            return Ok(Members { newcomers, ..members });
+        }
+        let expands = |id: &Id| job.owner.policy().is_none_or(|policy| policy.permits_group(id));
+        group::members(&self.upstream, id, self.most_members, When { now, since }, &expands).await
     }
 }
 

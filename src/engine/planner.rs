@@ -15,10 +15,13 @@ use crate::fhir::compartment::Compartments;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Job;
-use crate::plan::{Assumption, Boundary, BoundaryChoice, Cohort, ExportPlan, Listed, Newcomers, OnShort, Strategy, TypePlan};
+use crate::plan::{
+    Assumption, Boundary, BoundaryChoice, Cohort, ExportPlan, Listed, Newcomers, OnShort, Strategy, TypePlan,
+};
 use crate::profile::{PresetChoice, Profile, ProfileOverrides};
 use crate::upstream::capabilities::StatementError;
 use crate::upstream::client::{SearchError, Upstream};
+use crate::upstream::cohorts::Cohorts;
 use crate::upstream::group::GroupError;
 use crate::upstream::probe::{self, FilterProbeError, ListError, PatientProbeError, Reached, Silent};
 use survey::Survey;
@@ -31,6 +34,7 @@ pub(super) struct Planner {
     pub(super) lag_millis: i64,
     pub(super) most_members: usize,
     pub(super) newcomers: Newcomers,
+    pub(super) cohorts: Cohorts,
     pub(super) context: Vec<ResourceType>,
     pub(super) page_resources: u32,
     pub(super) preset: PresetChoice,

@@ -181,7 +181,9 @@ async fn resolve(edge: &Edge, caller: &Caller, kickoff: &Kickoff, places: &Place
     };
     let types = kickoff.resolve(places, &capability.searchable(), compartments)?;
     kickoff.check_filters(places, &capability, compartments)?;
-    if let ExportLevel::Group(id) = &kickoff.level {
+    if let ExportLevel::Group(id) = &kickoff.level
+        && edge.cohorts.get(id).is_none()
+    {
         // Read again when the plan is made; here only so that a Group that is not there is refused at once.
         let expands = |id: &Id| caller.permits_group(id);
         let when = When { now: clock::now(&*edge.clock), since: None };

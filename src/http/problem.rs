@@ -210,6 +210,7 @@ impl From<GroupError> for Problem {
             E::Characteristics | E::ModifierExtension => (StatusCode::BAD_REQUEST, "not-supported"),
             E::TooLarge(_) | E::TooDeep => (StatusCode::BAD_REQUEST, "too-costly"),
             E::Malformed => (StatusCode::BAD_GATEWAY, "invalid"),
+            E::Identifiers => (StatusCode::INTERNAL_SERVER_ERROR, "processing"),
             E::Upstream(_) => return Self::unavailable("the Group cannot be fetched at the moment"),
         };
         Self::new(status, code, error)

@@ -29,6 +29,7 @@ use super::token;
 use super::witness::{self, Witness};
 use super::{Access, Edge};
 use crate::bulk::route::{BasePaths, BulkRoute, PathRefused, Route, SmartRoute};
+use crate::fhir::datatypes::Id;
 use crate::job::JobId;
 use crate::ledger::record::Asked;
 use crate::proxy::{PeerAddr, ProxyError};
@@ -93,6 +94,23 @@ impl<S> Diverted<S> {
     {
         let answer = self.upstream.clone().oneshot(request);
         Box::pin(async move { Ok(answer.await?.map(body::map)) })
+    }
+
+    /// The cohort of ours that is asked for. SEC-25: where requests pass through as well it is there for those alone who show a
+    /// token of ours, or for everybody if nobody has one.
+    fn own_cohort<B>(&self, request: &Request<B>) -> Option<Id> {
+        if self.edge.cohorts.is_empty() || !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return None;
+        }
+        let id = request.uri().path().strip_prefix(self.bases.ours())?.strip_prefix("/Group/")?;
+        let id = Id::parse(id).ok().filter(|id| self.edge.cohorts.get(id).is_some())?;
+        let is_ours = self.bases.are_apart()
+            || match &self.edge.access {
+                Access::Open { .. } => true,
+                Access::Server(server) => authorize::carries_our_token(server, request),
+                Access::External(_) => false,
+            };
+        is_ours.then_some(id)
     }
 
     /// Refuses a request whatever it holds.
@@ -165,6 +183,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let routed = BulkRoute::of(request.method(), request.uri().path(), &self.bases);
+        let routed = match (routed, self.own_cohort(&request)) {
+            (Ok(Route::Upstream | Route::Nowhere), Some(id)) => Ok(Route::Bulk(BulkRoute::Cohort(id))),
+            (routed, _) => routed,
+        };
         match (routed, &self.edge.access) {
             (Ok(Route::Nowhere), _) => self.refuse(request, Asked::Path, Problem::nothing_here()),
             (Ok(Route::Smart(_)), Access::Open { .. }) if self.bases.are_apart() => {

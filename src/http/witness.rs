@@ -78,7 +78,7 @@ pub(super) fn asked(route: &BulkRoute) -> (Asked, Option<JobId>) {
         BulkRoute::Status(job) => (Asked::Status, Some(*job)),
         BulkRoute::Delete(job) => (Asked::Delete, Some(*job)),
         BulkRoute::File { job, .. } => (Asked::File, Some(*job)),
-        BulkRoute::NoSuchJob | BulkRoute::MethodNotAllowed { .. } => (Asked::Other, None),
+        BulkRoute::Cohort(_) | BulkRoute::NoSuchJob | BulkRoute::MethodNotAllowed { .. } => (Asked::Other, None),
     }
 }
 

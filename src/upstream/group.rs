@@ -51,6 +51,9 @@ pub(crate) enum GroupError {
     TooLarge(usize),
     #[error("the Group contains more than {MOST_GROUPS} other groups")]
     TooDeep,
+    /// It is a cohort of ours.
+    #[error("the file of the cohort's identifiers cannot be read")]
+    Identifiers,
     #[error("the upstream's Group cannot be read")]
     Malformed,
     #[error("the Group could not be fetched")]
@@ -104,7 +107,8 @@ pub(crate) async fn members(
             if !member.is_current(when.now) {
                 return;
             }
-            let is_new = |target: &LocalReference| when.since.is_some_and(|since| is_new || then.lacks(&member, target, since));
+            let is_new =
+                |target: &LocalReference| when.since.is_some_and(|since| is_new || then.lacks(&member, target, since));
             match member.target(&bases) {
                 Some(target) if target.resource_type == ResourceType::PATIENT => {
                     let is_new = is_new(&target);

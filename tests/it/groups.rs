@@ -8,6 +8,7 @@ use offtake::config::Newcomers;
 use sample_upstream::{SampleUpstream, Settings};
 use serde_json::{Value, json};
 
+use crate::smart::{Client, Rig};
 use crate::support::App;
 
 fn group(id: &str, members: &[Value]) -> String {
@@ -34,11 +35,12 @@ async fn exported(app: &App, path: &str) -> BTreeMap<String, BTreeSet<String>> {
     let (_, received) = app.export(path).await.unwrap_or_else(|error| panic!("{path}: {error:#}"));
     let ids = |lines: Vec<u8>| {
         let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec);
-        lines.map(|line| {
-            let resource: Value = serde_json::from_slice(&line).expect("JSON");
-            resource["id"].as_str().expect("an id").to_owned()
-        })
-        .collect()
+        lines
+            .map(|line| {
+                let resource: Value = serde_json::from_slice(&line).expect("JSON");
+                resource["id"].as_str().expect("an id").to_owned()
+            })
+            .collect()
     };
     received.into_iter().map(|(name, lines)| (name, ids(lines))).collect()
 }
@@ -92,23 +94,25 @@ async fn a_65_patient_group_with_inactive_ended_nested_cyclic_deleted_and_foreig
         members.push(member(&format!("Group/{id}")));
     }
     members.push(json!({ "entity": { "reference": "Group/left" }, "period": { "end": "2020" } }));
-    let people = |numbers: &[usize]| numbers.iter().map(|number| member(&format!("Patient/p{number:02}")));
-    let mut inner: Vec<_> = people(&[35, 36, 37, 38, 39, 61, 62, 0]).collect();
+    let people = |numbers: &[usize]| -> Vec<Value> {
+        numbers.iter().map(|number| member(&format!("Patient/p{number:02}"))).collect()
+    };
+    let mut inner = people(&[35, 36, 37, 38, 39, 61, 62, 0]);
     inner.push(member("Group/innermost"));
     // Round and round.
-    let innermost: Vec<_> = people(&[40, 41]).chain([member("Group/all"), member("Group/innermost")]).collect();
+    let innermost = [people(&[40, 41]), vec![member("Group/all"), member("Group/innermost")]].concat();
     put(&group("all", &members));
     put(&group("inner", &inner));
     put(&group("innermost", &innermost));
-    put(&group("left", &people(&[47]).collect::<Vec<_>>()));
+    put(&group("left", &people(&[47])));
     let with = |text: &str, more: Value| {
         let mut group: Value = serde_json::from_str(text).expect("JSON");
         group.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         group.to_string()
     };
-    put(&with(&group("off", &people(&[42, 43, 44]).collect::<Vec<_>>()), json!({ "active": false })));
+    put(&with(&group("off", &people(&[42, 43, 44])), json!({ "active": false })));
     let changed = json!({ "modifierExtension": [{ "url": "http://x.example", "valueBoolean": true }] });
-    put(&with(&group("changed", &people(&[45, 46]).collect::<Vec<_>>()), changed));
+    put(&with(&group("changed", &people(&[45, 46])), changed));
     for number in 48..53 {
         upstream.delete("Patient", &format!("p{number:02}")).expect("it is there");
         upstream.delete("Observation", &format!("o{number:02}")).expect("it is there");
@@ -123,7 +127,9 @@ async fn a_65_patient_group_with_inactive_ended_nested_cyclic_deleted_and_foreig
     }
     // DS-009
     app.upstream.insert_raw(&group("nobody", &[])).expect("a Group");
-    app.upstream.insert_raw(&group("nobody-now", &[json!({ "entity": { "reference": "Patient/p00" }, "inactive": true })])).expect("a Group");
+    app.upstream
+        .insert_raw(&group("nobody-now", &[json!({ "entity": { "reference": "Patient/p00" }, "inactive": true })]))
+        .expect("a Group");
     for id in ["nobody", "nobody-now"] {
         assert!(exported(&app, &format!("/Group/{id}/$export")).await.is_empty(), "{id}");
     }
@@ -179,24 +185,98 @@ async fn newcomers_to_a_group_come_as_a_whole_where_that_is_wanted() {
     let from = |start: &str| json!({ "entity": { "reference": "Patient/b" }, "period": { "start": start } });
     let no_history = || Settings { history: false, ..Settings::default() };
     let with_history = Settings::default;
-    let (a_only, both) = (vec![a.clone()], vec![a.clone(), b.clone()]);
-    let nested = vec![a.clone(), member("Group/inner")];
-    let tomorrow = (Utc::now() - Duration::days(5)).format("%Y-%m-%d").to_string();
+    let lately = (SampleUpstream::new(no_history()).now() - Duration::days(5)).format("%Y-%m-%d").to_string();
+    let (a_only, both, nested) = ([a.clone()], [a.clone(), b], [a, member("Group/inner")]);
+    let (since_lately, since_long_ago) = ([from(&lately)], [from("2001")]);
     let (none, full) = (Newcomers::None, Newcomers::Full);
     for (what, settings, before, after, newcomers, expected) in [
-        ("nothing is asked of it", with_history(), &a_only, Some(&both), none, "new-a new-b"),
+        ("nothing is asked of it", with_history(), &a_only[..], Some(&both[..]), none, "new-a new-b"),
         ("its history tells", with_history(), &a_only, Some(&both), full, "new-a new-b old-b"),
         ("it has not changed", no_history(), &both, None, full, "new-a new-b"),
         ("nobody knows", no_history(), &both, Some(&both), full, "new-a new-b old-a old-b"),
         ("they were members all along", with_history(), &both, Some(&both), full, "new-a new-b"),
         ("a group within is new", with_history(), &a_only, Some(&nested), full, "new-a new-d old-d"),
         ("a group within is not", with_history(), &nested, Some(&nested), full, "new-a new-d"),
-        ("it says since when", no_history(), &a_only, Some(&vec![from(&tomorrow)]), full, "new-b old-b"),
-        ("it says since long ago", no_history(), &a_only, Some(&vec![from("2001")]), full, "new-b"),
-        ("nobody was in it", with_history(), &vec![], Some(&a_only), full, "new-a old-a"),
+        ("it says since when", no_history(), &a_only, Some(&since_lately), full, "new-b old-b"),
+        ("it says since long ago", no_history(), &a_only, Some(&since_long_ago), full, "new-b"),
+        ("nobody was in it", with_history(), &[], Some(&a_only), full, "new-a old-a"),
     ] {
-        let after = after.map(Vec::as_slice);
         let came = Changing::new(settings, before, after).since(newcomers).await;
         assert_eq!(came, expected, "{what}");
     }
+}
+
+/// SEC-25: a cohort of ours is exported as a Group is, by whoever may have Groups and this one, and is nobody else's to see.
+#[tokio::test]
+async fn a_cohort_of_ours_is_a_group_for_those_who_may_have_it() {
+    const ALL: &str = "system/*.rs";
+    let clients = [Client::new("a", ALL), Client::new("b", ALL)];
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    // The sample server takes what stands before and after a comma for two values, and finds somebody by one of them.
+    let list = ["1", "2", "twice", "nobody", "3,4"].map(|mrn| format!("http://x.example/mrn|{mrn}\n")).concat();
+    std::fs::write(file.path(), format!("# ours\n\n{list}")).expect("the disk takes it");
+    let rig = Rig::configured(&clients, |config| {
+        let cohort = |more: Value| serde_json::from_value(more).expect("a cohort");
+        config.export.cohorts = vec![
+            cohort(json!({ "id": "registry", "name": "Our registry", "patients": ["p1", "Patient/p2", "not-there"] })),
+            cohort(json!({ "id": "trial", "identifiers_file": file.path() })),
+            // It hides one of the server's.
+            cohort(json!({ "id": "all", "patients": ["p3"] })),
+        ];
+        config.smart.clients[1].policy =
+            serde_json::from_value(json!({ "levels": ["group"], "groups": ["trial"] })).expect("a policy");
+    })
+    .await;
+    for (id, mrn) in [("p1", "1"), ("p2", "2"), ("p3", "twice"), ("p4", "twice"), ("p5", "4")] {
+        let identifier = json!([{ "system": "http://x.example/mrn", "value": mrn }]);
+        let patient = json!({ "resourceType": "Patient", "id": id, "identifier": identifier });
+        rig.upstream.insert_raw(&patient.to_string()).expect("a patient");
+        rig.upstream.insert_raw(&observation(&format!("of-{id}"), id)).expect("an observation");
+    }
+    let token = rig.token(&clients[0], ALL).await;
+    for (id, expected) in [("registry", &["p1", "p2"][..]), ("trial", &["p1", "p2"]), ("all", &["p3"])] {
+        let status = rig.exported(&format!("/Group/{id}/$export?_type=Patient,Observation"), &token).await;
+        let (_, links) = rig.listed(&status, &token).await;
+        for (name, prefix) in [("Patient", ""), ("Observation", "of-")] {
+            let lines = rig.ask("GET", &links[name], &[], b"").await;
+            let lines = String::from_utf8(lines.body).expect("text");
+            let ids: BTreeSet<String> = lines
+                .lines()
+                .map(|line| {
+                    serde_json::from_str::<Value>(line).expect("JSON")["id"].as_str().expect("an id").to_owned()
+                })
+                .collect();
+            assert_eq!(ids, expected.iter().map(|id| format!("{prefix}{id}")).collect(), "{id} {name}");
+        }
+    }
+    let asked = || rig.upstream.requests().iter().filter(|seen| seen.path.starts_with("/fhir/Group/registry")).count();
+    let group = rig.with_token("GET", "/Group/registry", &token).await;
+    assert_eq!((group.status, group.header("content-type")), (200, "application/fhir+json"));
+    let expected = json!({ "resourceType": "Group", "id": "registry", "active": true, "type": "person", "actual": true, "name": "Our registry" });
+    assert_eq!(group.json(), expected);
+    assert_eq!(asked(), 0, "the server knows nothing of it");
+    // Whoever may not have it finds what the server says, or nothing.
+    let theirs = rig.token(&clients[1], ALL).await;
+    let refused = rig.with_token("GET", "/Group/registry", &theirs).await;
+    refused.assert_refused("by policy", 404, "not-found", None);
+    rig.with_token("GET", "/Group/registry/$export", &theirs).await.assert_refused("too", 404, "not-found", None);
+    assert_eq!(rig.with_token("GET", "/Group/trial", &theirs).await.status, 200);
+    let narrow = rig.token(&clients[0], "system/Patient.rs").await;
+    rig.with_token("GET", "/Group/registry", &narrow).await.assert_refused("by scope", 403, "forbidden", None);
+    assert_eq!(asked(), 0);
+    let passed = rig.ask("GET", "/Group/registry", &[], b"").await;
+    assert_eq!((passed.status, asked()), (404, 1), "on the way through it is the server's to answer");
+    // A list that cannot be read is nobody's excuse to leave somebody out.
+    std::fs::write(file.path(), "http://x.example/mrn|1\nnonsense\n").expect("the disk takes it");
+    let kickoff = rig.with_token("GET", "/Group/trial/$export", &token).await;
+    let status = kickoff.header("content-location").strip_prefix(&rig.base).expect("below the base").to_owned();
+    let failed = loop {
+        let answer = rig.with_token("GET", &status, &token).await;
+        if answer.status != 202 {
+            break answer;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    failed.assert_refused("a list that is none", 500, "processing", None);
+    rig.stop().await;
 }

@@ -17,6 +17,8 @@ pub(crate) struct Offer<'a> {
     pub(crate) compartments: Option<Compartments>,
     /// Types that come along with patients.
     pub(crate) context: &'a [ResourceType],
+    /// Whether there are Groups of ours.
+    pub(crate) has_groups: bool,
     /// Whether tokens of SMART Backend Services are wanted.
     pub(crate) has_smart: bool,
     /// Where they are had, as far as that is known.
@@ -27,6 +29,7 @@ pub(crate) struct Offer<'a> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Terms {
     pub(crate) context: Vec<ResourceType>,
+    pub(crate) has_groups: bool,
     pub(crate) has_smart: bool,
     pub(crate) token_endpoint: Option<String>,
 }
@@ -39,6 +42,7 @@ impl Terms {
             searchable: upstream.searchable(),
             compartments: upstream.compartments(),
             context: &self.context,
+            has_groups: self.has_groups,
             has_smart: self.has_smart,
             token_endpoint: self.token_endpoint.as_deref(),
         }

@@ -55,10 +55,14 @@ pub(crate) fn with_operations(text: &[u8], offer: &Offer<'_>) -> Result<Vec<u8>,
     if offer.is_open && offer.has_smart {
         secure(&server, offer, &mut edits)?;
     }
-    if let Some(resources) = server.member("resource")? {
-        for resource in serde_json::from_str::<Vec<&RawValue>>(resources.get())? {
+    if let Some(list_of_types) = server.member("resource")? {
+        let resources = serde_json::from_str::<Vec<&RawValue>>(list_of_types.get())?;
+        let count = resources.len();
+        let mut has_group = false;
+        for resource in resources {
             let resource = Object::parse(resource)?;
             let name = resource.text("type")?.unwrap_or_default();
+            has_group |= name == "Group";
             let operation = match name.as_str() {
                 "Patient" => Some(&PATIENT),
                 "Group" => Some(&GROUP),
@@ -70,6 +74,13 @@ pub(crate) fn with_operations(text: &[u8], offer: &Offer<'_>) -> Result<Vec<u8>,
             if offer.is_open {
                 except(&resource, &name, offer, &mut edits)?;
             }
+        }
+        // Those of ours can be read and exported where the upstream knows of no Groups.
+        if !has_group && offer.has_groups && offer.is_open && offer.has_patients() {
+            let operations: Vec<_> =
+                GROUP.names.iter().map(|name| json!({ "name": name, "definition": GROUP.canonical() })).collect();
+            let group = json!({ "type": "Group", "interaction": [{ "code": "read" }], "operation": operations });
+            edits.append(list_of_types, count, &group.to_string());
         }
     }
     Ok(edits.apply())
@@ -239,6 +250,7 @@ mod tests {
             searchable,
             compartments: Some(Compartments::R4),
             context: &[],
+            has_groups: false,
             has_smart: false,
             token_endpoint: None,
         }
