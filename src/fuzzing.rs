@@ -2,6 +2,7 @@
 //! whose corpus is replayed here by `cargo test`. Compiled for tests and fuzzers only.
 
 mod assertion;
+mod filter;
 mod kickoff;
 mod link;
 mod scope;
@@ -11,8 +12,9 @@ mod split;
 pub type Target = fn(&[u8]);
 
 /// Each with the name of its fuzzer and of its corpus.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("assertion", assertion::run),
+    ("filter", filter::run),
     ("kickoff", kickoff::run),
     ("link", link::run),
     ("scope", scope::run),
