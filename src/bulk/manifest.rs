@@ -395,6 +395,7 @@ mod tests {
             let text = line.into_text();
             assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");
             let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            assert_eq!(value["resourceType"], "OperationOutcome", "{text}");
             assert!(value["issue"].as_array().is_some_and(|issues| !issues.is_empty()), "{text}");
         }
     }

@@ -1,5 +1,6 @@
 //! The tables that are made of the rows.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{Row, Status, families};
@@ -9,13 +10,22 @@ pub(super) const BEGIN: &str =
     "<!-- made of tests/conformance/rows.yaml: UPDATE=1 cargo test --test it conformance -->\n";
 pub(super) const END: &str = "<!-- end of what is made -->\n";
 
+/// The faults by which a row was seen to be violated, by its id.
+pub(super) type Seen<'a> = BTreeMap<&'a str, Vec<&'a str>>;
+
 /// How many rows are done, and which are not and why.
-pub(super) fn short(rows: &[Row]) -> String {
-    let mut text = String::from("\n| | rows | done | partly | not offered |\n|---|---|---|---|---|\n");
+pub(super) fn short(rows: &[Row], seen: &Seen<'_>) -> String {
+    let mut text = String::from(
+        "\n| | rows | done | partly | not offered | SHALL, done | seen to turn red |\n|---|---|---|---|---|---|---|\n",
+    );
     for (family, name, rows) in families(rows) {
         let of = |status| rows.iter().filter(|row| row.status == status).count();
         let (done, partly, none) = (of(Status::Done), of(Status::Partly), of(Status::NotOffered));
-        line(&mut text, format_args!("| {name} ({family}) | {} | {done} | {partly} | {none} |", rows.len()));
+        let binding: Vec<_> =
+            rows.iter().filter(|row| row.status == Status::Done && row.level.contains("SHALL")).collect();
+        let red = binding.iter().filter(|row| seen.contains_key(&*row.id)).count();
+        let (all, binding) = (rows.len(), binding.len());
+        line(&mut text, format_args!("| {name} ({family}) | {all} | {done} | {partly} | {none} | {binding} | {red} |"));
     }
     text.push_str("\n| not done | | |\n|---|---|---|\n");
     let mut open = rows.iter().filter(|row| row.status != Status::Done).peekable();
@@ -43,15 +53,17 @@ fn follows(row: &Row, next: &Row) -> bool {
 }
 
 /// Every row, with what proves it.
-pub(super) fn whole(rows: &[Row]) -> String {
+pub(super) fn whole(rows: &[Row], seen: &Seen<'_>) -> String {
     let mut text = String::from(
         "# Conformance\n\nMade of `rows.yaml` by `UPDATE=1 cargo test --test it conformance`. How we stand to each requirement of \
          Bulk Data Access\n(BD), SMART Backend Services (SM), to what follows from them for a sidecar (DS), and to our own rules \
-         (SEC).\n`lib` is a unit test in `src/`, `it` an integration test in `tests/it/`.\n",
+         (SEC).\n`lib` is a unit test in `src/`, `it` an integration test in `tests/it/`. Under \"seen red by\" stand the \
+         faults of `faults.yaml` that\nviolate a row and by which its tests turn red: `tests/conformance/prove` switches on one after \
+         the other.\n",
     );
     for (family, name, rows) in families(rows) {
         line(&mut text, format_args!("\n## {name} ({family})\n"));
-        text.push_str("| row | level | what | status | proven by |\n|---|---|---|---|---|\n");
+        text.push_str("| row | level | what | status | proven by | seen red by |\n|---|---|---|---|---|---|\n");
         for Row { id, level, what, status, why, section, tests } in rows {
             let status = match why {
                 Some(why) => format!("{}: {}", status.as_str(), cell(why)),
@@ -60,7 +72,8 @@ pub(super) fn whole(rows: &[Row]) -> String {
             let section = section.iter().map(|section| format!("README, \"{section}\""));
             let proof: Vec<_> = tests.iter().map(|test| format!("`{test}`")).chain(section).collect();
             let (level, what) = (cell(level), cell(what));
-            line(&mut text, format_args!("| {id} | {level} | {what} | {status} | {} |", proof.join("<br>")));
+            let red = seen.get(&**id).map(|faults| faults.join("<br>")).unwrap_or_default();
+            line(&mut text, format_args!("| {id} | {level} | {what} | {status} | {} | {red} |", proof.join("<br>")));
         }
     }
     text
