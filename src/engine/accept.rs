@@ -72,7 +72,8 @@ pub(super) struct Judge {
     previous: Option<Fingerprint>,
     excess: Option<(Fingerprint, u64)>,
     elsewhere: u32,
-    /// A page that should carry its total did not: from now on a separate count is taken.
+    /// A page that should carry its total did not: from now on a separate count is taken, in case that the next one does
+    /// not either.
     pub(super) needs_count: bool,
     /// Whether what is read is all of the slice is another question: only a count of the slice can tell.
     is_open: bool,
@@ -141,7 +142,7 @@ impl Judge {
 
     /// The number that this reading may be held against, if the server has shown that its numbers are right.
     fn counted(&self, reading: &Reading, profile: &Profile) -> Option<u64> {
-        let own = if self.needs_count { None } else { reading.total.filter(|_| profile.page_proves_itself()) };
+        let own = reading.total.filter(|_| profile.page_proves_itself() && !self.is_open);
         let counted = own.or(reading.counted_before.filter(|_| profile.counts.is_some()));
         // A row that leaves the list shifts all later ones: then numbers agree while a resource is lost.
         counted.filter(|_| reading.pages <= 1 || profile.links_are_stable())
@@ -253,6 +254,15 @@ mod tests {
         assert_eq!(judge.judge(&reading(&["a"], None, None), &exact()), Verdict::Again { by: 0 });
         assert!(judge.wants_count(&exact()));
         assert_eq!(judge.judge(&reading(&["a"], None, Some(1)), &exact()), COUNTED(1));
+    }
+
+    /// Under writes a count apart is soon wrong: it was taken before the page.
+    #[test]
+    fn a_page_that_has_its_total_again_is_held_against_it() {
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&reading(&["a"], None, None), &exact()), Verdict::Again { by: 0 });
+        assert_eq!(judge.judge(&reading(&["a", "b"], None, Some(1)), &exact()), Verdict::Again { by: 0 });
+        assert_eq!(judge.judge(&reading(&["a", "b", "c"], Some(3), Some(2)), &exact()), COUNTED(3));
     }
 
     #[test]
