@@ -17,7 +17,9 @@ const MOST_TRIPLES: usize = 10;
 
 impl Worker {
     /// Three counts in this order, until two triples running agree: at or after W, below W, all. What the last
-    /// has over the other two no window can see.
+    /// has over the other two no window can see. While somebody writes no two may ever agree: what is changed between the
+    /// first two counts neither sees, so that most triples have more over than what is hidden. Only where within one something
+    /// is made and something else deleted it may have less, and two of the same kind are believed.
     pub(super) async fn find_gaps(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
         self.progress.count();
         let reader = self.reader.clone();
@@ -34,8 +36,8 @@ impl Worker {
                     if empty.contains(&resource_type) && reader.count(&all).await?.unwrap_or(0) == 0 {
                         return Ok(0);
                     }
-                    let mut last = None;
-                    let mut largest = 0;
+                    let mut last: Option<[u64; 3]> = None;
+                    let mut over = Vec::new();
                     for _ in 0..MOST_TRIPLES {
                         let mut triple = [0; 3];
                         for (count, slice) in triple.iter_mut().zip([&after, &before, &all]) {
@@ -43,15 +45,19 @@ impl Worker {
                             *count = counted;
                         }
                         let [after, before, all] = triple;
-                        let gap = all.saturating_sub(before.saturating_add(after));
+                        let gap = |all: u64| all.saturating_sub(before.saturating_add(after));
                         // Nothing at all was there at the last count: then nothing is hidden.
                         if last == Some(triple) || all == 0 {
-                            return Ok(gap);
+                            return Ok(gap(all));
+                        }
+                        if let Some([_, _, earlier]) = last {
+                            // What was deleted since the first count of this triple was there before it.
+                            over.push(gap(all.max(earlier)));
                         }
                         last = Some(triple);
-                        largest = largest.max(gap);
                     }
-                    Ok(largest)
+                    over.sort_unstable();
+                    Ok(over.get(1).copied().unwrap_or(0))
                 }
             })
             .await?;

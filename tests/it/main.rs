@@ -14,6 +14,7 @@ mod care;
 mod churn;
 mod conformance;
 mod content;
+mod counting;
 mod crash;
 mod credentials;
 mod crowd;
