@@ -22,6 +22,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::bulk::shape::Release;
 pub use crate::plan::{BoundaryChoice, Newcomers, OnShort};
 pub use crate::profile::{
     CountMethod, NextLinks, NoneWord, OrNone, PageTotal, PatientForm, PresetChoice, ProfileOverrides, Searches,

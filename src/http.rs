@@ -186,9 +186,9 @@ impl Edge {
                 authorize::caller(self, head).await?;
                 Err(Problem::no_such_job())
             }
-            BulkRoute::Kickoff(level) => {
+            BulkRoute::Kickoff(operation) => {
                 let caller = authorize::caller_for(self, head, Purpose::Kickoff).await?;
-                kickoff::kick_off(self, &caller, level, head, sent).await
+                kickoff::kick_off(self, &caller, operation, head, sent).await
             }
             BulkRoute::Status(job) => status::status(self, &authorize::caller(self, head).await?, job, head).await,
             BulkRoute::Delete(job) => delete::delete(self, &authorize::caller(self, head).await?, job, head).await,

@@ -16,7 +16,7 @@ use crate::bulk::manifest::TypeProof;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Instant, Millis};
 use crate::fhir::filter::Filter;
-use crate::fhir::outcome::{Issue, IssueType};
+use crate::fhir::outcome::{Issue, IssueSeverity, IssueType};
 use crate::fhir::resource_type::ResourceType;
 pub(crate) use crate::smart::client::Owner;
 pub(crate) use crate::smart::delivery::Delivery;
@@ -113,6 +113,9 @@ pub(crate) struct Running {
 pub(crate) struct Complete {
     pub(crate) transaction_time: Instant,
     pub(crate) proof: BTreeMap<ResourceType, TypeProof>,
+    /// How many outcomes there are whose gravest issue is of a severity. Exports from before it was counted have none.
+    #[serde(default)]
+    pub(crate) severities: BTreeMap<IssueSeverity, u64>,
     pub(crate) expires: Millis,
 }
 

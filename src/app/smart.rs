@@ -219,7 +219,8 @@ fn named(config: &ClientConfig, keys: ClientKeys) -> anyhow::Result<Client> {
         let wrong: Vec<_> = wrong.iter().map(|(option, problem)| format!("policy.{option} {problem}")).collect();
         anyhow::anyhow!("{}", wrong.join("; "))
     })?;
-    Ok(Client { id, scopes, keys, delivery, links, policy: Arc::new(policy), quotas })
+    let (release, policy) = (config.bulk_data_version, Arc::new(policy));
+    Ok(Client { id, scopes, keys, delivery, links, release, policy, quotas })
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

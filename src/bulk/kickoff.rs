@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::shape::{Shape, StatusForm};
+use super::shape::{Release, Shape, StatusForm};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Instant, LocalReference};
 use crate::fhir::filter::TypeFilter;
@@ -46,6 +46,20 @@ impl ExportLevel {
             Self::System | Self::Patient => None,
             Self::Group(id) => Some(id),
         }
+    }
+}
+
+/// The export operation that is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Operation {
+    pub(crate) level: ExportLevel,
+    pub(crate) release: Release,
+}
+
+impl From<ExportLevel> for Operation {
+    /// `$export`.
+    fn from(level: ExportLevel) -> Self {
+        Self { level, release: Release::Three }
     }
 }
 
@@ -104,7 +118,7 @@ impl Kickoff {
     /// # Errors
     /// One for the first thing that is wrong; nothing that would narrow the export is ever passed over.
     pub(crate) fn parse(
-        level: ExportLevel,
+        operation: impl Into<Operation>,
         method: &Method,
         query: Option<&str>,
         headers: &Headers,
@@ -112,6 +126,7 @@ impl Kickoff {
         base: &str,
         now: Instant,
     ) -> Result<(Self, Places), KickoffError> {
+        let Operation { level, release } = operation.into();
         headers.check_accept()?;
         if !headers.prefers("respond-async", "") {
             return Err(KickoffError::NotAsync);
@@ -131,7 +146,7 @@ impl Kickoff {
             parameters.extend(sent);
         }
         let separate = headers.prefers("separate-export-status", "");
-        let shape = Shape { status: if separate { StatusForm::Separate } else { StatusForm::Plain } };
+        let shape = Shape { release, status: if separate { StatusForm::Separate } else { StatusForm::Plain } };
         let mut kickoff = Self { shape, ..Self::of(level) };
         let mut places = Places::default();
         let (mut since_at, mut until_at) = (String::new(), String::new());
@@ -139,7 +154,7 @@ impl Kickoff {
         for parameter in parameters {
             match parameter.name.as_str() {
                 "_type" => {
-                    let named = types_of(&parameter)?;
+                    let named = types_of(&parameter, release)?;
                     let at = named.iter().map(|name| (*name, parameter.location.clone()));
                     places.types.extend(at);
                     kickoff.types.get_or_insert_default().extend(named);
@@ -152,7 +167,7 @@ impl Kickoff {
                     once(&mut kickoff.until, instant(&parameter, "_until")?, &parameter, "_until")?;
                     until_at = parameter.location;
                 }
-                "_typeFilter" => filter::read(&parameter, &mut kickoff.filters, &mut places.filters)?,
+                "_typeFilter" => filter::read(&parameter, release, &mut kickoff.filters, &mut places.filters)?,
                 "_outputFormat" => {
                     if std::mem::replace(&mut has_format, true) {
                         return Err(KickoffError::Twice { location: parameter.location, name: "_outputFormat" });
@@ -226,13 +241,26 @@ impl Places {
     }
 }
 
-fn types_of(parameter: &Parameter) -> Result<Vec<ResourceType>, KickoffError> {
-    let text = parameter.text("_type")?;
+fn types_of(parameter: &Parameter, release: Release) -> Result<Vec<ResourceType>, KickoffError> {
+    let list = values(parameter, "_type", release)?;
     let parse = |name: &str| {
         let unknown = || KickoffError::UnknownType { location: parameter.location.clone(), name: echo(name) };
         ResourceType::parse(name.trim()).ok_or_else(unknown)
     };
-    text.split(',').map(parse).collect()
+    list.map(parse).collect()
+}
+
+/// The values of a parameter that may have several: to 3.0 they can stand in one as a list.
+fn values<'a>(
+    parameter: &'a Parameter,
+    name: &'static str,
+    release: Release,
+) -> Result<impl Iterator<Item = &'a str>, KickoffError> {
+    let text = parameter.text(name)?;
+    match release {
+        Release::Four if text.contains(',') => Err(KickoffError::List { location: parameter.location.clone(), name }),
+        Release::Three | Release::Four => Ok(text.split(',')),
+    }
 }
 
 fn instant(parameter: &Parameter, name: &'static str) -> Result<Instant, KickoffError> {

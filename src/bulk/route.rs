@@ -3,7 +3,8 @@
 use http::Method;
 
 use super::job_id::JobId;
-use super::kickoff::ExportLevel;
+use super::kickoff::{ExportLevel, Operation};
+use super::shape::Release;
 use crate::fhir::datatypes::Id;
 
 /// Whose a request is.
@@ -71,7 +72,7 @@ pub(crate) enum SmartRoute {
 /// A request to one of our routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BulkRoute {
-    Kickoff(ExportLevel),
+    Kickoff(Operation),
     Status(JobId),
     Delete(JobId),
     File {
@@ -163,14 +164,25 @@ impl BulkRoute {
 
 fn ours(method: &Method, segments: &[&str]) -> Option<BulkRoute> {
     let not_allowed = |allow| BulkRoute::MethodNotAllowed { allow };
-    let kickoff = |level| match *method {
-        Method::GET | Method::POST => BulkRoute::Kickoff(level),
-        _ => not_allowed("GET, POST"),
-    };
+    if let Some((operation, of)) = segments.split_last()
+        && let Some(release) = release(operation)
+    {
+        let level = match of {
+            [] => ExportLevel::System,
+            ["Patient"] => ExportLevel::Patient,
+            ["Group", id] => ExportLevel::Group(Id::parse(id).ok()?),
+            _ => return None,
+        };
+        return Some(match (release, method) {
+            (Release::Three, &(Method::GET | Method::POST)) | (Release::Four, &Method::POST) => {
+                BulkRoute::Kickoff(Operation { level, release })
+            }
+            (Release::Three, _) => not_allowed("GET, POST"),
+            // It changes what we hold, and so is never called by GET.
+            (Release::Four, _) => not_allowed("POST"),
+        });
+    }
     Some(match segments {
-        ["$export"] => kickoff(ExportLevel::System),
-        ["Patient", "$export"] => kickoff(ExportLevel::Patient),
-        ["Group", id, "$export"] => kickoff(ExportLevel::Group(Id::parse(id).ok()?)),
         ["$bulk-status", job] => match (job.parse(), method) {
             (Ok(job), &Method::GET) => BulkRoute::Status(job),
             (Ok(job), &Method::DELETE) => BulkRoute::Delete(job),
@@ -184,6 +196,11 @@ fn ours(method: &Method, segments: &[&str]) -> Option<BulkRoute> {
         },
         _ => return None,
     })
+}
+
+/// Which release's export a segment calls, if it calls one.
+fn release(segment: &str) -> Option<Release> {
+    [Release::Three, Release::Four].into_iter().find(|release| release.operation() == segment)
 }
 
 fn smart(segments: &[&str]) -> Option<SmartRoute> {
@@ -293,15 +310,47 @@ mod tests {
     fn the_operations_of_the_guide_are_ours_also_when_they_are_escaped() {
         let group = ExportLevel::Group(Id::parse("g-1").expect("an id"));
         for (path, expected) in [
-            ("/fhir/$export", BulkRoute::Kickoff(ExportLevel::System)),
-            ("/fhir/%24export", BulkRoute::Kickoff(ExportLevel::System)),
-            ("/fhir/%24%65xport", BulkRoute::Kickoff(ExportLevel::System)),
-            ("/fhir/Patient/$export", BulkRoute::Kickoff(ExportLevel::Patient)),
-            ("/fhir/Group/g-1/$export", BulkRoute::Kickoff(group)),
+            ("/fhir/$export", BulkRoute::Kickoff(ExportLevel::System.into())),
+            ("/fhir/%24export", BulkRoute::Kickoff(ExportLevel::System.into())),
+            ("/fhir/%24%65xport", BulkRoute::Kickoff(ExportLevel::System.into())),
+            ("/fhir/Patient/$export", BulkRoute::Kickoff(ExportLevel::Patient.into())),
+            ("/fhir/Group/g-1/$export", BulkRoute::Kickoff(group.into())),
             (&format!("/fhir/$bulk-status/{JOB}"), BulkRoute::Status(JOB.parse().expect("a job's id"))),
             ("/fhir/$bulk-status/1", BulkRoute::NoSuchJob),
         ] {
             assert_eq!(bulk(path), Some(expected), "{path}");
+        }
+    }
+
+    /// SEC-03: the operation of 4.0 is ours at each level, called by POST alone, and nobody else's under another spelling.
+    #[test]
+    fn the_export_of_the_fourth_release_is_ours_and_posted() {
+        let group = ExportLevel::Group(Id::parse("g-1").expect("an id"));
+        for (path, level) in [
+            ("/fhir/$export-v4", ExportLevel::System),
+            ("/fhir/%24export%2Dv4", ExportLevel::System),
+            ("/fhir/Patient/$export-v4", ExportLevel::Patient),
+            ("/fhir/Group/g-1/$export-v4", group),
+        ] {
+            let called = Route::Bulk(BulkRoute::Kickoff(Operation { level, release: Release::Four }));
+            assert_eq!(of(&Method::POST, path), Ok(called), "{path}");
+            for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
+                let refused = Route::Bulk(BulkRoute::MethodNotAllowed { allow: "POST" });
+                assert_eq!(of(&method, path), Ok(refused), "{method} {path}");
+            }
+        }
+        for path in [
+            "/fhir/$export-v4/",
+            "/fhir/$Export-V4",
+            "/fhir/$export-v5",
+            "/fhir/$export-v4;x=1",
+            "/fhir/$export-v4/$export",
+            "/fhir/Patient/7/$export-v4",
+            "/fhir/Group/$export-v4",
+            "/fhir/Group/a,b/$export-v4",
+            "/fhir/Observation/$export-v4",
+        ] {
+            assert_eq!(of(&Method::POST, path), Err(PathRefused::ForeignOperation), "{path}");
         }
     }
 
@@ -442,7 +491,7 @@ mod tests {
     #[test]
     fn nothing_below_a_base_of_our_own_is_the_upstreams_and_nothing_else_is_ours() {
         use PathRefused::{Disguise, ForeignOperation, OutsideBase, Segment, Separator};
-        let kickoff = || Route::Bulk(BulkRoute::Kickoff(ExportLevel::System));
+        let kickoff = || Route::Bulk(BulkRoute::Kickoff(ExportLevel::System.into()));
         for (fhir, cases) in [
             (
                 "/fhir",

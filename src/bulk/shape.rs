@@ -7,7 +7,30 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Shape {
+    pub(crate) release: Release,
     pub(crate) status: StatusForm,
+}
+
+/// The release of the guide whose operation was called. What they differ in otherwise is only added to from one to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Release {
+    /// `$export`, as 1.0 to 3.0 describe it.
+    #[default]
+    #[serde(rename = "3")]
+    Three,
+    /// `$export-v4`, as the ballot of 4.0 does.
+    #[serde(rename = "4")]
+    Four,
+}
+
+impl Release {
+    /// The operation that is called.
+    pub(crate) fn operation(self) -> &'static str {
+        match self {
+            Self::Three => "$export",
+            Self::Four => "$export-v4",
+        }
+    }
 }
 
 /// Where an answer to a status request says how the export stands.

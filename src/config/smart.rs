@@ -12,6 +12,7 @@ use super::issuer::IssuerConfig;
 use super::policy::ClientPolicyConfig;
 use super::server::is_loopback;
 use super::{Problems, Section, seconds};
+use crate::bulk::shape::Release;
 use crate::smart::address::is_public;
 use crate::smart::client::{ClientId, JwksUri};
 use crate::smart::delivery::{ClientFolder, LinkMode};
@@ -71,6 +72,8 @@ pub struct ClientConfig {
     pub jwks_uri: Option<JwksUri>,
     /// What is different for its files.
     pub output: ClientOutputConfig,
+    /// The release of the guide whose operation it calls, where it may call no other: 3 is `$export`, 4 is `$export-v4`.
+    pub bulk_data_version: Option<Release>,
     /// What of that scope it may have, and how much.
     pub policy: ClientPolicyConfig,
 }
@@ -223,6 +226,7 @@ impl Section for SmartConfig {
 
 #[cfg(test)]
 mod tests {
+    use crate::bulk::shape::Release;
     use crate::config::Config;
 
     const JWKS: &str = "{ keys: [{ kty: EC, crv: P-384, kid: a, \
@@ -236,6 +240,22 @@ mod tests {
              upstream: {{ base_url: http://127.0.0.1:9000/fhir }}\nsmart: {{ {smart} }}\n"
         );
         Config::from_yaml(&yaml).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_client_is_held_to_a_release_by_its_number() {
+        for (written, expected) in
+            [("3", Some(Release::Three)), ("'4'", Some(Release::Four)), ("4", Some(Release::Four)), ("null", None)]
+        {
+            let client = format!("client_id: a, scope: system/*.rs, jwks: JWKS, bulk_data_version: {written}");
+            let config = with(&format!("mode: authorization_server, clients: [{{ {client} }}]")).expect(written);
+            assert_eq!(config.smart.clients[0].bulk_data_version, expected, "{written}");
+        }
+        let client = "client_id: a, scope: system/*.rs, jwks: JWKS, bulk_data_version: 5";
+        assert!(
+            with(&format!("mode: authorization_server, clients: [{{ {client} }}]")).is_err(),
+            "there is no such release"
+        );
     }
 
     #[test]

@@ -71,6 +71,10 @@ impl Worker {
         if self.reader.grant.keeps_back_resources() || job.owner.policy().is_some_and(Policy::keeps_back) {
             lines.push(OutcomeLine::within_policy());
         }
+        let mut severities = BTreeMap::new();
+        for line in &lines {
+            *severities.entry(line.severity()).or_default() += 1;
+        }
         let lines = lines.into_iter().map(Grant::admit_outcome).collect();
         let mut files = vec![self.files.closing(FileContent::Outcomes, lines).await?];
         if !deletions.lines.is_empty() {
@@ -80,6 +84,7 @@ impl Worker {
         let complete = Complete {
             transaction_time: self.plan.horizon.transaction_time(),
             proof,
+            severities,
             expires: clock::now(clock).saturating_add(ttl),
         };
         // Before anybody can read the manifest (SEC-43).

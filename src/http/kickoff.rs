@@ -11,7 +11,7 @@ use tokio::sync::SemaphorePermit;
 use super::body::{self, Body, BoxError};
 use super::problem::Problem;
 use super::{Edge, authorize, witness};
-use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError, Places};
+use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError, Operation, Places};
 use crate::clock;
 use crate::engine::SubmitError;
 use crate::fhir::compartment::Compartments;
@@ -33,7 +33,7 @@ const UPSTREAM_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn kick_off<B>(
     edge: &Edge,
     caller: &Caller,
-    level: ExportLevel,
+    operation: Operation,
     head: &Parts,
     sent: B,
 ) -> Result<Response<Body>, Problem>
@@ -42,6 +42,11 @@ where
     B::Error: Into<BoxError>,
 {
     let engine = edge.engine().await?;
+    if let Some(release) = edge.access.registry().and_then(|registry| registry.release(caller))
+        && release != operation.release
+    {
+        return Err(Problem::not_by_policy(format!("this client exports by `{}` only", release.operation())));
+    }
     let (kickoff, places) = {
         if sent.size_hint().lower() > MOST_BODY_BYTES as u64 {
             return Err(KickoffError::TooLarge.into());
@@ -52,7 +57,7 @@ where
         let sent = read(edge, sent).await?;
         let headers = Headers::of(&head.headers);
         let now = edge.upstream.now();
-        Kickoff::parse(level, &head.method, head.uri.query(), &headers, &sent, &edge.links.base(), now.into())?
+        Kickoff::parse(operation, &head.method, head.uri.query(), &headers, &sent, &edge.links.base(), now.into())?
     };
     permit(edge, caller, &kickoff)?;
     let Resolved { types, compartments, advertised_base, software } = tokio::select! {

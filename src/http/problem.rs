@@ -98,7 +98,7 @@ impl Problem {
     }
 
     /// SM-034: what scopes permit and policy does not.
-    pub(crate) fn not_by_policy(text: &'static str) -> Self {
+    pub(crate) fn not_by_policy(text: impl ToString) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", text)
     }
 
@@ -157,6 +157,7 @@ impl From<KickoffError> for Problem {
             | E::BothPlaces { .. }
             | E::Kind { .. }
             | E::Twice { .. }
+            | E::List { .. }
             | E::Order { .. }
             | E::FilteredNotAsked { .. } => (StatusCode::BAD_REQUEST, "invalid"),
             E::NotAPatient { .. } | E::Instant { .. } | E::Future { .. } | E::UnknownType { .. } => {

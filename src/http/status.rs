@@ -1,5 +1,6 @@
 //! The status request, and the manifest once there is one.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -144,12 +145,12 @@ async fn manifest(
         }
     };
     edge.ledger.append(Event::Manifest(read(edge, actor, job, files, links_until))).await?;
-    let (mut output, mut deleted, mut error) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut output, mut deleted, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
     for (content, entry) in signed {
         match content {
             FileContent::Resources(_) => output.push(entry),
             FileContent::Deletions => deleted.push(entry),
-            FileContent::Outcomes => error.push(entry),
+            FileContent::Outcomes => outcomes.push(ManifestFile { severities: complete.severities.clone(), ..entry }),
             FileContent::Held => {}
         }
     }
@@ -159,14 +160,14 @@ async fn manifest(
         requires_access_token: edge.files_need_token(&job.owner),
         output,
         deleted: job.kickoff.since.map(|_| deleted),
-        error,
+        outcomes,
         proof: complete.proof.clone(),
     };
     let answer = Response::builder()
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CACHE_CONTROL, "private, no-store, no-transform")
         .header(header::EXPIRES, super::http_date(links_until));
-    Ok(answer.body(body::full(manifest.to_json())).expect("a date is a header value"))
+    Ok(answer.body(body::full(manifest.to_json(job.kickoff.shape.release))).expect("a date is a header value"))
 }
 
 /// What the ledger is told of it.
@@ -200,7 +201,8 @@ fn listed<'a>(
     let listed = async move {
         let url = link(edge, job, file, object, until).await?;
         let StoredObject { lines: count, bytes, sha256, plain, .. } = object.clone();
-        Ok((file.content, ManifestFile { resource_type, url, count, bytes, sha256, is_gzip: plain.is_some() }))
+        let (is_gzip, severities) = (plain.is_some(), BTreeMap::new());
+        Ok((file.content, ManifestFile { resource_type, url, count, bytes, sha256, is_gzip, severities }))
     };
     listed.boxed()
 }

@@ -15,6 +15,7 @@ use super::jws::CannotSign;
 use super::key_source::KeySource;
 use super::policy::{Level, Policy, Quotas};
 use super::scope::{ScopeError, Scopes};
+use crate::bulk::shape::Release;
 use crate::clock::{self, Clock};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
@@ -29,6 +30,8 @@ pub(crate) struct Client {
     pub(crate) delivery: Delivery,
     /// What its manifests list, where that is another thing than for the others.
     pub(crate) links: Option<LinkMode>,
+    /// The release of the guide whose operation it calls, if it may call no other.
+    pub(crate) release: Option<Release>,
     /// What of that it may have.
     pub(crate) policy: Arc<Policy>,
     pub(crate) quotas: Quotas,
@@ -303,6 +306,14 @@ impl Registry {
         match owner {
             Owner::Open => None,
             Owner::Client { id, .. } => self.clients().get(id)?.links,
+        }
+    }
+
+    /// The release whose operation a caller has to call, if it may call no other.
+    pub(crate) fn release(&self, caller: &Caller) -> Option<Release> {
+        match caller {
+            Caller::Anybody => None,
+            Caller::Client(Authorization { client, .. }) => self.clients().get(client)?.release,
         }
     }
 

@@ -1,6 +1,8 @@
 //! The shapes of kick-off, status and manifest over all versions of the guide.
 
+mod fourth;
 mod separate;
+mod snapshots;
 
 use std::time::Duration;
 

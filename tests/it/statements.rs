@@ -98,13 +98,13 @@ async fn a_statement_does_not_claim_what_is_refused() {
     assert!(closed["instantiates"].is_null() && names(&closed["rest"][0]).is_empty());
     assert!(names(resource(&closed, "Patient")).is_empty() && closed["rest"][0]["security"].is_null());
     rig.restart(|config| config.upstream.accepts_anonymous = AcceptsAnonymous::Acknowledged).await;
-    assert_eq!(names(&get(&rig, "/metadata", &[]).await.json()["rest"][0]), ["export"]);
+    assert_eq!(names(&get(&rig, "/metadata", &[]).await.json()["rest"][0]), ["export", "export-v4"]);
     rig.stop().await;
     // Patients' compartments are unknown there.
     let upstream = SampleUpstream::new(Settings { fhir_version: "3.0.2".to_owned(), ..Settings::default() });
     let app = App::before(upstream, |_| {}).await;
     let statement = app.ask("GET", "/metadata", &[], b"").await.json();
-    assert_eq!(names(&statement["rest"][0]), ["export"]);
+    assert_eq!(names(&statement["rest"][0]), ["export", "export-v4"]);
     for name in ["Patient", "Group"] {
         assert!(names(resource(&statement, name)).is_empty(), "{name}");
     }

@@ -39,6 +39,8 @@ pub(crate) enum KickoffError {
     Shape { location: String },
     #[error("{location}: `{name}` stands there twice")]
     Twice { location: String, name: &'static str },
+    #[error("{location}: one value of `{name}` stands in each parameter here, and no list of them")]
+    List { location: String, name: &'static str },
     #[error("{location}: not a FHIR instant such as 2026-01-31T12:00:00Z, with seconds and a zone")]
     Instant { location: String },
     #[error("{location}: `_since` lies in the future")]
@@ -84,6 +86,7 @@ impl KickoffError {
             Self::Kind { location, .. }
             | Self::Shape { location }
             | Self::Twice { location, .. }
+            | Self::List { location, .. }
             | Self::Instant { location }
             | Self::UnknownType { location, .. }
             | Self::Format { location }

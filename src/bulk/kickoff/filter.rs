@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::parameters::Parameter;
 use super::{Kickoff, KickoffError, Places};
+use crate::bulk::shape::Release;
 use crate::fhir::capability::Capability;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::filter::{Escapes, Filter, MOST_FILTERS, TypeFilter};
@@ -14,6 +15,7 @@ use crate::smart::policy::Level;
 /// Reads one value, which in the first two releases of the guide may be several filters.
 pub(super) fn read(
     parameter: &Parameter,
+    release: Release,
     filters: &mut Vec<TypeFilter>,
     places: &mut Vec<(ResourceType, String)>,
 ) -> Result<(), KickoffError> {
@@ -22,7 +24,11 @@ pub(super) fn read(
     let escapes = if parameter.is_from_query() { Escapes::CommasOnly } else { Escapes::Once };
     let location = || parameter.location.clone();
     let read = TypeFilter::parse_list(text, escapes);
-    for filter in read.map_err(|error| KickoffError::Filter { location: location(), error })? {
+    let read = read.map_err(|error| KickoffError::Filter { location: location(), error })?;
+    if release == Release::Four && read.len() > 1 {
+        return Err(KickoffError::List { location: location(), name: "_typeFilter" });
+    }
+    for filter in read {
         if filters.contains(&filter) {
             continue;
         }

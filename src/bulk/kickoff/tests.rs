@@ -350,3 +350,47 @@ fn filters_are_held_against_what_the_server_lists() {
         assert_eq!(check(level, filter), expected, "{filter}");
     }
 }
+
+fn posted(body: &str, release: Release) -> Result<Kickoff, KickoffError> {
+    let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+    let operation = Operation { level: ExportLevel::Patient, release };
+    let headers = headers("*/*", "respond-async, separate-export-status");
+    Kickoff::parse(operation, &Method::POST, None, &headers, body.as_bytes(), BASE, now).map(|(kickoff, _)| kickoff)
+}
+
+/// Spec 1.1, 2.2: in 4.0 each value stands alone.
+#[test]
+fn the_fourth_release_knows_no_lists() {
+    let body = |values: &[&str]| {
+        let sent: Vec<_> =
+            values.iter().map(|value| format!(r#"{{"name":"_type","valueString":"{value}"}}"#)).collect();
+        format!(r#"{{"resourceType":"Parameters","parameter":[{}]}}"#, sent.join(","))
+    };
+    let kickoff = posted(&body(&["Patient", "Observation"]), Release::Four).expect("a kick-off");
+    assert_eq!(kickoff.types, Some(types(&["Patient", "Observation"])));
+    assert_eq!(kickoff.shape, Shape { release: Release::Four, status: StatusForm::Separate });
+    for list in ["Patient,Observation", "Patient,", ",", "Patient, Observation"] {
+        let location = "Parameters.parameter[1]".to_owned();
+        let refused = Err(KickoffError::List { location, name: "_type" });
+        assert_eq!(posted(&body(&["Condition", list]), Release::Four), refused, "{list}");
+    }
+    assert!(posted(&body(&["Patient,Observation"]), Release::Three).is_ok(), "as in 3.0");
+    // A comma within a filter is its own.
+    let filters = |text: &str| {
+        let sent = format!(r#"{{"name":"_typeFilter","valueString":"{text}"}}"#);
+        format!(r#"{{"resourceType":"Parameters","parameter":[{sent}]}}"#)
+    };
+    assert!(posted(&filters("Observation?code=a,b"), Release::Four).is_ok());
+    let (two, location) = ("Observation?code=a,Patient?gender=male", "Parameters.parameter[0]".to_owned());
+    let refused = Err(KickoffError::List { location, name: "_typeFilter" });
+    assert_eq!(posted(&filters(two), Release::Four), refused);
+    assert!(posted(&filters(two), Release::Three).is_ok(), "as in 3.0");
+}
+
+#[test]
+fn a_record_from_before_there_were_shapes_is_of_the_first_of_each() {
+    let kickoff = get("_type=Patient").expect("a kick-off");
+    let mut record = serde_json::to_value(&kickoff).expect("plain values");
+    record.as_object_mut().expect("an object").remove("shape");
+    assert_eq!(serde_json::from_value::<Kickoff>(record).expect("an older record"), kickoff);
+}

@@ -28,6 +28,9 @@ const SYSTEM: Operation = Operation { definition: "export", names: &["export"] }
 const PATIENT: Operation = Operation { definition: "patient-export", names: &["export", "patient-export"] };
 const GROUP: Operation = Operation { definition: "group-export", names: &["export", "group-export"] };
 
+/// The operation of the guide's next release, at each level, and which release that is.
+const FOURTH: (&str, &str) = ("export-v4", "4.0.0");
+
 impl Operation {
     fn canonical(&self) -> String {
         format!("{GUIDE}/OperationDefinition/{}", self.definition)
@@ -118,8 +121,10 @@ fn instantiate(statement: &Object<'_>, offer: &Offer<'_>, edits: &mut Edits<'_>)
 fn list(holder: &Object<'_>, offered: Option<&Operation>, edits: &mut Edits<'_>) -> Result<(), PatchError> {
     let ours = offered.into_iter().flat_map(|operation| {
         let definition = operation.canonical();
-        let text = move |name| format!("{{\"name\":\"{name}\",\"definition\":\"{definition}\"}}");
-        operation.names.iter().map(text)
+        let text = |name: &str, canonical: &str| format!("{{\"name\":\"{name}\",\"definition\":\"{canonical}\"}}");
+        let mut ours: Vec<_> = operation.names.iter().map(|name| text(name, &definition)).collect();
+        ours.push(text(FOURTH.0, &format!("{definition}|{}", FOURTH.1)));
+        ours
     });
     let Some(list) = holder.member("operation")? else {
         let ours: Vec<String> = ours.collect();
@@ -274,6 +279,10 @@ mod tests {
         json!({ "name": name, "definition": definition })
     }
 
+    fn fourth(definition: &str) -> Value {
+        operation("export-v4", &format!("{definition}|4.0.0"))
+    }
+
     #[test]
     fn a_statement_offers_the_levels_that_the_upstream_has_resources_for() {
         let statement = json!({
@@ -287,14 +296,22 @@ mod tests {
         assert_eq!(edited["instantiates"], json!([format!("{GUIDE}/CapabilityStatement/bulk-data")]));
         assert_eq!(edited["rest"][0], json!({ "mode": "client" }));
         let server = &edited["rest"][1];
-        assert_eq!(server["operation"], json!([operation("export", "export")]));
-        let patient = json!([operation("export", "patient-export"), operation("patient-export", "patient-export"),]);
+        assert_eq!(server["operation"], json!([operation("export", "export"), fourth("export")]));
+        let patient = json!([
+            operation("export", "patient-export"),
+            operation("patient-export", "patient-export"),
+            fourth("patient-export"),
+        ]);
         assert_eq!(server["resource"][0]["operation"], patient);
         assert!(server["resource"][1]["operation"].is_null());
 
         let with_group = statement.to_string().replace("Device", "Group");
         let edited: Value = serde_json::from_str(&patched(&with_group)).expect("JSON");
-        let group = json!([operation("export", "group-export"), operation("group-export", "group-export")]);
+        let group = json!([
+            operation("export", "group-export"),
+            operation("group-export", "group-export"),
+            fourth("group-export"),
+        ]);
         assert_eq!(edited["rest"][1]["resource"][1]["operation"], group);
     }
 
@@ -336,7 +353,7 @@ mod tests {
         let offered = Offer { compartments: None, ..offer() };
         let edited: Value = serde_json::from_str(&patched_by(statement, &offered)).expect("JSON");
         let server = &edited["rest"][0];
-        assert_eq!(server["operation"], json!([operation("export", "export")]));
+        assert_eq!(server["operation"], json!([operation("export", "export"), fourth("export")]));
         assert_eq!(server["resource"][0]["operation"], json!([{ "name": "everything" }]));
         assert!(server["resource"][1]["operation"].is_null());
     }
@@ -408,8 +425,8 @@ mod tests {
             let items = list.as_array().expect("a list of operations");
             items.iter().map(|item| item["name"].to_string()).collect()
         };
-        assert_eq!(names(&server["operation"]), ["\"reindex\"", "\"export\""]);
-        assert_eq!(names(&server["resource"][0]["operation"]), ["\"export\"", "\"group-export\""]);
+        assert_eq!(names(&server["operation"]), ["\"reindex\"", "\"export\"", "\"export-v4\""]);
+        assert_eq!(names(&server["resource"][0]["operation"]), ["\"export\"", "\"group-export\"", "\"export-v4\""]);
     }
 
     #[test]
@@ -419,10 +436,13 @@ mod tests {
             [ { \"mode\" : \"server\" , \"operation\" : [ { \"name\":\"x\", \"q\":2.50 } ] } ]\n }\n\n";
         let guide = format!("{GUIDE}/CapabilityStatement/bulk-data");
         let export = operation("export", "export");
-        let (name, definition) = (&export["name"], &export["definition"]);
+        let (name, definition, fourth) = (&export["name"], &export["definition"], &fourth("export")["definition"]);
         let expected = statement.replace("[ \"a\" ]", &format!("[ \"a\" ,\"{guide}\"]")).replace(
             "[ { \"name\":\"x\", \"q\":2.50 } ]",
-            &format!("[{{ \"name\":\"x\", \"q\":2.50 }},{{\"name\":{name},\"definition\":{definition}}}]"),
+            &format!(
+                "[{{ \"name\":\"x\", \"q\":2.50 }},{{\"name\":{name},\"definition\":{definition}}},\
+                 {{\"name\":\"export-v4\",\"definition\":{fourth}}}]"
+            ),
         );
         assert_eq!(patched(statement), expected);
     }

@@ -52,7 +52,12 @@ fn running(sweep: u32) -> JobState {
 
 fn complete() -> JobState {
     let transaction_time = Instant::from(Millis(0));
-    JobState::Complete(Complete { transaction_time, proof: BTreeMap::new(), expires: EXPIRES })
+    JobState::Complete(Complete {
+        transaction_time,
+        proof: BTreeMap::new(),
+        severities: BTreeMap::new(),
+        expires: EXPIRES,
+    })
 }
 
 fn name(no: u32, epoch: u32) -> String {

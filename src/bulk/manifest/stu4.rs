@@ -1,0 +1,74 @@
+//! The manifest as Bulk Data Access 4.0 wants it: `outcome` in the place of `error`, no `request`, and extensions as FHIR
+//! writes them.
+
+use serde_json::{Value, json};
+
+use super::{FILE, Manifest, ManifestFile, PROOF, TypeProof};
+
+const MANIFEST_TYPE: &str = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest";
+const OUTPUT_FORMAT: &str = "application/fhir+ndjson";
+
+/// DS-023: never `error`.
+pub(super) fn written(manifest: &Manifest) -> Value {
+    let mut value = json!({
+        "manifestType": MANIFEST_TYPE,
+        "transactionTime": manifest.transaction_time.to_string(),
+        "requiresAccessToken": manifest.requires_access_token,
+        "outputFormat": OUTPUT_FORMAT,
+        "output": manifest.output.iter().map(typed).collect::<Vec<_>>(),
+        "outcome": manifest.outcomes.iter().map(outcome).collect::<Vec<_>>(),
+        "extension": [{ "url": PROOF, "extension": proof(manifest) }],
+    });
+    if let Some(deleted) = &manifest.deleted {
+        value["deleted"] = deleted.iter().map(item).collect();
+    }
+    value
+}
+
+fn typed(file: &ManifestFile) -> Value {
+    let mut item = item(file);
+    item["type"] = file.resource_type.as_str().into();
+    item
+}
+
+fn outcome(file: &ManifestFile) -> Value {
+    let mut item = item(file);
+    if !file.severities.is_empty() {
+        let counted = file.severities.iter().map(|(code, count)| json!({ "code": code, "count": count }));
+        item["countSeverity"] = counted.collect();
+    }
+    item
+}
+
+fn item(file: &ManifestFile) -> Value {
+    let mut stored = vec![json!({ "url": "sha256", "valueString": file.sha256 })];
+    if file.is_gzip {
+        stored.push(json!({ "url": "contentEncoding", "valueString": "gzip" }));
+    }
+    json!({
+        "url": file.url,
+        "count": file.count,
+        // As it is stored, and sent to whoever takes gzip.
+        "fileSize": file.bytes,
+        "extension": [{ "url": FILE, "extension": stored }],
+    })
+}
+
+/// One extension for each type. Integers of FHIR end at 2^31: decimals do not.
+fn proof(manifest: &Manifest) -> Vec<Value> {
+    let types = manifest.proof.iter().map(|(name, proof)| {
+        let TypeProof { method, expected, received, written, repeated, withheld, reread, short } = *proof;
+        let number = |name: &str, value: u64| json!({ "url": name, "valueDecimal": value });
+        json!({ "url": name.as_str(), "extension": [
+            { "url": "method", "valueCode": method.as_str() },
+            number("expected", expected),
+            number("received", received),
+            number("written", written),
+            number("repeated", repeated),
+            number("withheld", withheld),
+            number("reread", reread),
+            number("short", short),
+        ] })
+    });
+    types.collect()
+}
