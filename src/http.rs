@@ -10,6 +10,7 @@ pub(crate) mod guard;
 pub(crate) mod heads;
 mod kickoff;
 pub(crate) mod links;
+mod manifest;
 pub(crate) mod places;
 pub(crate) mod polls;
 pub(crate) mod problem;
@@ -191,6 +192,9 @@ impl Edge {
                 kickoff::kick_off(self, &caller, operation, head, sent).await
             }
             BulkRoute::Status(job) => status::status(self, &authorize::caller(self, head).await?, job, head).await,
+            BulkRoute::Page { job, number } => {
+                status::page(self, &authorize::caller(self, head).await?, job, number, head).await
+            }
             BulkRoute::Delete(job) => delete::delete(self, &authorize::caller(self, head).await?, job, head).await,
         }
     }

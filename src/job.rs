@@ -2,6 +2,7 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod index;
+pub(crate) mod pages;
 pub(crate) mod store;
 pub(crate) mod usage;
 
@@ -106,6 +107,12 @@ pub(crate) struct Running {
     /// Some of the patients that were asked for are not exported.
     #[serde(default)]
     pub(crate) patients_left_out: bool,
+    /// What the manifest will say that it is as of: settled with the plan.
+    #[serde(default)]
+    pub(crate) transaction_time: Option<Instant>,
+    /// The pages of the manifest that are whole, by the number of the commit that each of them ends with.
+    #[serde(default)]
+    pub(crate) pages: Vec<u32>,
 }
 
 /// What a finished job's manifest says beside its files.
@@ -116,6 +123,9 @@ pub(crate) struct Complete {
     /// How many outcomes there are whose gravest issue is of a severity. Exports from before it was counted have none.
     #[serde(default)]
     pub(crate) severities: BTreeMap<IssueSeverity, u64>,
+    /// The pages of the manifest before the last one, as in [`Running::pages`].
+    #[serde(default)]
+    pub(crate) pages: Vec<u32>,
     pub(crate) expires: Millis,
 }
 

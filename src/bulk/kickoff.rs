@@ -92,7 +92,7 @@ pub(crate) struct Places {
 }
 
 /// SEC-22: what may be left out leniently, because it never narrows what is exported.
-const LENIENT: [&str; 3] = ["includeAssociatedData", "organizeOutputBy", "allowPartialManifests"];
+const LENIENT: [&str; 2] = ["includeAssociatedData", "organizeOutputBy"];
 /// Longest piece of a request that an answer repeats.
 const LONGEST_ECHO: usize = 64;
 
@@ -146,11 +146,13 @@ impl Kickoff {
             parameters.extend(sent);
         }
         let separate = headers.prefers("separate-export-status", "");
-        let shape = Shape { release, status: if separate { StatusForm::Separate } else { StatusForm::Plain } };
+        let status = if separate { StatusForm::Separate } else { StatusForm::Plain };
+        let shape = Shape { release, status, allows_partial: false };
         let mut kickoff = Self { shape, ..Self::of(level) };
         let mut places = Places::default();
         let (mut since_at, mut until_at) = (String::new(), String::new());
         let mut has_format = false;
+        let mut allows_partial = None;
         for parameter in parameters {
             match parameter.name.as_str() {
                 "_type" => {
@@ -178,6 +180,10 @@ impl Kickoff {
                     let patient = patient(&parameter, &kickoff.level, base)?;
                     kickoff.patients.get_or_insert_default().insert(patient);
                 }
+                "allowPartialManifests" => {
+                    let truth = parameter.truth("allowPartialManifests")?;
+                    once(&mut allows_partial, truth, &parameter, "allowPartialManifests")?;
+                }
                 name if lenient && LENIENT.contains(&name) => {
                     if !kickoff.ignored.iter().any(|known| known == name) {
                         kickoff.ignored.push(parameter.name);
@@ -189,6 +195,7 @@ impl Kickoff {
                 }
             }
         }
+        kickoff.shape.allows_partial = allows_partial.unwrap_or(false);
         if kickoff.since.is_some_and(|since| since > now) {
             return Err(KickoffError::Future { location: since_at });
         }

@@ -7,6 +7,8 @@ mod stu4;
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
+
 use super::shape::Release;
 use crate::fhir::datatypes::Instant;
 use crate::fhir::outcome::IssueSeverity;
@@ -25,7 +27,10 @@ pub(crate) struct Manifest {
     pub(crate) deleted: Option<Vec<ManifestFile>>,
     /// What there is to say beside the resources: `error` to 3.0, `outcome` in 4.0.
     pub(crate) outcomes: Vec<ManifestFile>,
-    pub(crate) proof: BTreeMap<ResourceType, TypeProof>,
+    /// None where there are several pages: all that each of them says of the whole would have to be the same (BD-084).
+    pub(crate) proof: Option<BTreeMap<ResourceType, TypeProof>>,
+    /// Where the next page is (BD-083).
+    pub(crate) next: Option<String>,
 }
 
 /// One file of a manifest.
@@ -50,10 +55,13 @@ const FILE: &str = "https://offtake.dev/file";
 impl Manifest {
     /// BD-065 to BD-087, in the shape of `release`.
     pub(crate) fn to_json(&self, release: Release) -> Vec<u8> {
-        let written = match release {
+        let mut written = match release {
             Release::Three => stu3::written(self),
             Release::Four => stu4::written(self),
         };
+        if let Some(url) = &self.next {
+            written["link"] = json!([{ "relation": "next", "url": url }]);
+        }
         written.to_string().into_bytes()
     }
 }

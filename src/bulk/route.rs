@@ -74,6 +74,11 @@ pub(crate) enum SmartRoute {
 pub(crate) enum BulkRoute {
     Kickoff(Operation),
     Status(JobId),
+    /// A page of the manifest after the first one, counted from there.
+    Page {
+        job: JobId,
+        number: usize,
+    },
     Delete(JobId),
     File {
         job: JobId,
@@ -189,6 +194,11 @@ fn ours(method: &Method, segments: &[&str]) -> Option<BulkRoute> {
             (Err(_), &(Method::GET | Method::DELETE)) => BulkRoute::NoSuchJob,
             _ => not_allowed("GET, DELETE"),
         },
+        ["$bulk-status", job, page] => match (job.parse(), page_number(page), method) {
+            (Ok(job), Some(number), &Method::GET) => BulkRoute::Page { job, number },
+            (_, _, &Method::GET) => BulkRoute::NoSuchJob,
+            _ => not_allowed("GET"),
+        },
         ["$bulk-file", job, file] => match (job.parse(), method) {
             (Ok(job), &(Method::GET | Method::HEAD)) => BulkRoute::File { job, file: (*file).to_owned() },
             (Err(_), &(Method::GET | Method::HEAD)) => BulkRoute::NoSuchJob,
@@ -196,6 +206,12 @@ fn ours(method: &Method, segments: &[&str]) -> Option<BulkRoute> {
         },
         _ => return None,
     })
+}
+
+/// The first page is at the status address itself.
+fn page_number(segment: &str) -> Option<usize> {
+    let is_plain = !segment.starts_with('0') && segment.len() <= 9 && segment.bytes().all(|byte| byte.is_ascii_digit());
+    segment.parse().ok().filter(|number| is_plain && *number > 1)
 }
 
 /// Which release's export a segment calls, if it calls one.
@@ -317,6 +333,11 @@ mod tests {
             ("/fhir/Group/g-1/$export", BulkRoute::Kickoff(group.into())),
             (&format!("/fhir/$bulk-status/{JOB}"), BulkRoute::Status(JOB.parse().expect("a job's id"))),
             ("/fhir/$bulk-status/1", BulkRoute::NoSuchJob),
+            (&format!("/fhir/$bulk-status/{JOB}/2"), BulkRoute::Page { job: JOB.parse().expect("an id"), number: 2 }),
+            (&format!("/fhir/$bulk-status/{JOB}/1"), BulkRoute::NoSuchJob),
+            (&format!("/fhir/$bulk-status/{JOB}/02"), BulkRoute::NoSuchJob),
+            (&format!("/fhir/$bulk-status/{JOB}/+2"), BulkRoute::NoSuchJob),
+            (&format!("/fhir/$bulk-status/{JOB}/99999999999999999999"), BulkRoute::NoSuchJob),
         ] {
             assert_eq!(bulk(path), Some(expected), "{path}");
         }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Shape {
     pub(crate) release: Release,
     pub(crate) status: StatusForm,
+    /// The manifest may have pages, and those that are whole may be read while the export runs (`allowPartialManifests`).
+    pub(crate) allows_partial: bool,
 }
 
 /// The release of the guide whose operation was called. What they differ in otherwise is only added to from one to the next.

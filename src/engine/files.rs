@@ -4,6 +4,7 @@
 mod disclosed;
 mod look;
 mod open;
+mod pages;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::plan::slice::{Phase, Slice};
 use crate::smart::admit::{Grant, Line, Withheld};
 
 pub(super) use open::OpenFile;
+use pages::Turn;
 
 /// When a file is closed.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +56,7 @@ pub(super) struct Files {
     running: Running,
     /// The number of the latest commit that completed files.
     commits: u32,
+    turn: Turn,
 }
 
 /// What the files are of.
@@ -125,7 +128,8 @@ impl Files {
         let next = records.iter().map(|record| record.no.0 + 1).max().unwrap_or(0);
         let commits = records.iter().map(FileRecord::commit).max().unwrap_or(0);
         let complete = records.into_iter().filter(|record| matches!(record.state, FileState::Complete(_))).collect();
-        Self { services, lease, export, limits, complete, open: BTreeMap::new(), next, running, commits }
+        let turn = Turn::from(services.clock.unix_millis());
+        Self { services, lease, export, limits, complete, open: BTreeMap::new(), next, running, commits, turn }
     }
 
     pub(super) fn clock(&self) -> Arc<dyn Clock> {
@@ -184,6 +188,7 @@ impl Files {
         while let Some((resource_type, file)) = self.open.pop_first() {
             records.push(file.finish(&self.services, self.lease, FileContent::Resources(resource_type)).await?);
         }
+        self.turn.at_next_commit();
         if records.is_empty() { Ok(()) } else { self.complete(records, None).await }
     }
 
@@ -208,6 +213,8 @@ impl Files {
 
     /// Records how far the job has come.
     pub(super) async fn save(&mut self, running: Running) -> Result<(), FilesError> {
+        // Pages are turned here, and nowhere else.
+        let running = Running { pages: self.running.pages.clone(), ..running };
         let state = Some(JobState::Running(running.clone()));
         self.commit(Change { state, ..Change::default() }).await?;
         self.running = running;
@@ -228,6 +235,8 @@ impl Files {
                 file.commit = number;
             }
         }
+        let turned = if state.is_none() { self.turned(number, &files) } else { None };
+        let state = state.or_else(|| turned.clone().map(JobState::Running));
         let commit = checkpoint::Commit {
             epoch: self.lease.epoch,
             files,
@@ -237,6 +246,10 @@ impl Files {
         let files = commit.files;
         self.commit(Change { state, files: files.clone(), spent, ..Change::default() }).await?;
         self.commits = number;
+        if let Some(running) = turned {
+            self.running = running;
+            self.turn = Turn::from(self.services.clock.unix_millis());
+        }
         self.complete.extend(files);
         Ok(())
     }

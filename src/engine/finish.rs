@@ -85,6 +85,7 @@ impl Worker {
             transaction_time: self.plan.horizon.transaction_time(),
             proof,
             severities,
+            pages: self.files.pages().to_vec(),
             expires: clock::now(clock).saturating_add(ttl),
         };
         // Before anybody can read the manifest (SEC-43).

@@ -131,7 +131,9 @@ impl Inner {
                     .await
                     .ok_or(RunError::Draining)??;
                 let Planned { plan, refused, members_left_out, patients_left_out } = planned;
-                let running = Running { refused, members_left_out, patients_left_out, ..Running::default() };
+                let transaction_time = Some(plan.horizon.transaction_time());
+                let running =
+                    Running { refused, members_left_out, patients_left_out, transaction_time, ..Running::default() };
                 let state = JobState::Running(running.clone());
                 let planned = Job { state: state.clone(), ..job.clone() };
                 let keep = services.keep_job(lease.epoch, planned, Some(plan.clone()));

@@ -16,7 +16,7 @@ use super::coding;
 use super::problem::Problem;
 use super::pump::{Coder, Held, Receipt, pump};
 use super::range::Selection;
-use super::{Edge, authorize, status, witness};
+use super::{Edge, authorize, manifest, witness};
 use crate::clock;
 use crate::config::LinkMode;
 use crate::engine::Engine;
@@ -217,7 +217,7 @@ async fn lead_on(
 ) -> Result<Response<Body>, Problem> {
     let until = clock::now(&*edge.clock).saturating_add(LED_ON_FOR);
     let until = job.state.expires().map_or(until, |expires| expires.min(until));
-    let link = status::signed(edge, job.id, name, object, until).await?;
+    let link = manifest::signed(edge, job.id, name, object, until).await?;
     let actor = Actor::of(&caller.owner(), witness::peer(head));
     let issued = LinkIssued { job: job.id, actor, file: name.into(), until: until.into() };
     edge.ledger.append(Event::LinkIssued(issued)).await?;

@@ -37,6 +37,11 @@ impl Links {
         format!("{}/$bulk-status/{job}", self.base())
     }
 
+    /// Where a page of its manifest is.
+    pub(crate) fn page(&self, job: JobId, number: usize) -> String {
+        format!("{}/{number}", self.status(job))
+    }
+
     /// Until when a link that is made now is good.
     pub(crate) fn expiry(&self, now: Millis) -> Millis {
         now.saturating_add(self.lifetime)

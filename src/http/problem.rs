@@ -97,6 +97,10 @@ impl Problem {
         self.status == StatusCode::NOT_FOUND
     }
 
+    pub(crate) fn no_such_page() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "the manifest of this export has no such page")
+    }
+
     /// SM-034: what scopes permit and policy does not.
     pub(crate) fn not_by_policy(text: impl ToString) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", text)

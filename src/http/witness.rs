@@ -75,7 +75,7 @@ impl Witness {
 pub(super) fn asked(route: &BulkRoute) -> (Asked, Option<JobId>) {
     match route {
         BulkRoute::Kickoff(_) => (Asked::KickOff, None),
-        BulkRoute::Status(job) => (Asked::Status, Some(*job)),
+        BulkRoute::Status(job) | BulkRoute::Page { job, .. } => (Asked::Status, Some(*job)),
         BulkRoute::Delete(job) => (Asked::Delete, Some(*job)),
         BulkRoute::File { job, .. } => (Asked::File, Some(*job)),
         BulkRoute::Cohort(_) | BulkRoute::NoSuchJob | BulkRoute::MethodNotAllowed { .. } => (Asked::Other, None),

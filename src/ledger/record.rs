@@ -53,7 +53,7 @@ pub(crate) enum Event {
     DeniedMore(DeniedMore),
     /// An export is about to be complete: what it holds.
     Finished(Finished),
-    /// An export was given up; nothing of it was ever listed.
+    /// An export was given up; nothing of it was ever listed but on pages that were read while it ran.
     Failed { job: JobId, code: IssueType },
     /// The manifest is about to be sent: the links in it are issued.
     Manifest(ManifestRead),

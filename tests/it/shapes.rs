@@ -1,6 +1,7 @@
 //! The shapes of kick-off, status and manifest over all versions of the guide.
 
 mod fourth;
+mod partial;
 mod separate;
 mod snapshots;
 

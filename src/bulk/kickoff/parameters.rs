@@ -26,6 +26,7 @@ enum Value {
     Instant(String),
     /// The literal reference of a `Reference` that has one.
     Reference(String),
+    Boolean(bool),
     /// None, or of a type that no supported parameter has.
     Other,
 }
@@ -56,7 +57,19 @@ impl Parameter {
         match (&self.value, name) {
             (Value::Query(text), _) | (Value::Instant(text), "_since" | "_until") => Ok(text),
             (Value::String(text), "_type" | "_typeFilter" | "_outputFormat") => Ok(text),
-            (Value::String(_) | Value::Instant(_) | Value::Reference(_) | Value::Other, _) => {
+            (Value::String(_) | Value::Instant(_) | Value::Reference(_) | Value::Boolean(_) | Value::Other, _) => {
+                Err(KickoffError::Kind { location: self.location.clone(), name })
+            }
+        }
+    }
+
+    /// The value of one that is true or false.
+    pub(super) fn truth(&self, name: &'static str) -> Result<bool, KickoffError> {
+        match &self.value {
+            Value::Boolean(truth) => Ok(*truth),
+            Value::Query(text) if text == "true" => Ok(true),
+            Value::Query(text) if text == "false" => Ok(false),
+            Value::Query(_) | Value::String(_) | Value::Instant(_) | Value::Reference(_) | Value::Other => {
                 Err(KickoffError::Kind { location: self.location.clone(), name })
             }
         }
@@ -66,7 +79,7 @@ impl Parameter {
     pub(super) fn reference(&self) -> Option<&str> {
         match &self.value {
             Value::Reference(reference) => Some(reference),
-            Value::Query(_) | Value::String(_) | Value::Instant(_) | Value::Other => None,
+            Value::Query(_) | Value::String(_) | Value::Instant(_) | Value::Boolean(_) | Value::Other => None,
         }
     }
 }
@@ -110,16 +123,18 @@ fn one(index: usize, sent: &RawValue) -> Result<Parameter, ParametersError> {
         value_string,
         value_instant,
         value_reference,
+        value_boolean,
     }) = object(sent.get())
     else {
         return Err(ParametersError::Shape { location });
     };
-    let value = match (value_string, value_instant, value_reference) {
-        (Some(text), None, None) => serde_json::from_str(text.get()).map_or(Value::Other, Value::String),
-        (None, Some(text), None) => serde_json::from_str(text.get()).map_or(Value::Other, Value::Instant),
-        (None, None, Some(reference)) => {
+    let value = match (value_string, value_instant, value_reference, value_boolean) {
+        (Some(text), None, None, None) => serde_json::from_str(text.get()).map_or(Value::Other, Value::String),
+        (None, Some(text), None, None) => serde_json::from_str(text.get()).map_or(Value::Other, Value::Instant),
+        (None, None, Some(reference), None) => {
             object::<Reference>(reference.get()).map_or(Value::Other, |reference| Value::Reference(reference.reference))
         }
+        (None, None, None, Some(text)) => serde_json::from_str(text.get()).map_or(Value::Other, Value::Boolean),
         (..) => Value::Other,
     };
     Ok(Parameter { name, location, value })
@@ -156,6 +171,8 @@ struct Sent<'a> {
     value_instant: Option<&'a RawValue>,
     #[serde(borrow)]
     value_reference: Option<&'a RawValue>,
+    #[serde(borrow)]
+    value_boolean: Option<&'a RawValue>,
     part: Option<IgnoredAny>,
     /// It may turn the parameter's meaning round.
     modifier_extension: Option<IgnoredAny>,

@@ -394,3 +394,34 @@ fn a_record_from_before_there_were_shapes_is_of_the_first_of_each() {
     record.as_object_mut().expect("an object").remove("shape");
     assert_eq!(serde_json::from_value::<Kickoff>(record).expect("an older record"), kickoff);
 }
+
+/// BD-045
+#[test]
+fn partial_manifests_are_allowed_by_a_truth_value_alone() {
+    let sent = |value: &str| {
+        format!(r#"{{"resourceType":"Parameters","parameter":[{{"name":"allowPartialManifests",{value}}}]}}"#)
+    };
+    for (kickoff, expected) in [
+        (get(""), false),
+        (get("allowPartialManifests=true"), true),
+        (get("allowPartialManifests=false"), false),
+        (post(&sent(r#""valueBoolean":true"#)), true),
+        (post(&sent(r#""valueBoolean":false"#)), false),
+    ] {
+        assert_eq!(kickoff.expect("a kick-off").shape.allows_partial, expected);
+    }
+    let lenient = "respond-async, handling=lenient";
+    for text in ["", "1", "TRUE", "yes", "true,false"] {
+        let location = "http.allowPartialManifests".to_owned();
+        let refused = Err(KickoffError::Kind { location, name: "allowPartialManifests" });
+        assert_eq!(get_with(&format!("allowPartialManifests={text}"), lenient), refused, "{text}");
+    }
+    for value in
+        [r#""valueBoolean":"true""#, r#""valueString":"true""#, r#""valueBoolean":1"#, r#""valueBoolean":null"#]
+    {
+        let location = "Parameters.parameter[0]".to_owned();
+        let refused = Err(KickoffError::Kind { location, name: "allowPartialManifests" });
+        assert_eq!(post(&sent(value)), refused, "{value}");
+    }
+    assert!(get("allowPartialManifests=true&allowPartialManifests=true").is_err(), "it stands there once");
+}

@@ -15,8 +15,10 @@ pub(super) fn written(manifest: &Manifest) -> Value {
         "requiresAccessToken": manifest.requires_access_token,
         "output": manifest.output.iter().map(typed).collect::<Vec<_>>(),
         "error": manifest.outcomes.iter().map(outcome).collect::<Vec<_>>(),
-        "extension": { PROOF: manifest.proof },
     });
+    if let Some(proof) = &manifest.proof {
+        value["extension"] = json!({ PROOF: proof });
+    }
     if let Some(deleted) = &manifest.deleted {
         value["deleted"] = deleted.iter().map(|file| item(file, "Bundle")).collect();
     }

@@ -1,9 +1,12 @@
 //! The manifest as Bulk Data Access 4.0 wants it: `outcome` in the place of `error`, no `request`, and extensions as FHIR
 //! writes them.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{FILE, Manifest, ManifestFile, PROOF, TypeProof};
+use crate::fhir::resource_type::ResourceType;
 
 const MANIFEST_TYPE: &str = "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkDataManifest";
 const OUTPUT_FORMAT: &str = "application/fhir+ndjson";
@@ -17,8 +20,10 @@ pub(super) fn written(manifest: &Manifest) -> Value {
         "outputFormat": OUTPUT_FORMAT,
         "output": manifest.output.iter().map(typed).collect::<Vec<_>>(),
         "outcome": manifest.outcomes.iter().map(outcome).collect::<Vec<_>>(),
-        "extension": [{ "url": PROOF, "extension": proof(manifest) }],
     });
+    if let Some(types) = &manifest.proof {
+        value["extension"] = json!([{ "url": PROOF, "extension": proof(types) }]);
+    }
     if let Some(deleted) = &manifest.deleted {
         value["deleted"] = deleted.iter().map(item).collect();
     }
@@ -55,8 +60,8 @@ fn item(file: &ManifestFile) -> Value {
 }
 
 /// One extension for each type. Integers of FHIR end at 2^31: decimals do not.
-fn proof(manifest: &Manifest) -> Vec<Value> {
-    let types = manifest.proof.iter().map(|(name, proof)| {
+fn proof(types: &BTreeMap<ResourceType, TypeProof>) -> Vec<Value> {
+    let types = types.iter().map(|(name, proof)| {
         let TypeProof { method, expected, received, written, repeated, withheld, reread, short } = *proof;
         let number = |name: &str, value: u64| json!({ "url": name, "valueDecimal": value });
         json!({ "url": name.as_str(), "extension": [

@@ -1,7 +1,5 @@
 //! What is written of an export, in each shape.
 
-use serde_json::json;
-
 use super::*;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::outcome::{Issue, IssueType};
@@ -40,7 +38,8 @@ fn manifest() -> Manifest {
         output: vec![file("Patient")],
         deleted: None,
         outcomes: vec![ManifestFile { is_gzip: true, severities, ..file("OperationOutcome") }],
-        proof: BTreeMap::from([(ResourceType::PATIENT, proof())]),
+        proof: Some(BTreeMap::from([(ResourceType::PATIENT, proof())])),
+        next: None,
     }
 }
 
@@ -102,6 +101,18 @@ fn deletions_are_listed_where_they_were_asked_for() {
         assert_eq!(written(&none, release)["deleted"], json!([]), "{release:?}");
         assert_eq!(written(&manifest(), release).get("deleted"), None, "{release:?}");
     }
+}
+
+/// BD-083, BD-084: one link, and nothing of the whole that is not known on each page.
+#[test]
+fn a_page_leads_on_to_the_next() {
+    let page = Manifest { proof: None, next: Some("http://h/2".to_owned()), ..manifest() };
+    for release in [Release::Three, Release::Four] {
+        let written = written(&page, release);
+        assert_eq!(written["link"], json!([{ "relation": "next", "url": "http://h/2" }]), "{release:?}");
+        assert_eq!(written.get("extension"), None, "{release:?}");
+    }
+    assert_eq!(written(&manifest(), Release::Three).get("link"), None);
 }
 
 /// It is counted by the gravest issue of each.

@@ -143,11 +143,7 @@ async fn parameters_that_are_not_supported_are_named_and_refused() {
         ("foo", "bar"),
         ("", "x"),
     ];
-    let permitting = [
-        ("includeAssociatedData", "LatestProvenanceResources"),
-        ("organizeOutputBy", "Patient"),
-        ("allowPartialManifests", "true"),
-    ];
+    let permitting = [("includeAssociatedData", "LatestProvenanceResources"), ("organizeOutputBy", "Patient")];
     for (name, value) in narrowing.iter().chain(&permitting) {
         for query in [format!("/$export?{name}={value}"), format!("/Patient/$export?_type=Patient&{name}={value}")] {
             let place = format!("http.{}", name.replace("%20", " "));
@@ -180,7 +176,7 @@ async fn parameters_that_are_not_supported_are_named_and_refused() {
 #[tokio::test]
 async fn what_is_left_out_leniently_is_told_in_the_error_file() {
     let app = App::with_patients(2, sample_upstream::Settings::default()).await;
-    let query = "/$export?_type=Patient&allowPartialManifests=true&includeAssociatedData=LatestProvenanceResources\
+    let query = "/$export?_type=Patient&includeAssociatedData=LatestProvenanceResources\
                  &organizeOutputBy=Patient&includeAssociatedData=_custom";
     let kickoff = app.ask("GET", query, &LENIENT, b"").await;
     assert_eq!(kickoff.status, 202);
@@ -203,10 +199,10 @@ async fn what_is_left_out_leniently_is_told_in_the_error_file() {
         }
     }
     told.sort_unstable();
-    for (told, name) in told.iter().zip(["allowPartialManifests", "includeAssociatedData", "organizeOutputBy"]) {
+    for (told, name) in told.iter().zip(["includeAssociatedData", "organizeOutputBy"]) {
         assert!(told.contains(&format!("`{name}`")), "{told}");
     }
-    assert_eq!(told.len(), 3, "one line for each parameter: {told:?}");
+    assert_eq!(told.len(), 2, "one line for each parameter: {told:?}");
     app.stop().await;
 }
 
