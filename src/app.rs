@@ -260,6 +260,7 @@ impl Builder {
             forms: Semaphore::new(TOKEN_FORMS),
             most_members: config.export.group_max_members,
             cohorts: assembly::cohorts(&config),
+            least_file_max: config.output.least_file_max.bytes(),
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,
             terms,

@@ -80,6 +80,8 @@ pub(crate) struct Edge {
     pub(crate) most_members: usize,
     /// Groups that are ours.
     pub(crate) cohorts: Cohorts,
+    /// The least that a client may ask for as the largest size of its files.
+    pub(crate) least_file_max: u64,
     pub(crate) capabilities: Capabilities,
     /// What statements say of exports.
     pub(crate) terms: Terms,

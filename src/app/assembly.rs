@@ -12,6 +12,7 @@ use super::claim::{Privacy, PrivacyWatch};
 use super::consent::ListFile;
 use super::identity::Identity;
 use super::ledger;
+use crate::bulk::shape::FileSizes;
 use crate::clock::Clock;
 use crate::config::{Compression, Config, PublicBucket};
 use crate::disk::Ballast;
@@ -173,6 +174,7 @@ pub(super) fn engine_settings(config: &Config) -> EngineSettings {
             bytes: output.file_max.bytes(),
             lines: output.file_max_resources,
             age: output.file_max_age,
+            asked: FileSizes::default(),
         },
         coding: match output.compression {
             Compression::None => Coding::Plain,

@@ -5,6 +5,7 @@ mod filter;
 mod headers;
 mod parameters;
 mod prefer;
+mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +21,7 @@ use crate::smart::policy::Level;
 pub(crate) use error::KickoffError;
 pub(crate) use headers::Headers;
 use parameters::Parameter;
+use shape::ShapeParameters;
 
 /// What an export is asked of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +91,7 @@ pub(crate) struct Places {
     types: BTreeMap<ResourceType, String>,
     /// Of each filter, in their order.
     filters: Vec<(ResourceType, String)>,
+    largest: Option<String>,
 }
 
 /// SEC-22: what may be left out leniently, because it never narrows what is exported.
@@ -147,12 +150,12 @@ impl Kickoff {
         }
         let separate = headers.prefers("separate-export-status", "");
         let status = if separate { StatusForm::Separate } else { StatusForm::Plain };
-        let shape = Shape { release, status, allows_partial: false };
+        let shape = Shape { release, status, ..Shape::default() };
         let mut kickoff = Self { shape, ..Self::of(level) };
         let mut places = Places::default();
         let (mut since_at, mut until_at) = (String::new(), String::new());
         let mut has_format = false;
-        let mut allows_partial = None;
+        let mut of_shape = ShapeParameters::default();
         for parameter in parameters {
             match parameter.name.as_str() {
                 "_type" => {
@@ -180,10 +183,7 @@ impl Kickoff {
                     let patient = patient(&parameter, &kickoff.level, base)?;
                     kickoff.patients.get_or_insert_default().insert(patient);
                 }
-                "allowPartialManifests" => {
-                    let truth = parameter.truth("allowPartialManifests")?;
-                    once(&mut allows_partial, truth, &parameter, "allowPartialManifests")?;
-                }
+                name if ShapeParameters::know(name) => of_shape.take(parameter)?,
                 name if lenient && LENIENT.contains(&name) => {
                     if !kickoff.ignored.iter().any(|known| known == name) {
                         kickoff.ignored.push(parameter.name);
@@ -195,7 +195,7 @@ impl Kickoff {
                 }
             }
         }
-        kickoff.shape.allows_partial = allows_partial.unwrap_or(false);
+        (kickoff.shape, places.largest) = of_shape.end(kickoff.shape)?;
         if kickoff.since.is_some_and(|since| since > now) {
             return Err(KickoffError::Future { location: since_at });
         }
@@ -206,6 +206,19 @@ impl Kickoff {
         }
         kickoff.check_filtered_types(&places)?;
         Ok((kickoff, places))
+    }
+
+    /// Whether files may be as small as they are asked to be: each costs us records, and everybody requests.
+    ///
+    /// # Errors
+    /// [`KickoffError::SmallFiles`] if not even files of `least` bytes may be.
+    pub(crate) fn check_sizes(&self, places: &Places, least: u64) -> Result<(), KickoffError> {
+        match (self.shape.file_sizes.largest, &places.largest) {
+            (Some(largest), Some(location)) if largest < least => {
+                Err(KickoffError::SmallFiles { location: location.clone(), least })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The types to export, of those that the upstream can be searched for.

@@ -11,6 +11,19 @@ pub(crate) struct Shape {
     pub(crate) status: StatusForm,
     /// The manifest may have pages, and those that are whole may be read while the export runs (`allowPartialManifests`).
     pub(crate) allows_partial: bool,
+    pub(crate) file_sizes: FileSizes,
+}
+
+/// How large files may be, in bytes of their lines (`_minimumFileSize`, `_maximumFileSize`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct FileSizes {
+    /// As far as it can be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) smallest: Option<u64>,
+    /// Kept by every file of more than one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) largest: Option<u64>,
 }
 
 /// The release of the guide whose operation was called. What they differ in otherwise is only added to from one to the next.

@@ -37,6 +37,9 @@ pub struct OutputConfig {
     /// A file is closed once its lines have this size, before they are packed; one line is never split.
     #[serde(rename = "file_max_bytes")]
     pub file_max: Size,
+    /// The least `_maximumFileSize` that a client may ask for: every file costs records here and requests everywhere.
+    #[serde(rename = "least_file_max_bytes")]
+    pub least_file_max: Size,
     /// A file is closed once it has this many resources.
     pub file_max_resources: u64,
     /// A file is closed once it has been open for so long: what a crash costs on a slow server.
@@ -92,6 +95,7 @@ impl Default for OutputConfig {
             public_bucket: PublicBucket::Refused,
             compression: Compression::None,
             file_max: Size::mebibytes(64),
+            least_file_max: Size::mebibytes(1),
             file_max_resources: 200_000,
             file_max_age: Duration::from_mins(5),
             min_free: None,

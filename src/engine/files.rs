@@ -2,17 +2,19 @@
 //! decides what is written, so that each resource has one line.
 
 mod disclosed;
+mod growing;
 mod look;
 mod open;
 mod pages;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::read::{Accepted, Bar, Received, Summary};
 use super::rights::Rights;
 use super::services::Services;
+use crate::bulk::shape::FileSizes;
 use crate::clock::Clock;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::outcome::Issue;
@@ -28,6 +30,7 @@ use crate::plan::ExportPlan;
 use crate::plan::slice::{Phase, Slice};
 use crate::smart::admit::{Grant, Line, Withheld};
 
+use growing::Growing;
 pub(super) use open::OpenFile;
 use pages::Turn;
 
@@ -37,6 +40,16 @@ pub(crate) struct FileLimits {
     pub(crate) bytes: u64,
     pub(crate) lines: u64,
     pub(crate) age: Duration,
+    /// What a client has asked for.
+    pub(crate) asked: FileSizes,
+}
+
+impl FileLimits {
+    /// With what a client has asked for; it never makes files larger than they may be.
+    pub(super) fn asked(self, asked: FileSizes) -> Self {
+        let bytes = asked.largest.map_or(self.bytes, |largest| self.bytes.min(largest));
+        Self { bytes, asked, ..self }
+    }
 }
 
 /// Files open at the same time: each holds a part of an upload in memory.
@@ -99,9 +112,7 @@ impl FilesError {
 #[derive(Debug)]
 pub(super) struct Stage {
     resource_type: ResourceType,
-    closed: Vec<FileRecord>,
-    closed_ids: HashSet<IdHash>,
-    open: OpenFile,
+    files: Growing,
     tally: Tally,
 }
 
@@ -160,26 +171,35 @@ impl Files {
         note(&mut notes, issues);
         notes.unreadable.extend(unreadable);
         let now = self.services.clock.unix_millis();
-        if !self.open.contains_key(&slice.resource_type) {
-            self.make_room().await?;
-            let no = self.number();
-            self.open.insert(slice.resource_type, OpenFile::new(no, now));
-        }
-        let file = self.open.get_mut(&slice.resource_type).expect("it was just put there");
+        let open = match self.open.remove(&slice.resource_type) {
+            Some(open) => open,
+            None => {
+                self.make_room().await?;
+                OpenFile::new(self.number(), now)
+            }
+        };
+        let mut files = Growing::new(open);
         let content = FileContent::Resources(slice.resource_type);
         for (resource, known) in resources.into_iter().zip(known) {
             // One by one: a line is memory of its own where something is taken out of it.
             if let Some((id, line)) = self.export.weigh(&slice, resource, known, &mut tally, &mut notes) {
-                file.write(&self.services, self.lease, content, id, line).await?;
+                self.roll_before(&mut files, content, &line).await?;
+                files.open.write(&self.services, self.lease, content, id, line).await?;
             }
         }
         drop(reservation);
+        let Growing { mut closed, open: mut file, .. } = files;
         file.notes.absorb(notes);
-        file.slices.push(record(slice.clone(), summary, tally));
-        if file.is_full(&self.limits, now) {
-            self.close(slice.resource_type).await?;
+        let resource_type = slice.resource_type;
+        file.slices.push(record(slice, summary, tally));
+        if !closed.is_empty() {
+            // A slice that is in several files is recorded with all of them.
+            closed.push(file.finish(&self.services, self.lease, content).await?);
+            return self.complete(closed, None).await;
         }
-        Ok(())
+        let is_full = file.is_full(&self.limits, now);
+        self.open.insert(resource_type, file);
+        if is_full { self.close(resource_type).await } else { Ok(()) }
     }
 
     /// Completes every open file.
@@ -285,9 +305,7 @@ impl Files {
         let no = self.number();
         Stage {
             resource_type,
-            closed: Vec::new(),
-            closed_ids: HashSet::new(),
-            open: OpenFile::new(no, self.services.clock.unix_millis()),
+            files: Growing::new(OpenFile::new(no, self.services.clock.unix_millis())),
             tally: Tally::default(),
         }
     }
@@ -306,38 +324,37 @@ impl Files {
         let content = FileContent::Resources(stage.resource_type);
         for (resource, known) in resources.into_iter().zip(known) {
             if let Some((id, line)) = self.export.weigh(slice, resource, known, &mut stage.tally, &mut notes) {
-                stage.open.write(&self.services, self.lease, content, id, line).await?;
+                self.roll_before(&mut stage.files, content, &line).await?;
+                stage.files.open.write(&self.services, self.lease, content, id, line).await?;
             }
         }
-        stage.open.notes.absorb(notes);
-        if stage.open.is_full(&self.limits, self.services.clock.unix_millis()) {
-            let no = self.number();
-            let next = OpenFile::new(no, self.services.clock.unix_millis());
-            let full = std::mem::replace(&mut stage.open, next);
-            stage.closed_ids.extend(&full.ids);
-            stage.closed.push(full.finish(&self.services, self.lease, content).await?);
+        stage.files.open.notes.absorb(notes);
+        if stage.files.open.is_full(&self.limits, self.services.clock.unix_millis()) {
+            self.roll(&mut stage.files, content).await?;
         }
         Ok(())
     }
 
     /// Records a stage's files and its slice, all together.
-    pub(super) async fn accept(&mut self, mut stage: Stage, slice: Slice, summary: Summary) -> Result<(), FilesError> {
-        stage.open.slices.push(record(slice, summary, stage.tally));
-        let last = stage.open.finish(&self.services, self.lease, FileContent::Resources(stage.resource_type)).await?;
-        stage.closed.push(last);
-        self.complete(stage.closed, None).await
+    pub(super) async fn accept(&mut self, stage: Stage, slice: Slice, summary: Summary) -> Result<(), FilesError> {
+        let Growing { mut closed, open: mut last, .. } = stage.files;
+        last.slices.push(record(slice, summary, stage.tally));
+        let content = FileContent::Resources(stage.resource_type);
+        closed.push(last.finish(&self.services, self.lease, content).await?);
+        self.complete(closed, None).await
     }
 
     /// Removes what a stage has written.
     pub(super) async fn reject(&mut self, stage: Stage) -> Result<(), FilesError> {
-        let mut forgotten: Vec<_> = stage.closed.iter().map(|record| record.no).collect();
-        let mut keys: Vec<_> = stage.closed.iter().flat_map(FileRecord::keys).collect();
-        if let Some((key, writer)) = stage.open.upload {
+        let mut forgotten: Vec<_> = stage.files.closed.iter().map(|record| record.no).collect();
+        let mut keys: Vec<_> = stage.files.closed.iter().flat_map(FileRecord::keys).collect();
+        if let Some((key, writer)) = stage.files.open.upload {
             let upload = writer.upload_id();
             writer.abort().await?;
-            forgotten.push(stage.open.no);
+            forgotten.push(stage.files.open.no);
             let state = FileState::Open { key, epoch: self.lease.epoch, upload };
-            let record = FileRecord { no: stage.open.no, content: FileContent::Resources(stage.resource_type), state };
+            let record =
+                FileRecord { no: stage.files.open.no, content: FileContent::Resources(stage.resource_type), state };
             keys.extend(record.keys());
             self.services.output.end_uploads(&self.services.folder(self.lease.job), &[record]).await?;
         }
@@ -347,13 +364,20 @@ impl Files {
         self.commit(Change { forgotten, ..Change::default() }).await
     }
 
-    /// Writes a file of what we say ourselves; it is recorded with the job's end.
-    pub(super) async fn closing(&mut self, content: FileContent, lines: Vec<Line>) -> Result<FileRecord, FilesError> {
-        let mut file = OpenFile::new(self.number(), self.services.clock.unix_millis());
+    /// Writes what we say ourselves, to one file where it may be as large; it is recorded with the job's end.
+    pub(super) async fn closing(
+        &mut self,
+        content: FileContent,
+        lines: Vec<Line>,
+    ) -> Result<Vec<FileRecord>, FilesError> {
+        let mut files = Growing::new(OpenFile::new(self.number(), self.services.clock.unix_millis()));
         for line in lines {
-            file.put(&self.services, self.lease, content, line).await?;
+            self.roll_before(&mut files, content, &line).await?;
+            files.open.put(&self.services, self.lease, content, line).await?;
         }
-        file.finish(&self.services, self.lease, content).await
+        let Growing { mut closed, open: last, .. } = files;
+        closed.push(last.finish(&self.services, self.lease, content).await?);
+        Ok(closed)
     }
 
     /// Begins a file of what the client holds; it is recorded with the job's end.
@@ -385,8 +409,7 @@ impl Files {
         let mut known = self.are_complete(slice.resource_type, &ids).await?;
         let open = self.open.get(&slice.resource_type);
         for (known, id) in known.iter_mut().zip(&ids) {
-            *known |= open.is_some_and(|file| file.ids.contains(id))
-                || stage.is_some_and(|stage| stage.open.ids.contains(id) || stage.closed_ids.contains(id));
+            *known |= open.is_some_and(|file| file.ids.contains(id)) || stage.is_some_and(|stage| stage.files.hold(id));
         }
         known.iter_mut().zip(resources).for_each(|(known, resource)| *known &= looked_up(resource));
         Ok(known)

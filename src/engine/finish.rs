@@ -76,9 +76,9 @@ impl Worker {
             *severities.entry(line.severity()).or_default() += 1;
         }
         let lines = lines.into_iter().map(Grant::admit_outcome).collect();
-        let mut files = vec![self.files.closing(FileContent::Outcomes, lines).await?];
+        let mut files = self.files.closing(FileContent::Outcomes, lines).await?;
         if !deletions.lines.is_empty() {
-            files.push(self.files.closing(FileContent::Deletions, deletions.lines).await?);
+            files.extend(self.files.closing(FileContent::Deletions, deletions.lines).await?);
         }
         files.extend(self.note_held(job, base.as_ref(), &deletions.gone).await?);
         let complete = Complete {

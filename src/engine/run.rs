@@ -163,7 +163,7 @@ impl Inner {
             target_bytes: self.settings.page_bytes,
         };
         let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
-        let limits = self.settings.files;
+        let limits = self.settings.files.asked(job.kickoff.shape.file_sizes);
         let job = Arc::new(job);
         let export = Export { job: Arc::clone(&job), plan: Arc::clone(&plan), grant };
         let files = Files::resume(services, lease, export, limits, running.clone(), records);

@@ -10,7 +10,7 @@ use crate::fhir::datatypes::{Id, Instant};
 use crate::fhir::resource_type::ResourceType;
 
 /// Every parameter of the guides. Whatever else is named is refused.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 12] = [
     "_type",
     "_since",
     "_until",
@@ -21,6 +21,8 @@ const KNOWN: [&str; 10] = [
     "includeAssociatedData",
     "organizeOutputBy",
     "allowPartialManifests",
+    "_minimumFileSize",
+    "_maximumFileSize",
 ];
 
 const BASE: &str = "https://fhir.example/fhir";

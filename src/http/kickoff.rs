@@ -59,6 +59,7 @@ where
         let now = edge.upstream.now();
         Kickoff::parse(operation, &head.method, head.uri.query(), &headers, &sent, &edge.links.base(), now.into())?
     };
+    kickoff.check_sizes(&places, edge.least_file_max)?;
     permit(edge, caller, &kickoff)?;
     let Resolved { types, compartments, advertised_base, software } = tokio::select! {
         resolved = resolve(edge, caller, &kickoff, &places) => resolved?,

@@ -103,9 +103,13 @@ pub(super) async fn page(
         match content {
             FileContent::Resources(_) => output.push(entry),
             FileContent::Deletions => deleted.push(entry),
-            FileContent::Outcomes => outcomes.push(ManifestFile { severities: said.severities.clone(), ..entry }),
+            FileContent::Outcomes => outcomes.push(entry),
             FileContent::Held => {}
         }
+    }
+    // They were counted together.
+    if let [all] = &mut outcomes[..] {
+        all.severities = said.severities.clone();
     }
     let manifest = Manifest {
         transaction_time: said.transaction_time,

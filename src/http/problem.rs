@@ -153,7 +153,7 @@ impl From<KickoffError> for Problem {
             E::ContentType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-supported"),
             E::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-long"),
             E::Slow => (StatusCode::REQUEST_TIMEOUT, "timeout"),
-            E::TooMany | E::TooManyFilters { .. } => (StatusCode::BAD_REQUEST, "too-costly"),
+            E::TooMany | E::TooManyFilters { .. } | E::SmallFiles { .. } => (StatusCode::BAD_REQUEST, "too-costly"),
             E::CutShort | E::Json { .. } | E::NotParameters | E::Query | E::Shape { .. } => {
                 (StatusCode::BAD_REQUEST, "structure")
             }
@@ -162,6 +162,7 @@ impl From<KickoffError> for Problem {
             | E::Kind { .. }
             | E::Twice { .. }
             | E::List { .. }
+            | E::Sizes { .. }
             | E::Order { .. }
             | E::FilteredNotAsked { .. } => (StatusCode::BAD_REQUEST, "invalid"),
             E::NotAPatient { .. } | E::Instant { .. } | E::Future { .. } | E::UnknownType { .. } => {

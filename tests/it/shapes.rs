@@ -3,6 +3,7 @@
 mod fourth;
 mod partial;
 mod separate;
+mod sizes;
 mod snapshots;
 
 use std::time::Duration;

@@ -41,6 +41,10 @@ pub(crate) enum KickoffError {
     Twice { location: String, name: &'static str },
     #[error("{location}: one value of `{name}` stands in each parameter here, and no list of them")]
     List { location: String, name: &'static str },
+    #[error("{location}: `_maximumFileSize` is not larger than `_minimumFileSize`")]
+    Sizes { location: String },
+    #[error("{location}: `_maximumFileSize` is less than {least} bytes, which is the least that can be asked for")]
+    SmallFiles { location: String, least: u64 },
     #[error("{location}: not a FHIR instant such as 2026-01-31T12:00:00Z, with seconds and a zone")]
     Instant { location: String },
     #[error("{location}: `_since` lies in the future")]
@@ -87,6 +91,8 @@ impl KickoffError {
             | Self::Shape { location }
             | Self::Twice { location, .. }
             | Self::List { location, .. }
+            | Self::Sizes { location }
+            | Self::SmallFiles { location, .. }
             | Self::Instant { location }
             | Self::UnknownType { location, .. }
             | Self::Format { location }

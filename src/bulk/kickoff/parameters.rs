@@ -27,6 +27,7 @@ enum Value {
     /// The literal reference of a `Reference` that has one.
     Reference(String),
     Boolean(bool),
+    Integer(u64),
     /// None, or of a type that no supported parameter has.
     Other,
 }
@@ -57,9 +58,15 @@ impl Parameter {
         match (&self.value, name) {
             (Value::Query(text), _) | (Value::Instant(text), "_since" | "_until") => Ok(text),
             (Value::String(text), "_type" | "_typeFilter" | "_outputFormat") => Ok(text),
-            (Value::String(_) | Value::Instant(_) | Value::Reference(_) | Value::Boolean(_) | Value::Other, _) => {
-                Err(KickoffError::Kind { location: self.location.clone(), name })
-            }
+            (
+                Value::String(_)
+                | Value::Instant(_)
+                | Value::Reference(_)
+                | Value::Boolean(_)
+                | Value::Integer(_)
+                | Value::Other,
+                _,
+            ) => Err(KickoffError::Kind { location: self.location.clone(), name }),
         }
     }
 
@@ -69,9 +76,12 @@ impl Parameter {
             Value::Boolean(truth) => Ok(*truth),
             Value::Query(text) if text == "true" => Ok(true),
             Value::Query(text) if text == "false" => Ok(false),
-            Value::Query(_) | Value::String(_) | Value::Instant(_) | Value::Reference(_) | Value::Other => {
-                Err(KickoffError::Kind { location: self.location.clone(), name })
-            }
+            Value::Query(_)
+            | Value::String(_)
+            | Value::Instant(_)
+            | Value::Reference(_)
+            | Value::Integer(_)
+            | Value::Other => Err(KickoffError::Kind { location: self.location.clone(), name }),
         }
     }
 
@@ -79,8 +89,29 @@ impl Parameter {
     pub(super) fn reference(&self) -> Option<&str> {
         match &self.value {
             Value::Reference(reference) => Some(reference),
-            Value::Query(_) | Value::String(_) | Value::Instant(_) | Value::Boolean(_) | Value::Other => None,
+            Value::Query(_)
+            | Value::String(_)
+            | Value::Instant(_)
+            | Value::Boolean(_)
+            | Value::Integer(_)
+            | Value::Other => None,
         }
+    }
+
+    /// The value of one that is a number of bytes, and not 0.
+    pub(super) fn bytes(&self, name: &'static str) -> Result<u64, KickoffError> {
+        let number = match &self.value {
+            Value::Integer(number) => Some(*number),
+            Value::Query(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
+            Value::Query(_)
+            | Value::String(_)
+            | Value::Instant(_)
+            | Value::Reference(_)
+            | Value::Boolean(_)
+            | Value::Other => None,
+        };
+        let kind = || KickoffError::Kind { location: self.location.clone(), name };
+        number.filter(|number| *number > 0).ok_or_else(kind)
     }
 }
 
@@ -116,28 +147,38 @@ pub(super) fn from_body(body: &[u8]) -> Result<Vec<Parameter>, ParametersError> 
 
 fn one(index: usize, sent: &RawValue) -> Result<Parameter, ParametersError> {
     let location = format!("Parameters.parameter[{index}]");
-    let Some(Sent {
-        name: Some(name),
-        part: None,
-        modifier_extension: None,
-        value_string,
-        value_instant,
-        value_reference,
-        value_boolean,
-    }) = object(sent.get())
-    else {
+    let Some(sent) = object::<Sent<'_>>(sent.get()) else { return Err(ParametersError::Shape { location }) };
+    let Sent { name: Some(name), part: None, modifier_extension: None, .. } = sent else {
         return Err(ParametersError::Shape { location });
     };
-    let value = match (value_string, value_instant, value_reference, value_boolean) {
-        (Some(text), None, None, None) => serde_json::from_str(text.get()).map_or(Value::Other, Value::String),
-        (None, Some(text), None, None) => serde_json::from_str(text.get()).map_or(Value::Other, Value::Instant),
-        (None, None, Some(reference), None) => {
-            object::<Reference>(reference.get()).map_or(Value::Other, |reference| Value::Reference(reference.reference))
-        }
-        (None, None, None, Some(text)) => serde_json::from_str(text.get()).map_or(Value::Other, Value::Boolean),
-        (..) => Value::Other,
+    let values = [
+        sent.value_string,
+        sent.value_instant,
+        sent.value_reference,
+        sent.value_boolean,
+        sent.value_positive_int,
+        sent.value_integer,
+    ];
+    // One value, and of one type.
+    let value = if values.iter().flatten().count() != 1 {
+        Value::Other
+    } else if let Some(text) = sent.value_string {
+        read(text, Value::String)
+    } else if let Some(text) = sent.value_instant {
+        read(text, Value::Instant)
+    } else if let Some(truth) = sent.value_boolean {
+        read(truth, Value::Boolean)
+    } else if let Some(number) = sent.value_positive_int.or(sent.value_integer) {
+        read(number, Value::Integer)
+    } else {
+        let reference = sent.value_reference.and_then(|reference| object::<Reference>(reference.get()));
+        reference.map_or(Value::Other, |reference| Value::Reference(reference.reference))
     };
     Ok(Parameter { name, location, value })
+}
+
+fn read<'a, T: Deserialize<'a>>(value: &'a RawValue, of: impl FnOnce(T) -> Value) -> Value {
+    serde_json::from_str(value.get()).map_or(Value::Other, of)
 }
 
 /// A JSON object; an array of the same values in their order, which serde would take as well, is none.
@@ -173,6 +214,10 @@ struct Sent<'a> {
     value_reference: Option<&'a RawValue>,
     #[serde(borrow)]
     value_boolean: Option<&'a RawValue>,
+    #[serde(borrow)]
+    value_positive_int: Option<&'a RawValue>,
+    #[serde(borrow)]
+    value_integer: Option<&'a RawValue>,
     part: Option<IgnoredAny>,
     /// It may turn the parameter's meaning round.
     modifier_extension: Option<IgnoredAny>,

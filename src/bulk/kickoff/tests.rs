@@ -1,6 +1,7 @@
 //! What a kick-off may say, and what it is told when it may not.
 
 use super::*;
+use crate::bulk::shape::FileSizes;
 use crate::fhir::capability::Capability;
 use crate::fhir::filter::{FilterError, MOST_FILTERS};
 
@@ -424,4 +425,45 @@ fn partial_manifests_are_allowed_by_a_truth_value_alone() {
         assert_eq!(post(&sent(value)), refused, "{value}");
     }
     assert!(get("allowPartialManifests=true&allowPartialManifests=true").is_err(), "it stands there once");
+}
+
+/// BD-046
+#[test]
+fn sizes_of_files_are_positive_and_in_their_order() {
+    let sizes = |query: &str| get(query).map(|kickoff| kickoff.shape.file_sizes);
+    let largest_at = "http._maximumFileSize".to_owned();
+    let both = FileSizes { smallest: Some(1), largest: Some(2) };
+    assert_eq!(sizes("_minimumFileSize=1&_maximumFileSize=2"), Ok(both));
+    assert_eq!(sizes("_maximumFileSize=2&_minimumFileSize=1"), Ok(both));
+    for query in ["_minimumFileSize=2&_maximumFileSize=2", "_maximumFileSize=1&_minimumFileSize=2"] {
+        assert_eq!(sizes(query), Err(KickoffError::Sizes { location: largest_at.clone() }), "{query}");
+    }
+    for text in ["", "0", "-1", "+1", "1.0", "1e6", "1 MiB", "99999999999999999999", "1,2"] {
+        let refused = Err(KickoffError::Kind { location: largest_at.clone(), name: "_maximumFileSize" });
+        assert_eq!(sizes(&format!("_maximumFileSize={text}")), refused, "{text}");
+    }
+    let sent = |value: &str| {
+        let body = format!(r#"{{"resourceType":"Parameters","parameter":[{{"name":"_maximumFileSize",{value}}}]}}"#);
+        post(&body).map(|kickoff| kickoff.shape.file_sizes.largest)
+    };
+    for value in [r#""valuePositiveInt":7"#, r#""valueInteger":7"#] {
+        assert_eq!(sent(value), Ok(Some(7)), "{value}");
+    }
+    for value in [
+        r#""valuePositiveInt":0"#,
+        r#""valueInteger":-7"#,
+        r#""valueString":"7""#,
+        r#""valueInteger":7.5"#,
+        r#""valuePositiveInt":7,"valueInteger":7"#,
+        r#""valueInteger":7,"valueString":"7""#,
+    ] {
+        assert!(matches!(sent(value), Err(KickoffError::Kind { .. })), "{value}");
+    }
+    let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+    let headers = headers("*/*", "respond-async");
+    let (kickoff, places) =
+        Kickoff::parse(ExportLevel::System, &Method::GET, Some("_maximumFileSize=9"), &headers, b"", BASE, now)
+            .expect("good");
+    assert_eq!(kickoff.check_sizes(&places, 9), Ok(()));
+    assert_eq!(kickoff.check_sizes(&places, 10), Err(KickoffError::SmallFiles { location: largest_at, least: 10 }));
 }

@@ -124,10 +124,16 @@ impl OpenFile {
         Duration::from_millis(u64::try_from(now.saturating_sub(self.opened)).unwrap_or(0))
     }
 
+    /// Whether a line would make it larger than it may be. A file has one line at least.
+    pub(super) fn lacks_room_for(&self, line: &Line, largest: u64) -> bool {
+        let written = self.upload.as_ref().map(|(_, writer)| writer.written()).unwrap_or_default();
+        written.lines > 0 && written.bytes.saturating_add(line.len() as u64) > largest
+    }
+
     pub(super) fn is_full(&self, limits: &FileLimits, now: i64) -> bool {
         let written = self.upload.as_ref().map(|(_, writer)| writer.written()).unwrap_or_default();
         written.bytes >= limits.bytes
-            || written.lines >= limits.lines
+            || (written.lines >= limits.lines && written.bytes >= limits.asked.smallest.unwrap_or(0))
             || self.age(now) >= limits.age
             || self.slices.len() >= MOST_SLICES
             || self.notes.len() >= Notes::MOST

@@ -132,8 +132,6 @@ async fn parameters_that_are_not_supported_are_named_and_refused() {
         ("_typeFilter", "Observation%3F_count%3D1"),
         ("_elements", "id"),
         ("patient", "Patient/1"),
-        ("_minimumFileSize", "1"),
-        ("_maximumFileSize", "1"),
         ("_lastUpdated", "gt2026-01-01"),
         ("_format", "json"),
         ("_count", "1"),
