@@ -171,12 +171,11 @@ impl Files {
         note(&mut notes, issues);
         notes.unreadable.extend(unreadable);
         let now = self.services.clock.unix_millis();
-        let open = match self.open.remove(&slice.resource_type) {
-            Some(open) => open,
-            None => {
-                self.make_room().await?;
-                OpenFile::new(self.number(), now)
-            }
+        let open = if let Some(open) = self.open.remove(&slice.resource_type) {
+            open
+        } else {
+            self.make_room().await?;
+            OpenFile::new(self.number(), now)
         };
         let mut files = Growing::new(open);
         let content = FileContent::Resources(slice.resource_type);

@@ -369,7 +369,7 @@ fn the_fourth_release_knows_no_lists() {
     };
     let kickoff = posted(&body(&["Patient", "Observation"]), Release::Four).expect("a kick-off");
     assert_eq!(kickoff.types, Some(types(&["Patient", "Observation"])));
-    assert_eq!(kickoff.shape, Shape { release: Release::Four, status: StatusForm::Separate });
+    assert_eq!(kickoff.shape, Shape { release: Release::Four, status: StatusForm::Separate, ..Shape::default() });
     for list in ["Patient,Observation", "Patient,", ",", "Patient, Observation"] {
         let location = "Parameters.parameter[1]".to_owned();
         let refused = Err(KickoffError::List { location, name: "_type" });

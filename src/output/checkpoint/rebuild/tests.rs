@@ -56,6 +56,7 @@ fn complete() -> JobState {
         transaction_time,
         proof: BTreeMap::new(),
         severities: BTreeMap::new(),
+        pages: Vec::new(),
         expires: EXPIRES,
     })
 }
