@@ -120,6 +120,8 @@ pub(crate) struct TypePlan {
 pub(crate) enum Assumption {
     /// Nothing was there to show that its searches by patient find what they should. It holds until something comes.
     NoWitness,
+    /// Nothing was there to show that one of its filters finds what it should. It holds until something comes by it.
+    NoFiltered,
     /// The server refuses some of the ways in which its resources belong to a patient.
     RefusedLinks,
     /// What `$everything` holds is for the server to say.

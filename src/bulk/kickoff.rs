@@ -19,6 +19,7 @@ use crate::fhir::filter::TypeFilter;
 use crate::fhir::resource_type::ResourceType;
 use crate::smart::policy::Level;
 pub(crate) use error::KickoffError;
+pub(crate) use filter::names_patients;
 pub(crate) use headers::Headers;
 use parameters::Parameter;
 use shape::ShapeParameters;

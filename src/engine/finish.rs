@@ -7,7 +7,7 @@ use super::worker::{Worker, WorkerError};
 use crate::bulk::manifest::{Method, OutcomeLine, TypeProof};
 use crate::clock::{self, Clock};
 use crate::fhir::resource_type::ResourceType;
-use crate::job::checkpoint::FileContent;
+use crate::job::checkpoint::{FileContent, SliceRecord};
 use crate::job::{Complete, Job, JobState};
 use crate::plan::{Assumption, Boundary, Cohort, Strategy};
 use crate::smart::admit::Grant;
@@ -158,7 +158,18 @@ impl Worker {
         let found = proof.received > 0;
         assumed.filter(move |assumption| match assumption {
             Assumption::NoWitness => !found,
+            Assumption::NoFiltered => !self.is_found_by_each_filter(name),
             Assumption::RefusedLinks | Assumption::Everything | Assumption::OutsideCompartment => true,
+        })
+    }
+
+    /// Whether each filter of a type was proven when the plan was made, or by what came by it.
+    fn is_found_by_each_filter(&self, name: ResourceType) -> bool {
+        let filters = self.plan.filters.get(&name).into_iter().flatten();
+        self.plan.steps(name).into_iter().flatten().zip(filters).all(|(number, planned)| {
+            let of_step =
+                |record: &SliceRecord| record.slice.resource_type == name && record.slice.filter == Some(number);
+            planned.is_proven || self.files.slices().any(|record| of_step(record) && record.received > 0)
         })
     }
 
@@ -189,6 +200,7 @@ impl Worker {
             .iter()
             .map(|(assumption, names)| match assumption {
                 Assumption::NoWitness => OutcomeLine::without_witness(names),
+                Assumption::NoFiltered => OutcomeLine::without_filtered(names),
                 Assumption::RefusedLinks => OutcomeLine::refused_links(names),
                 Assumption::Everything => OutcomeLine::by_records(names),
                 Assumption::OutsideCompartment => OutcomeLine::outside_compartment(names),

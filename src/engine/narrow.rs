@@ -2,41 +2,61 @@
 //! was made, the first resource that comes is what it is tried on.
 
 use super::read::{ReadError, Reader};
+use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::SearchQuery;
+use crate::fhir::search::{Prefix, SearchQuery};
 use crate::plan::filter::PlannedFilter;
-use crate::plan::slice::Slice;
+use crate::plan::slice::{Scope, Slice};
 use crate::plan::{ExportPlan, Strategy};
 use crate::profile::Narrowing;
 use crate::upstream::client::Upstream;
 use crate::upstream::probe::{self, FilterProbeError, Trial, list};
 
+/// What is dated at all is later.
+const EPOCH: Millis = Millis(0);
 /// Patients by whom a filter is tried where the server wants one to be named.
 const PATIENTS_TRIED: usize = 8;
 
-/// Tries a filter of a plan: on all of its type, and where that is refused on what some of the plan's patients have.
+/// Tries a filter of a plan by searches such as those that read its type: by windows of time, or by what patients have. `of` is
+/// a slice of which something came.
 pub(super) async fn try_on(
     upstream: &Upstream,
     plan: &ExportPlan,
     resource_type: ResourceType,
     PlannedFilter { filter, kinds, .. }: &PlannedFilter,
+    of: Option<&Slice>,
 ) -> Result<Trial, FilterProbeError> {
     let all = SearchQuery::new(resource_type);
-    let mut bases = vec![all.clone()];
-    if let Some(Strategy::Patients { links, searches }) = plan.types.get(&resource_type).map(|plan| &plan.strategy)
-        && let Some(link) = links.first().filter(|link| &***link != "_id")
-    {
-        let repeats = searches.iter().flat_map(Narrowing::names).any(|name| filter.names().any(|own| own == name));
-        for patient in plan.patients().iter().take(PATIENTS_TRIED) {
-            let of_patient = all.clone().param(link.to_string(), list(&[patient], plan.profile.patients));
-            if searches.is_empty() || repeats {
-                bases.push(of_patient);
-            } else {
-                bases.extend(searches.iter().map(|narrowing| narrowing.narrow(of_patient.clone())));
+    let bases = match plan.types.get(&resource_type).map(|plan| &plan.strategy) {
+        Some(Strategy::Patients { links, searches }) if links.first().is_some_and(|link| &**link != "_id") => {
+            let repeats = searches.iter().flat_map(Narrowing::names).any(|name| filter.names().any(|own| own == name));
+            let mut bases = Vec::new();
+            for (link, patients) in patients(plan, links, of) {
+                let of_patients = all.clone().param(link.to_owned(), list(&patients, plan.profile.patients));
+                if searches.is_empty() || repeats {
+                    bases.push(of_patients);
+                } else {
+                    bases.extend(searches.iter().map(|narrowing| narrowing.narrow(of_patients.clone())));
+                }
             }
+            bases
         }
-    }
+        Some(Strategy::Windows) => vec![all.clone().last_updated(Prefix::GreaterOrEqual, EPOCH), all],
+        Some(Strategy::Patients { .. } | Strategy::Chain | Strategy::Records) | None => vec![all],
+    };
     probe::filter(upstream, resource_type, &bases, filter, kinds).await
+}
+
+/// Whom to search by, and by which parameter: those of the slice, else some of the plan one by one.
+fn patients<'a>(plan: &'a ExportPlan, links: &'a [Box<str>], of: Option<&'a Slice>) -> Vec<(&'a str, Vec<&'a Id>)> {
+    let alone = plan.patients().iter().take(PATIENTS_TRIED).map(|patient| vec![patient]);
+    let alone = links.first().into_iter().flat_map(|link| alone.clone().map(|patient| (&**link, patient)));
+    let of_slice = of.and_then(|slice| {
+        let Scope::Patients { link, members, .. } = &slice.scope else { return None };
+        let members = plan.patients().get(members.start as usize..members.end as usize)?;
+        Some((&**link, members.iter().collect()))
+    });
+    of_slice.into_iter().chain(alone).collect()
 }
 
 impl Reader {
@@ -49,7 +69,7 @@ impl Reader {
         if planned.is_proven || proven.contains(&subject) {
             return Ok(true);
         }
-        match try_on(&self.upstream, &self.plan, slice.resource_type, planned).await? {
+        match try_on(&self.upstream, &self.plan, slice.resource_type, planned, Some(slice)).await? {
             Trial::Proven => {
                 proven.insert(subject);
                 Ok(true)

@@ -18,6 +18,7 @@ use crate::job::checkpoint::FileState;
 use crate::job::store::{Change, StoreError};
 use crate::job::{Failed, Job, JobId, JobState, Running};
 use crate::ledger::record::Event;
+use crate::plan::Cohort;
 use crate::smart::admit::Grant;
 use crate::telemetry::error_chain;
 use crate::upstream::probe::FilterProbeError;
@@ -154,7 +155,8 @@ impl Inner {
         let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, context, plan.bases.clone());
         let grant = grant.narrowing(job.filters.keys().copied().collect());
         let grant = Arc::new(grant.within(job.owner.policy(), self.services.rights.consent()));
-        if grant.keeps_back_resources() {
+        let keeps_back = grant.keeps_back_resources();
+        if keeps_back {
             progress.tell_no_numbers();
         }
         let limits = PageLimits {
@@ -169,7 +171,9 @@ impl Inner {
         let files = Files::resume(services, lease, export, limits, running.clone(), records);
         reader.refused_before(files.slices());
         let baselines = plan.types.keys().filter_map(|name| plan.expected(*name));
-        let expected = baselines.fold(0, u64::saturating_add);
+        // SEC-25, SEC-26: how many a filter finds of all that the server holds is not for those who may have a part of it.
+        let may_be_told = plan.filters.is_empty() || (plan.cohort == Cohort::Everything && !keeps_back);
+        let expected = if may_be_told { baselines.fold(0, u64::saturating_add) } else { 0 };
         progress.plan(expected, files.slices().map(|record| record.received).sum());
         let mut worker = Worker {
             reader,

@@ -3,13 +3,16 @@
 //! somebody's text is ever sent (SEC-21).
 
 mod text;
+mod value;
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::capability::ParameterKind;
 use super::resource_type::ResourceType;
 use super::search::SearchQuery;
+pub(crate) use text::values;
 
 /// Parameters that all have to hold, sorted and each once. Without any it is a filter that lets everything pass. Its `Debug`
 /// shows no value: they may tell of patients (SEC-41).
@@ -32,6 +35,10 @@ pub(crate) enum FilterError {
     UnknownType(String),
     #[error("a filter is made of `name=value`, several joined by `&`, and none of them is empty")]
     Shape,
+    #[error("of `{0}` one of the values is empty, which a server may take for any")]
+    Empty(String),
+    #[error("`{0}` has a value that is none of its kind")]
+    Kind(String),
     #[error("it has characters that no parameter has")]
     Characters,
     #[error("it has an escape that is none, or one that was escaped once more")]
@@ -61,6 +68,8 @@ pub(crate) const MOST_BYTES: usize = 1_000;
 const MOST_PARAMETERS: usize = 16;
 /// Filters of one list, and of one type.
 pub(crate) const MOST_FILTERS: usize = 64;
+/// Bytes of one filter as it is sent to us, with its type: three may stand for one.
+const LONGEST_TEXT: usize = 3 * MOST_BYTES + 64;
 /// Longest name that is repeated to whoever sent it.
 const LONGEST_ECHO: usize = 64;
 /// What may be used to filter of what begins with `_`. The rest concerns how an answer looks, whole searches, or is ours.
@@ -83,8 +92,8 @@ impl Filter {
             let (name, value) = pair.split_once('=').ok_or(FilterError::Shape)?;
             let (name, value) = (text::unescaped(name, escapes)?, text::unescaped(value, escapes)?);
             check_name(&name)?;
-            if value.is_empty() {
-                return Err(FilterError::Shape);
+            if !values(&value).into_iter().all(value::says_something) {
+                return Err(FilterError::Empty(name));
             }
             if value.chars().any(char::is_control) {
                 return Err(FilterError::Characters);
@@ -137,6 +146,15 @@ impl Filter {
         self.0.iter().all(|pair| other.0.contains(pair))
     }
 
+    /// Whether each value is one of its parameter's kind, as far as that can be told without the server.
+    ///
+    /// # Errors
+    /// [`FilterError::Kind`] for the first one that is not.
+    pub(crate) fn check_kind(&self, name: &str, kind: ParameterKind) -> Result<(), FilterError> {
+        let mut all = self.pairs().filter(|(own, _)| *own == name).flat_map(|(_, list)| values(list));
+        if all.all(|value| value::fits(kind, value)) { Ok(()) } else { Err(FilterError::Kind(echo(name))) }
+    }
+
     /// `query`, narrowed by this.
     pub(crate) fn narrow(&self, query: SearchQuery) -> SearchQuery {
         self.pairs().fold(query, |query, (name, value)| query.param(name.to_owned(), value.to_owned()))
@@ -175,6 +193,9 @@ impl TypeFilter {
     /// # Errors
     /// [`FilterError`] for the first thing that is wrong.
     pub(crate) fn parse_list(text: &str, escapes: Escapes) -> Result<Vec<Self>, FilterError> {
+        if text.len() > MOST_FILTERS * LONGEST_TEXT {
+            return Err(FilterError::TooLong);
+        }
         let parts = text::split_list(text);
         if parts.len() > MOST_FILTERS {
             return Err(FilterError::TooLong);

@@ -188,7 +188,7 @@ impl From<KickoffError> for Problem {
 fn of_filter(error: &FilterError) -> &'static str {
     use FilterError as E;
     match error {
-        E::NoType | E::UnknownType(_) | E::Shape | E::Characters | E::Escape => "value",
+        E::NoType | E::UnknownType(_) | E::Shape | E::Empty(_) | E::Kind(_) | E::Characters | E::Escape => "value",
         E::TooLong => "too-long",
         E::Modifier(_) | E::Chain(_) | E::NotAFilter(_) => "not-supported",
     }

@@ -12,6 +12,9 @@ use crate::fhir::filter::{Escapes, Filter, MOST_FILTERS, TypeFilter};
 use crate::fhir::resource_type::ResourceType;
 use crate::smart::policy::Level;
 
+/// Filters of one type: each is proven before anything is read, and read in a step of its own.
+pub(super) const MOST_OF_A_TYPE: usize = 16;
+
 /// Reads one value, which in the first two releases of the guide may be several filters.
 pub(super) fn read(
     parameter: &Parameter,
@@ -32,7 +35,8 @@ pub(super) fn read(
         if filters.contains(&filter) {
             continue;
         }
-        if filters.len() == MOST_FILTERS {
+        let of_type = filters.iter().filter(|other| other.resource_type == filter.resource_type).count();
+        if filters.len() == MOST_FILTERS || of_type == MOST_OF_A_TYPE {
             return Err(KickoffError::TooManyFilters { location: location() });
         }
         places.push((filter.resource_type, location()));
@@ -93,10 +97,12 @@ impl Kickoff {
                     let parameter = parameter.to_owned();
                     return Err(KickoffError::FilterIsUsed { location: location(), name, parameter });
                 }
-                if capability.parameter(name, parameter).is_none() {
+                let Some(kind) = capability.parameter(name, parameter) else {
                     let parameter = parameter.to_owned();
                     return Err(KickoffError::FilterUnlisted { location: location(), name, parameter });
-                }
+                };
+                let checked = filter.check_kind(parameter, kind);
+                checked.map_err(|error| KickoffError::Filter { location: location(), error })?;
             }
         }
         Ok(())

@@ -64,6 +64,12 @@ impl OutcomeLine {
         Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
     }
 
+    /// Types of which nothing passes a filter that nothing was there to prove.
+    pub(crate) fn without_filtered(names: &[ResourceType]) -> Self {
+        let text = "a filter found none of these, and nothing was there to show that it would";
+        Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
+    }
+
     /// Types of which the server refuses some of the ways in which they belong to a patient.
     pub(crate) fn refused_links(names: &[ResourceType]) -> Self {
         let text = "the server refuses to search these by each way in which they can belong to a patient; what only a \

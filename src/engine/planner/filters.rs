@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{PlanError, Planner};
+use crate::bulk::kickoff::names_patients;
 use crate::engine::narrow;
 use crate::fhir::capability::Capability;
 use crate::fhir::filter::Filter;
@@ -10,7 +11,8 @@ use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::SearchQuery;
 use crate::job::Job;
 use crate::plan::filter::PlannedFilter;
-use crate::plan::{ExportPlan, Strategy};
+use crate::plan::{Assumption, ExportPlan, Strategy};
+use crate::smart::policy::Level;
 use crate::upstream::client::SearchError;
 use crate::upstream::probe::{self, FilterProbeError, Trial};
 
@@ -35,8 +37,9 @@ impl Planner {
             if matches!(plan.types.get(&resource_type).map(|plan| &plan.strategy), Some(Strategy::Records)) {
                 return Err(FilterProbeError::Records { resource_type }.into());
             }
-            for planned in filters {
-                let trial = narrow::try_on(&self.upstream, plan, resource_type, planned).await?;
+            for planned in filters.iter_mut() {
+                never_twice(plan, resource_type, &planned.filter)?;
+                let trial = narrow::try_on(&self.upstream, plan, resource_type, planned, None).await?;
                 planned.is_proven = trial == Trial::Proven;
                 let Some(method) = plan.profile.counts else { continue };
                 let query = planned.filter.narrow(SearchQuery::new(resource_type));
@@ -47,6 +50,13 @@ impl Planner {
                     }
                     Err(source) => return Err(PlanError::Search { resource_type, source }),
                 };
+            }
+        }
+        for (name, filters) in &filters {
+            if let Some(plan) = plan.types.get_mut(name)
+                && filters.iter().any(|planned| !planned.is_proven)
+            {
+                plan.assumed.insert(Assumption::NoFiltered);
             }
         }
         plan.filters = filters;
@@ -76,6 +86,15 @@ impl Planner {
         }
         None
     }
+}
+
+/// A search by patient that names another one as well is one that the server may take for either.
+fn never_twice(plan: &ExportPlan, resource_type: ResourceType, filter: &Filter) -> Result<(), FilterProbeError> {
+    let Some(Strategy::Patients { .. }) = plan.types.get(&resource_type).map(|plan| &plan.strategy) else {
+        return Ok(());
+    };
+    let named = filter.names().find(|name| names_patients(Level::Patient, plan.compartments, resource_type, name));
+    named.map_or(Ok(()), |name| Err(FilterProbeError::NamesPatients { resource_type, parameter: name.to_owned() }))
 }
 
 /// What the server lists of the parameters of a job's filters.

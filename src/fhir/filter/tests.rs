@@ -46,7 +46,10 @@ fn what_is_no_filter_is_refused_by_its_name() {
         ("Patient/1/Observation?code=a", FilterError::UnknownType(name("Patient/1/Observation"))),
         ("Patient?", FilterError::Shape),
         ("Patient?gender", FilterError::Shape),
-        ("Patient?gender=", FilterError::Shape),
+        ("Patient?gender=", FilterError::Empty(name("gender"))),
+        ("Patient?gender=%20", FilterError::Empty(name("gender"))),
+        ("Patient?family=Smith,", FilterError::Empty(name("family"))),
+        ("Observation?code=|", FilterError::Empty(name("code"))),
         ("Patient?=male", FilterError::Shape),
         ("Patient?gender=male&", FilterError::Shape),
         ("Patient?&gender=male", FilterError::Shape),
@@ -232,4 +235,13 @@ fn whatever_is_sent_may_be_sent() {
         }
     }
     assert!(read > 1_000, "only {read} were filters");
+}
+
+/// Neither what it takes nor how long it takes is up to whoever sends it.
+#[test]
+fn a_list_is_bounded_before_it_is_read() {
+    let commas = |many: usize| TypeFilter::parse_list(&",".repeat(many), Escapes::CommasOnly);
+    assert_eq!(commas(100_000), Err(FilterError::NoType));
+    assert_eq!(commas(MOST_FILTERS * LONGEST_TEXT + 1), Err(FilterError::TooLong));
+    assert_eq!(values(r"a,b\,c,,d"), ["a", r"b\,c", "", "d"]);
 }

@@ -20,9 +20,25 @@ pub(super) fn split_list(text: &str) -> Vec<&str> {
     parts
 }
 
+/// Looks no further than the letters go, so that a text of commas takes no longer than it is.
 fn begins_a_filter(text: &str) -> bool {
-    let name = text.split_once('?').map_or("", |(name, _)| name);
-    name.starts_with(|first: char| first.is_ascii_uppercase()) && name.bytes().all(|byte| byte.is_ascii_alphabetic())
+    let letters = text.bytes().take_while(u8::is_ascii_alphabetic).count();
+    text.starts_with(|first: char| first.is_ascii_uppercase()) && text.as_bytes().get(letters) == Some(&b'?')
+}
+
+/// The values of a list: a comma ends one unless a backslash stands before it.
+pub(crate) fn values(text: &str) -> Vec<&str> {
+    let mut values = Vec::new();
+    let mut from = 0;
+    for (at, _) in text.match_indices(',') {
+        let is_escaped = text[..at].bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1;
+        if !is_escaped {
+            values.push(&text[from..at]);
+            from = at + 1;
+        }
+    }
+    values.push(&text[from..]);
+    values
 }
 
 /// A name or a value as it was meant.

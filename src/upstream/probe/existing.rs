@@ -13,6 +13,9 @@ use crate::plan::cohort::{Lists, batches};
 use crate::profile::PatientForm;
 use crate::upstream::client::{Room, SearchError, Upstream};
 
+/// Patients in the list that the probe has seen to find each of them.
+const PROVEN: usize = 2;
+
 /// Those of `asked`, which is sorted, that the server gives: by searches for lists of them where `lists` says that these find
 /// each of them, and by reads where it does not let patients be searched.
 pub(crate) async fn existing(
@@ -39,7 +42,16 @@ pub(crate) async fn existing(
 
 async fn in_batch(upstream: &Upstream, batch: Vec<Id>) -> Result<BTreeSet<Id>, SearchError> {
     let Found { mut there, is_whole } = by_search(upstream, &batch).await?;
+    if is_whole && batch.len() <= PROVEN {
+        return Ok(there);
+    }
+    // A server may read a part of a long list and say nothing of it: those it did not give are asked for by lists as short as
+    // the one that was tried on it.
     if is_whole {
+        let missing: Vec<_> = batch.into_iter().filter(|id| !there.contains(id)).collect();
+        for few in missing.chunks(PROVEN) {
+            there.extend(Box::pin(in_batch(upstream, few.to_vec())).await?);
+        }
         return Ok(there);
     }
     // A page that was cut, or a search that was refused, says nothing of those who are not on it.

@@ -6,7 +6,7 @@ use super::{A_FEW, answer};
 use crate::fhir::bundle::{Entry, Scope};
 use crate::fhir::capability::ParameterKind;
 use crate::fhir::datatypes::Id;
-use crate::fhir::filter::Filter;
+use crate::fhir::filter::{Filter, values};
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{SearchQuery, is_asked_by};
 use crate::upstream::client::{Answer, SearchError, Upstream};
@@ -37,6 +37,10 @@ pub(crate) enum FilterProbeError {
     Unlisted { resource_type: ResourceType, parameter: String },
     #[error("{resource_type} is read as a part of the records of patients, which nothing narrows")]
     Records { resource_type: ResourceType },
+    #[error(
+        "the FHIR server wants {resource_type} to be searched by patient, so that no filter can name one by `{parameter}`"
+    )]
+    NamesPatients { resource_type: ResourceType, parameter: String },
     #[error("the FHIR server could not be asked for {resource_type}")]
     Search {
         resource_type: ResourceType,
@@ -55,6 +59,7 @@ impl FilterProbeError {
             | Self::Refused { resource_type, .. }
             | Self::Unlisted { resource_type, .. }
             | Self::Records { resource_type }
+            | Self::NamesPatients { resource_type, .. }
             | Self::Search { resource_type, .. } => *resource_type,
         }
     }
@@ -79,7 +84,8 @@ pub(crate) async fn filter(
     filter: &Filter,
     kinds: &[ParameterKind],
 ) -> Result<Trial, FilterProbeError> {
-    let mut is_answered = false;
+    // Without anybody to search by there is nothing to find.
+    let mut is_answered = bases.is_empty();
     for base in bases {
         let probe = Probe { upstream, resource_type, base, filter };
         for _ in 0..TRIES {
@@ -268,22 +274,6 @@ struct Found {
     goes_on: bool,
 }
 
-/// The values of a list: a comma ends one unless a backslash stands before it.
-fn values(text: &str) -> Vec<&str> {
-    let mut values = Vec::new();
-    let mut from = 0;
-    for (at, _) in text.match_indices(',') {
-        let is_escaped = text[..at].bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1;
-        if !is_escaped {
-            values.push(&text[from..at]);
-            from = at + 1;
-        }
-    }
-    values.push(&text[from..]);
-    values.retain(|value| !value.is_empty());
-    values
-}
-
 const NO_CODE: &str = "offtake-no-such-code";
 const NO_SYSTEM: &str = "urn:offtake:no-such-system";
 /// Where a server takes only codes that it knows.
@@ -348,6 +338,5 @@ mod tests {
             assert!(others(kind, value).iter().flatten().all(|other| other != value), "{value}");
         }
         assert!(!others(ParameterKind::Token, "unknown")[0].contains(&"unknown".to_owned()));
-        assert_eq!(values(r"a,b\,c,,d"), ["a", r"b\,c", "d"]);
     }
 }

@@ -1,6 +1,6 @@
 //! `patient`: those who are named and nobody else (BD-029 to BD-031, SEC-25, interop 7).
 
-use sample_upstream::{SampleUpstream, Settings};
+use sample_upstream::{Lies, SampleUpstream, Settings};
 use serde_json::json;
 
 use super::{PEOPLE, export, kick_off, patients, string};
@@ -26,6 +26,23 @@ fn servers() -> [Settings; 3] {
         Settings { require_patient: true, ..Settings::default() },
         Settings { one_patient: true, counts: false, max_count: Some(1), ..Settings::default() },
     ]
+}
+
+/// Nobody is taken for missing because a server read the first few of a list and said nothing of it.
+#[tokio::test]
+async fn a_list_that_a_server_cuts_loses_nobody() {
+    let lies = Lies { most_ids: Some(3), ..Lies::default() };
+    let upstream = SampleUpstream::new(Settings { lies, ..Settings::default() });
+    let ids: Vec<_> = (0..11).map(|number| format!("p{number:02}")).collect();
+    for id in &ids {
+        upstream.create(&json!({ "resourceType": "Patient", "id": id }).to_string()).expect("a resource");
+    }
+    let app = App::before(upstream, |_| {}).await;
+    let named: Vec<_> = ids.iter().map(String::as_str).collect();
+    let export = export(&app.base, "/Patient", &patients(&named), None).await;
+    assert_eq!(export.ids(), ids.iter().map(|id| format!("Patient/{id}")).collect::<Vec<_>>());
+    assert_eq!(export.says(LEFT_OUT), 0, "{}", export.error);
+    app.stop().await;
 }
 
 #[tokio::test]

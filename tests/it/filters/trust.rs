@@ -1,6 +1,9 @@
 //! Servers that cannot be relied on, and filters that may not be used: more than was asked for is never exported.
 
-use sample_upstream::{Lies, SampleUpstream, Settings};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sample_upstream::{Lies, SampleUpstream, Settings, Total};
 
 use super::{Passes, coded, exports, is_laboratory, proof};
 use crate::raw::KICKOFF;
@@ -82,6 +85,7 @@ async fn a_filter_is_tried_on_the_first_resource_that_comes() {
                 let query = &seen.query;
                 query.contains("category=laboratory")
                     && query.contains("_lastUpdated=ge")
+                    && !query.contains("_lastUpdated=ge1970")
                     && !query.contains("_summary")
             },
             move || {
@@ -113,6 +117,57 @@ async fn what_nothing_passes_is_empty_and_no_failure() {
         app.export("/$export?_type=Observation,Patient&_typeFilter=Observation?code=nothing").await.expect("an export");
     assert_eq!(received.keys().collect::<Vec<_>>(), ["Patient"]);
     assert_eq!(proof(&manifest.whole, "Observation")["written"], 0);
+    // Nothing shows that it would have found any.
+    assert_eq!(proof(&manifest.whole, "Observation")["method"], "unproven");
+    assert_eq!(proof(&manifest.whole, "Patient")["method"], "counted");
+    app.stop().await;
+}
+
+/// Whoever wants patients to be named is asked so, however many have nothing that passes.
+#[tokio::test]
+async fn a_filter_that_few_patients_have_something_of_is_tried_on_them() {
+    let settings = Settings { require_patient: true, total: Total::Exact, ..Settings::default() };
+    let upstream = SampleUpstream::new(settings);
+    upstream.generate(30);
+    let rare = r#"{"resourceType":"Observation","id":"rare","status":"final","code":{"coding":[{"code":"rare"}]},"subject":{"reference":"Patient/PATIENT"}}"#;
+    let patients = upstream.resources(Some("Patient"));
+    let mut ids: Vec<_> = patients.iter().map(|stored| stored.id.clone()).collect();
+    ids.sort_unstable();
+    upstream.create(&rare.replace("PATIENT", ids.last().expect("a patient"))).expect("a resource");
+    let app = App::before(upstream, |_| {}).await;
+    let is_rare: Passes = |resource| coded(resource, "code", "rare");
+    let manifest = exports(
+        &app,
+        "/Group/all/$export?_typeFilter=Observation?code=rare",
+        &["Observation"],
+        &[("Observation", is_rare)],
+    )
+    .await;
+    assert_eq!(proof(&manifest, "Observation")["written"], 1);
+    app.stop().await;
+}
+
+/// SEC-25: how many there are elsewhere is not told by how far an export has come.
+#[tokio::test]
+async fn progress_tells_nothing_of_what_a_filter_finds_beyond_the_group() {
+    let latency = Duration::from_millis(20);
+    let app = App::with_patients(4, Settings { latency, max_count: Some(5), ..Settings::default() }).await;
+    for (level, tells) in [("", true), ("/Patient", false), ("/Group/all", false)] {
+        let kickoff = app.ask("GET", &format!("{level}{LABORATORY}"), &KICKOFF, b"").await;
+        let status = kickoff.header("content-location")[app.base.len()..].to_owned();
+        let mut texts = BTreeSet::new();
+        loop {
+            let answer = app.ask("GET", &status, &[], b"").await;
+            if answer.status != 202 {
+                assert_eq!(answer.status, 200, "{level}");
+                break;
+            }
+            texts.insert(answer.header("x-progress").to_owned());
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+        assert!(texts.iter().any(|text| text.contains("resources")), "{level}: {texts:?}");
+        assert_eq!(texts.iter().any(|text| text.contains('%')), tells, "{level}: {texts:?}");
+    }
     app.stop().await;
 }
 
