@@ -9,6 +9,7 @@ mod expected;
 mod runner;
 
 mod child;
+mod clients;
 mod data;
 mod export;
 mod http;
@@ -29,10 +30,13 @@ type Test = runner::Test<Setup>;
 type Where = runner::Where<Setup>;
 
 const ALL: Where = |_| true;
+/// Where clients of others are tried, if any is there.
+const ASKED_BY_OTHERS: Where = |setup| setup.name == "hapi" && data::given("OFFTAKE_REAL_CLIENTS").is_some();
 
-const TESTS: [(&str, Where, Test); 2] = [
+const TESTS: [(&str, Where, Test); 3] = [
     ("what_is_found_out", ALL, |setup| export::is_known(setup).boxed_local()),
     ("exports_at_every_level", ALL, |setup| export::is_exact(setup).boxed_local()),
+    ("clients_in_the_open", ASKED_BY_OTHERS, |setup| clients::are_served(setup).boxed_local()),
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,117 @@
+//! Clients that others wrote, and `curl` as README shows it, each with what the server stores held against its files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+use crate::data;
+use crate::expected;
+use crate::server::Setup;
+use crate::sidecar::Sidecar;
+
+/// What they ask for.
+const TYPES: &str = "Patient,Encounter,Condition,Observation";
+
+pub(crate) async fn are_served(setup: &Setup) -> anyhow::Result<()> {
+    let server = setup.server().await?;
+    let sidecar = Sidecar::before(&server.relay.base, "").await?;
+    let names = data::given("OFFTAKE_REAL_CLIENTS").unwrap_or_default();
+    let mut tried = 0;
+    for (name, place) in names.split_whitespace().filter_map(|client| client.split_once('=')) {
+        let folder = tempfile::tempdir()?;
+        let (path, command) = command(name, place, &sidecar.base, folder.path())?;
+        let said = run(command).await.with_context(|| format!("{name}, and Offtake said {}", sidecar.said()))?;
+        let path = format!("{path}?_type={TYPES}");
+        let difference = expected::compare(&expected::of(&server.stored, &path), &lines(folder.path())?)?;
+        ensure!(difference.is_none(), "{name} has from {path}\n{difference}\n{said}");
+        println!("    {name} has all of {path}");
+        tried += 1;
+    }
+    ensure!(tried > 0, "no client is there");
+    Ok(())
+}
+
+/// How a client is called, and at which level it exports.
+fn command(name: &str, place: &str, base: &str, folder: &Path) -> anyhow::Result<(&'static str, Command)> {
+    let node = || {
+        let script = format!("{}/tests/real/clients/{name}.mjs", env!("CARGO_MANIFEST_DIR"));
+        let mut command = Command::new("node");
+        command.args([&script, place, base]).arg(folder).arg(TYPES);
+        command
+    };
+    Ok(match name {
+        "medplum" => ("/$export", node()),
+        "fhir-kit-client" => ("/Patient/$export", node()),
+        "smart-fetch" => {
+            // Its script names the folder that it was installed in first.
+            let mut command = Command::new(format!("{place}/bin/python3"));
+            command.args([
+                &format!("{place}/bin/smart-fetch"),
+                "bulk",
+                "--fhir-url",
+                base,
+                "--group",
+                "all",
+                "--type",
+                TYPES,
+                "--no-compression",
+            ]);
+            // Its own filters are tried apart.
+            command.arg("--no-default-filters");
+            command.arg(folder);
+            ("/Group/all/$export", command)
+        }
+        "curl" => {
+            let mut command = Command::new("bash");
+            command.current_dir(folder).args(["-euo", "pipefail", "-c", &of_readme(base)?]);
+            ("/Patient/$export", command)
+        }
+        other => anyhow::bail!("no such client: {other}"),
+    })
+}
+
+/// The commands that README shows to a client, for this base.
+fn of_readme(base: &str) -> anyhow::Result<String> {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"))?;
+    let (_, section) = readme.split_once("\n## What a client does\n").context("no such section")?;
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let blocks = section.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+    // What is kicked off by POST stands for itself.
+    let commands: String = blocks
+        .filter(|block| block.contains("$status") || block.contains("status=") || block.contains("manifest.json"))
+        .collect();
+    ensure!(commands.contains("DELETE") && commands.contains("jq"), "README shows something else: {commands}");
+    Ok(commands
+        .replace("http://127.0.0.1:8080/fhir", base)
+        .replace("_type=Patient,Observation", &format!("_type={TYPES}")))
+}
+
+async fn run(mut command: Command) -> anyhow::Result<String> {
+    let ended = tokio::task::spawn_blocking(move || command.output()).await??;
+    let said = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    ensure!(ended.status.success(), "it ended with {}: {said}", ended.status);
+    Ok(said)
+}
+
+/// The lines in a folder, by their type.
+fn lines(folder: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    let mut lines: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // Hidden, or a log of its own.
+        if !name.ends_with(".ndjson") || name == "log.ndjson" {
+            continue;
+        }
+        for line in std::fs::read_to_string(&path)?.lines() {
+            let resource: Value = serde_json::from_str(line)?;
+            let of_type = lines.entry(data::text(&resource["resourceType"]).to_owned()).or_default();
+            of_type.extend_from_slice(line.as_bytes());
+            of_type.push(b'\n');
+        }
+    }
+    Ok(lines)
+}
