@@ -482,6 +482,26 @@ mod tests {
         }
     }
 
+    /// SEC-20, DS-024: what belongs to a member and to somebody else is neither's.
+    #[test]
+    fn what_lies_in_the_compartment_of_somebody_else_as_well_stays() {
+        let [_, _, members] = levels();
+        for (references, expected) in [
+            (r#""subject":{"reference":"Patient/p"}"#, None),
+            (r#""subject":{"reference":"Patient/p"},"performer":[{"reference":"Practitioner/q"}]"#, None),
+            (
+                r#""subject":{"reference":"Patient/p"},"performer":[{"reference":"Patient/q"}]"#,
+                Some(Withheld::SharedWithOthers),
+            ),
+            (r#""subject":{"reference":"Patient/q"}"#, Some(Withheld::OutsideCohort)),
+            (r#""subject":{"reference":"Group/p"}"#, Some(Withheld::OutsideCohort)),
+            (r#""status":"final""#, Some(Withheld::OutsideCohort)),
+        ] {
+            let own = entry(&format!(r#"{{"resourceType":"Observation","id":"o",{references}}}"#));
+            assert_eq!(with_devices(members.clone()).admit(&own, |_| {}).err(), expected, "{references}");
+        }
+    }
+
     #[test]
     fn only_types_that_come_along_are_followed() {
         let own = entry(
