@@ -1,6 +1,7 @@
 //! Composition root: configuration, adapters and core meet here only; start, drain, stop.
 
 mod assembly;
+mod bulk;
 mod care;
 mod claim;
 mod consent;
@@ -17,53 +18,39 @@ mod surroundings;
 mod upstream;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
 use object_store::ObjectStore;
 use object_store::multipart::MultipartStore;
-use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::bulk::route::BasePaths;
-use crate::clock::{self, Clock, SystemClock};
-use crate::config::{Config, Location, PassThroughMode, ServerConfig, Size, SmartMode};
-use crate::engine::Standing;
-use crate::http::links::Links;
-use crate::http::places::Places;
-use crate::http::polls::Polls;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Location, PassThroughMode, ServerConfig, SmartMode};
+use crate::http::desk::Desk;
 use crate::http::stack::{self, Behind, OfftakeLayer};
 use crate::http::{Access, Edge};
-use crate::ledger::Fault;
+use crate::ledger::{Fault, Ledger};
 use crate::output::Output;
-use crate::output::signing::LinkKeys;
 use crate::proxy::metadata::Metadata;
 use crate::telemetry::error_chain;
-use crate::upstream::capabilities::Capabilities;
 use crate::upstream::live::LiveTraffic;
-use assembly::{Assembly, bulk_runtime, engine_settings};
-use consent::ListFile;
-use credentials::Rereadable;
+use assembly::bulk_runtime;
+use bulk::{Around, Bulk, Parts, Through, ThroughParts};
 pub(crate) use examine::{Examined, examine};
 pub(crate) use identity::Identity;
 pub use identity::JobStore;
 pub(crate) use keys::generate as generate_keys;
-use keys::{link_keys, new_key};
+use keys::new_key;
 pub(crate) use ledger::commands as ledger_commands;
 pub(crate) use recover::recover;
 pub(crate) use serve::serve;
 use surroundings::Surroundings;
 use upstream::{live_traffic, pass_through, search_upstream};
 
-/// Bodies of kick-off requests that are read at the same time; a body is 1 MiB at most.
-const KICKOFF_BODIES: usize = 16;
-/// Token requests that are answered at the same time; a form is 64 KiB at most.
-const TOKEN_FORMS: usize = 32;
-/// Files that are packed on the way to clients at the same time.
-const PACKED_AT_ONCE: usize = 16;
 /// How long the end waits for the last records of files that were sent, and for the copy of the ledger's head.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -78,19 +65,17 @@ pub struct Offtake {
 
 struct App {
     config: Config,
-    edge: Arc<Edge>,
+    clock: Arc<dyn Clock>,
     live: Arc<LiveTraffic>,
-    engine: watch::Receiver<Standing>,
-    /// Copies the head of the ledger to the output.
-    heads: ledger::HeadCopy,
-    /// Who is not exported.
-    excluded: ListFile,
-    /// What the upstream is shown by searches, to be read anew.
-    rereadable: Rereadable,
+    ledger: Ledger,
+    desk: Desk,
+    bulk: OnceLock<Bulk>,
+    /// What that is to be made of, as long as it cannot.
+    waiting: Mutex<Parts>,
     stop: CancellationToken,
     /// Jobs have threads of their own, so that ordinary requests never wait behind a page. Dropped off the
     /// runtime that drops the last clone: a runtime may not be dropped from within another.
-    bulk: Option<tokio::runtime::Runtime>,
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 /// Makes an [`Offtake`].
@@ -103,28 +88,6 @@ pub struct Builder {
     through: Option<Through>,
     through_parts: Option<ThroughParts>,
     ledger_fault: Option<Fault>,
-}
-
-/// Something to put around the object store that the configuration names.
-struct Through(Box<WrapStore>);
-
-type WrapStore = dyn FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send;
-
-/// The same for what uploads in parts.
-struct ThroughParts(Box<WrapParts>);
-
-type WrapParts = dyn FnOnce(Arc<dyn MultipartStore>) -> Arc<dyn MultipartStore> + Send;
-
-impl fmt::Debug for ThroughParts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ThroughParts")
-    }
-}
-
-impl fmt::Debug for Through {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Through")
-    }
 }
 
 impl Builder {
@@ -183,95 +146,63 @@ impl Builder {
     /// as soon as it is open. Call it from within a tokio runtime.
     ///
     /// # Errors
-    /// If the output cannot be opened, a key cannot be read or made, or TLS cannot be set up. A job store that
-    /// cannot be opened is no error: it is tried again, and bulk requests answer 503 until then.
+    /// If a folder of ours lies open to others, or threads cannot be started. What else cannot be used, such as a key or a
+    /// secret in a file, is no error, but logged: bulk requests are answered with 503 until it was mended and
+    /// SIGHUP, or a restart, has it read again; a job store that cannot be opened is tried again without that.
     pub fn build(self) -> anyhow::Result<Offtake> {
         let Self { config, clock, store, output, through, through_parts, ledger_fault } = self;
-        let state = config.store.path.clone();
-        let output = match output {
-            Some(output) => Output::of(output),
-            None => Output::open(&config.output_that_signs()).context("could not open the output")?,
-        };
-        let unwrapped = output.clone();
-        let output = match through {
-            Some(Through(wrap)) => output.through(wrap),
-            None => output,
-        };
-        let output = match through_parts {
-            Some(ThroughParts(wrap)) => output.through_parts(wrap),
-            None => output,
-        };
-        let output = output.leaving_free(config.output.min_free.map(Size::bytes));
-        if store.is_none() {
-            crate::store::private_folder(&state).context("could not make the state folder")?;
-        }
+        let parts = Parts { store, output, through, through_parts };
+        bulk::look_at_folders(&config, &parts)?;
         let live = Arc::new(live_traffic(&config, &clock));
-        let shown = credentials::of_searches(&config.upstream, &clock)?;
-        credentials::warn(&config.upstream);
-        let rereadable = Rereadable::new(&config.upstream, &shown.tls);
-        let upstream = search_upstream(&config, shown, &clock, config.upstream.give_up_after, Arc::clone(&live))?;
-        let (keys, identity) = match &store {
-            Some(store) => (LinkKeys::new(new_key()?, None), store.identity()?),
-            None => (link_keys(&state)?, Identity::kept(&state)?),
-        };
-        let capabilities = Capabilities::new(upstream.clone(), Arc::clone(&clock));
-        // Without a folder of ours nothing outlives the process.
-        let folder = store.is_none().then_some(state.as_path());
-        let access = smart::access(&config, folder, &clock)?;
-        let links = Links::new(config.server.bulk_base(), keys, config.output.link_ttl);
-        let bulk = bulk_runtime()?;
-        let ledger = ledger::start(&config, ledger_fault, &clock, bulk.handle());
-        let heads = ledger::HeadCopy::new(ledger.clone(), unwrapped, identity.instance.clone());
-        let excluded = ListFile::of(&config.policy);
-        let parts = Assembly {
-            excluded: excluded.clone(),
-            output: output.clone(),
-            upstream: upstream.clone(),
-            capabilities: capabilities.clone(),
-            clock: Arc::clone(&clock),
-            ledger: ledger.clone(),
-            heads: heads.clone(),
-            identity,
-            settings: engine_settings(&config),
-            public_bucket: config.output.public_bucket,
-            runtime: bulk.handle().clone(),
-            began: clock::now(&*clock),
-            registry: access.registry().map(Arc::clone),
-        };
-        let stop = CancellationToken::new();
-        if let Access::Server(server) = &access {
-            let watching = smart::watch_keys(Arc::clone(server), &config, folder, Arc::clone(&clock), stop.clone());
-            bulk.spawn(watching);
-        }
-        let engine = parts.open(store.map(|store| store.store), state, stop.clone());
-        let polls = Polls::new(Arc::clone(&clock), config.export.early_polls_per_second);
-        let terms = assembly::terms(&config, &access);
-        let edge = Edge {
-            engine: engine.clone(),
-            upstream: upstream.urgent(),
-            output,
+        let runtime = bulk_runtime()?;
+        let ledger = ledger::start(&config, ledger_fault, &clock, runtime.handle());
+        let desk = Desk::empty(ledger.clone(), config.smart.mode, config.server.bulk_base().as_str());
+        let app = App {
+            config,
             clock,
+            live,
             ledger,
-            links,
-            link_mode: config.output.links,
-            access,
-            coming: Places::default(),
-            asking: Places::default(),
-            forms: Semaphore::new(TOKEN_FORMS),
-            most_members: config.export.group_max_members,
-            cohorts: assembly::cohorts(&config),
-            least_file_max: config.output.least_file_max.bytes(),
-            bodies: Semaphore::new(KICKOFF_BODIES),
-            capabilities,
-            terms,
-            polls,
-            runtime: bulk.handle().clone(),
-            sending: TaskTracker::new(),
-            packing: Arc::new(Semaphore::new(PACKED_AT_ONCE)),
+            desk,
+            bulk: OnceLock::new(),
+            waiting: Mutex::new(parts),
+            stop: CancellationToken::new(),
+            runtime: Some(runtime),
         };
-        let app =
-            App { config, edge: Arc::new(edge), live, engine, excluded, heads, rereadable, stop, bulk: Some(bulk) };
+        if let Err(error) = app.start_bulk(&app.config) {
+            tracing::error!(
+                error = error_chain(&*error),
+                "BULK REQUESTS ARE REFUSED, and all others pass through: what bulk requests need cannot be used; `offtake doctor` \
+                 says more; after it was mended, send SIGHUP or start anew"
+            );
+        }
         Ok(Offtake { app: Arc::new(app) })
+    }
+}
+
+impl App {
+    /// Has bulk requests answered from now on, if they are not yet and what that needs can be used.
+    fn start_bulk(&self, config: &Config) -> anyhow::Result<()> {
+        let mut parts = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(runtime) = self.runtime.as_ref().filter(|_| self.bulk.get().is_none()) else { return Ok(()) };
+        let Self { clock, live, ledger, stop, .. } = self;
+        let bulk = Bulk::start(config, &mut parts, Around { clock, live, ledger, runtime: runtime.handle(), stop })?;
+        let edge = Arc::clone(&bulk.edge);
+        let _there_was_none = self.bulk.set(bulk);
+        self.desk.open(edge);
+        Ok(())
+    }
+
+    /// The configuration of the start, with what another one says of files that may be why nothing could be started by it.
+    fn mended_by(&self, config: &Config) -> anyhow::Result<Config> {
+        let (smart, policy) = (config.smart.clone(), config.policy.clone());
+        anyhow::ensure!(
+            smart.mode == self.config.smart.mode,
+            "smart.mode is another one than at the start, which only a restart can change"
+        );
+        let mut mended = Config { smart, policy, ..self.config.clone() };
+        mended.upstream.credentials = config.upstream.credentials.clone();
+        mended.upstream.tls = config.upstream.tls.clone();
+        Ok(mended)
     }
 }
 
@@ -298,14 +229,14 @@ impl Offtake {
             None => BasePaths::shared(public_base_url.path()),
             Some(_) => BasePaths::apart(public_base_url.path(), self.app.config.server.bulk_base().path()),
         };
-        OfftakeLayer::new(Arc::clone(&self.app.edge), bases)
+        OfftakeLayer::new(self.app.desk.clone(), bases)
     }
 
     /// The same where nothing else is: all below our base is ours or nobody's.
     fn layer_alone(&self) -> OfftakeLayer {
         let server = &self.app.config.server;
         let bases = BasePaths::apart(server.public_base_url.path(), server.bulk_base().path());
-        OfftakeLayer::new(Arc::clone(&self.app.edge), bases)
+        OfftakeLayer::new(self.app.desk.clone(), bases)
     }
 
     /// Takes up the clients that a configuration names now, and the list of patients who are not exported: every token and every
@@ -315,22 +246,27 @@ impl Offtake {
     /// # Errors
     /// If there can be no other clients: then all stay as they were, and so does what searches show.
     pub(crate) fn reload(&self, config: &Config) -> anyhow::Result<()> {
-        let Edge { upstream, clock, access, .. } = &*self.app.edge;
-        self.app.excluded.follow(&config.policy);
+        let Some(bulk) = self.app.bulk.get() else {
+            self.app.start_bulk(&self.app.mended_by(config)?).context("bulk requests are refused still")?;
+            tracing::info!("bulk requests are answered from now on");
+            return Ok(());
+        };
+        let Edge { upstream, clock, access, .. } = &*bulk.edge;
+        bulk.excluded.follow(&config.policy);
         self.reread_excluded();
         if config.smart.mode == SmartMode::Open && matches!(access, Access::Open { .. }) {
             return Ok(());
         }
         // SEC-10: what is no configuration for this process changes nothing that is shown to the upstream.
         smart::ensure_same_mode(access, config.smart.mode)?;
-        match self.app.rereadable.reread(&config.upstream, upstream.credentials(), clock) {
+        match bulk.rereadable.reread(&config.upstream, upstream.credentials(), clock) {
             Ok(()) => tracing::info!("the credentials for the upstream were read anew"),
             Err(error) => {
                 tracing::error!(error = error_chain(&*error), "the credentials for the upstream stay as they were");
             }
         }
         smart::reload(access, config, clock);
-        if let Some(engine) = self.app.engine.borrow().engine() {
+        if let Some(engine) = bulk.engine.borrow().engine() {
             engine.look_again();
         }
         tracing::info!(clients = config.smart.clients.len(), "the clients were read anew");
@@ -339,8 +275,9 @@ impl Offtake {
 
     /// Reads the list of patients who are not exported anew. An engine that is yet to come reads it itself.
     fn reread_excluded(&self) {
-        if let Some(engine) = self.app.engine.borrow().engine() {
-            self.app.excluded.apply_to(&engine);
+        let Some(bulk) = self.app.bulk.get() else { return };
+        if let Some(engine) = bulk.engine.borrow().engine() {
+            bulk.excluded.apply_to(&engine);
         }
     }
 
@@ -402,18 +339,20 @@ impl Offtake {
 
     /// The layer for the main listener, what is behind it, and what has to go on while it serves.
     fn front(&self) -> anyhow::Result<(OfftakeLayer, Behind, BoxFuture<'static, ()>)> {
-        let App { config, edge, live, .. } = &*self.app;
+        let App { config, clock, live, .. } = &*self.app;
         if config.server.pass_through == PassThroughMode::Off {
             return Ok((self.layer_alone(), stack::nothing(), Box::pin(std::future::ready(()))));
         }
         let through = pass_through(config, live)?;
         let bases = through.bases().clone();
-        let (door, surroundings) = Surroundings::new(config, through.clone(), &edge.clock);
+        let (door, surroundings) = Surroundings::new(config, through.clone(), clock);
         // Where our operations are at another base, the upstream's statement is its own.
         let behind = match config.server.bulk_base_path {
             None => {
                 let door = door.clone();
-                Behind::new(Metadata::new(through, &bases, edge.terms.clone(), Arc::new(move || door.is_open())))
+                let (terms, desk) = (assembly::terms(config), self.app.desk.clone());
+                let is_open = move || door.is_open() && desk.is_attended();
+                Behind::new(Metadata::new(through, &bases, terms, Arc::new(is_open)))
             }
             Some(_) => Behind::new(through),
         };
@@ -423,26 +362,28 @@ impl Offtake {
     /// Ends all jobs in good order: what they have read is completed, and a restart reads nothing twice.
     pub async fn drain(&self) {
         self.app.stop.cancel();
-        let engine = self.app.engine.borrow().engine();
-        if let Some(engine) = engine {
-            engine.drain().await;
+        if let Some(bulk) = self.app.bulk.get() {
+            let engine = bulk.engine.borrow().engine();
+            if let Some(engine) = engine {
+                engine.drain().await;
+            }
+            let sending = &bulk.edge.sending;
+            sending.close();
+            let _cut_by_now = tokio::time::timeout(LAST_WORDS, sending.wait()).await;
+            let _copied = tokio::time::timeout(LAST_WORDS, bulk.heads.copy()).await;
         }
-        let Edge { ledger, sending, .. } = &*self.app.edge;
-        sending.close();
-        let _cut_by_now = tokio::time::timeout(LAST_WORDS, sending.wait()).await;
-        let _copied = tokio::time::timeout(LAST_WORDS, self.app.heads.copy()).await;
-        ledger.close().await;
+        self.app.ledger.close().await;
     }
 }
 
 impl Drop for App {
     fn drop(&mut self) {
         self.stop.cancel();
-        if let Some(engine) = self.engine.borrow().engine() {
+        if let Some(engine) = self.bulk.get().and_then(|bulk| bulk.engine.borrow().engine()) {
             engine.stop();
         }
-        if let Some(bulk) = self.bulk.take() {
-            bulk.shutdown_background();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }

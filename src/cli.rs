@@ -227,7 +227,7 @@ fn doctor(config: &Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Examined { anonymity, upstream, storage, issuer } = examined;
+    let Examined { anonymity, upstream, storage, files, issuer } = examined;
     let mut is_fit = true;
     match anonymity {
         Ok(anonymity) => {
@@ -249,6 +249,8 @@ fn doctor(config: &Config) -> ExitCode {
             eprintln!("{}", telemetry::error_chain(&*error));
         }
     }
+    is_fit &= files.are_fit();
+    print!("{files}");
     match issuer {
         None => {}
         Some(Ok(line)) => print!("{line}"),

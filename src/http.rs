@@ -4,6 +4,7 @@ mod authorize;
 mod coding;
 mod cohort;
 mod delete;
+pub(crate) mod desk;
 pub(crate) mod door;
 mod file;
 pub(crate) mod guard;

@@ -14,18 +14,18 @@ use super::identity::Identity;
 use super::ledger;
 use crate::bulk::shape::FileSizes;
 use crate::clock::Clock;
-use crate::config::{Compression, Config, PublicBucket};
+use crate::config::{Compression, Config, PublicBucket, SmartMode};
 use crate::disk::Ballast;
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
-use crate::http::Access;
 use crate::job::store::Store;
 use crate::ledger::Ledger;
 use crate::output::Output;
 use crate::output::writer::Coding;
 use crate::proxy::metadata::offer::Terms;
+use crate::smart::discovery::Endpoints;
 use crate::smart::server::Registry;
 use crate::store::sled::SledStore;
 use crate::telemetry::error_chain;
@@ -145,16 +145,16 @@ pub(super) fn cohorts(config: &Config) -> Cohorts {
 }
 
 /// What statements say of exports.
-pub(super) fn terms(config: &Config, access: &Access) -> Terms {
+pub(super) fn terms(config: &Config) -> Terms {
     let named = config.export.follow_references.iter();
     Terms {
         context: named.filter_map(|name| ResourceType::parse(name)).collect(),
         has_groups: !config.export.cohorts.is_empty(),
-        has_smart: !matches!(access, Access::Open { .. }),
-        token_endpoint: match access {
-            Access::Server(server) => Some(server.endpoints().token.clone()),
-            Access::External(_) => config.smart.issuer.token_endpoint.as_ref().map(ToString::to_string),
-            Access::Open { .. } => None,
+        has_smart: config.smart.mode != SmartMode::Open,
+        token_endpoint: match config.smart.mode {
+            SmartMode::AuthorizationServer => Some(Endpoints::below(config.server.bulk_base().as_str()).token),
+            SmartMode::External => config.smart.issuer.token_endpoint.as_ref().map(ToString::to_string),
+            SmartMode::Open => None,
         },
     }
 }

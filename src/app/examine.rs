@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::assembly::JOBS;
-use super::identity::{INSTANCE, STORE_IDENTITY, hex, known, owner};
+use super::identity::{CHECKPOINT_KEY, INSTANCE, STORE_IDENTITY, hex, known, owner};
+use super::keys::{LINK_KEY, already_kept};
 use super::{credentials, live_traffic, new_key, pass_through, search_upstream, smart};
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::{AcceptsAnonymous, Config, Location, OutputConfig, PassThroughMode, PublicBucket, Size, SmartMode};
 use crate::doctor::anonymous::{Anonymity, Reach};
+use crate::doctor::files::{Kept, StateFiles};
 use crate::doctor::storage::{self, Opened, Owner, State, Storage};
 use crate::doctor::{self, Examination};
 use crate::output::Output;
@@ -27,6 +29,7 @@ pub(crate) struct Examined {
     pub(crate) anonymity: anyhow::Result<Anonymity>,
     pub(crate) upstream: anyhow::Result<Examination>,
     pub(crate) storage: anyhow::Result<Storage>,
+    pub(crate) files: StateFiles,
     /// The issuer of access tokens and what was had of it, where there is one.
     pub(crate) issuer: Option<anyhow::Result<String>>,
 }
@@ -46,7 +49,28 @@ pub(crate) async fn examine(config: &Config) -> Examined {
         Box::pin(examine_storage(config, &clock)),
         Box::pin(examine_issuer(config, &clock))
     );
-    Examined { anonymity, upstream, storage, issuer }
+    Examined { anonymity, upstream, storage, files: state_files(config), issuer }
+}
+
+/// The files of the state folder that `serve` reads at its start. None is made.
+fn state_files(config: &Config) -> StateFiles {
+    fn state<T>(found: anyhow::Result<Option<T>>) -> Kept {
+        match found {
+            Ok(Some(_)) => Kept::Good,
+            Ok(None) => Kept::Absent,
+            Err(error) => Kept::Bad(error_chain(&*error)),
+        }
+    }
+    let folder = &config.store.path;
+    let mut files = vec![
+        (LINK_KEY, state(already_kept::<32>(&folder.join(LINK_KEY)))),
+        (CHECKPOINT_KEY, state(already_kept::<32>(&folder.join(CHECKPOINT_KEY)))),
+        (INSTANCE, state(already_kept::<8>(&folder.join(INSTANCE)))),
+    ];
+    if config.smart.mode == SmartMode::AuthorizationServer {
+        files.push((smart::TOKEN_KEYS, state(smart::kept_token_keys(folder))));
+    }
+    StateFiles(files)
 }
 
 async fn anonymity(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Anonymity> {

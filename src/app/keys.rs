@@ -10,9 +10,12 @@ use crate::output::signing::{LinkKey, LinkKeys};
 use crate::smart::generate::Pair;
 use crate::smart::jws::Alg;
 
+/// The file in the state folder that the key is kept in which signs links.
+pub(super) const LINK_KEY: &str = "link.key";
+
 /// The key that links are signed with: a file of its own, readable by nobody else (SEC-16).
 pub(super) fn link_keys(state: &Path) -> anyhow::Result<LinkKeys> {
-    let secret: [u8; 32] = kept(&state.join("link.key"))?;
+    let secret: [u8; 32] = kept(&state.join(LINK_KEY))?;
     Ok(LinkKeys::new(LinkKey::new("1", &secret)?, None))
 }
 
@@ -22,15 +25,23 @@ pub(super) fn new_key() -> anyhow::Result<LinkKey> {
 
 /// Random bytes that stay the same from start to start: read from a file, or made and written to it.
 pub(super) fn kept<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
-    let context = || format!("could not read or make {}", path.display());
+    if let Some(bytes) = already_kept(path)? {
+        return Ok(bytes);
+    }
+    let bytes = clock::random()?;
+    keep(path, &bytes).with_context(|| format!("could not make {}", path.display()))?;
+    Ok(bytes)
+}
+
+/// The same where nothing is made.
+pub(super) fn already_kept<const N: usize>(path: &Path) -> anyhow::Result<Option<[u8; N]>> {
     match std::fs::read(path) {
-        Ok(bytes) => bytes.try_into().map_err(|_| anyhow::anyhow!("{} is not {N} bytes long", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let bytes = clock::random()?;
-            keep(path, &bytes).with_context(context)?;
-            Ok(bytes)
-        }
-        Err(error) => Err(error).with_context(context),
+        Ok(bytes) => match bytes.try_into() {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(_) => anyhow::bail!("{} is not {N} bytes long", path.display()),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("could not read {}", path.display())),
     }
 }
 

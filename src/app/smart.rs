@@ -30,7 +30,7 @@ use crate::smart::server::{AuthorizationServer, Client, ClientKeys, Clients};
 use crate::telemetry::error_chain;
 
 /// The file in the state folder that the keys are kept in which sign access tokens (SEC-16).
-const TOKEN_KEYS: &str = "token.keys";
+pub(super) const TOKEN_KEYS: &str = "token.keys";
 /// How often it is looked whether those are too old.
 const LOOK_EVERY: Duration = Duration::from_hours(1);
 /// Largest JWK Set in a file.
@@ -233,20 +233,25 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// The keys that sign tokens: read, made on the first start, and replaced if they are too old.
 fn token_keys(smart: &SmartConfig, state: Option<&Path>, now: Millis) -> anyhow::Result<TokenKeys> {
     let Some(state) = state else { return Ok(new_keys(smart, None, now)?.keys) };
-    let path = state.join(TOKEN_KEYS);
-    let context = || format!("could not read or make {}", path.display());
-    let known = match std::fs::read(&path) {
-        Ok(text) => Some(TokenKeys::read(&text).with_context(context)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(context),
-    };
-    match known {
+    match kept_token_keys(state)? {
         Some(known) if !known.is_due(now, millis(smart.token_key_lifetime)) => Ok(known),
         before => {
             let made = new_keys(smart, before.as_ref(), now)?;
-            keep(&path, made.text.as_bytes()).with_context(context)?;
+            let path = state.join(TOKEN_KEYS);
+            keep(&path, made.text.as_bytes()).with_context(|| format!("could not make {}", path.display()))?;
             Ok(made.keys)
         }
+    }
+}
+
+/// Those that were kept, if there are any.
+pub(super) fn kept_token_keys(state: &Path) -> anyhow::Result<Option<TokenKeys>> {
+    let path = state.join(TOKEN_KEYS);
+    let context = || format!("could not read {}", path.display());
+    match std::fs::read(&path) {
+        Ok(text) => Ok(Some(TokenKeys::read(&text).with_context(context)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(context),
     }
 }
 

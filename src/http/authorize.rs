@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::{Access, Edge, witness};
 use crate::fhir::resource_type::ResourceType;
 use crate::proxy::PeerAddr;
+use crate::smart::access_token;
 use crate::smart::external::{ExternalIssuer, Purpose};
 use crate::smart::scope;
 use crate::smart::server::{AuthorizationServer, Caller};
@@ -160,9 +161,9 @@ fn names_token(name: &str) -> bool {
 }
 
 /// SEC-05: whether a request that is not ours carries a token of ours, which nobody else may see.
-pub(super) fn carries_our_token<B>(server: &AuthorizationServer, request: &Request<B>) -> bool {
+pub(super) fn carries_our_token<B>(base: &str, request: &Request<B>) -> bool {
     let is_in = |text: &[u8]| {
-        let holds = |text: &[u8]| words(text).any(|word| server.has_issued(word));
+        let holds = |text: &[u8]| words(text).any(|word| access_token::is_ours(word, base));
         holds(text) || (text.contains(&b'%') && holds(&unescaped(text)))
     };
     // Whatever the header is called: a cookie or the credentials for a proxy are read as well.
@@ -196,9 +197,8 @@ fn words(text: &[u8]) -> impl Iterator<Item = &str> {
 }
 
 /// The answer to such a request.
-pub(super) fn ours_is_not_for_others(server: &AuthorizationServer) -> Problem {
+pub(super) fn ours_is_not_for_others(base: &str) -> Problem {
     let text = "an access token of this server is for bulk exports only, and is not passed on to the FHIR server";
-    let base = &server.endpoints().base;
     Problem::new(StatusCode::UNAUTHORIZED, "login", text)
         .with_header(header::WWW_AUTHENTICATE, challenge(base, ", error=\"invalid_token\""))
 }

@@ -20,6 +20,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::authorize;
 use super::body::{self, Body, BoxError};
+use super::desk::Desk;
 use super::door::Door;
 use super::guard;
 use super::heads::Heads;
@@ -46,14 +47,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// path lies outside of the FHIR base. Refused are only paths that could be taken for one of ours and are not.
 #[derive(Debug, Clone)]
 pub struct OfftakeLayer {
-    edge: Arc<Edge>,
+    desk: Desk,
     bases: Arc<BasePaths>,
     door: Door,
 }
 
 impl OfftakeLayer {
-    pub(crate) fn new(edge: Arc<Edge>, bases: BasePaths) -> Self {
-        Self { edge, bases: Arc::new(bases), door: Door::Open }
+    pub(crate) fn new(desk: Desk, bases: BasePaths) -> Self {
+        Self { desk, bases: Arc::new(bases), door: Door::Open }
     }
 
     /// The same behind a door.
@@ -66,8 +67,8 @@ impl<S> Layer<S> for OfftakeLayer {
     type Service = Diverted<S>;
 
     fn layer(&self, upstream: S) -> Self::Service {
-        let Self { edge, bases, door } = self.clone();
-        Diverted { edge, bases, door, upstream }
+        let Self { desk, bases, door } = self.clone();
+        Diverted { desk, bases, door, upstream }
     }
 }
 
@@ -76,7 +77,7 @@ type Answering<E> = BoxFuture<'static, Result<Response<Body>, E>>;
 /// Sends Bulk Data requests to the export service and every other one on.
 #[derive(Debug, Clone)]
 pub struct Diverted<S> {
-    edge: Arc<Edge>,
+    desk: Desk,
     bases: Arc<BasePaths>,
     door: Door,
     upstream: S,
@@ -115,9 +116,9 @@ impl<S> Diverted<S> {
 
     /// Refuses a request whatever it holds.
     fn refuse<E, B: Send + 'static>(&self, request: Request<B>, asked: Asked, problem: Problem) -> Answering<E> {
-        let edge = Arc::clone(&self.edge);
+        let ledger = self.desk.ledger.clone();
         let witness = Witness::of(&mut request.into_parts().0.extensions, (asked, None));
-        Box::pin(async move { Ok(witness.tell(&edge, problem.into_response()).await) })
+        Box::pin(async move { Ok(witness.tell(&ledger, problem.into_response()).await) })
     }
 
     /// What the upstream says of its authorization, and where it says nothing, where the issuer of our clients' tokens is.
@@ -137,14 +138,60 @@ impl<S> Diverted<S> {
         })
     }
 
+    /// Passes a request on, unless it carries an access token of ours.
+    fn pass_on_without_ours<B, R>(&self, request: Request<B>) -> Answering<S::Error>
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Send + 'static,
+        R: http_body::Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        match self.desk.tokens_of() {
+            Some(base) if authorize::carries_our_token(base, &request) => {
+                tracing::info!("a request that is no bulk request was refused: it carries an access token of ours");
+                self.refuse(request, Asked::PassThrough, authorize::ours_is_not_for_others(base))
+            }
+            _ => self.pass_on(request),
+        }
+    }
+
+    /// Answers a request while nobody handles those to our routes.
+    fn answer_unattended<B, R>(&self, request: Request<B>, routed: Result<Route, PathRefused>) -> Answering<S::Error>
+    where
+        S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Send + 'static,
+        R: http_body::Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let answer = match routed {
+            Err(PathRefused::OutsideBase) | Ok(Route::Upstream) => return self.pass_on_without_ours(request),
+            Err(refused) => return self.refuse(request, Asked::Path, refused.into()),
+            Ok(Route::Nowhere) => return self.refuse(request, Asked::Path, Problem::nothing_here()),
+            Ok(Route::Smart(SmartRoute::Discovery)) if self.desk.tokens_of().is_none() && !self.bases.are_apart() => {
+                return self.pass_on(request);
+            }
+            Ok(Route::Smart(SmartRoute::Token | SmartRoute::Introspection)) if self.desk.tokens_of().is_some() => {
+                token::unavailable()
+            }
+            Ok(Route::Bulk(_) | Route::Statement | Route::Smart(_)) => Problem::unavailable(
+                "bulk requests cannot be answered at the moment: a file that they need cannot be used",
+            )
+            .into_response(),
+        };
+        Box::pin(async move { Ok(answer) })
+    }
+
     /// Answers a request to one of our own routes, unless its headers alone refuse it.
     fn answer<E, B: Send + 'static>(
         &self,
+        edge: &Arc<Edge>,
         mut request: Request<B>,
         asked: (Asked, Option<JobId>),
         handle: impl FnOnce(Arc<Edge>, Request<B>) -> BoxFuture<'static, Response<Body>> + Send + 'static,
     ) -> Answering<E> {
-        let (edge, door) = (Arc::clone(&self.edge), self.door.clone());
+        let (edge, door) = (Arc::clone(edge), self.door.clone());
         let witness = Witness::of(request.extensions_mut(), asked);
         Box::pin(async move {
             let answer = if let Err(refused) = guard::check(&request, edge.exposure()) {
@@ -156,7 +203,7 @@ impl<S> Diverted<S> {
             } else {
                 handle(Arc::clone(&edge), request).await
             };
-            Ok(witness.tell(&edge, answer).await)
+            Ok(witness.tell(&edge.ledger, answer).await)
         })
     }
 }
@@ -194,7 +241,7 @@ where
             }
             (Ok(Route::Smart(SmartRoute::Discovery)), Access::External(issuer)) if self.bases.are_apart() => {
                 let issuer = Arc::clone(issuer);
-                self.answer(request, (Asked::Other, None), move |_edge, request| {
+                self.answer(edge, request, (Asked::Other, None), move |_edge, request| {
                     Box::pin(async move {
                         match *request.method() {
                             Method::GET | Method::HEAD => token::discovery(&issuer).await,
@@ -205,35 +252,27 @@ where
             }
             (Ok(Route::Statement), _) => {
                 let (method, asked) = (request.method().clone(), request.headers().clone());
-                self.answer(request, (Asked::Other, None), |edge, _request| {
+                self.answer(edge, request, (Asked::Other, None), |edge, _request| {
                     Box::pin(async move { statement::answer(&edge, &method, &asked).await })
                 })
             }
             // Whoever embeds the layer may serve more than FHIR: a path outside of the base is the service's own. So are
             // tokens that we did not issue.
-            (Err(PathRefused::OutsideBase) | Ok(Route::Upstream), Access::Open { .. } | Access::External(_)) => {
-                self.pass_on(request)
-            }
+            (Err(PathRefused::OutsideBase) | Ok(Route::Upstream), _) => self.pass_on_without_ours(request),
             // What the upstream says of its own authorization is its own, where we issue no tokens.
             (Ok(Route::Smart(SmartRoute::Discovery)), Access::Open { .. }) => self.pass_on(request),
             (Ok(Route::Smart(SmartRoute::Discovery)), Access::External(issuer)) => {
                 self.discover(request, Arc::clone(issuer))
             }
-            (Err(PathRefused::OutsideBase) | Ok(Route::Upstream), Access::Server(server)) => {
-                if authorize::carries_our_token(server, &request) {
-                    tracing::info!("a request that is no bulk request was refused: it carries an access token of ours");
-                    let problem = authorize::ours_is_not_for_others(server);
-                    return self.refuse(request, Asked::PassThrough, problem);
-                }
-                self.pass_on(request)
-            }
             (Ok(Route::Bulk(route)), _) => {
                 let asked = witness::asked(&route);
-                self.answer(request, asked, |edge, request| Box::pin(async move { edge.answer(route, request).await }))
+                self.answer(edge, request, asked, |edge, request| {
+                    Box::pin(async move { edge.answer(route, request).await })
+                })
             }
             (Ok(Route::Smart(route)), Access::Server(server)) => {
                 let server = Arc::clone(server);
-                self.answer(request, witness::asked_of_server(route), move |edge, request| {
+                self.answer(edge, request, witness::asked_of_server(route), move |edge, request| {
                     let (head, sent) = request.into_parts();
                     Box::pin(async move { token::smart(&edge, &server, route, &head, sent).await })
                 })

@@ -136,6 +136,11 @@ where
     }
 }
 
+/// The answer of the token endpoint while no token can be issued.
+pub(super) fn unavailable() -> Response<Body> {
+    OAuthError::Unavailable.into_response()
+}
+
 /// Where an issuer gives tokens to our clients.
 pub(super) async fn discovery(issuer: &ExternalIssuer) -> Response<Body> {
     match issuer.document().await {

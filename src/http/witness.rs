@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use http::request::Parts;
 use http::{Extensions, Response, StatusCode};
 
-use super::Edge;
 use super::body::Body;
 use crate::bulk::route::{BulkRoute, SmartRoute};
 use crate::job::JobId;
+use crate::ledger::Ledger;
 use crate::ledger::record::{Actor, Asked, Denied};
 use crate::proxy::PeerAddr;
 use crate::smart::client::ClientId;
@@ -57,7 +57,7 @@ impl Witness {
     }
 
     /// Records that the answer is a refusal, if it is one. It is the same whatever becomes of that.
-    pub(super) async fn tell(self, edge: &Edge, answer: Response<Body>) -> Response<Body> {
+    pub(super) async fn tell(self, ledger: &Ledger, answer: Response<Body>) -> Response<Body> {
         let status = answer.status();
         if !status.is_client_error() || status == StatusCode::RANGE_NOT_SATISFIABLE {
             return answer;
@@ -66,7 +66,7 @@ impl Witness {
         let (client, scopes) = self.seen.0.get().cloned().unzip();
         let actor = Actor { client, scopes: scopes.flatten(), peer: self.peer };
         let (route, job) = (self.asked, self.job);
-        edge.ledger.deny(Denied { route, job, actor, status: status.as_u16(), code: code.into() }).await;
+        ledger.deny(Denied { route, job, actor, status: status.as_u16(), code: code.into() }).await;
         answer
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::access_token::{self, AccessToken, TokenError, TokenKeys};
+use super::access_token::{AccessToken, TokenError, TokenKeys};
 use super::assertion::{AssertionError, Authenticated, Expected, Registered, Unverified, Use};
 use super::client::{ClientId, JwksUri, Owner};
 use super::delivery::{Delivery, LinkMode};
@@ -426,11 +426,6 @@ impl AuthorizationServer {
         let AccessToken { client, scopes, .. } = self.inspect(token)?;
         let policy = self.clients().get(&client).map(|known| Arc::clone(&known.policy));
         Ok(Authorization { policy: policy.ok_or(TokenError::Revoked)?, client, scopes })
-    }
-
-    /// Whether a text is a token of ours, good or not (SEC-05).
-    pub(crate) fn has_issued(&self, text: &str) -> bool {
-        access_token::is_ours(text, &self.endpoints.base)
     }
 }
 

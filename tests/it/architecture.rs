@@ -39,7 +39,7 @@ const ORDER: [&str; 29] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 49] = [
+const PURE: [&str; 50] = [
     "fhir",
     "profile",
     "bulk",
@@ -77,6 +77,7 @@ const PURE: [&str; 49] = [
     "engine::accept",
     "engine::progress",
     "doctor::anonymous",
+    "doctor::files",
     "doctor::storage",
     "proxy::base",
     "proxy::headers",

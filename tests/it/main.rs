@@ -34,6 +34,7 @@ mod full;
 mod groups;
 mod heads;
 mod hostile;
+mod kept;
 mod kill;
 mod ledger;
 mod lies;
