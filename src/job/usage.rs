@@ -62,10 +62,11 @@ pub(crate) enum Exhausted {
 }
 
 impl Usage {
-    /// Nothing yet, or what is known of today. After a clock was set back the later day counts.
+    /// Nothing yet, or what is known of today. After a clock was set back over midnight the later day counts; one that lies
+    /// further ahead is of a clock that was wrong, and nobody is held to that until it comes.
     fn of(known: Option<Self>, today: Day) -> Self {
         match known {
-            Some(known) if known.day >= today => known,
+            Some(known) if (today.0..=today.0.saturating_add(1)).contains(&known.day.0) => known,
             Some(_) | None => Self { day: today, kickoffs: 0, bytes: 0 },
         }
     }
@@ -129,6 +130,7 @@ mod tests {
         assert_eq!(Usage::with_kickoff(usage, 0, &allowed(1, kickoffs)), Err(Exhausted::Kickoffs));
         assert_eq!(Usage::with_kickoff(usage, 0, &allowed(0, kickoffs)), Err(Exhausted::Kickoffs), "a clock set back");
         assert!(Usage::with_kickoff(usage, 0, &allowed(2, kickoffs)).is_ok());
+        assert!(Usage::with_kickoff(usage, 0, &allowed(-1, kickoffs)).is_ok(), "a clock that had run ahead");
         let bytes = Quotas { bytes_per_day: Some(10), ..Quotas::default() };
         assert!(Usage::has_room_for(None, &spent(1, 10), bytes) && !Usage::has_room_for(None, &spent(1, 11), bytes));
         let usage = Some(Usage::with_bytes(None, &spent(1, 10)));
