@@ -15,6 +15,7 @@ mod secrets;
 mod serve;
 mod smart;
 mod surroundings;
+mod timekeeping;
 mod upstream;
 
 use std::fmt;
@@ -28,6 +29,7 @@ use object_store::multipart::MultipartStore;
 use tokio_util::sync::CancellationToken;
 
 use crate::bulk::route::BasePaths;
+use crate::clock::watch::ClockWatch;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Location, PassThroughMode, ServerConfig, SmartMode};
 use crate::http::desk::Desk;
@@ -49,6 +51,7 @@ pub(crate) use ledger::commands as ledger_commands;
 pub(crate) use recover::recover;
 pub(crate) use serve::serve;
 use surroundings::Surroundings;
+pub(crate) use timekeeping::confirm as confirm_clock;
 use upstream::{live_traffic, pass_through, search_upstream};
 
 /// How long the end waits for the last records of files that were sent, and for the copy of the ledger's head.
@@ -66,6 +69,7 @@ pub struct Offtake {
 struct App {
     config: Config,
     clock: Arc<dyn Clock>,
+    watch: ClockWatch,
     live: Arc<LiveTraffic>,
     ledger: Ledger,
     desk: Desk,
@@ -86,7 +90,7 @@ pub struct Builder {
     store: Option<JobStore>,
     output: Option<Arc<dyn ObjectStore>>,
     through: Option<Through>,
-    through_parts: Option<ThroughParts>,
+    uploads: Option<ThroughParts>,
     ledger_fault: Option<Fault>,
 }
 
@@ -130,7 +134,7 @@ impl Builder {
         mut self,
         wrap: impl FnOnce(Arc<dyn MultipartStore>) -> Arc<dyn MultipartStore> + Send + 'static,
     ) -> Self {
-        self.through_parts = Some(ThroughParts(Box::new(wrap)));
+        self.uploads = Some(ThroughParts(Box::new(wrap)));
         self
     }
 
@@ -150,16 +154,18 @@ impl Builder {
     /// secret in a file, is no error, but logged: bulk requests are answered with 503 until it was mended and
     /// SIGHUP, or a restart, has it read again; a job store that cannot be opened is tried again without that.
     pub fn build(self) -> anyhow::Result<Offtake> {
-        let Self { config, clock, store, output, through, through_parts, ledger_fault } = self;
-        let parts = Parts { store, output, through, through_parts };
+        let Self { config, clock, store, output, through, uploads, ledger_fault } = self;
+        let parts = Parts { store, output, through, uploads };
         bulk::look_at_folders(&config, &parts)?;
         let live = Arc::new(live_traffic(&config, &clock));
         let runtime = bulk_runtime()?;
-        let ledger = ledger::start(&config, ledger_fault, &clock, runtime.handle());
+        let watch = ClockWatch::new(Arc::clone(&clock));
+        let ledger = ledger::start(&config, ledger_fault, &watch, runtime.handle());
         let desk = Desk::empty(ledger.clone(), config.smart.mode, config.server.bulk_base().as_str());
         let app = App {
             config,
             clock,
+            watch,
             live,
             ledger,
             desk,
@@ -184,8 +190,9 @@ impl App {
     fn start_bulk(&self, config: &Config) -> anyhow::Result<()> {
         let mut parts = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(runtime) = self.runtime.as_ref().filter(|_| self.bulk.get().is_none()) else { return Ok(()) };
-        let Self { clock, live, ledger, stop, .. } = self;
-        let bulk = Bulk::start(config, &mut parts, Around { clock, live, ledger, runtime: runtime.handle(), stop })?;
+        let Self { clock, watch, live, ledger, stop, .. } = self;
+        let bulk =
+            Bulk::start(config, &mut parts, Around { clock, watch, live, ledger, runtime: runtime.handle(), stop })?;
         let edge = Arc::clone(&bulk.edge);
         let _there_was_none = self.bulk.set(bulk);
         self.desk.open(edge);
@@ -216,7 +223,7 @@ impl Offtake {
             store: None,
             output: None,
             through: None,
-            through_parts: None,
+            uploads: None,
             ledger_fault: None,
         }
     }

@@ -45,6 +45,19 @@ enum Command {
     /// Reads the ledger: who was given what.
     #[command(subcommand)]
     Ledger(LedgerCommand),
+    /// Says something of the clock.
+    #[command(subcommand)]
+    Clock(ClockCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ClockCommand {
+    /// Says that the clock is right as it is now, to a process that does not believe it: it takes that up within a minute.
+    Confirm {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -160,6 +173,10 @@ impl Cli {
                 }
             },
             Command::Ledger(command) => ledger(command),
+            Command::Clock(ClockCommand::Confirm { config }) => match Config::from_file(&config) {
+                Ok(config) => confirm_clock(&config),
+                Err(error) => refuse(&error),
+            },
             Command::Config(ConfigCommand::Check { config }) => match Config::from_file(&config) {
                 Ok(good) => match app::check(&good) {
                     Ok(()) => {
@@ -304,6 +321,16 @@ fn ledger(command: LedgerCommand) -> ExitCode {
         LedgerCommand::Verify { .. } => return verify_ledger(&config),
     };
     match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", telemetry::error_chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn confirm_clock(config: &Config) -> ExitCode {
+    match app::confirm_clock(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", telemetry::error_chain(&*error));

@@ -1,11 +1,13 @@
 //! The only place that asks the system for the time or for randomness.
 
+pub(crate) mod watch;
+
 use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
 
 use crate::fhir::datatypes::Millis;
 
@@ -52,14 +54,21 @@ impl Clock for SystemClock {
 /// A clock that moves only when it is told to.
 #[derive(Debug)]
 pub struct ManualClock {
-    now: Mutex<watch::Sender<i64>>,
+    now: Mutex<tokio::sync::watch::Sender<i64>>,
+    /// By how much the wall clock was set.
+    set: AtomicI64,
 }
 
 impl ManualClock {
     /// A clock that stands at `unix_millis`.
     #[must_use]
     pub fn new(unix_millis: i64) -> Self {
-        Self { now: Mutex::new(watch::Sender::new(unix_millis)) }
+        Self { now: Mutex::new(tokio::sync::watch::Sender::new(unix_millis)), set: AtomicI64::new(0) }
+    }
+
+    /// Sets the wall clock by so many milliseconds, as somebody does who thinks that it is wrong: no time passes.
+    pub fn set_by(&self, millis: i64) {
+        self.set.fetch_add(millis, Ordering::SeqCst);
     }
 
     /// Moves the clock on and wakes the sleepers whose time has come.
@@ -68,14 +77,18 @@ impl ManualClock {
         self.sender().send_modify(|now| *now = now.saturating_add(millis));
     }
 
-    fn sender(&self) -> std::sync::MutexGuard<'_, watch::Sender<i64>> {
+    fn sender(&self) -> std::sync::MutexGuard<'_, tokio::sync::watch::Sender<i64>> {
         self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Clock for ManualClock {
     fn unix_millis(&self) -> i64 {
-        *self.sender().borrow()
+        self.sender().borrow().saturating_add(self.set.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(u64::try_from(*self.sender().borrow()).unwrap_or(0))
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {

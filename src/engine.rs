@@ -27,6 +27,7 @@ mod run;
 mod services;
 mod shared;
 mod sidecars;
+mod timekeeper;
 mod worker;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -39,6 +40,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::watch::ClockWatch;
 use crate::clock::{self, Clock};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::outcome::IssueType;
@@ -70,6 +72,7 @@ use rights::Rights;
 use services::Services;
 use shared::{Question, SharedExports};
 use sidecars::Sidecars;
+use timekeeper::Timekeeper;
 
 /// Everything that jobs are run with.
 #[derive(Debug)]
@@ -80,6 +83,7 @@ pub(crate) struct EngineParts {
     /// What the upstream says of itself.
     pub(crate) capabilities: Capabilities,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) watch: ClockWatch,
     pub(crate) ledger: Ledger,
     pub(crate) instance: String,
     /// What checkpoint objects are authenticated with.
@@ -146,6 +150,8 @@ struct Inner {
     /// What clients are fetching.
     downloads: Downloads,
     began: Millis,
+    /// Whether the clock can be believed.
+    timekeeper: Timekeeper,
     /// Exports are to be looked at.
     look: Notify,
     /// Places for running jobs.
@@ -218,6 +224,7 @@ impl Engine {
         let EngineParts { store, output, upstream, clock, ledger, instance, checkpoint_key, .. } = parts;
         let (settings, runtime) = (parts.settings, parts.runtime);
         let (began, rights) = (parts.began, Rights::new(parts.registry, settings.most_of_a_client));
+        let timekeeper = Timekeeper::new(parts.watch);
         let profiler = Profiler::new(ProfilerParts {
             store: Arc::clone(&store),
             upstream: upstream.clone(),
@@ -263,6 +270,7 @@ impl Engine {
             shared: SharedExports::default(),
             downloads: Downloads::default(),
             began,
+            timekeeper,
             places,
             queued: Notify::new(),
             discarded: Notify::new(),
@@ -280,6 +288,7 @@ impl Engine {
     /// # Errors
     /// If the store cannot be read.
     pub(crate) async fn start(&self, excluded: BTreeSet<Id>) -> Result<(), StoreError> {
+        self.inner.recall_clock().await?;
         let mut jobs = self.inner.services.store.jobs().await?;
         let heeded = jobs.iter().map(|job| job.consent).max().unwrap_or(Millis(0));
         let consent = self.inner.services.store.consent().await?.unwrap_or_default().not_before(heeded);
@@ -410,7 +419,10 @@ impl Engine {
     pub(crate) async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         let now = clock::now(&*self.inner.services.clock);
         let job = self.inner.services.store.job(id).await?;
-        Ok(job.filter(|job| job.state != JobState::Deleted && job.state.expires().is_none_or(|expires| now < expires)))
+        let is_over = |job: &Job| {
+            job.state.expires().is_some_and(|expires| expires <= now) && !self.inner.timekeeper.watch.holds_expiry()
+        };
+        Ok(job.filter(|job| job.state != JobState::Deleted && !is_over(job)))
     }
 
     /// The files of a job.

@@ -35,6 +35,7 @@ use tokio_util::task::TaskTracker;
 use crate::body::{self, Body, BoxError};
 use crate::bulk::route::BulkRoute;
 use crate::clock::Clock;
+use crate::clock::watch::ClockWatch;
 use crate::config::LinkMode;
 use crate::engine::{Engine, Standing};
 use crate::fhir::capability::Capability;
@@ -66,6 +67,8 @@ pub(crate) struct Edge {
     pub(crate) upstream: Upstream,
     pub(crate) output: Output,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Whether that can be believed.
+    pub(crate) watch: ClockWatch,
     pub(crate) ledger: Ledger,
     pub(crate) links: Links,
     /// What manifests list, unless their client wants something else.
@@ -136,6 +139,16 @@ impl Edge {
             Access::Open { exposure } => *exposure,
             Access::Server(_) | Access::External(_) => Exposure::Anywhere,
         }
+    }
+
+    /// SEC-44: whether what was signed until some time can be told from what has expired.
+    fn check_clock(&self) -> Result<(), Problem> {
+        if self.watch.is_behind() {
+            return Err(Problem::unavailable(
+                "the clock of this server went back: nothing that was signed is accepted until it is right",
+            ));
+        }
+        Ok(())
     }
 
     /// What the manifests of an export list: what its client has asked for, or what all have.

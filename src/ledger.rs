@@ -39,6 +39,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::clock::watch::ClockWatch;
 use crate::clock::{self, Clock};
 use crate::fhir::datatypes::Instant;
 use crate::job::JobId;
@@ -144,11 +145,12 @@ impl Ledger {
 
     /// Opens the ledger, or begins one, and writes it on `runtime` from now on. If it cannot be opened, that is tried again
     /// and again, and nothing can be recorded until then.
-    pub(crate) fn start(settings: Settings, clock: Arc<dyn Clock>, runtime: &tokio::runtime::Handle) -> Self {
+    pub(crate) fn start(settings: Settings, watch: ClockWatch, runtime: &tokio::runtime::Handle) -> Self {
+        let clock = Arc::clone(watch.clock());
         let settings = Arc::new(settings);
         let (commands, receiver) = mpsc::channel(WAITING);
         let unplaced = Arc::default();
-        let writing = Writing::new(Arc::clone(&settings), Arc::clone(&clock), receiver, Arc::clone(&unplaced));
+        let writing = Writing::new(Arc::clone(&settings), watch, receiver, Arc::clone(&unplaced));
         runtime.spawn(writing.run());
         let (runtime, notes) = (runtime.clone(), Arc::new(Semaphore::new(MOST_NOTES)));
         Self { open: Some(Open { commands, settings, clock, runtime, notes, unplaced }) }

@@ -14,6 +14,7 @@ use super::identity::Identity;
 use super::ledger;
 use crate::bulk::shape::FileSizes;
 use crate::clock::Clock;
+use crate::clock::watch::ClockWatch;
 use crate::config::{Compression, Config, PublicBucket, SmartMode};
 use crate::disk::Ballast;
 use crate::engine::files::FileLimits;
@@ -48,6 +49,7 @@ pub(super) struct Assembly {
     pub(super) upstream: Upstream,
     pub(super) capabilities: Capabilities,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) watch: ClockWatch,
     pub(super) ledger: Ledger,
     pub(super) heads: ledger::HeadCopy,
     pub(super) identity: Identity,
@@ -84,6 +86,7 @@ impl Assembly {
                 upstream: self.upstream,
                 capabilities: self.capabilities,
                 clock: Arc::clone(&self.clock),
+                watch: self.watch,
                 ledger: self.ledger,
                 instance: self.identity.instance,
                 checkpoint_key: self.identity.checkpoint_key,

@@ -13,13 +13,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::assembly::{Assembly, engine_settings, terms};
+use super::assembly::{Assembly, cohorts, engine_settings, terms};
 use super::consent::ListFile;
 use super::credentials::{self, Rereadable};
 use super::identity::{Identity, JobStore};
 use super::keys::{link_keys, new_key};
 use super::upstream::search_upstream;
-use super::{ledger, smart};
+use super::{ledger, smart, timekeeping};
+use crate::clock::watch::ClockWatch;
 use crate::clock::{self, Clock};
 use crate::config::{Config, Location, Size};
 use crate::engine::Standing;
@@ -56,13 +57,14 @@ pub(super) struct Parts {
     pub(super) store: Option<JobStore>,
     pub(super) output: Option<Arc<dyn ObjectStore>>,
     pub(super) through: Option<Through>,
-    pub(super) through_parts: Option<ThroughParts>,
+    pub(super) uploads: Option<ThroughParts>,
 }
 
 /// What it shares with the rest.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
     pub(super) clock: &'a Arc<dyn Clock>,
+    pub(super) watch: &'a ClockWatch,
     pub(super) live: &'a Arc<LiveTraffic>,
     pub(super) ledger: &'a Ledger,
     pub(super) runtime: &'a Handle,
@@ -112,13 +114,13 @@ impl Bulk {
     /// If something cannot be used. Then it can be tried again by the same `parts`.
     pub(super) fn start(config: &Config, parts: &mut Parts, around: Around<'_>) -> anyhow::Result<Self> {
         let Found { output, upstream, rereadable, keys, identity, access } = find(config, parts, around)?;
-        let Around { clock, ledger, runtime, stop, .. } = around;
+        let Around { clock, watch, ledger, runtime, stop, .. } = around;
         let unwrapped = output.clone();
         let output = match parts.through.take() {
             Some(Through(wrap)) => output.through(wrap),
             None => output,
         };
-        let output = match parts.through_parts.take() {
+        let output = match parts.uploads.take() {
             Some(ThroughParts(wrap)) => output.through_parts(wrap),
             None => output,
         };
@@ -134,6 +136,7 @@ impl Bulk {
             upstream: upstream.clone(),
             capabilities: capabilities.clone(),
             clock: Arc::clone(clock),
+            watch: watch.clone(),
             ledger: ledger.clone(),
             heads: heads.clone(),
             identity,
@@ -147,12 +150,18 @@ impl Bulk {
             let folder = folder_of(state, parts);
             runtime.spawn(smart::watch_keys(Arc::clone(server), config, folder, Arc::clone(clock), stop.clone()));
         }
+        let asked = upstream.clone();
+        let its_time = move || asked.its_time();
+        let timekeeping = timekeeping::keep_watch(watch.clone(), its_time, folder_of(state, parts).map(Path::to_owned));
+        let stopped = stop.clone();
+        runtime.spawn(async move { stopped.run_until_cancelled(timekeeping).await });
         let engine = assembly.open(parts.store.take().map(|store| store.store), state.clone(), stop.clone());
         let edge = Edge {
             engine: engine.clone(),
             upstream: upstream.urgent(),
             output,
             clock: Arc::clone(clock),
+            watch: watch.clone(),
             ledger: ledger.clone(),
             links,
             link_mode: config.output.links,
@@ -161,10 +170,12 @@ impl Bulk {
             asking: Places::default(),
             forms: Semaphore::new(TOKEN_FORMS),
             most_members: config.export.group_max_members,
+            cohorts: cohorts(config),
+            least_file_max: config.output.least_file_max.bytes(),
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,
             terms: terms(config),
-            polls: Polls::new(Arc::clone(clock)),
+            polls: Polls::new(Arc::clone(clock), config.export.early_polls_per_second),
             runtime: runtime.clone(),
             sending: TaskTracker::new(),
             packing: Arc::new(Semaphore::new(PACKED_AT_ONCE)),

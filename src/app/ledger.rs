@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::clock::watch::ClockWatch;
 use crate::config::{Config, ForwardTo};
 use crate::ledger::{Fault, Ledger, Settings, Target};
 use crate::output::{Output, OutputError, layout};
@@ -19,7 +20,7 @@ const COPY_EVERY: Duration = Duration::from_hours(1);
 pub(super) fn start(
     config: &Config,
     fault: Option<Fault>,
-    clock: &Arc<dyn Clock>,
+    watch: &ClockWatch,
     runtime: &tokio::runtime::Handle,
 ) -> Ledger {
     let ledger = &config.ledger;
@@ -41,7 +42,7 @@ pub(super) fn start(
         server: config.server.public_base_url.to_string(),
         fault,
     };
-    Ledger::start(settings, Arc::clone(clock), runtime)
+    Ledger::start(settings, watch.clone(), runtime)
 }
 
 /// Copies the head of the ledger to an object in the output. Cheap to clone.

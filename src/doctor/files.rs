@@ -28,9 +28,10 @@ impl fmt::Display for StateFiles {
         let mut line = |value: &str, means: &str| writeln!(f, "{:<14}{value:<15} {means}", "keys");
         if self.are_fit() {
             let absent = self.0.iter().any(|(_, kept)| *kept == Kept::Absent);
-            return match absent {
-                true => line("made", "at the next start, as far as they are not there yet"),
-                false => line("as they were", "in the state folder"),
+            return if absent {
+                line("made", "at the next start, as far as they are not there yet")
+            } else {
+                line("as they were", "in the state folder")
             };
         }
         for (name, kept) in &self.0 {

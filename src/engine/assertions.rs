@@ -6,9 +6,11 @@ use crate::job::store::StoreError;
 use crate::smart::assertion::Use;
 
 impl Engine {
-    /// Since when it is remembered which assertions were used: since this process began, if none was by then.
+    /// Since when it is remembered which assertions were used: since this process began, if none was by then; but not from
+    /// before an operator set the clock back, as by a later time some were forgotten.
     pub(crate) async fn remembered_since(&self) -> Result<Millis, StoreError> {
-        Ok(self.inner.services.store.remembered_since().await?.unwrap_or(self.inner.began))
+        let since = self.inner.services.store.remembered_since().await?.unwrap_or(self.inner.began);
+        Ok(self.inner.timekeeper.watch.confirmed().map_or(since, |confirmed| confirmed.max(since)))
     }
 
     /// Whether an assertion of this hash was used.

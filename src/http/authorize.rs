@@ -37,8 +37,12 @@ pub(super) async fn caller(edge: &Edge, head: &Parts) -> Result<Caller, Problem>
 
 /// The same for a purpose that may want to have it known anew what a token is worth.
 pub(super) async fn caller_for(edge: &Edge, head: &Parts, purpose: Purpose) -> Result<Caller, Problem> {
-    let token =
-        || bearer(&head.headers, head.uri.query()).map_err(|denied| Problem::denied(denied, edge.access.realm()));
+    let token = || {
+        let token = bearer(&head.headers, head.uri.query());
+        let token = token.map_err(|denied| Problem::denied(denied, edge.access.realm()))?;
+        edge.check_clock()?;
+        Ok::<_, Problem>(token)
+    };
     let caller = match &edge.access {
         Access::Open { .. } => Caller::Anybody,
         Access::Server(server) => by_our_token(edge, server, token()?.to_owned()).await?,

@@ -33,6 +33,9 @@ const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 pub(super) async fn file(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Result<Response<Body>, Problem> {
     let Some(caller) = opened_by(edge, id, name, head).await? else { return Ok(plain(StatusCode::FORBIDDEN)) };
     let engine = edge.engine().await?;
+    if caller.is_none() {
+        edge.check_clock()?;
+    }
     let Some((job, object)) = find(edge, &engine, caller.as_ref(), id, name).await? else {
         return Ok(plain(StatusCode::NOT_FOUND));
     };

@@ -99,16 +99,16 @@ impl<S> Diverted<S> {
 
     /// The cohort of ours that is asked for. SEC-25: where requests pass through as well it is there for those alone who show a
     /// token of ours, or for everybody if nobody has one.
-    fn own_cohort<B>(&self, request: &Request<B>) -> Option<Id> {
-        if self.edge.cohorts.is_empty() || !matches!(*request.method(), Method::GET | Method::HEAD) {
+    fn own_cohort<B>(&self, edge: &Edge, request: &Request<B>) -> Option<Id> {
+        if edge.cohorts.is_empty() || !matches!(*request.method(), Method::GET | Method::HEAD) {
             return None;
         }
         let id = request.uri().path().strip_prefix(self.bases.ours())?.strip_prefix("/Group/")?;
-        let id = Id::parse(id).ok().filter(|id| self.edge.cohorts.get(id).is_some())?;
+        let id = Id::parse(id).ok().filter(|id| edge.cohorts.get(id).is_some())?;
         let is_ours = self.bases.are_apart()
-            || match &self.edge.access {
+            || match &edge.access {
                 Access::Open { .. } => true,
-                Access::Server(server) => authorize::carries_our_token(server, request),
+                Access::Server(server) => authorize::carries_our_token(&server.endpoints().base, request),
                 Access::External(_) => false,
             };
         is_ours.then_some(id)
@@ -230,11 +230,12 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let routed = BulkRoute::of(request.method(), request.uri().path(), &self.bases);
-        let routed = match (routed, self.own_cohort(&request)) {
+        let Some(edge) = self.desk.edge() else { return self.answer_unattended(request, routed) };
+        let routed = match (routed, self.own_cohort(edge, &request)) {
             (Ok(Route::Upstream | Route::Nowhere), Some(id)) => Ok(Route::Bulk(BulkRoute::Cohort(id))),
             (routed, _) => routed,
         };
-        match (routed, &self.edge.access) {
+        match (routed, &edge.access) {
             (Ok(Route::Nowhere), _) => self.refuse(request, Asked::Path, Problem::nothing_here()),
             (Ok(Route::Smart(_)), Access::Open { .. }) if self.bases.are_apart() => {
                 self.refuse(request, Asked::Path, Problem::nothing_here())

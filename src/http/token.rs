@@ -296,6 +296,7 @@ async fn authenticate(
         tracing::error!(error = error_chain(&error), "the job store failed under a token request");
         OAuthError::Unavailable
     };
+    edge.check_clock().map_err(|_| OAuthError::Unavailable)?;
     let since = engine.remembered_since().await.map_err(unavailable)?;
     if kind != JWT_BEARER {
         return Err(OAuthError::InvalidClient);

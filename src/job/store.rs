@@ -3,6 +3,7 @@
 use std::fmt;
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{FileNo, FileRecord};
 use super::usage::{Allowance, Exhausted, Spent, Usage};
@@ -86,8 +87,23 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
     /// the first of all it is recorded that they are remembered since `began`.
     fn use_once(&self, assertion: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>>;
 
+    /// What is known of the clock, as it was kept last.
+    fn clock_mark(&self) -> BoxFuture<'_, Result<Option<ClockMark>, StoreError>>;
+
+    /// Keeps that, in the place of what was kept before.
+    fn keep_clock_mark(&self, mark: ClockMark) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Forgets assertions that have expired by `now`.
     fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// What outlives the process of what is known of the wall clock (SEC-44).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClockMark {
+    /// The latest time that was seen.
+    pub(crate) at: Millis,
+    /// When an operator said last that it is right though it was behind.
+    pub(crate) confirmed: Option<Millis>,
 }
 
 /// The right to commit to a job until somebody else claims it.

@@ -14,9 +14,10 @@ use super::forward::Forward;
 use super::record::{Denied, Event, Record};
 use super::writer::{Files, OpenError};
 use super::{Command, LedgerError, Settings};
+use crate::clock::watch::ClockWatch;
 use crate::clock::{self, Clock};
 use crate::disk;
-use crate::fhir::datatypes::{Instant, Millis};
+use crate::fhir::datatypes::Instant;
 use crate::telemetry::error_chain;
 
 /// Records that are written together.
@@ -36,14 +37,14 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 const LOCK_TRIES: u32 = 60;
 /// How long the end waits for each copy of the head.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
-/// By how much the clock may have been set before nothing is removed for its age (SEC-44).
-const MOST_SET: Duration = Duration::from_mins(5);
 
 /// The one that writes.
 pub(super) struct Writing {
     settings: Arc<Settings>,
     copies: Arc<Copies>,
     clock: Arc<dyn Clock>,
+    /// Nothing is removed for its age while the clock may be wrong (SEC-44).
+    watch: ClockWatch,
     commands: mpsc::Receiver<Command>,
     files: Option<Files>,
     /// How far it had come when it was written last.
@@ -59,8 +60,6 @@ pub(super) struct Writing {
     next_tick: Duration,
     next_try: Duration,
     next_copy: Duration,
-    /// The wall clock and the other one at the beginning.
-    began: (Millis, Duration),
 }
 
 /// Who waits for a record.
@@ -73,7 +72,7 @@ enum Waiting {
 impl Writing {
     pub(super) fn new(
         settings: Arc<Settings>,
-        clock: Arc<dyn Clock>,
+        watch: ClockWatch,
         commands: mpsc::Receiver<Command>,
         unplaced: Arc<Mutex<Denials>>,
     ) -> Self {
@@ -81,11 +80,13 @@ impl Writing {
             let started = Forward::start(target, settings.server.clone());
             started.inspect_err(|error| tracing::error!(%error, "records of the ledger are not handed on")).ok()
         });
-        let began = (clock::now(&*clock), clock.monotonic());
+        let clock = Arc::clone(watch.clock());
+        let began = clock.monotonic();
         Self {
             copies: Arc::new(Copies::new(&settings.head_copies)),
             settings,
             clock,
+            watch,
             commands,
             files: None,
             head: None,
@@ -94,10 +95,9 @@ impl Writing {
             owed: VecDeque::new(),
             forward,
             is_failing: false,
-            next_tick: began.1 + TICK,
-            next_try: began.1 + AGAIN,
-            next_copy: began.1 + COPY_EVERY,
-            began,
+            next_tick: began + TICK,
+            next_try: began + AGAIN,
+            next_copy: began + COPY_EVERY,
         }
     }
 
@@ -336,7 +336,7 @@ impl Writing {
         }
         if now >= self.next_copy {
             self.next_copy = now + COPY_EVERY;
-            let (wall, may_retire) = (clock::now(&*self.clock), !self.was_set(now));
+            let (wall, may_retire) = (clock::now(&*self.clock), !self.watch.holds_expiry());
             let retired = self.with_files(move |files| {
                 let retired = if may_retire { files.retire(wall) } else { Ok(()) };
                 drop(files.copy_head());
@@ -351,14 +351,6 @@ impl Writing {
                 None => {}
             }
         }
-    }
-
-    /// Whether somebody has set the wall clock since the beginning.
-    fn was_set(&self, now: Duration) -> bool {
-        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let wall = clock::now(&*self.clock).0.saturating_sub(self.began.0.0);
-        let passed = millis(now.saturating_sub(self.began.1));
-        wall.saturating_sub(passed).saturating_abs() > millis(MOST_SET)
     }
 
     async fn record_counted(&mut self) {

@@ -41,6 +41,8 @@ pub(crate) enum Record {
     Usage([u8; 32]),
     /// Who has withdrawn consent.
     Consent,
+    /// What is known of the clock.
+    ClockMark,
 }
 
 impl Record {
@@ -54,6 +56,7 @@ impl Record {
             Self::RememberedSince => b"remembered-since".to_vec(),
             Self::Usage(hash) => [b"usage-".as_slice(), &hash].concat(),
             Self::Consent => b"consent".to_vec(),
+            Self::ClockMark => b"clock".to_vec(),
         }
     }
 
@@ -86,6 +89,7 @@ impl fmt::Display for Record {
                 hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
             Self::Consent => f.write_str("of who withdrew consent"),
+            Self::ClockMark => f.write_str("of the clock"),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
-use crate::job::store::{Change, Lease, Restored, Store, StoreError};
+use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Day, Exhausted, Spent, Usage};
 use crate::job::{Epoch, Failed, Job, JobId, JobState, Owner, Running};
 use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
@@ -37,6 +37,7 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     of_a_hundred_uses_of_an_assertion_one_is_the_first(make().await).await;
     an_assertion_is_forgotten_once_it_has_expired(&*make().await).await;
     the_memory_of_assertions_begins_with_the_first(&*make().await).await;
+    what_is_known_of_the_clock_is_kept(&*make().await).await;
     of_a_hundred_kick_offs_at_once_as_many_are_taken_as_may_be(make().await).await;
     what_was_used_of_a_day_is_kept_whatever_becomes_of_jobs(&*make().await).await;
     jobs_that_run_or_wait_are_counted_for_their_client(&*make().await).await;
@@ -363,6 +364,15 @@ async fn an_assertion_is_forgotten_once_it_has_expired(store: &dyn Store) {
     }
     store.forget_used(Millis(2_000)).await.expect("a call may be repeated");
     assert!(store.was_used([3; 32]).await.expect("the store answers"));
+}
+
+async fn what_is_known_of_the_clock_is_kept(store: &dyn Store) {
+    assert_eq!(store.clock_mark().await.expect("an empty store"), None);
+    for mark in [ClockMark { at: Millis(9), confirmed: None }, ClockMark { at: Millis(5), confirmed: Some(Millis(5)) }]
+    {
+        store.keep_clock_mark(mark).await.expect("it is kept");
+        assert_eq!(store.clock_mark().await.expect("it is kept"), Some(mark));
+    }
 }
 
 async fn the_memory_of_assertions_begins_with_the_first(store: &dyn Store) {

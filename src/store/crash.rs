@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
-use crate::job::store::{Change, Lease, Restored, Store, StoreError};
+use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
@@ -235,6 +235,14 @@ impl Store for CrashStore {
 
     fn use_once(&self, assertion: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.point.effect("store: use once", self.below.use_once(assertion, began)).boxed()
+    }
+
+    fn clock_mark(&self) -> BoxFuture<'_, Result<Option<ClockMark>, StoreError>> {
+        self.point.look(self.below.clock_mark()).boxed()
+    }
+
+    fn keep_clock_mark(&self, mark: ClockMark) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.point.look(self.below.keep_clock_mark(mark)).boxed()
     }
 
     fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {

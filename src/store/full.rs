@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
-use crate::job::store::{Change, Lease, Restored, Store, StoreError};
+use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
@@ -160,6 +160,14 @@ impl Store for FullStore {
     fn use_once(&self, assertion: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
         // Without a token nobody could delete anything.
         self.below.use_once(assertion, began)
+    }
+
+    fn clock_mark(&self) -> BoxFuture<'_, Result<Option<ClockMark>, StoreError>> {
+        self.below.clock_mark()
+    }
+
+    fn keep_clock_mark(&self, mark: ClockMark) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.below.keep_clock_mark(mark)
     }
 
     fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileNo, FileRecord};
-use crate::job::store::{Change, Lease, Restored, Store, StoreError};
+use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
@@ -26,6 +26,7 @@ pub(crate) struct MemoryStore {
     consent: Mutex<Option<Consent>>,
     profiles: Mutex<BTreeMap<ProfileKey, Found>>,
     used: Mutex<Used>,
+    clock: Mutex<Option<ClockMark>>,
 }
 
 /// Assertions that were used, until when each is remembered, and since when they are.
@@ -228,6 +229,18 @@ impl Store for MemoryStore {
             used.assertions.entry(hash).or_insert(until);
             used.since.get_or_insert(began);
             Ok(is_first)
+        }
+        .boxed()
+    }
+
+    fn clock_mark(&self) -> BoxFuture<'_, Result<Option<ClockMark>, StoreError>> {
+        async move { Ok(*self.clock.lock().unwrap_or_else(PoisonError::into_inner)) }.boxed()
+    }
+
+    fn keep_clock_mark(&self, mark: ClockMark) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move {
+            *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(mark);
+            Ok(())
         }
         .boxed()
     }

@@ -23,7 +23,7 @@ use self::writer::{Broken, Room, Shared, Sync, Write};
 use crate::disk::Ballast;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
-use crate::job::store::{Change, Lease, Restored, Store, StoreError};
+use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
 use crate::plan::ExportPlan;
@@ -217,6 +217,14 @@ impl Store for SledStore {
 
     fn use_once(&self, assertion: Use, began: Millis) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.enqueue(Room::Little, move |trees| trees.use_once(assertion, began)).boxed()
+    }
+
+    fn clock_mark(&self) -> BoxFuture<'_, Result<Option<ClockMark>, StoreError>> {
+        self.read(Trees::clock_mark).boxed()
+    }
+
+    fn keep_clock_mark(&self, mark: ClockMark) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.enqueue(Room::Little, move |trees| Ok((trees.keep_clock_mark(mark)?, ()))).boxed()
     }
 
     fn forget_used(&self, now: Millis) -> BoxFuture<'_, Result<(), StoreError>> {

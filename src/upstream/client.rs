@@ -85,6 +85,8 @@ struct Seen {
     http2: AtomicBool,
     /// How far the upstream's clock is ahead of ours or behind it, as its last `Date` told; there is none before.
     skew: Mutex<Option<i64>>,
+    /// The upstream's clock and our monotonic one when it was told last.
+    told: Mutex<Option<(Millis, Duration)>>,
 }
 
 /// An upstream's clock is not believed further ahead of ours than a day.
@@ -224,6 +226,12 @@ impl Upstream {
     /// How far the upstream's clock is ahead of ours, in milliseconds, as its latest `Date` tells, which has whole seconds.
     pub(crate) fn skew_millis(&self) -> Option<i64> {
         *self.inner.seen.skew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What time it is by the upstream's latest `Date`, however our wall clock was set since.
+    pub(crate) fn its_time(&self) -> Option<Millis> {
+        let told = *self.inner.seen.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.map(|(date, at)| date.saturating_add(self.inner.clock.monotonic().saturating_sub(at)))
     }
 
     /// What the connection spoke that the latest answer came by.
@@ -488,13 +496,14 @@ impl Upstream {
         let timeout = self.inner.patience.timeout;
         let silence = |_| again(Failure::Silence(timeout));
         let (head, mut stream) = self.send(ask, media).await?.into_parts();
-        let Seen { compressed, http2, skew } = &self.inner.seen;
+        let Seen { compressed, http2, skew, told } = &self.inner.seen;
         compressed.fetch_or(head.extensions.get::<WasCompressed>().is_some(), Ordering::Relaxed);
         http2.store(head.version == http::Version::HTTP_2, Ordering::Relaxed);
         let date = header(&head.headers, &header::DATE).and_then(parse_http_date);
         if let Some(date) = date {
             let ahead = date.0.saturating_sub(self.inner.clock.unix_millis());
             *skew.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, self.inner.clock.monotonic()));
             self.inner.date.fetch_max(date.0, Ordering::Relaxed);
             self.inner.ahead.store(ahead.clamp(0, MOST_AHEAD_MILLIS), Ordering::Relaxed);
         }

@@ -180,9 +180,9 @@ const POOR: &str = concat!(
     "strict        refused         searches are sent without `Prefer: handling=strict`\n",
     "gzip          no              pages come as large as they are\n",
     "protocol      http/1.1        each search at the same time has a connection\n",
-    "keys          made            at the next start, as far as they are not there yet\n",
     "untried       last_updated, counts no witness was found; each export tries again\n",
     "                              (with the lines that upstream.profile sets)\n",
+    "keys          made            at the next start, as far as they are not there yet\n",
 );
 const EMPTY: &str = concat!(
     "anonymous     accepted        the server gives to anybody: whoever reaches Offtake reads it through it\n",
@@ -207,8 +207,8 @@ const EMPTY: &str = concat!(
     "strict        enforced        a parameter that the server does not know is refused by it\n",
     "gzip          yes             pages come compressed\n",
     "protocol      http/1.1        each search at the same time has a connection\n",
-    "keys          made            at the next start, as far as they are not there yet\n",
     "untried       last_updated, sort, counts, links, id_lists, history no witness was found; each export tries again\n",
+    "keys          made            at the next start, as far as they are not there yet\n",
 );
 
 #[tokio::test]

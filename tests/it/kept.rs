@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use sample_upstream::{SampleUpstream, Settings};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::process::{Options, Process, until};
 use crate::smart::Client;
@@ -33,7 +33,7 @@ impl Kept {
         write(&secret, b"s3cret-of-ours");
         let client = Client::new("a", "system/*.rs");
         let clients = json!([{ "client_id": client.id, "scope": client.scope, "jwks": client.key.jwks() }]);
-        let smart = format!("mode: authorization_server, clients: {}", Value::from(clients));
+        let smart = format!("mode: authorization_server, clients: {clients}");
         let options = Options {
             upstream: format!("credentials: {{ headers: {{ X-Key: {{ file: {} }} }} }}", secret.display()).leak(),
             ..Options::default()

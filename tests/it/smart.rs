@@ -1,6 +1,7 @@
 //! SMART Backend Services over TCP: clients, tokens, and what they open (section 7 of the checklist).
 
 mod clients;
+mod clock;
 mod delivery;
 mod discovery;
 mod exports;

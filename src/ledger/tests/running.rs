@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 
 use super::*;
+use crate::clock::watch::ClockWatch;
 use crate::clock::{Clock, SystemClock};
 use crate::ledger::{Ledger, LedgerError, Target};
 
 fn start(settings: Settings) -> Ledger {
-    Ledger::start(settings, Arc::new(SystemClock), &tokio::runtime::Handle::current())
+    Ledger::start(settings, ClockWatch::new(Arc::new(SystemClock)), &tokio::runtime::Handle::current())
 }
 
 fn purged(number: u8) -> Event {

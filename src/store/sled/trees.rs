@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileNo, FileRecord};
-use crate::job::store::{Change, Lease, Restored, StoreError};
+use crate::job::store::{Change, ClockMark, Lease, Restored, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::plan::ExportPlan;
@@ -307,6 +307,16 @@ impl Trees {
             put(&self.meta, &mut writes.meta, Record::RememberedSince, &began)?;
         }
         Ok((writes, true))
+    }
+
+    pub(super) fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError> {
+        one(&self.meta, Record::ClockMark)
+    }
+
+    pub(super) fn keep_clock_mark(&self, mark: ClockMark) -> Result<Writes, StoreError> {
+        let mut writes = Writes::default();
+        put(&self.meta, &mut writes.meta, Record::ClockMark, &mark)?;
+        Ok(writes)
     }
 
     /// Whether some of what is remembered can be forgotten.
