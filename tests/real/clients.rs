@@ -59,7 +59,7 @@ fn command(name: &str, place: &str, base: &str, folder: &Path) -> anyhow::Result
                 TYPES,
                 "--no-compression",
             ]);
-            // Its own filters are tried apart.
+            // Without the filters that it adds by itself: everything is to be compared.
             command.arg("--no-default-filters");
             command.arg(folder);
             ("/Group/all/$export", command)
