@@ -139,9 +139,10 @@ async fn open_store(given: Option<Arc<dyn Store>>, folder: &Path, clock: &dyn Cl
 pub(super) fn cohorts(config: &Config) -> Cohorts {
     Cohorts::new(config.export.cohorts.iter().filter_map(|cohort| {
         let (id, patients) = cohort.read()?;
-        let who = match &cohort.identifiers_file {
-            Some(path) => Who::Identifiers(path.clone()),
-            None => Who::Patients(patients),
+        let who = match (&cohort.identifiers_file, cohort.filter()) {
+            (Some(path), _) => Who::Identifiers(path.clone()),
+            (None, Some(search)) => Who::Search(search.ok()?.filter),
+            (None, None) => Who::Patients(patients),
         };
         Some((id, OwnCohort { name: cohort.name.clone(), who }))
     }))

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::fhir::datatypes::Id;
+use crate::fhir::filter::{Escapes, FilterError, TypeFilter};
+use crate::fhir::resource_type::ResourceType;
 
 /// Patients who are exported as the members of a Group are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +21,8 @@ pub struct CohortConfig {
     pub patients: Vec<String>,
     /// A file with the identifiers of the patients in it: `system|value`, one on each line.
     pub identifiers_file: Option<PathBuf>,
+    /// A search that finds the patients in it, such as `Patient?gender=female`.
+    pub search: Option<String>,
 }
 
 /// Cohorts, and patients of one of them.
@@ -30,6 +34,13 @@ impl CohortConfig {
     pub(crate) fn read(&self) -> Option<(Id, Vec<Id>)> {
         let patients = self.patients.iter().map(|name| patient(name)).collect::<Option<BTreeSet<_>>>()?;
         Some((Id::parse(&self.id).ok()?, patients.into_iter().collect()))
+    }
+}
+
+impl CohortConfig {
+    /// What its search is for, if there is one.
+    pub(crate) fn filter(&self) -> Option<Result<TypeFilter, FilterError>> {
+        self.search.as_deref().map(|search| TypeFilter::parse(search, Escapes::Once))
     }
 }
 
@@ -52,10 +63,16 @@ pub(super) fn problems(cohorts: &[CohortConfig]) -> Vec<(String, String)> {
         } else if !ids.insert(&cohort.id) {
             add("id", "is that of another cohort, too");
         }
-        match (cohort.patients.is_empty(), &cohort.identifiers_file) {
-            (true, None) => add("patients", "is empty, and identifiers_file is not given, so that nobody is in it"),
-            (false, Some(_)) => add("patients", "is given beside identifiers_file: one of them says who is in it"),
-            (true, Some(_)) | (false, None) => {}
+        let given = [!cohort.patients.is_empty(), cohort.identifiers_file.is_some(), cohort.search.is_some()];
+        match given.iter().filter(|is_given| **is_given).count() {
+            0 => add("patients", "is empty, and neither identifiers_file nor search is given, so that nobody is in it"),
+            1 => {}
+            _ => add("patients", "is one of several ways in which it is said who is in it: give one of them"),
+        }
+        match cohort.filter() {
+            Some(Err(error)) => add("search", &format!("cannot be used: {error}")),
+            Some(Ok(found)) if found.resource_type != ResourceType::PATIENT => add("search", "is not one for Patient"),
+            Some(Ok(_)) | None => {}
         }
         if cohort.patients.len() > MOST_PATIENTS {
             add("patients", "has more than 100,000 entries: use a Group of the server");

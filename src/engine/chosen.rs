@@ -5,11 +5,15 @@ use std::collections::BTreeSet;
 use super::planner::{PlanError, Planner};
 use crate::bulk::kickoff::ExportLevel;
 use crate::fhir::datatypes::{Id, Millis};
+use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::SearchQuery;
 use crate::job::Job;
 use crate::plan::{Cohort, Listed, Newcomers};
-use crate::upstream::group::{self, GroupError, Members, When};
-use crate::upstream::probe;
+use crate::profile::Profile;
+use crate::upstream::cohorts::Who;
+use crate::upstream::group::{self, Members, When};
+use crate::upstream::probe::{self, FilterProbeError, Trial};
 
 /// Whose resources an export is to hold, and whether somebody was left out.
 #[derive(Debug)]
@@ -25,7 +29,7 @@ pub(super) struct Chosen {
 
 impl Planner {
     /// Finds out who they are now. Where nobody is left it is nobody, and never everybody (DS-009).
-    pub(super) async fn choose(&self, job: &Job, now: Millis, id_lists: bool) -> Result<Chosen, PlanError> {
+    pub(super) async fn choose(&self, job: &Job, now: Millis, profile: &Profile) -> Result<Chosen, PlanError> {
         let consent = self.rights.consent();
         let asked = job.kickoff.patients.as_ref();
         let (mut candidates, mut newcomers, mut members_left_out) = (BTreeSet::new(), Vec::new(), false);
@@ -34,7 +38,7 @@ impl Planner {
             (ExportLevel::Patient, None) => return Ok(Chosen::all(Cohort::AllPatients)),
             (ExportLevel::Patient, Some(asked)) => candidates.extend(asked.iter().cloned()),
             (ExportLevel::Group(id), _) => {
-                let members = self.members(job, id, now).await?;
+                let members = self.members(job, id, now, profile).await?;
                 members_left_out = members.left_out > 0;
                 candidates.extend(members.patients);
                 newcomers = members.newcomers;
@@ -50,7 +54,8 @@ impl Planner {
         // SEC-25: whoever is not there gets the same answer as whoever is no member.
         let candidates: Vec<_> = candidates.into_iter().collect();
         let failed = |source| PlanError::Search { resource_type: ResourceType::PATIENT, source };
-        let there = probe::existing(&self.upstream, &candidates, id_lists, self.searches).await.map_err(failed)?;
+        let there =
+            probe::existing(&self.upstream, &candidates, profile.id_lists, self.searches).await.map_err(failed)?;
         let patients_left_out = there.len() < asked.len();
         Ok(Chosen { cohort: Cohort::Members(there), newcomers, members_left_out, patients_left_out })
     }
@@ -58,16 +63,44 @@ impl Planner {
 
 impl Planner {
     /// Who is in a Group, be it the server's or ours, and which of them come as a whole.
-    async fn members(&self, job: &Job, id: &Id, now: Millis) -> Result<Members, GroupError> {
+    async fn members(&self, job: &Job, id: &Id, now: Millis, profile: &Profile) -> Result<Members, PlanError> {
         let since = job.kickoff.since.filter(|_| self.newcomers == Newcomers::Full);
         if let Some(cohort) = self.cohorts.get(id) {
-            let members = cohort.members(&self.upstream, self.most_members, self.searches).await?;
+            let members = match &cohort.who {
+                Who::Search(filter) => self.found_by(filter, profile).await?,
+                Who::Patients(_) | Who::Identifiers(_) => {
+                    cohort.members(&self.upstream, self.most_members, self.searches).await?
+                }
+            };
             // Since when somebody is in it nobody knows.
             let newcomers = since.map(|_| members.patients.clone()).unwrap_or_default();
             return Ok(Members { newcomers, ..members });
         }
         let expands = |id: &Id| job.owner.policy().is_none_or(|policy| policy.permits_group(id));
-        group::members(&self.upstream, id, self.most_members, When { now, since }, &expands).await
+        Ok(group::members(&self.upstream, id, self.most_members, When { now, since }, &expands).await?)
+    }
+
+    /// The patients whom a search finds, once a witness has shown that the server heeds it (SEC-21). Where it finds nobody
+    /// nobody is there to show that, and nobody is a member.
+    async fn found_by(&self, filter: &Filter, profile: &Profile) -> Result<Members, PlanError> {
+        let resource_type = ResourceType::PATIENT;
+        let statement = |source| PlanError::Statement { resource_type, source: Box::new(source) };
+        let capability = self.profiler.capability().await.map_err(statement)?;
+        let unlisted = |parameter: &str| FilterProbeError::Unlisted { resource_type, parameter: parameter.to_owned() };
+        let kinds = filter
+            .names()
+            .map(|name| capability.parameter(resource_type, name).ok_or_else(|| unlisted(name)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let all = [SearchQuery::new(resource_type)];
+        match probe::filter(&self.upstream, resource_type, &all, filter, &kinds).await? {
+            Trial::Nothing => Ok(Members::default()),
+            Trial::Proven => {
+                let (counts, stable, page) = (profile.counts, profile.links_are_stable(), self.page_resources);
+                let patients =
+                    probe::all_patients(&self.upstream, counts, stable, page, self.most_members, filter).await?;
+                Ok(Members { patients, ..Members::default() })
+            }
+        }
     }
 }
 

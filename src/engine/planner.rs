@@ -12,6 +12,7 @@ use super::chosen::Chosen;
 use super::profiler::Profiler;
 use super::rights::Rights;
 use crate::fhir::compartment::Compartments;
+use crate::fhir::filter::Filter;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Job;
@@ -130,7 +131,7 @@ impl Planner {
         let mut survey = self.survey(job, &given).await?;
         let now = survey.date.unwrap_or_else(|| self.upstream.now());
         let Chosen { cohort, newcomers, members_left_out, patients_left_out } =
-            self.choose(job, now, findings.profile.id_lists).await?;
+            self.choose(job, now, &findings.profile).await?;
         if matches!(&cohort, Cohort::Members(members) if !members.is_empty()) {
             survey.doubt_emptiness(job.compartments);
         }
@@ -152,7 +153,8 @@ impl Planner {
         let listed = match &cohort {
             Cohort::Everything | Cohort::AllPatients if !reached.is_empty() || !records.is_empty() => {
                 let (stable, most) = (profile.links_are_stable(), self.most_members);
-                probe::all_patients(&self.upstream, profile.counts, stable, self.page_resources, most).await?
+                probe::all_patients(&self.upstream, profile.counts, stable, self.page_resources, most, &Filter::ALL)
+                    .await?
             }
             Cohort::Everything | Cohort::AllPatients | Cohort::Members(_) => Vec::new(),
         };

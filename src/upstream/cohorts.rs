@@ -14,6 +14,7 @@ use super::client::{Room, SearchError, Upstream};
 use super::group::{GroupError, Members};
 use crate::fhir::bundle::{Entry, Scope};
 use crate::fhir::datatypes::Id;
+use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::SearchQuery;
 
@@ -37,6 +38,8 @@ pub(crate) enum Who {
     Patients(Vec<Id>),
     /// Whoever has one of the identifiers in this file: `system|value`, one on each line.
     Identifiers(PathBuf),
+    /// Whoever a search for patients finds by this.
+    Search(Filter),
 }
 
 impl std::fmt::Debug for OwnCohort {
@@ -64,8 +67,8 @@ impl Cohorts {
 }
 
 impl OwnCohort {
-    /// Who is in it now: at most `most`, found by `at_once` searches at a time. An identifier that nobody has, or several
-    /// have, is left out.
+    /// Who is in it now, if it is a list: at most `most`, found by `at_once` searches at a time. An identifier that nobody
+    /// has, or several have, is left out.
     pub(crate) async fn members(
         &self,
         upstream: &Upstream,
@@ -75,6 +78,8 @@ impl OwnCohort {
         let identifiers = match &self.who {
             Who::Patients(patients) if patients.len() > most => return Err(GroupError::TooLarge(most)),
             Who::Patients(patients) => return Ok(Members { patients: patients.clone(), ..Members::default() }),
+            // Whom a search finds is found out where it is known how far the server can be relied on.
+            Who::Search(_) => return Ok(Members::default()),
             Who::Identifiers(path) => {
                 let path = path.clone();
                 let read = tokio::task::spawn_blocking(move || identifiers(&path, most)).await;

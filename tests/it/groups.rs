@@ -30,8 +30,17 @@ fn observation(id: &str, patient: &str) -> String {
     json!({ "resourceType": "Observation", "id": id, "status": "final", "code": code, "subject": subject }).to_string()
 }
 
+/// Waits until exports are taken, however busy the machine.
+async fn ready(app: &App) {
+    let unknown = format!("/$bulk-status/{}", "0".repeat(32));
+    while app.ask("GET", &unknown, &[], b"").await.status == 503 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 /// The ids that came, by type.
 async fn exported(app: &App, path: &str) -> BTreeMap<String, BTreeSet<String>> {
+    ready(app).await;
     let (_, received) = app.export(path).await.unwrap_or_else(|error| panic!("{path}: {error:#}"));
     let ids = |lines: Vec<u8>| {
         let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec);
@@ -279,4 +288,34 @@ async fn a_cohort_of_ours_is_a_group_for_those_who_may_have_it() {
     };
     failed.assert_refused("a list that is none", 500, "processing", None);
     rig.stop().await;
+}
+
+/// SEC-21, SEC-25: a search finds the members, as long as the server is seen to heed it.
+#[tokio::test]
+async fn a_cohort_by_a_search_has_whom_it_finds_and_never_everybody() {
+    let upstream = SampleUpstream::new(Settings::default());
+    for number in 0..30 {
+        let gender = if number % 3 == 0 { "female" } else { "male" };
+        let patient = json!({ "resourceType": "Patient", "id": format!("p{number:02}"), "gender": gender });
+        upstream.insert_raw(&patient.to_string()).expect("a patient");
+        upstream.insert_raw(&observation(&format!("o{number:02}"), &format!("p{number:02}"))).expect("an observation");
+    }
+    let app = App::before(upstream, |config| {
+        let cohort =
+            |id: &str, search: &str| serde_json::from_value(json!({ "id": id, "search": search })).expect("a cohort");
+        config.export.cohorts = vec![
+            cohort("women", "Patient?gender=female"),
+            cohort("nobody", "Patient?gender=other"),
+            cohort("unlisted", "Patient?shoe-size=42"),
+        ];
+    })
+    .await;
+    let women = || (0..30).filter(|number| number % 3 == 0);
+    let came = exported(&app, "/Group/women/$export?_type=Patient,Observation").await;
+    let expected = [("Observation", named(women(), "o")), ("Patient", named(women(), "p"))];
+    assert_eq!(came, expected.map(|(name, ids)| (name.to_owned(), ids)).into());
+    assert!(exported(&app, "/Group/nobody/$export").await.is_empty());
+    let error = app.export("/Group/unlisted/$export").await.expect_err("the server does not know it");
+    assert!(format!("{error:#}").contains("shoe-size"), "{error:#}");
+    app.stop().await;
 }

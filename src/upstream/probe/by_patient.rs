@@ -11,6 +11,7 @@ use super::{A_FEW, page};
 use crate::fhir::bundle::{Entry, Scope};
 use crate::fhir::compartment::{Compartments, Link};
 use crate::fhir::datatypes::Id;
+use crate::fhir::filter::Filter;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::SearchQuery;
@@ -252,22 +253,23 @@ pub(crate) async fn some_patients(upstream: &Upstream) -> Result<Option<Vec<Id>>
     Ok(seen.map(|seen| seen.entries.into_iter().map(|entry| entry.id).collect()))
 }
 
-/// Every patient, sorted: as many as the server counts, where its links cannot lose any, else as two readings agree.
+/// Every patient who passes a filter, sorted: as many as the server counts, where its links cannot lose any, else as two readings agree.
 pub(crate) async fn all_patients(
     upstream: &Upstream,
     counts: Option<CountMethod>,
     links_are_stable: bool,
     mut page_resources: u32,
     most: usize,
+    filter: &Filter,
 ) -> Result<Vec<Id>, ListError> {
-    let all = SearchQuery::new(ResourceType::PATIENT);
+    let all = filter.narrow(SearchQuery::new(ResourceType::PATIENT));
     let mut previous: Option<BTreeSet<Id>> = None;
     for _ in 0..LISTINGS {
         let counted = match counts {
             Some(method) => upstream.count(&all, method).await?.0,
             None => None,
         };
-        let (listed, pages) = match list_once(upstream, page_resources, most).await {
+        let (listed, pages) = match list_once(upstream, &all, page_resources, most).await {
             Ok(listed) => listed,
             // A list of pages that is known no longer is asked for anew.
             Err(ListError::Search(SearchError::Refused {
@@ -294,9 +296,14 @@ pub(crate) async fn all_patients(
     Err(ListError::Unsteady)
 }
 
-async fn list_once(upstream: &Upstream, page_resources: u32, most: usize) -> Result<(BTreeSet<Id>, u32), ListError> {
+async fn list_once(
+    upstream: &Upstream,
+    all: &SearchQuery,
+    page_resources: u32,
+    most: usize,
+) -> Result<(BTreeSet<Id>, u32), ListError> {
     let scope = Scope::of(ResourceType::PATIENT);
-    let query = SearchQuery::new(ResourceType::PATIENT).count(page_resources).ids_only();
+    let query = all.clone().count(page_resources).ids_only();
     let mut answer = upstream.page(&query, scope, Room::Share).await?;
     let (mut listed, mut pages, mut empty) = (BTreeSet::new(), 0_u32, 0);
     loop {
