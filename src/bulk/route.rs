@@ -196,7 +196,7 @@ fn ours(method: &Method, segments: &[&str]) -> Option<BulkRoute> {
         },
         ["$bulk-status", job, page] => match (job.parse(), page_number(page), method) {
             (Ok(job), Some(number), &Method::GET) => BulkRoute::Page { job, number },
-            (_, _, &Method::GET) => BulkRoute::NoSuchJob,
+            (Err(_), _, &Method::GET) | (_, None, _) => BulkRoute::NoSuchJob,
             _ => not_allowed("GET"),
         },
         ["$bulk-file", job, file] => match (job.parse(), method) {

@@ -186,8 +186,8 @@ impl Stand {
     /// The job store has to be open, and a second has to have passed since.
     async fn until_tokens_are_issued(&self) -> anyhow::Result<()> {
         let mut tried = Ok(());
-        for number in 0..60 {
-            tried = self.tokens_from(1_000_000 + number, 1).await;
+        for _ in 0..60 {
+            tried = self.tokens(1).await;
             if tried.is_ok() {
                 break;
             }
@@ -198,16 +198,12 @@ impl Stand {
 
     /// So many good token requests.
     async fn tokens(&self, requests: usize) -> anyhow::Result<()> {
-        self.tokens_from(0, requests).await
-    }
-
-    async fn tokens_from(&self, first: usize, requests: usize) -> anyhow::Result<()> {
         let mut asking = JoinSet::new();
-        for number in first..first + requests {
+        for _ in 0..requests {
             if asking.len() >= AT_ONCE {
                 asking.join_next().await.context("one is under way")???;
             }
-            let (http, form) = (self.http.clone(), self.good(number)?);
+            let (http, form) = (self.http.clone(), self.good()?);
             let uri = format!("{}/$bulk-token", self.base);
             asking.spawn(async move {
                 let (status, body) = post(&http, &uri, form).await?;
@@ -219,19 +215,22 @@ impl Stand {
     }
 
     /// A form that a token is issued for.
-    fn good(&self, number: usize) -> anyhow::Result<String> {
+    fn good(&self) -> anyhow::Result<String> {
         let header = json!({ "alg": "ES384", "typ": "JWT", "kid": "k" });
-        let signed = self.unsigned("good", &header, number);
+        let signed = self.unsigned("good", &header);
         let signature = crypto::sign(signed.as_bytes(), &self.key, Algorithm::ES384)?;
         Ok(form(&format!("{signed}.{signature}")))
     }
 
-    fn unsigned(&self, client: &str, header: &Value, number: usize) -> String {
-        let now = offtake::Clock::unix_millis(&offtake::SystemClock) / 1_000;
+    fn unsigned(&self, client: &str, header: &Value) -> String {
+        // Each is used once.
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let (now, jti) =
+            (offtake::Clock::unix_millis(&offtake::SystemClock) / 1_000, NEXT.fetch_add(1, Ordering::Relaxed));
         let claims = json!({
             "iss": client, "sub": client, "aud": format!("{}/$bulk-token", self.base),
             // So late that it cannot have been used before the start.
-            "iat": now, "exp": now + 330, "jti": format!("{number}-{now}"),
+            "iat": now, "exp": now + 330, "jti": jti.to_string(),
         });
         format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()))
     }
@@ -258,7 +257,7 @@ impl Stand {
     /// A form of 64 kB with an assertion that is as dear as it can be and signed by nobody.
     fn bad(&self, number: usize) -> String {
         let header = json!({ "alg": "RS384", "typ": "JWT", "kid": format!("unknown-{number}") });
-        let signed = self.unsigned("flooded", &header, number);
+        let signed = self.unsigned("flooded", &header);
         let mut signature = [0x5a; 512];
         signature[..8].copy_from_slice(&(number as u64).to_le_bytes());
         let mut form = form(&format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)));

@@ -371,7 +371,7 @@ mod tests {
                 r#""rest":[{"mode":"server" , "operation" : [{"name":"export"}]}]"#,
             ] {
                 let gone = rest.replace(r#""operation":[{"name":"export"}],"#, "");
-                let gone = gone.replace(r#" , "operation" : [{"name":"export"}]"#, "");
+                let gone = gone.replace(r#", "operation" : [{"name":"export"}]"#, "");
                 let closed = Offer { is_open: false, ..offer() };
                 for last in [false, true] {
                     let text = |middle: &str, rest: &str| {
