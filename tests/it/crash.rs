@@ -286,6 +286,7 @@ impl World {
         // What is found out in the background comes at another moment in each life; the export finds it out itself.
         config.upstream.probe_on_start = false;
         config.output.min_free = Some(offtake::config::Size::kibibytes(0));
+        config.export.early_polls_per_second = u32::MAX;
         (self.scenario.change)(&mut config);
         let crashing = Arc::clone(point);
         let offtake = Offtake::builder(config)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use futures_util::StreamExt;
 use offtake::testing::{FullPoint, JobStore, ManualClock};
-use offtake::{Clock, Config, Offtake, SystemClock};
+use offtake::{Clock, Offtake, SystemClock};
 use sample_upstream::{Running, SampleUpstream, Settings};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -20,7 +20,7 @@ use crate::client::{Client, Poll};
 use crate::exact::{self, files_below};
 use crate::expected;
 use crate::raw::{self, KICKOFF};
-use crate::support::listener;
+use crate::support::{config, listener};
 use output::{Failing, Verdict, busy, full};
 
 const PATH: &str = "/$export?_type=Patient,Encounter,Observation";
@@ -48,10 +48,8 @@ impl World {
         let folder = tempfile::tempdir()?;
         let listener = listener().await;
         let base = format!("http://{}/fhir", listener.local_addr()?);
-        let mut config = Config::local(&server.base_url, &base, folder.path())?;
-        config.upstream.probe_on_start = false;
+        let mut config = config(&server.base_url, &base, folder.path());
         config.output.file_max_resources = 25;
-        config.output.min_free = Some(offtake::config::Size::kibibytes(0));
         let offtake = Offtake::builder(config)
             .clock(clock.clone())
             .store(store)

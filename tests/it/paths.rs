@@ -63,12 +63,13 @@ async fn no_trick_with_a_path_reaches_the_upstream() {
          /fhir/Patient/1/$export /fhir/Patient/$export/ /fhir/patient/$export /fhir/Patient/$EXPORT \
          /fhir/Group/$export /fhir/Group/all/$export/ /fhir/Group/all/x/$export /fhir/Group/a,b/$export \
          /fhir/group/all/$export /fhir/Observation/$export /fhir/x/y/z/$export /fhir/Patient;x/$export \
-         /fhir/$export/Patient /fhir/Patient/%24%45%58port /fhir/$export%2eold";
+         /fhir/$export/Patient /fhir/$bulk-status/$export /fhir/Patient/%24%45%58port /fhir/$export%2eold";
     for refused in foreign.split_whitespace() {
         targets.push((refused.to_owned(), 403, "forbidden"));
     }
     for suffix in ["/x", "/", "/x.ndjson/", ";x"] {
-        let (status, code) = if suffix == ";x" { (404, "not-found") } else { (403, "forbidden") };
+        // What ends with a slash is nobody's; the others name a job, or a page, that is not there.
+        let (status, code) = if suffix.ends_with('/') { (403, "forbidden") } else { (404, "not-found") };
         targets.push((format!("/fhir/$bulk-status/{job}{suffix}"), status, code));
     }
     for (target, status, code) in &targets {
@@ -129,7 +130,6 @@ async fn escaped_spellings_of_our_routes_are_our_routes() {
         "%2b123456789abcdef0123456789abcde",
         "caf%C3%A9",
         "0123456789abcdef0123456789abcdef%20",
-        "$export",
     ] {
         for method in ["GET", "DELETE"] {
             let target = format!("/fhir/$bulk-status/{job}");

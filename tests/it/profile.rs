@@ -52,6 +52,8 @@ impl World {
         let base = format!("http://{}/fhir", listener.local_addr().expect("it listens"));
         let folder: &Path = self.folder.path();
         let mut config = Config::local(&self.server.base_url, &base, folder).expect("a good configuration");
+        // By a clock that stands still, all polls are of one second.
+        config.export.early_polls_per_second = u32::MAX;
         change(&mut config);
         let builder = Offtake::builder(config).clock(Arc::clone(&self.clock) as Arc<dyn Clock>);
         let builder = match &self.store {

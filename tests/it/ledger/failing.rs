@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use offtake::{Config, Offtake};
+use offtake::Offtake;
 use sample_upstream::{Running, SampleUpstream, Settings};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::{of_kind, records};
 use crate::client::{Client, Poll};
 use crate::raw::{self, Answer, KICKOFF};
-use crate::support::{listener, until};
+use crate::support::{config, listener, until};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -39,9 +39,7 @@ impl World {
         let folder = tempfile::tempdir().expect("a folder");
         let listener = listener().await;
         let base = format!("http://{}/fhir", listener.local_addr().expect("it listens"));
-        let mut config = Config::local(&server.base_url, &base, folder.path()).expect("a good configuration");
-        config.upstream.probe_on_start = false;
-        config.output.min_free = Some(offtake::config::Size::kibibytes(0));
+        let config = config(&server.base_url, &base, folder.path());
         let is_full = Arc::new(AtomicBool::new(false));
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let (disk, passed) = (Arc::clone(&is_full), Arc::clone(&gate));

@@ -215,6 +215,7 @@ impl Chain<'_> {
         let mut config = Config::local(&self.server.base_url, &base, std::path::Path::new("/nowhere"))?;
         limits.set(&mut config);
         config.ledger.enabled = false;
+        config.export.early_polls_per_second = u32::MAX;
         config.upstream.profile = serde_json::from_value(self.scenario.profile())?;
         let point = Arc::new(CrashPoint::new(crash));
         let output = CrashOutput::new(Arc::clone(&self.output), Arc::clone(&point));

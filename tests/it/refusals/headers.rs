@@ -56,8 +56,8 @@ async fn every_spelling_that_says_what_is_wanted_works() {
         &[ACCEPT, ("Prefer", "respond-async=\"\"")],
         &[ACCEPT, ("Prefer", "handling=strict,respond-async")],
         &[ACCEPT, ("Prefer", "handling=\"lenient\", respond-async")],
-        // Not supported, so ignored and not claimed.
-        &[ACCEPT, ("Prefer", "respond-async, separate-export-status")],
+        // Unknown, so ignored and not claimed.
+        &[ACCEPT, ("Prefer", "respond-async, separate-export-statuses")],
     ] {
         let answer = bench.send("GET", "/$export?_type=Patient", headers, b"").await;
         assert_eq!(answer.status, 202, "{headers:?}: {}", String::from_utf8_lossy(&answer.body));
