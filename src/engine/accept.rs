@@ -134,6 +134,12 @@ impl Judge {
         if by > 0 {
             return Verdict::Again { by };
         }
+        // A page that says of itself that it is whole, after a count that was larger, may come from a server that is behind
+        // the one that counted: what was deleted between them stays away the next time as well.
+        let is_behind = reading.counted_before.is_some_and(|before| profile.counts.is_some() && before > counted);
+        if is_behind && self.previous.replace(reading.set) != Some(reading.set) {
+            return Verdict::Again { by: 0 };
+        }
         // What was made since the count may stand where one is missing that no question asks for.
         let before = distinct - reading.made_since.unwrap_or(reading.moved).min(distinct);
         let method = if self.is_open && counted > before { Method::Unproven } else { Method::Counted };
@@ -187,6 +193,16 @@ mod tests {
         assert!(!judge.wants_count(&exact()));
         assert_eq!(judge.judge(&reading(&["a", "b"], Some(3), None), &exact()), Verdict::Again { by: 1 });
         assert_eq!(judge.judge(&reading(&["a", "b", "c"], Some(3), None), &exact()), COUNTED(3));
+    }
+
+    #[test]
+    fn a_page_that_is_whole_by_itself_and_not_by_a_count_before_is_read_twice() {
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&reading(&["a", "b"], Some(2), Some(3)), &exact()), Verdict::Again { by: 0 });
+        assert_eq!(judge.judge(&reading(&["a", "b", "c"], Some(3), Some(3)), &exact()), COUNTED(3));
+        let mut judge = Judge::default();
+        assert_eq!(judge.judge(&reading(&["a", "b"], Some(2), Some(3)), &exact()), Verdict::Again { by: 0 });
+        assert_eq!(judge.judge(&reading(&["a", "b"], Some(2), Some(3)), &exact()), COUNTED(2));
     }
 
     #[test]

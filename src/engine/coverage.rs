@@ -17,9 +17,10 @@ const MOST_TRIPLES: usize = 10;
 
 impl Worker {
     /// Three counts in this order, until two triples running agree: at or after W, below W, all. What the last
-    /// has over the other two no window can see. While somebody writes no two may ever agree: what is changed between the
-    /// first two counts neither sees, so that most triples have more over than what is hidden. Only where within one something
-    /// is made and something else deleted it may have less, and two of the same kind are believed.
+    /// has over the other two no window can see. While somebody writes no two may ever agree. What is changed between the first
+    /// two counts neither sees, so that a triple has more over than what is hidden: where nothing was made or deleted in all
+    /// the time, the least of two of the same kind is believed. Where something was, a triple may have less over as well, and
+    /// the one in the middle is.
     pub(super) async fn find_gaps(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
         self.progress.count();
         let reader = self.reader.clone();
@@ -37,7 +38,7 @@ impl Worker {
                         return Ok(0);
                     }
                     let mut last: Option<[u64; 3]> = None;
-                    let mut over = Vec::new();
+                    let (mut over, mut alls) = (Vec::new(), BTreeSet::new());
                     for _ in 0..MOST_TRIPLES {
                         let mut triple = [0; 3];
                         for (count, slice) in triple.iter_mut().zip([&after, &before, &all]) {
@@ -45,6 +46,7 @@ impl Worker {
                             *count = counted;
                         }
                         let [after, before, all] = triple;
+                        alls.insert(all);
                         let gap = |all: u64| all.saturating_sub(before.saturating_add(after));
                         // Nothing at all was there at the last count: then nothing is hidden.
                         if last == Some(triple) || all == 0 {
@@ -57,7 +59,8 @@ impl Worker {
                         last = Some(triple);
                     }
                     over.sort_unstable();
-                    Ok(over.get(1).copied().unwrap_or(0))
+                    let believed = if alls.len() == 1 { 1 } else { over.len() / 2 };
+                    Ok(over.get(believed).copied().unwrap_or(0))
                 }
             })
             .await?;
