@@ -53,24 +53,32 @@ impl Planner {
         };
         // SEC-25: whoever is not there gets the same answer as whoever is no member.
         let candidates: Vec<_> = candidates.into_iter().collect();
-        let failed = |source| PlanError::Search { resource_type: ResourceType::PATIENT, source };
-        let there =
-            probe::existing(&self.upstream, &candidates, profile.id_lists, self.searches).await.map_err(failed)?;
+        let there = self.there(&candidates, profile).await?;
         let patients_left_out = there.len() < asked.len();
         Ok(Chosen { cohort: Cohort::Members(there), newcomers, members_left_out, patients_left_out })
     }
 }
 
 impl Planner {
+    /// Those of some patients whom the server has.
+    async fn there(&self, patients: &[Id], profile: &Profile) -> Result<Vec<Id>, PlanError> {
+        let failed = |source| PlanError::Search { resource_type: ResourceType::PATIENT, source };
+        probe::existing(&self.upstream, patients, profile.id_lists, self.searches).await.map_err(failed)
+    }
+
     /// Who is in a Group, be it the server's or ours, and which of them come as a whole.
     async fn members(&self, job: &Job, id: &Id, now: Millis, profile: &Profile) -> Result<Members, PlanError> {
         let since = job.kickoff.since.filter(|_| self.newcomers == Newcomers::Full);
         if let Some(cohort) = self.cohorts.get(id) {
             let members = match &cohort.who {
                 Who::Search(filter) => self.found_by(filter, profile).await?,
-                Who::Patients(_) | Who::Identifiers(_) => {
-                    cohort.members(&self.upstream, self.most_members, self.searches).await?
+                Who::Patients(_) => {
+                    let listed = cohort.members(&self.upstream, self.most_members, self.searches).await?.patients;
+                    let patients = self.there(&listed, profile).await?;
+                    let left_out = listed.len().saturating_sub(patients.len()) as u64;
+                    Members { patients, left_out, ..Members::default() }
                 }
+                Who::Identifiers(_) => cohort.members(&self.upstream, self.most_members, self.searches).await?,
             };
             // Since when somebody is in it nobody knows.
             let newcomers = since.map(|_| members.patients.clone()).unwrap_or_default();
@@ -80,26 +88,32 @@ impl Planner {
         Ok(group::members(&self.upstream, id, self.most_members, When { now, since }, &expands).await?)
     }
 
-    /// The patients whom a search finds, once a witness has shown that the server heeds it (SEC-21). Where it finds nobody
-    /// nobody is there to show that, and nobody is a member.
+    /// The patients whom a search finds, once a witness has shown that the server heeds it (SEC-21). Where no witness was found
+    /// nobody may be a member: the list has to say the same, by its number or twice.
     async fn found_by(&self, filter: &Filter, profile: &Profile) -> Result<Members, PlanError> {
         let resource_type = ResourceType::PATIENT;
         let statement = |source| PlanError::Statement { resource_type, source: Box::new(source) };
         let capability = self.profiler.capability().await.map_err(statement)?;
-        let unlisted = |parameter: &str| FilterProbeError::Unlisted { resource_type, parameter: parameter.to_owned() };
-        let kinds = filter
-            .names()
-            .map(|name| capability.parameter(resource_type, name).ok_or_else(|| unlisted(name)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut kinds = Vec::new();
+        for name in filter.names() {
+            let parameter = || name.to_owned();
+            let kind = capability.parameter(resource_type, name);
+            let kind = kind.ok_or_else(|| FilterProbeError::Unlisted { resource_type, parameter: parameter() })?;
+            // A server that passes over what it cannot read finds everybody.
+            let checked = filter.check_kind(name, kind);
+            checked.map_err(|_| FilterProbeError::Unproven { resource_type, parameter: parameter() })?;
+            kinds.push(kind);
+        }
         let all = [SearchQuery::new(resource_type)];
-        match probe::filter(&self.upstream, resource_type, &all, filter, &kinds).await? {
-            Trial::Nothing => Ok(Members::default()),
-            Trial::Proven => {
-                let (counts, stable, page) = (profile.counts, profile.links_are_stable(), self.page_resources);
-                let patients =
-                    probe::all_patients(&self.upstream, counts, stable, page, self.most_members, filter).await?;
-                Ok(Members { patients, ..Members::default() })
+        let trial = probe::filter(&self.upstream, resource_type, &all, filter, &kinds).await?;
+        let (counts, stable, page) = (profile.counts, profile.links_are_stable(), self.page_resources);
+        let patients = probe::all_patients(&self.upstream, counts, stable, page, self.most_members, filter).await?;
+        match trial {
+            Trial::Nothing if !patients.is_empty() => {
+                let parameter = filter.names().next().unwrap_or_default().to_owned();
+                Err(FilterProbeError::Unproven { resource_type, parameter }.into())
             }
+            Trial::Nothing | Trial::Proven => Ok(Members { patients, ..Members::default() }),
         }
     }
 }

@@ -130,8 +130,9 @@ impl Planner {
         let findings = self.profiler.findings(&job.types).await?;
         let mut survey = self.survey(job, &given).await?;
         let now = survey.date.unwrap_or_else(|| self.upstream.now());
-        let Chosen { cohort, newcomers, members_left_out, patients_left_out } =
-            self.choose(job, now, &findings.profile).await?;
+        // Whoever decides who is exported heeds what is known of such servers, and what the operator says of this one.
+        let known = findings.profile.clone().known(preset, &self.overrides);
+        let Chosen { cohort, newcomers, members_left_out, patients_left_out } = self.choose(job, now, &known).await?;
         if matches!(&cohort, Cohort::Members(members) if !members.is_empty()) {
             survey.doubt_emptiness(job.compartments);
         }

@@ -9,6 +9,7 @@ use super::problem::Problem;
 use super::{Edge, authorize};
 use crate::fhir::datatypes::Id;
 use crate::fhir::resource_type::ResourceType;
+use crate::smart::policy::Level;
 use crate::smart::scope::Actions;
 use crate::smart::server::Caller;
 use crate::upstream::group::GroupError;
@@ -20,7 +21,8 @@ pub(super) async fn cohort(edge: &Edge, id: &Id, head: &Parts) -> Result<Respons
         if !client.scopes().permit(ResourceType::GROUP, Actions::READ) {
             return Err(authorize::insufficient(edge, "system/Group.r"));
         }
-        if !client.policy().permits_group(id) {
+        // Whatever is hidden from it is unknown, as what is not there is.
+        if !(client.policy().permits_level(Level::Group) && client.policy().permits_group(id)) {
             return Err(GroupError::Unknown.into());
         }
     }

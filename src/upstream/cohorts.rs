@@ -161,6 +161,8 @@ fn identifiers(path: &Path, most: usize) -> Result<BTreeSet<Identifier>, GroupEr
     if read as u64 > MOST_BYTES {
         return Err(GroupError::Identifiers);
     }
+    // What some editors begin a file with is no part of it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let found = lines.map(Identifier::parse).collect::<Option<BTreeSet<_>>>().ok_or(GroupError::Identifiers)?;
     if found.len() > most { Err(GroupError::TooLarge(most)) } else { Ok(found) }
@@ -206,6 +208,9 @@ mod tests {
             identifiers(&path, most).map(|found| found.len())
         };
         assert!(matches!(read("# ours\n\nurn:x|1\nurn:x|2\nurn:x|1\n", 2), Ok(2)));
+        std::fs::write(&path, "\u{feff}urn:x|1\n").expect("the disk takes it");
+        let marked = identifiers(&path, 1).expect("it can be read");
+        assert_eq!(marked.iter().map(Identifier::token).collect::<Vec<_>>(), ["urn:x|1"], "a byte order mark");
         assert!(matches!(read("urn:x|1\nurn:x|2\n", 1), Err(GroupError::TooLarge(1))));
         assert!(matches!(read("urn:x|1\nnonsense\n", 9), Err(GroupError::Identifiers)));
         assert!(matches!(identifiers(&folder.path().join("none"), 9), Err(GroupError::Identifiers)));

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
@@ -14,6 +15,8 @@ use crate::fhir::resource_type::ResourceType;
 
 /// Groups within groups that one export expands.
 const MOST_GROUPS: usize = 100;
+/// How long it may take to find out who was in one of them before.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who is in a Group now.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -193,10 +196,11 @@ impl Then {
     fn lacks(&self, member: &Member, target: &LocalReference, since: Instant) -> bool {
         let start = member.period.as_ref().and_then(|period| period.start.as_deref());
         match (start, self) {
+            // Since when somebody belongs to it may be written down later, and a pause may end.
+            (_, Self::These(members)) if !members.contains(target) => true,
             // What it says itself goes before what was written when. In doubt within a day, say, they are new.
             (Some(start), _) => bound(start, true).is_none_or(|start| start > since.floor_millis()),
-            (None, Self::AsNow) => false,
-            (None, Self::These(members)) => !members.contains(target),
+            (None, Self::AsNow | Self::These(_)) => false,
             (None, Self::Nobody) => true,
         }
     }
@@ -269,6 +273,8 @@ impl<'a> Group<'a> {
             return Then::AsNow;
         }
         let scope = Scope::of(ResourceType::GROUP);
+        // Whatever fails here means no more than that nobody knows.
+        let upstream = upstream.within(PATIENCE);
         let Ok(Some(version)) = upstream.version_at(ResourceType::GROUP, id, since, scope, Room::Share).await else {
             return Then::Nobody;
         };

@@ -207,6 +207,14 @@ async fn newcomers_to_a_group_come_as_a_whole_where_that_is_wanted() {
         ("a group within is new", with_history(), &a_only, Some(&nested), full, "new-a new-d old-d"),
         ("a group within is not", with_history(), &nested, Some(&nested), full, "new-a new-d"),
         ("it says since when", no_history(), &a_only, Some(&since_lately), full, "new-b old-b"),
+        (
+            "it says since long ago, and was not in it",
+            with_history(),
+            &a_only,
+            Some(&since_long_ago),
+            full,
+            "new-b old-b",
+        ),
         ("it says since long ago", no_history(), &a_only, Some(&since_long_ago), full, "new-b"),
         ("nobody was in it", with_history(), &[], Some(&a_only), full, "new-a old-a"),
     ] {
@@ -219,7 +227,7 @@ async fn newcomers_to_a_group_come_as_a_whole_where_that_is_wanted() {
 #[tokio::test]
 async fn a_cohort_of_ours_is_a_group_for_those_who_may_have_it() {
     const ALL: &str = "system/*.rs";
-    let clients = [Client::new("a", ALL), Client::new("b", ALL)];
+    let clients = [Client::new("a", ALL), Client::new("b", ALL), Client::new("c", ALL)];
     let file = tempfile::NamedTempFile::new().expect("a file");
     // The sample server takes what stands before and after a comma for two values, and finds somebody by one of them.
     let list = ["1", "2", "twice", "nobody", "3,4"].map(|mrn| format!("http://x.example/mrn|{mrn}\n")).concat();
@@ -234,6 +242,7 @@ async fn a_cohort_of_ours_is_a_group_for_those_who_may_have_it() {
         ];
         config.smart.clients[1].policy =
             serde_json::from_value(json!({ "levels": ["group"], "groups": ["trial"] })).expect("a policy");
+        config.smart.clients[2].policy = serde_json::from_value(json!({ "levels": ["patient"] })).expect("a policy");
     })
     .await;
     for (id, mrn) in [("p1", "1"), ("p2", "2"), ("p3", "twice"), ("p4", "twice"), ("p5", "4")] {
@@ -269,7 +278,16 @@ async fn a_cohort_of_ours_is_a_group_for_those_who_may_have_it() {
     let refused = rig.with_token("GET", "/Group/registry", &theirs).await;
     refused.assert_refused("by policy", 404, "not-found", None);
     rig.with_token("GET", "/Group/registry/$export", &theirs).await.assert_refused("too", 404, "not-found", None);
+    let unknown = rig.with_token("GET", "/Group/no-such-cohort", &theirs).await;
+    assert_eq!(
+        (unknown.status, &unknown.body),
+        (404, &refused.body),
+        "what is hidden is as unknown as what is not there"
+    );
     assert_eq!(rig.with_token("GET", "/Group/trial", &theirs).await.status, 200);
+    let of_patients = rig.token(&clients[2], ALL).await;
+    let refused = rig.with_token("GET", "/Group/registry", &of_patients).await;
+    refused.assert_refused("by level", 404, "not-found", None);
     let narrow = rig.token(&clients[0], "system/Patient.rs").await;
     rig.with_token("GET", "/Group/registry", &narrow).await.assert_refused("by scope", 403, "forbidden", None);
     assert_eq!(asked(), 0);
@@ -307,6 +325,7 @@ async fn a_cohort_by_a_search_has_whom_it_finds_and_never_everybody() {
             cohort("women", "Patient?gender=female"),
             cohort("nobody", "Patient?gender=other"),
             cohort("unlisted", "Patient?shoe-size=42"),
+            cohort("misspelt", "Patient?birthdate=01.01.1950"),
         ];
     })
     .await;
@@ -315,7 +334,9 @@ async fn a_cohort_by_a_search_has_whom_it_finds_and_never_everybody() {
     let expected = [("Observation", named(women(), "o")), ("Patient", named(women(), "p"))];
     assert_eq!(came, expected.map(|(name, ids)| (name.to_owned(), ids)).into());
     assert!(exported(&app, "/Group/nobody/$export").await.is_empty());
-    let error = app.export("/Group/unlisted/$export").await.expect_err("the server does not know it");
-    assert!(format!("{error:#}").contains("shoe-size"), "{error:#}");
+    for (id, parameter) in [("unlisted", "shoe-size"), ("misspelt", "birthdate")] {
+        let error = app.export(&format!("/Group/{id}/$export")).await.expect_err("nobody knows whom it finds");
+        assert!(format!("{error:#}").contains(parameter), "{error:#}");
+    }
     app.stop().await;
 }
