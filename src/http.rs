@@ -218,7 +218,7 @@ impl Edge {
     /// The engine, for which a request made right after the start waits a little.
     async fn engine(&self) -> Result<Engine, Problem> {
         match self.standing().await {
-            Standing::Ready(engine) => Ok(engine),
+            Standing::Ready(engine) => self.with_clock(engine),
             other => Err(unfit(&other)),
         }
     }
@@ -226,7 +226,16 @@ impl Edge {
     /// The same for what hands out nothing that was exported: tokens, and removals.
     async fn engine_in_any_case(&self) -> Result<Engine, Problem> {
         let standing = self.standing().await;
-        standing.engine().ok_or_else(|| unfit(&standing))
+        self.with_clock(standing.engine().ok_or_else(|| unfit(&standing))?)
+    }
+
+    /// What was seen of the clock before this process is known once the store is open: whoever came before that was let in by
+    /// a clock that may have gone back.
+    fn with_clock(&self, engine: Engine) -> Result<Engine, Problem> {
+        if self.access.registry().is_some() {
+            self.check_clock()?;
+        }
+        Ok(engine)
     }
 
     async fn standing(&self) -> Standing {

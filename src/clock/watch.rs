@@ -69,6 +69,14 @@ impl ClockWatch {
         self.seen().mark
     }
 
+    /// What time it is as far as the clock is believed: while it is set, what it would be if it were not.
+    pub(crate) fn believed(&self) -> Millis {
+        let is_set = matches!(self.look(), Standing::Set { .. });
+        let (now, passed) = (super::now(&*self.clock), self.clock.monotonic());
+        let (began, since) = self.seen().anchor;
+        if is_set { began.saturating_add(passed.saturating_sub(since)) } else { now }
+    }
+
     /// What is made of the clock now.
     pub(crate) fn look(&self) -> Standing {
         let (now, passed) = (super::now(&*self.clock), self.clock.monotonic());
@@ -172,7 +180,12 @@ mod tests {
         clock.set_by(60 * MINUTE);
         assert!(watch.holds_expiry() && !watch.is_behind());
         assert_eq!(watch.mark(), Millis(NOW), "it is not believed yet");
+        clock.advance(Duration::from_millis(7));
+        assert_eq!(watch.believed(), Millis(NOW + 7), "nothing is stamped with it either");
+        clock.advance(Duration::from_millis(3));
+        clock.set_by(-10);
         watch.explain();
+        assert_eq!(watch.believed(), Millis(NOW + 60 * MINUTE));
         assert_eq!((watch.look(), watch.mark()), (Standing::Good, Millis(NOW + 60 * MINUTE)));
         clock.set_by(-60 * MINUTE);
         watch.explain();

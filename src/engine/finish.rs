@@ -1,11 +1,10 @@
 //! The end of a job: the proof, the file of outcomes, and the commit after which the manifest can be read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::worker::{Worker, WorkerError};
 use crate::bulk::manifest::{Method, OutcomeLine, TypeProof};
-use crate::clock::{self, Clock};
+use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, SliceRecord};
 use crate::job::{Complete, Job, JobState};
@@ -15,7 +14,7 @@ use crate::smart::policy::Policy;
 
 impl Worker {
     /// Writes the outcomes and completes the job.
-    pub(super) async fn finish(&mut self, job: &Job, ttl: Duration, clock: &dyn Clock) -> Result<(), WorkerError> {
+    pub(super) async fn finish(&mut self, job: &Job, expires: Millis) -> Result<(), WorkerError> {
         let unreadable = self.files.unreadable().await?;
         let mut proof = self.proof();
         let mut short: BTreeMap<_, _> = proof.iter().map(|(name, proof)| (*name, proof.short)).collect();
@@ -86,7 +85,7 @@ impl Worker {
             proof,
             severities,
             pages: self.files.pages().to_vec(),
-            expires: clock::now(clock).saturating_add(ttl),
+            expires,
         };
         // Before anybody can read the manifest (SEC-43).
         Box::pin(self.files.disclose(job, &files, deletions.patients)).await?;

@@ -11,7 +11,6 @@ use super::read::{PageLimits, Reader};
 use super::reaper::ended;
 use super::room::{RoomWait, Stopped};
 use super::worker::{Worker, WorkerError};
-use crate::clock;
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::FileState;
@@ -186,7 +185,8 @@ impl Inner {
         };
         Box::pin(worker.read_all()).await?;
         progress.finish();
-        worker.finish(&job, self.settings.output_ttl, &*self.services.clock).await?;
+        let expires = self.timekeeper.watch.believed().saturating_add(self.settings.output_ttl);
+        worker.finish(&job, expires).await?;
         tracing::info!(export.job_id = %id, "an export is complete");
         Ok(())
     }
@@ -213,7 +213,7 @@ impl Inner {
 
     /// Gives a job up for good; its objects are removed soon after.
     pub(super) async fn fail(&self, id: JobId, code: IssueType, text: String) {
-        let expires = clock::now(&*self.services.clock).saturating_add(self.settings.output_ttl);
+        let expires = self.timekeeper.watch.believed().saturating_add(self.settings.output_ttl);
         let state = Some(JobState::Failed(Failed { code, text, expires }));
         let failed = async {
             let lease = self.services.store.claim(id).await?;
@@ -222,6 +222,7 @@ impl Inner {
         match failed.await {
             Ok(()) => {
                 self.jobs().failed.insert(id);
+                self.downloads.cut(id);
                 self.discarded.notify_one();
                 self.services.ledger.note(Event::Failed { job: id, code }).await;
             }

@@ -17,11 +17,10 @@ use super::problem::Problem;
 use super::pump::{Coder, Held, Receipt, pump};
 use super::range::Selection;
 use super::{Edge, authorize, manifest, witness};
-use crate::clock;
 use crate::config::LinkMode;
 use crate::engine::Engine;
 use crate::job::checkpoint::{FileContent, StoredObject};
-use crate::job::{Job, JobId, Owner};
+use crate::job::{Job, JobId, JobState, Owner};
 use crate::ledger::record::{Actor, Event, FileBegun, FileEnded, Key, LinkIssued};
 use crate::output::layout;
 use crate::smart::server::Caller;
@@ -150,7 +149,7 @@ async fn begin(
 
 /// What opens the file: its link, or the token of a caller; `None` if nothing does.
 async fn opened_by(edge: &Edge, id: JobId, name: &str, head: &Parts) -> Result<Option<Option<Caller>>, Problem> {
-    match edge.links.verify(id, name, head.uri.query(), clock::now(&*edge.clock)) {
+    match edge.links.verify(id, name, head.uri.query(), edge.watch.believed()) {
         Ok(()) => Ok(Some(None)),
         // Whose export it is, and so what opens it, nobody is told who shows neither a link nor a token.
         Err(_) if edge.some_files_need_token() && shows_no_link(edge, head) => {
@@ -178,6 +177,10 @@ async fn find(
     name: &str,
 ) -> Result<Option<(Job, StoredObject)>, Problem> {
     let Some(job) = engine.job(id).await? else { return Ok(None) };
+    // What a client has fetched of it while it ran may be more than it asked for: nothing of it leaves any more.
+    if matches!(job.state, JobState::Failed(_)) {
+        return Ok(None);
+    }
     let files = engine.files(id).await?;
     let is_theirs = match (caller, edge.access.registry()) {
         (Some(caller), _) => caller.owns(&job.owner),
@@ -218,7 +221,7 @@ async fn lead_on(
     object: &StoredObject,
     head: &Parts,
 ) -> Result<Response<Body>, Problem> {
-    let until = clock::now(&*edge.clock).saturating_add(LED_ON_FOR);
+    let until = edge.watch.believed().saturating_add(LED_ON_FOR);
     let until = job.state.expires().map_or(until, |expires| expires.min(until));
     let link = manifest::signed(edge, job.id, name, object, until).await?;
     let actor = Actor::of(&caller.owner(), witness::peer(head));

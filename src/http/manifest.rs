@@ -12,7 +12,6 @@ use super::body::{self, Body};
 use super::problem::Problem;
 use super::{Edge, authorize, witness};
 use crate::bulk::manifest::{Manifest, ManifestFile, TypeProof};
-use crate::clock;
 use crate::engine::Engine;
 use crate::fhir::datatypes::{Instant, Millis};
 use crate::fhir::outcome::IssueSeverity;
@@ -77,7 +76,7 @@ pub(super) async fn page(
     // SEC-15: a manifest tells of all types of its job, also of those that came along.
     authorize::require(edge, caller, job.all_types(&files))?;
     files.retain(|file| said.pages.hold(number, file));
-    let now = clock::now(&*edge.clock);
+    let now = edge.watch.believed();
     // A link never outlives what signs it, nor its file.
     let wanted = edge.links.expiry(now).min(said.expires.unwrap_or(Millis(i64::MAX)));
     let links_until = match edge.output.signs_for() {
@@ -193,6 +192,6 @@ pub(super) async fn signed(
     }
     // Whole seconds from now, rounded up: storages leave fractions away from when it was signed, and no link may end
     // before the manifest says.
-    let left = until.0.saturating_sub(clock::now(&*edge.clock).0).max(0).unsigned_abs().div_ceil(1000);
+    let left = until.0.saturating_sub(edge.watch.believed().0).max(0).unsigned_abs().div_ceil(1000);
     Ok(edge.output.sign(&object.key, Duration::from_secs(left)).await?.into())
 }

@@ -87,10 +87,21 @@ impl Polls {
         };
         match poll {
             Poll::InTime => Ok(poll),
-            Poll::First if self.early_ones(now, poller, 0) < self.most => Ok(poll),
+            // With none allowed the first one is still no early one.
+            Poll::First if self.early_ones(now, poller, 0) < self.most.max(1) => Ok(poll),
             Poll::Early if self.early_ones(now, poller, 1) <= self.most => Ok(poll),
             Poll::First | Poll::Early => Err(TooOften),
         }
+    }
+
+    /// Takes note of one page of a manifest that is asked for before anything is looked up for it: whoever follows its links
+    /// asks for each once.
+    ///
+    /// # Errors
+    /// [`TooOften`] if more are asked for in a second than polls may come early.
+    pub(super) fn followed(&self, poller: &Poller) -> Result<(), TooOften> {
+        let asked = self.early_ones(self.clock.monotonic(), poller, 1);
+        if asked <= self.most.max(1) { Ok(()) } else { Err(TooOften) }
     }
 
     /// There was nothing to be asked about.
@@ -171,5 +182,13 @@ mod tests {
         assert_eq!(polls.begin(&poller("a"), job(3)).await, Err(TooOften), "ids are not to be guessed");
         clock.advance(Duration::from_secs(30));
         assert_eq!(polls.begin(&poller("a"), job(1)).await, Ok(Poll::InTime));
+        for _ in 0..MOST {
+            assert_eq!(polls.followed(&poller("c")), Ok(()));
+        }
+        assert_eq!(polls.followed(&poller("c")), Err(TooOften), "nor is the ledger to be filled by pages");
+        let polls = Polls::new(clock, 0);
+        assert_eq!(polls.begin(&poller("a"), job(1)).await, Ok(Poll::First), "the first one is no early one");
+        polls.answered(job(1), 30).await;
+        assert_eq!(polls.begin(&poller("a"), job(1)).await, Err(TooOften));
     }
 }

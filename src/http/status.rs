@@ -37,7 +37,7 @@ pub(super) async fn status(edge: &Edge, caller: &Caller, id: JobId, head: &Parts
 }
 
 /// BD-083: a page of the manifest after the first one. It has no status of its own but that of the request, unless the export
-/// was given up: then there are no pages any more (3.4, rule 6). It is no poll: whoever follows the links asks for each once.
+/// was given up: then there are no pages any more (3.4, rule 6). It is no poll, and heeds no `Retry-After`.
 pub(super) async fn page(
     edge: &Edge,
     caller: &Caller,
@@ -45,8 +45,10 @@ pub(super) async fn page(
     number: usize,
     head: &Parts,
 ) -> Result<Response<Body>, Problem> {
+    let poller = poller(caller, head);
+    edge.polls.followed(&poller)?;
     let engine = edge.engine().await?;
-    let job = own_job(edge, &engine, caller, id, &poller(caller, head)).await?;
+    let job = own_job(edge, &engine, caller, id, &poller).await?;
     match &job.state {
         JobState::Accepted => Err(Problem::no_such_page()),
         JobState::Running(_) | JobState::Complete(_) => manifest::page(edge, &engine, caller, &job, number, head).await,

@@ -17,6 +17,8 @@ use crate::smart::admit::Line;
 
 /// Slices recorded with one file at most: its record stays small.
 const MOST_SLICES: usize = 100;
+/// So many times the lines that it may have usually, where a client wants files of some size.
+const MOST_TIMES: u64 = 4;
 
 /// Lines of one type that no commit holds yet, and the slices that brought them.
 #[derive(Debug)]
@@ -134,6 +136,8 @@ impl OpenFile {
         let written = self.upload.as_ref().map(|(_, writer)| writer.written()).unwrap_or_default();
         written.bytes >= limits.bytes
             || (written.lines >= limits.lines && written.bytes >= limits.asked.smallest.unwrap_or(0))
+            // Which resources a file has is remembered while it is written, whatever a client asks for.
+            || written.lines >= limits.lines.saturating_mul(MOST_TIMES)
             || self.age(now) >= limits.age
             || self.slices.len() >= MOST_SLICES
             || self.notes.len() >= Notes::MOST

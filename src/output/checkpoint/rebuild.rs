@@ -14,6 +14,8 @@ use crate::output::layout::{self, ObjectName};
 /// How far the epoch goes on: past those of lives that left nothing behind, and of one that may still be writing
 /// somewhere.
 const EPOCHS: u32 = 1_000;
+/// How long after its kick-off an export that was given up can be asked about, in milliseconds.
+const TOLD_MILLIS: i64 = 7 * 24 * 60 * 60 * 1_000;
 
 /// What lies in a job's folder: names, and sizes in bytes. Of an unfinished upload the name that it would have had.
 #[derive(Debug, Default)]
@@ -52,15 +54,21 @@ pub(crate) fn rebuild(
             return Err(Refused::Content);
         }
         let mut next = 1;
-        let mut ended_well = None;
+        let mut given_up = None;
         for (number, commit) in commits {
-            let is_complete = matches!(commit.state, JobState::Complete(_));
+            // Until when it is told that it was given up, if a client may have read what cannot be had again.
+            let until = match &commit.state {
+                JobState::Complete(complete) => Some(complete.expires),
+                JobState::Running(running) if running.pages.iter().any(|end| *end >= next) => {
+                    Some(Millis(job.created.0.saturating_add(TOLD_MILLIS)))
+                }
+                JobState::Accepted | JobState::Running(_) | JobState::Failed(_) | JobState::Deleted => None,
+            };
             let verdict = if !is_there(&commit, folder, found) {
                 Err(Refused::Missing)
             } else if commit.epoch < last {
                 Err(Refused::Stale)
             } else if number != next || job.state.expires().is_some() {
-                ended_well = commit.state.expires().filter(|_| is_complete).or(ended_well);
                 Err(Refused::Unconnected)
             } else {
                 Ok(())
@@ -70,11 +78,15 @@ pub(crate) fn rebuild(
                     (last, next, job.state) = (commit.epoch, number + 1, commit.state);
                     files.extend(commit.files);
                 }
-                Err(reason) => drop(refused.insert(number, reason)),
+                Err(reason) => {
+                    // The last one may have been written and not recorded: nobody has read of it.
+                    given_up = until.filter(|_| reason == Refused::Unconnected).or(given_up);
+                    refused.insert(number, reason);
+                }
             }
         }
         // What was listed stays as it was, or is given up: a client may have fetched a part of it.
-        if let Some(expires) = ended_well.filter(|_| job.state.is_active()) {
+        if let Some(expires) = given_up.filter(|_| job.state.is_active()) {
             job.state = JobState::Failed(lost(expires));
             files.clear();
         }

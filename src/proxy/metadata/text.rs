@@ -136,7 +136,8 @@ impl<'a> Edits<'a> {
     }
 
     pub(super) fn apply(mut self) -> Vec<u8> {
-        self.list.sort_unstable_by_key(|(range, _)| range.start);
+        // Stable: of two at one place the one that was asked for first comes first.
+        self.list.sort_by_key(|(range, _)| range.start);
         let added: usize = self.list.iter().map(|(_, text)| text.len()).sum();
         let mut edited = Vec::with_capacity(self.text.len() + added);
         let mut done = 0;

@@ -122,6 +122,24 @@ fn a_complete_job_is_complete() {
     assert_eq!(rebuilt.restored.job.state, complete());
 }
 
+/// BD-086: a page that a client may have read never lists other files.
+#[test]
+fn a_job_whose_listed_pages_cannot_all_be_had_again_is_given_up() {
+    let listed = |ends: &[u32]| JobState::Running(Running { pages: ends.to_vec(), ..Running::default() });
+    let all = [(1, 1, listed(&[1])), (2, 1, listed(&[1, 2])), (3, 1, listed(&[1, 2]))];
+    for (lost, is_given_up) in [(1, true), (2, true), (3, false), (4, false)] {
+        let (folder, mut commits) = commits(&all);
+        commits.remove(&lost);
+        let rebuilt = rebuilt(&folder, commits);
+        let state = &rebuilt.restored.job.state;
+        match state {
+            JobState::Failed(failed) => assert!(is_given_up && failed.expires == Millis(TOLD_MILLIS), "{lost}"),
+            _ => assert!(!is_given_up && *state == listed(&[1, 2]), "{lost}: {state:?}"),
+        }
+        assert_eq!(rebuilt.restored.files.iter().any(|file| file.commit() > 0), !is_given_up, "{lost}");
+    }
+}
+
 /// What comes later may rest on what is missing: ids looked up, references counted.
 #[test]
 fn nothing_is_taken_that_follows_on_a_gap_and_what_is_not_taken_is_cleared_away() {
