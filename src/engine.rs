@@ -296,8 +296,11 @@ impl Engine {
         self.exclude(excluded);
         self.inner.planner.profiler.recall().await;
         jobs.sort_by_key(|job| (job.created, job.id));
-        for job in jobs.iter().filter(|job| job.state.is_active()) {
-            self.inner.may_share(job);
+        for job in jobs.iter().filter(|job| self.inner.settings.share && job.state.is_active()) {
+            // With the patients that it names.
+            if let Some(job) = self.inner.services.store.job(job.id).await? {
+                self.inner.may_share(&job);
+            }
         }
         {
             let mut known = self.inner.jobs();

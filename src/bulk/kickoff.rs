@@ -107,6 +107,13 @@ impl Kickoff {
         Self { level, types: None, since: None, until: None, patients: None, filters, ignored, shape }
     }
 
+    /// Leaves out whom it names, but not that it names somebody.
+    pub(crate) fn leave_out_patients(&mut self) {
+        if let Some(patients) = &mut self.patients {
+            patients.clear();
+        }
+    }
+
     /// Whether it asks for the patients that it names, itself or by a Group, and for nobody else.
     pub(crate) fn names_patients(&self) -> bool {
         self.patients.is_some() || self.level.group().is_some()

@@ -54,11 +54,16 @@ impl Worker {
         };
         let mut earlier = self.files.jobs().await?;
         let is_theirs = |other: &Job| {
-            other.kickoff.is_alike(&job.kickoff) && other.filters == job.filters && other.owner.is_same(&job.owner)
+            other.kickoff.level == job.kickoff.level && other.filters == job.filters && other.owner.is_same(&job.owner)
         };
         earlier.retain(|other| other.id != job.id && is_theirs(other) && ended(other));
         let mut best: Option<Base> = None;
         for other in earlier {
+            // With the patients that it names.
+            let is_alike = |whole: Job| whole.kickoff.is_alike(&job.kickoff);
+            if !self.files.whole_job(other.id).await?.is_some_and(is_alike) {
+                continue;
+            }
             if let Some(object) = self.files.held_by(other.id).await?
                 && let Some(types) = self.files.whole(&object).await?
                 && best.as_ref().is_none_or(|best| types.len() > best.types.len())

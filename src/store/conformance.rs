@@ -1,6 +1,6 @@
 //! What every store must do, whatever it keeps the jobs in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::bulk::kickoff::{ExportLevel, Kickoff};
@@ -40,6 +40,7 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     what_is_known_of_the_clock_is_kept(&*make().await).await;
     of_a_hundred_kick_offs_at_once_as_many_are_taken_as_may_be(make().await).await;
     what_was_used_of_a_day_is_kept_whatever_becomes_of_jobs(&*make().await).await;
+    a_list_of_jobs_is_without_the_patients_that_they_name(&*make().await).await;
     jobs_that_run_or_wait_are_counted_for_their_client(&*make().await).await;
     who_withdrew_consent_is_kept(&*make().await).await;
 }
@@ -79,6 +80,15 @@ async fn of_a_hundred_kick_offs_at_once_as_many_are_taken_as_may_be(store: Arc<d
         ..allowed(Quotas { running_jobs: Some(1), ..Quotas::default() })
     };
     assert_eq!(store.create_within(job(250), other).await.expect("the store answers"), Ok(()), "others have their own");
+}
+
+async fn a_list_of_jobs_is_without_the_patients_that_they_name(store: &dyn Store) {
+    let mut named = job(251);
+    named.kickoff.patients = Some(["a", "b"].into_iter().filter_map(|id| Id::parse(id).ok()).collect());
+    store.create(named.clone()).await.expect("it is kept");
+    assert_eq!(store.job(named.id).await.expect("it is there"), Some(named.clone()));
+    let listed = store.jobs().await.expect("it is there").into_iter().find(|job| job.id == named.id);
+    assert_eq!(listed.map(|job| job.kickoff.patients), Some(Some(BTreeSet::new())), "they are named, and not told");
 }
 
 async fn what_was_used_of_a_day_is_kept_whatever_becomes_of_jobs(store: &dyn Store) {

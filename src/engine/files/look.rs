@@ -14,9 +14,14 @@ use crate::job::index::IdHash;
 use crate::job::{Job, JobId};
 
 impl Files {
-    /// Every job that the store knows.
+    /// Every job that the store knows, without the patients that kick-offs name.
     pub(in crate::engine) async fn jobs(&self) -> Result<Vec<Job>, FilesError> {
         Ok(self.services.store.jobs().await?)
+    }
+
+    /// One of them as a whole.
+    pub(in crate::engine) async fn whole_job(&self, id: JobId) -> Result<Option<Job>, FilesError> {
+        Ok(self.services.store.job(id).await?)
     }
 
     /// Where a job has noted what its client holds.
