@@ -17,6 +17,7 @@ pub(crate) mod polls;
 pub(crate) mod problem;
 mod pump;
 mod range;
+pub(crate) mod seats;
 pub(crate) mod stack;
 mod statement;
 mod status;
@@ -55,6 +56,7 @@ use links::Links;
 use places::Places;
 use polls::Polls;
 use problem::Problem;
+use seats::Seats;
 
 /// How long a request waits for a job store that is being opened.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
@@ -75,6 +77,8 @@ pub(crate) struct Edge {
     pub(crate) link_mode: LinkMode,
     /// How it is known who may ask.
     pub(crate) access: Access,
+    /// Who is being answered.
+    pub(crate) seats: Seats,
     /// Places for forms of token requests while they come.
     pub(crate) coming: Places,
     /// Places for those whose tokens an issuer is asked about.

@@ -22,11 +22,12 @@ use super::upstream::search_upstream;
 use super::{ledger, smart, timekeeping};
 use crate::clock::watch::ClockWatch;
 use crate::clock::{self, Clock};
-use crate::config::{Config, Location, Size};
+use crate::config::{Config, Location, ServerConfig, Size};
 use crate::engine::Standing;
 use crate::http::links::Links;
 use crate::http::places::Places;
 use crate::http::polls::Polls;
+use crate::http::seats::Seats;
 use crate::http::{Access, Edge};
 use crate::ledger::Ledger;
 use crate::output::Output;
@@ -166,6 +167,7 @@ impl Bulk {
             links,
             link_mode: config.output.links,
             access,
+            seats: seats(&config.server),
             coming: Places::default(),
             asking: Places::default(),
             forms: Semaphore::new(TOKEN_FORMS),
@@ -182,6 +184,19 @@ impl Bulk {
         };
         Ok(Self { edge: Arc::new(edge), engine, heads, excluded, rereadable })
     }
+}
+
+/// SEC-06: as many as are configured, or as leave three of four file descriptors to others.
+fn seats(config: &ServerConfig) -> Seats {
+    let most = config.max_bulk_requests.unwrap_or_else(|| (open_files() / 4).max(1));
+    Seats::new(most, config.max_bulk_requests_per_peer)
+}
+
+/// How many files this process may have open; where nobody says that, as many as are usual.
+fn open_files() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(1024)
 }
 
 /// The folder that keys are kept in: without one of ours nothing outlives the process.

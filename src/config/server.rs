@@ -28,6 +28,13 @@ pub struct ServerConfig {
     /// FHIR base itself.
     #[serde(default)]
     pub bulk_base_path: Option<String>,
+    /// Requests of our own routes that are answered at the same time, downloads among them. Without it as many as the process
+    /// may have file descriptors, divided by four.
+    #[serde(default)]
+    pub max_bulk_requests: Option<usize>,
+    /// Those from one address; a further one is answered with 429.
+    #[serde(default = "of_a_peer")]
+    pub max_bulk_requests_per_peer: usize,
 }
 
 /// What becomes of requests that are not ours.
@@ -43,6 +50,10 @@ pub enum PassThroughMode {
 
 fn listen() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))
+}
+
+fn of_a_peer() -> usize {
+    64
 }
 
 impl ServerConfig {
@@ -103,6 +114,12 @@ impl Section for ServerConfig {
         }
         if self.bulk_listen == Some(self.listen) {
             problems.add("bulk_listen", "is the address of server.listen");
+        }
+        if self.max_bulk_requests == Some(0) {
+            problems.add("max_bulk_requests", "is 0, and nothing would be answered");
+        }
+        if self.max_bulk_requests_per_peer == 0 {
+            problems.add("max_bulk_requests_per_peer", "is 0, and nothing would be answered");
         }
     }
 }

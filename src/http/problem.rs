@@ -9,6 +9,7 @@ use super::body::{self, Body};
 use super::door::Closed;
 use super::guard::Refused;
 use super::polls::TooOften;
+use super::seats::NoSeat;
 use super::witness::Code;
 use crate::bulk::kickoff::KickoffError;
 use crate::bulk::route::PathRefused;
@@ -272,6 +273,17 @@ impl From<TooOften> for Problem {
     fn from(error: TooOften) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", error)
             .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+}
+
+impl From<NoSeat> for Problem {
+    /// SEC-06
+    fn from(none: NoSeat) -> Self {
+        match none {
+            NoSeat::OfThePeer => Self::new(StatusCode::TOO_MANY_REQUESTS, "throttled", none)
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static("1")),
+            NoSeat::AtAll => Self::unavailable("as many bulk requests are being answered as may"),
+        }
     }
 }
 

@@ -193,6 +193,13 @@ impl<S> Diverted<S> {
         handle: impl FnOnce(Arc<Edge>, Request<B>) -> BoxFuture<'static, Response<Body>> + Send + 'static,
     ) -> Answering<E> {
         let (edge, door) = (Arc::clone(edge), self.door.clone());
+        let seat = match edge.seats.take(witness::peer_of(request.extensions())) {
+            Ok(seat) => seat,
+            Err(none) => {
+                tracing::info!(reason = %none, "a bulk request was refused");
+                return Box::pin(async move { Ok(Problem::from(none).into_response()) });
+            }
+        };
         let witness = Witness::of(request.extensions_mut(), asked);
         Box::pin(async move {
             let answer = if let Err(refused) = guard::check(&request, edge.exposure()) {
@@ -204,7 +211,7 @@ impl<S> Diverted<S> {
             } else {
                 handle(Arc::clone(&edge), request).await
             };
-            Ok(witness.tell(&edge.ledger, answer).await)
+            Ok(seat.until_gone(witness.tell(&edge.ledger, answer).await))
         })
     }
 }

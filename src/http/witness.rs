@@ -37,7 +37,7 @@ pub(super) fn peer(head: &Parts) -> Option<IpAddr> {
     peer_of(&head.extensions)
 }
 
-fn peer_of(extensions: &Extensions) -> Option<IpAddr> {
+pub(super) fn peer_of(extensions: &Extensions) -> Option<IpAddr> {
     extensions.get::<PeerAddr>().map(|peer| peer.0.ip().to_canonical())
 }
 

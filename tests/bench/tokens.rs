@@ -320,7 +320,8 @@ fn spawn(folder: &Path, port: u16, upstream: &str, clients: &Value) -> anyhow::R
     std::fs::write(
         &config,
         format!(
-            "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir }}\n\
+            "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir, \
+             max_bulk_requests_per_peer: 100000 }}\n\
              upstream: {{ base_url: {upstream}, accepts_anonymous: acknowledged }}\n\
              output: {{ location: file://{path}/output, min_free_bytes: 0 }}\n\
              store: {{ path: {path}/state }}\n\

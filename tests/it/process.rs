@@ -47,7 +47,8 @@ impl Process {
         std::fs::write(
             &config,
             format!(
-                "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir }}\n\
+                "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir, \
+                 max_bulk_requests_per_peer: 100000 }}\n\
                  upstream: {{ base_url: {upstream}, accepts_anonymous: acknowledged, {more_upstream} }}\n\
                  output: {{ location: file://{path}/output, min_free_bytes: 0, {more_output} }}\n\
                  store: {{ path: {path}/state }}\n\

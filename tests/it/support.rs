@@ -156,6 +156,8 @@ pub(crate) fn config(upstream: &str, base: &str, folder: &Path) -> Config {
     config.output.min_free = Some(offtake::config::Size::kibibytes(0));
     // Most tests poll as fast as they can, by a clock that stands still.
     config.export.early_polls_per_second = u32::MAX;
+    // And all from one address.
+    config.server.max_bulk_requests_per_peer = usize::MAX;
     // The sample server answers anybody, and stands on this machine.
     config.upstream.accepts_anonymous = offtake::config::AcceptsAnonymous::Acknowledged;
     config

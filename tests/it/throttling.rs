@@ -182,3 +182,46 @@ async fn identical_kick_offs_of_a_client_share_an_export_where_that_is_wanted() 
     assert_ne!(kicked_off(&rig, &token, "/Patient/$export?_type=Patient").await, next);
     rig.stop().await;
 }
+
+/// SEC-06: requests of ours that never end leave room for those of others, and take nothing from the clinic's.
+#[tokio::test]
+async fn requests_that_never_end_leave_room_for_others_and_for_the_clinic() {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpStream;
+
+    for (most, most_of_a_peer, status, code) in [(3, 2, 429, "throttled"), (2, 64, 503, "transient")] {
+        let app = App::before(SampleUpstream::new(Settings::default()), |config| {
+            config.server.max_bulk_requests = Some(most);
+            config.server.max_bulk_requests_per_peer = most_of_a_peer;
+        })
+        .await;
+        let unknown = format!("/$bulk-status/{}", "0".repeat(32));
+        let becomes = async |wanted: u16| loop {
+            let answer = app.ask("GET", &unknown, &[], b"").await;
+            if answer.status == wanted {
+                break answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let becomes =
+            async |wanted| tokio::time::timeout(Duration::from_secs(30), becomes(wanted)).await.expect("it does");
+        becomes(404).await;
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(app.host()).await.expect("it listens");
+            let head = format!(
+                "POST /fhir/$export HTTP/1.1\r\nHost: {}\r\nAccept: application/fhir+json\r\nPrefer: respond-async\r\n\
+                 Content-Type: application/fhir+json\r\nContent-Length: 100\r\n\r\n{{",
+                app.host()
+            );
+            stream.write_all(head.as_bytes()).await.expect("it reads");
+            held.push(stream);
+        }
+        let refused = becomes(status).await;
+        refused.assert_refused("one too many", status, code, None);
+        assert_eq!(app.ask("GET", "/Patient?_count=1", &[], b"").await.status, 200, "it passes through");
+        drop(held);
+        becomes(404).await;
+        app.stop().await;
+    }
+}
