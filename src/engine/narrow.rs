@@ -3,12 +3,13 @@
 
 use super::read::{ReadError, Reader};
 use crate::fhir::datatypes::{Id, Millis};
+use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Prefix, SearchQuery};
 use crate::plan::filter::PlannedFilter;
 use crate::plan::slice::{Scope, Slice};
 use crate::plan::{ExportPlan, Strategy};
-use crate::profile::Narrowing;
+use crate::profile::{Narrowing, PatientForm};
 use crate::upstream::client::Upstream;
 use crate::upstream::probe::{self, FilterProbeError, Trial, list};
 
@@ -17,18 +18,24 @@ const EPOCH: Millis = Millis(0);
 /// Patients by whom a filter is tried where the server wants one to be named.
 const PATIENTS_TRIED: usize = 8;
 
-/// Tries a filter of a plan by searches such as those that read its type: by windows of time, or by what patients have. `of` is
-/// a slice of which something came.
+/// Tries a filter of a plan by searches such as those that read its type: by windows of time, by what patients have, or by ids.
+/// `of` is a slice of which something came, and `ids` are those that it asks for.
 pub(super) async fn try_on(
     upstream: &Upstream,
     plan: &ExportPlan,
     resource_type: ResourceType,
     PlannedFilter { filter, kinds, .. }: &PlannedFilter,
     of: Option<&Slice>,
+    ids: &[Id],
 ) -> Result<Trial, FilterProbeError> {
     let all = SearchQuery::new(resource_type);
     let bases = match plan.types.get(&resource_type).map(|plan| &plan.strategy) {
-        Some(Strategy::Patients { links, searches }) if links.first().is_some_and(|link| &**link != "_id") => {
+        Some(Strategy::Patients { links, .. }) if links.first().is_none_or(|link| &**link == "_id") => {
+            let lists = patients(plan, links, of).into_iter().map(|(_, patients)| patients);
+            by_ids(upstream, all, filter, lists.collect()).await?
+        }
+        None => by_ids(upstream, all, filter, vec![ids.iter().collect()]).await?,
+        Some(Strategy::Patients { links, searches }) => {
             let repeats = searches.iter().flat_map(Narrowing::names).any(|name| filter.names().any(|own| own == name));
             let mut bases = Vec::new();
             for (link, patients) in patients(plan, links, of) {
@@ -42,9 +49,26 @@ pub(super) async fn try_on(
             bases
         }
         Some(Strategy::Windows) => vec![all.clone().last_updated(Prefix::GreaterOrEqual, EPOCH), all],
-        Some(Strategy::Patients { .. } | Strategy::Chain | Strategy::Records) | None => vec![all],
+        Some(Strategy::Chain | Strategy::Records) => vec![all],
     };
     probe::filter(upstream, resource_type, &bases, filter, kinds).await
+}
+
+/// Searches by ids, as single resources are read: a server may take an id for all that it is asked. Some of those that pass, as
+/// far as a search for all tells, then `lists`.
+pub(super) async fn by_ids(
+    upstream: &Upstream,
+    all: SearchQuery,
+    filter: &Filter,
+    lists: Vec<Vec<&Id>>,
+) -> Result<Vec<SearchQuery>, FilterProbeError> {
+    let passing = probe::passing(upstream, &all, filter).await?;
+    let lists: Vec<_> = lists.into_iter().filter(|ids| !ids.is_empty()).collect();
+    if passing.is_none() && lists.is_empty() {
+        return Ok(vec![all]);
+    }
+    let each = passing.iter().flatten().map(|id| vec![id]);
+    Ok(each.chain(lists).map(|ids| all.clone().ids(list(&ids, PatientForm::Id))).collect())
 }
 
 /// Whom to search by, and by which parameter: those of the slice, else some of the plan one by one.
@@ -69,7 +93,11 @@ impl Reader {
         if planned.is_proven || proven.contains(&subject) {
             return Ok(true);
         }
-        match try_on(&self.upstream, &self.plan, slice.resource_type, planned, Some(slice)).await? {
+        let ids = match &slice.scope {
+            Scope::Ids { list } => self.ids(slice.resource_type, list),
+            Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => &[],
+        };
+        match try_on(&self.upstream, &self.plan, slice.resource_type, planned, Some(slice), ids).await? {
             Trial::Proven => {
                 proven.insert(subject);
                 Ok(true)

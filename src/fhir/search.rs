@@ -90,6 +90,12 @@ impl SearchQuery {
         self.param("_lastUpdated", format!("{prefix}{value}"))
     }
 
+    /// Of all that it asks for only what has one of these ids. A later call replaces an earlier one.
+    pub(crate) fn ids(mut self, ids: String) -> Self {
+        self.params.retain(|(name, _)| name != "_id");
+        self.param("_id", ids)
+    }
+
     /// Resources on a page. A later call replaces an earlier one.
     pub(crate) fn count(mut self, count: u32) -> Self {
         self.params.retain(|(name, _)| name != "_count");
@@ -171,12 +177,14 @@ mod tests {
         let query = SearchQuery::new(ResourceType::PATIENT)
             .last_updated(Prefix::LessThan, Millis(0))
             .param("identifier", "http://x|a&b=c+d é".to_owned())
+            .ids("a,b".to_owned())
             .count(5)
+            .ids("a".to_owned())
             .count(7);
         assert_eq!(
             query.to_query(),
-            "_lastUpdated=lt1970-01-01T00:00:00Z&identifier=http://x%7Ca%26b%3Dc%2Bd%20%C3%A9&_count=7"
+            "_lastUpdated=lt1970-01-01T00:00:00Z&identifier=http://x%7Ca%26b%3Dc%2Bd%20%C3%A9&_id=a&_count=7"
         );
-        assert_eq!(format!("{query:?}"), "SearchQuery(Patient by _lastUpdated, identifier, _count)");
+        assert_eq!(format!("{query:?}"), "SearchQuery(Patient by _lastUpdated, identifier, _id, _count)");
     }
 }

@@ -42,7 +42,7 @@ use crate::profile::{
 
 pub(crate) use by_patient::{ListError, Reached, all_patients, reach, records, some_patients};
 pub(crate) use existing::existing;
-pub(crate) use filter::{FilterProbeError, Trial, filter};
+pub(crate) use filter::{FilterProbeError, Trial, filter, passing};
 pub(crate) use patients::{PatientProbeError, Patients, Way, list, patients};
 pub(crate) use survey::{Silent, Survey, survey, try_patients, ways};
 

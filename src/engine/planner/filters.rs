@@ -39,7 +39,7 @@ impl Planner {
             }
             for planned in filters.iter_mut() {
                 never_twice(plan, resource_type, &planned.filter)?;
-                let trial = narrow::try_on(&self.upstream, plan, resource_type, planned, None).await?;
+                let trial = narrow::try_on(&self.upstream, plan, resource_type, planned, None, &[]).await?;
                 planned.is_proven = trial == Trial::Proven;
                 let Some(method) = plan.profile.counts else { continue };
                 let query = planned.filter.narrow(SearchQuery::new(resource_type));
@@ -77,7 +77,19 @@ impl Planner {
         };
         for (name, filters) in filters {
             for PlannedFilter { filter, kinds, .. } in filters {
-                match probe::filter(&upstream, name, &[SearchQuery::new(name)], &filter, &kinds).await {
+                let all = SearchQuery::new(name);
+                let bases = async {
+                    if is_read_by_ids(job, name) {
+                        narrow::by_ids(&upstream, all, &filter, Vec::new()).await
+                    } else {
+                        Ok(vec![all])
+                    }
+                };
+                let tried = match bases.await {
+                    Ok(bases) => probe::filter(&upstream, name, &bases, &filter, &kinds).await,
+                    Err(error) => Err(error),
+                };
+                match tried {
                     Ok(Trial::Proven | Trial::Nothing)
                     | Err(FilterProbeError::Refused { .. } | FilterProbeError::Search { .. }) => {}
                     Err(error) => return Some(error),
@@ -86,6 +98,12 @@ impl Planner {
         }
         None
     }
+}
+
+/// Whether an export asks for resources of a type by their ids: members of a Group, and what comes along.
+fn is_read_by_ids(job: &Job, name: ResourceType) -> bool {
+    let names_members = job.kickoff.level.group().is_some() || job.kickoff.patients.is_some();
+    !job.types.contains(&name) || (names_members && name == ResourceType::PATIENT)
 }
 
 /// A search by patient that names another one as well is one that the server may take for either.

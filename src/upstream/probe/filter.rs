@@ -111,6 +111,19 @@ pub(crate) async fn filter(
     Err(FilterProbeError::Refused { resource_type, parameters: parameters.join(" and ") })
 }
 
+/// Some of what a search for a type finds with a filter; `None` if the server refuses it.
+///
+/// # Errors
+/// [`FilterProbeError`] if it cannot be relied on, or the server cannot be had.
+pub(crate) async fn passing(
+    upstream: &Upstream,
+    all: &SearchQuery,
+    filter: &Filter,
+) -> Result<Option<Vec<Id>>, FilterProbeError> {
+    let probe = Probe { upstream, resource_type: all.resource_type(), base: all, filter };
+    probe.find(filter).await
+}
+
 struct Probe<'a> {
     upstream: &'a Upstream,
     resource_type: ResourceType,
@@ -247,7 +260,8 @@ impl Probe<'_> {
     async fn ask(&self, filter: &Filter, id: Option<&Id>) -> Result<Option<Found>, FilterProbeError> {
         let resource_type = self.resource_type;
         let query = filter.narrow(self.base.clone());
-        let query = id.map_or(query.clone(), |id| query.param("_id", id.as_str().to_owned()));
+        // One of those that are asked for anyhow.
+        let query = id.map_or(query.clone(), |id| query.ids(id.as_str().to_owned()));
         let query = query.count(A_FEW).ids_only();
         match answer(self.upstream, &query, Scope::of(resource_type)).await {
             Ok(Answer { mut page, .. }) if !page.is_troubled() => {

@@ -29,6 +29,31 @@ async fn a_filter_that_the_server_ignores_is_refused_by_its_name() {
     }
 }
 
+/// Members of a Group and what comes by reference are asked for by their ids. A server that heeds nothing else beside one is found
+/// out, though it heeds the filter in a search for the type.
+#[tokio::test]
+async fn a_filter_is_tried_beside_the_ids_that_its_type_is_read_by() {
+    for id_alone in [false, true] {
+        let lies = Lies { id_alone, ..Lies::default() };
+        let app = App::with_patients(3, Settings { lies, ..Settings::default() }).await;
+        for (path, parameter) in [
+            ("/Group/all/$export?_typeFilter=Patient%3Factive%3Dtrue", "active"),
+            ("/Group/all/$export?_typeFilter=Practitioner%3Fidentifier%3D9900000000", "identifier"),
+            ("/Patient/$export?_typeFilter=Practitioner%3Fidentifier%3D9900000000", "identifier"),
+        ] {
+            let answer = app.ask("GET", path, &KICKOFF, b"").await;
+            if id_alone {
+                answer.assert_refused(path, 400, "not-supported", Some("http._typeFilter"));
+                let text = String::from_utf8_lossy(&answer.body).into_owned();
+                assert!(text.contains(&format!("ignores `{parameter}`")), "{text}");
+            } else {
+                assert_eq!(answer.status, 202, "{path}");
+            }
+        }
+        app.stop().await;
+    }
+}
+
 /// SEC-21, SEC-22: what may not stand in a filter, whatever the client prefers.
 #[tokio::test]
 async fn what_may_not_be_used_is_refused_with_its_place() {

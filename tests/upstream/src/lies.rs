@@ -15,6 +15,10 @@ pub struct Lies {
     pub first_of_list: bool,
     /// Of a list of `_id` only so many are read.
     pub most_ids: Option<usize>,
+    /// A search by `_id` heeds nothing else that could narrow it.
+    pub id_alone: bool,
+    /// Of a parameter that is sent several times only the last one counts.
+    pub last_of_repeats: bool,
     /// A count without a patient is 0, with an error beside it.
     pub count_errors: bool,
     /// How links are written.
@@ -169,6 +173,7 @@ impl Lies {
 
     /// What is asked for, as the server takes it. `cached` is whether an answer may come from its cache.
     pub(crate) fn bend(&self, pairs: &mut [(String, String)], cached: bool) {
+        self.overlook(pairs);
         for (name, value) in pairs {
             if self.first_of_list
                 && !name.starts_with("_sort")
@@ -191,6 +196,19 @@ impl Lies {
                     let zone = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
                     *value = format!("{whole}.000{zone}");
                 }
+            }
+        }
+    }
+
+    /// Empties what is passed over.
+    fn overlook(&self, pairs: &mut [(String, String)]) {
+        let is_by_id = pairs.iter().any(|(name, _)| name == "_id");
+        for at in 0..pairs.len() {
+            let name = pairs[at].0.clone();
+            let comes_again = pairs[at + 1..].iter().any(|(other, _)| *other == name);
+            let is_passed_over = (self.id_alone && is_by_id) || (self.last_of_repeats && comes_again);
+            if is_passed_over && !name.starts_with('_') {
+                pairs[at].1.clear();
             }
         }
     }
@@ -240,6 +258,15 @@ mod tests {
         let mut pairs = [pair("patient", "a,b"), pair("_lastUpdated", "lt2026-01-01T00:00:00.500Z")];
         lies.bend(&mut pairs, true);
         assert_eq!(pairs, [pair("patient", "a"), pair("_lastUpdated", "le2026-01-01T00:00:00.000Z")]);
+        let asked = [pair("_id", "a"), pair("code", "x"), pair("code", "y"), pair("_count", "1")];
+        for (lies, left) in [
+            (Lies { last_of_repeats: true, ..Lies::default() }, ["a", "", "y", "1"]),
+            (Lies { id_alone: true, ..Lies::default() }, ["a", "", "", "1"]),
+        ] {
+            let mut pairs = asked.clone();
+            lies.bend(&mut pairs, true);
+            assert_eq!(pairs.map(|(_, value)| value), left);
+        }
     }
 
     #[test]
