@@ -27,6 +27,7 @@ mod run;
 mod services;
 mod shared;
 mod sidecars;
+mod submit;
 mod timekeeper;
 mod worker;
 
@@ -49,8 +50,8 @@ use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Store, StoreError};
 use crate::job::usage::{Day, Exhausted};
 use crate::job::{Epoch, Job, JobId, JobState};
+use crate::ledger::Ledger;
 use crate::ledger::record::{Event, KickOff};
-use crate::ledger::{Ledger, LedgerError};
 use crate::output::Output;
 use crate::output::checkpoint::CheckpointKey;
 use crate::output::writer::Coding;
@@ -61,7 +62,6 @@ use crate::telemetry::error_chain;
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
 use crate::upstream::cohorts::Cohorts;
-use crate::upstream::probe::FilterProbeError;
 pub(crate) use downloads::Download;
 use downloads::Downloads;
 use files::FileLimits;
@@ -72,6 +72,7 @@ use rights::Rights;
 use services::Services;
 use shared::{Question, SharedExports};
 use sidecars::Sidecars;
+pub(crate) use submit::SubmitError;
 use timekeeper::Timekeeper;
 
 /// Everything that jobs are run with.
@@ -607,24 +608,4 @@ impl Inner {
         self.jobs().deleted.insert(id);
         self.discarded.notify_one();
     }
-}
-
-/// Why a job was not taken.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SubmitError {
-    #[error("too many exports wait for their turn")]
-    Full,
-    /// It may be otherwise after so many seconds.
-    #[error("{exhausted}")]
-    Quota { exhausted: Exhausted, seconds: i64 },
-    #[error(
-        "`_since` and `_until` need `meta.lastUpdated`: the server does not filter by it, and its {0} resources do not carry it"
-    )]
-    Undated(ResourceType),
-    #[error("{0}")]
-    Filter(FilterProbeError),
-    #[error("could not record the export")]
-    Store(#[from] StoreError),
-    #[error("could not record the export in the ledger")]
-    Ledger(#[from] LedgerError),
 }

@@ -67,6 +67,12 @@ fn before_all_lists() -> Millis {
 }
 
 impl Job {
+    /// What passes of a type: what any of these lets pass.
+    pub(crate) fn filters_of(&self, resource_type: ResourceType) -> &[Filter] {
+        const EVERYTHING: &[Filter] = &[Filter::ALL];
+        self.filters.get(&resource_type).map_or(EVERYTHING, Vec::as_slice)
+    }
+
     /// All types that it tells of by these files, also those that came along by reference.
     pub(crate) fn all_types(&self, files: &[FileRecord]) -> BTreeSet<ResourceType> {
         let listed = files.iter().filter_map(|file| match file.content {

@@ -20,6 +20,7 @@ pub(crate) mod jwk;
 pub(crate) mod jws;
 pub(crate) mod key_source;
 pub(crate) mod labels;
+pub(crate) mod narrowing;
 pub(crate) mod policy;
 pub(crate) mod private_jwk;
 pub(crate) mod scope;

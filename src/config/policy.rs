@@ -1,5 +1,6 @@
 //! What single clients may have within their scopes (`smart.clients[].policy`), and of whom nothing leaves at all (`policy`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Problems, Section, Size};
 use crate::fhir::datatypes::Id;
 use crate::fhir::elements::Element;
+use crate::fhir::filter::{self, Escapes, TypeFilter};
 use crate::fhir::resource_type::ResourceType;
 use crate::smart::labels::Labels;
 use crate::smart::policy::{Level, Policy, Quotas};
@@ -29,6 +31,11 @@ pub struct ClientPolicyConfig {
     pub groups: Option<Vec<String>>,
     /// The types that it may have.
     pub types: Option<Vec<String>>,
+    /// Of each type that is named here only what passes, as `Observation?category=laboratory`; of several of one type all have
+    /// to hold.
+    pub required_filters: Vec<String>,
+    /// By what a client may filter from which labels or elements keep something back, as `Observation?code`.
+    pub filter_parameters: Vec<String>,
     /// Labels of `meta.security`, as `system|code`, `|code` or `code`, that keep a resource from it.
     pub withheld_labels: Vec<String>,
     /// Elements that are taken out of what it gets, such as `Patient.telecom` and `*.text`.
@@ -64,6 +71,8 @@ impl ClientPolicyConfig {
             ("levels", self.levels.as_ref().map(Vec::len)),
             ("groups", self.groups.as_ref().map(Vec::len)),
             ("types", self.types.as_ref().map(Vec::len)),
+            ("required_filters", Some(self.required_filters.len()).filter(|length| *length > 0)),
+            ("filter_parameters", Some(self.filter_parameters.len()).filter(|length| *length > 0)),
             ("withheld_labels", Some(self.withheld_labels.len()).filter(|length| *length > 0)),
             ("removed_elements", Some(self.removed_elements.len()).filter(|length| *length > 0)),
         ];
@@ -95,6 +104,7 @@ impl ClientPolicyConfig {
                 None => add(&format!("types[{number}]"), format!("is `{name}`, which is no resource type")),
             }
         }
+        let (required, filterable) = self.filters(&mut add);
         for (number, label) in self.withheld_labels.iter().enumerate() {
             if let Err(error) = Labels::parse([label.as_str()]) {
                 add(&format!("withheld_labels[{number}]"), error.to_string());
@@ -127,10 +137,53 @@ impl ClientPolicyConfig {
             levels: self.levels.as_ref().map(|levels| levels.iter().copied().collect()),
             groups: self.groups.as_ref().map(|_| groups.into_iter().collect()),
             types: self.types.as_ref().map(|_| types.into_iter().collect()),
+            required,
+            filterable,
             withheld: Labels::parse(self.withheld_labels.iter().map(String::as_str)).unwrap_or_default(),
             removed: removed.into_iter().collect(),
         };
         Ok((policy, Quotas { running_jobs, kickoffs_per_day, bytes_per_day }))
+    }
+
+    /// What has to pass, and by what a client may filter.
+    fn filters(
+        &self,
+        add: &mut impl FnMut(&str, String),
+    ) -> (BTreeSet<TypeFilter>, BTreeMap<ResourceType, BTreeSet<Box<str>>>) {
+        let mut required: BTreeSet<TypeFilter> = BTreeSet::new();
+        for (number, text) in self.required_filters.iter().enumerate() {
+            let option = format!("required_filters[{number}]");
+            let filter = match TypeFilter::parse(text, Escapes::Once) {
+                Ok(filter) => filter,
+                // It names parameters, and what is configured is the operator's own.
+                Err(error) => {
+                    add(&option, format!("is no filter that can be used: {error}"));
+                    continue;
+                }
+            };
+            let same_type = required.iter().filter(|other| other.resource_type == filter.resource_type);
+            if same_type
+                .map(|other| &other.filter)
+                .try_fold(filter.filter.clone(), |sum, other| sum.and(other))
+                .is_err()
+            {
+                add(&option, format!("makes what is required of {} too long for one search", filter.resource_type));
+            }
+            required.insert(filter);
+        }
+        let mut filterable: BTreeMap<ResourceType, BTreeSet<Box<str>>> = BTreeMap::new();
+        for (number, text) in self.filter_parameters.iter().enumerate() {
+            let named =
+                text.split_once('?').and_then(|(name, parameter)| Some((ResourceType::parse(name)?, parameter)));
+            match named.filter(|(_, parameter)| filter::is_name(parameter)) {
+                Some((name, parameter)) => drop(filterable.entry(name).or_default().insert(parameter.into())),
+                None => add(
+                    &format!("filter_parameters[{number}]"),
+                    "is no type and parameter that filters can have, such as Observation?code".to_owned(),
+                ),
+            }
+        }
+        (required, filterable)
     }
 }
 
@@ -163,6 +216,7 @@ mod tests {
         assert!(policy.is_open());
         assert_eq!(quotas, Quotas::default());
         let yaml = "levels: [patient, group]\ngroups: [a]\ntypes: [Patient]\nwithheld_labels: ['s|c', '|c', c]\n\
+                    required_filters: ['Observation?category=http://s|a,b']\nfilter_parameters: ['Observation?code']\n\
                     removed_elements: [Patient.telecom, '*.text']\n\
                     quotas: { running_jobs: 1, kickoffs_per_day: 2, bytes_per_day: 1GiB }\n";
         let (policy, quotas) = read(yaml).expect("nothing is wrong");
@@ -190,6 +244,11 @@ mod tests {
             ("quotas: { bytes_per_day: much }", "much"),
             ("quotas: { bytes: 1 }", "bytes"),
             ("required_filters: { Observation: category=laboratory }", "required_filters"),
+            ("required_filters: ['Observation?category=a', Observation]", "required_filters[1] is no filter"),
+            ("required_filters: ['Observation?_count=1']", "`_count`"),
+            ("required_filters: ['Observation?category:not=a']", "`category:not` has a modifier"),
+            ("filter_parameters: [code]", "filter_parameters[0] is no type and parameter"),
+            ("filter_parameters: ['Observation?_count']", "filter_parameters[0] is no type and parameter"),
             ("withheld: [a]", "withheld"),
         ] {
             let error = read(yaml).expect_err(yaml);

@@ -317,7 +317,8 @@ mod tests {
             ("CLIENT: client_id: 'a b', scope: system/*.rs, jwks: JWKS", "clients[0].client_id is none"),
             ("CLIENT: client_id: a, jwks: JWKS", "clients[0].scope names no scope"),
             ("CLIENT: client_id: a, scope: user/*.rs, jwks: JWKS", "clients[0].scope holds something else"),
-            ("CLIENT: client_id: a, scope: 'system/Patient.rs?a=b', jwks: JWKS", "a scope with a query"),
+            ("CLIENT: client_id: a, scope: 'system/Patient.rs?a:not=b', jwks: JWKS", "a query that cannot be enforced"),
+            ("CLIENT: client_id: a, scope: 'system/*.rs?_security=b', jwks: JWKS", "a query that cannot be enforced"),
             ("CLIENT: client_id: a, scope: system/*.rs", "clients[0].jwks is missing"),
             (
                 "CLIENT: client_id: a, scope: system/*.rs, jwks: JWKS, jwks_file: /a",

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::worker::{Worker, WorkerError};
 use crate::bulk::manifest::{Method, OutcomeLine, TypeProof};
 use crate::fhir::datatypes::Millis;
+use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, SliceRecord};
 use crate::job::{Complete, Job, JobState};
@@ -94,9 +95,10 @@ impl Worker {
     }
 
     /// Whether it is to be said that patients who were asked for are not exported: also where that would tell of somebody
-    /// who is kept back, or of patients to whoever may have no Patient resources (SEC-25, SEC-26).
+    /// who is kept back, or of patients to whoever may not have all Patient resources (SEC-25, SEC-26).
     fn leaves_patients_out(&self, job: &Job) -> bool {
-        let may_not_know = || self.reader.grant.keeps_back_resources() || !job.owner.may_hold(ResourceType::PATIENT);
+        let all_patients = || job.owner.may_hold(ResourceType::PATIENT, &[Filter::ALL]);
+        let may_not_know = || self.reader.grant.keeps_back_resources() || !all_patients();
         self.running.patients_left_out || (job.kickoff.patients.is_some() && may_not_know())
     }
 

@@ -176,8 +176,8 @@ impl Planner {
         let horizon = self.horizon(job, &profile, newest, now);
         let asked_for = |name: &ResourceType| kickoff.types.as_ref().is_none_or(|types| types.contains(name));
         // What belongs to patients comes with its patients, or not at all.
-        let is_context =
-            |name: &ResourceType| !compartments.hold(*name) && asked_for(name) && job.owner.may_hold(*name);
+        let may_hold = |name: &ResourceType| job.owner.may_hold(*name, job.filters_of(*name));
+        let is_context = |name: &ResourceType| !compartments.hold(*name) && asked_for(name) && may_hold(name);
         let context = match cohort {
             Cohort::Everything => Vec::new(),
             Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(is_context).collect(),

@@ -128,6 +128,7 @@ impl Services {
         {
             types.extend(plan.context);
         }
-        Ok(!registry.covers(&job.owner, level.level(), level.group(), types))
+        let narrowed = types.into_iter().map(|name| (name, job.filters_of(name)));
+        Ok(!registry.covers(&job.owner, level.level(), level.group(), narrowed))
     }
 }

@@ -148,7 +148,8 @@ impl Inner {
         self.upstream.heed(&plan.profile);
         let plan = Arc::new(plan);
         // Whatever is planned: what the client may not have does not leave.
-        let permitted = |names: Vec<ResourceType>| names.into_iter().filter(|name| job.owner.may_hold(*name)).collect();
+        let may_hold = |name: &ResourceType| job.owner.may_hold(*name, job.filters_of(*name));
+        let permitted = |names: Vec<ResourceType>| names.into_iter().filter(may_hold).collect();
         let types = permitted(plan.types.keys().copied().collect());
         let context = permitted(plan.context.clone());
         let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, context, plan.bases.clone());

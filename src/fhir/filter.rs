@@ -70,6 +70,8 @@ const MOST_PARAMETERS: usize = 16;
 pub(crate) const MOST_FILTERS: usize = 64;
 /// Bytes of one filter as it is sent to us, with its type: three may stand for one.
 const LONGEST_TEXT: usize = 3 * MOST_BYTES + 64;
+/// Longest name: so short that the hashes of as many values as there may be fit beside their names (SEC-43).
+const LONGEST_NAME: usize = 40;
 /// Longest name that is repeated to whoever sent it.
 const LONGEST_ECHO: usize = 64;
 /// What may be used to filter of what begins with `_`. The rest concerns how an answer looks, whole searches, or is ours.
@@ -110,7 +112,6 @@ impl Filter {
         Ok(filter)
     }
 
-    #[cfg(test)]
     /// Whether everything passes.
     pub(crate) fn is_all(&self) -> bool {
         self.0.is_empty()
@@ -125,7 +126,6 @@ impl Filter {
         self.0.iter().map(|(name, _)| &**name)
     }
 
-    #[cfg(test)]
     /// What passes both.
     ///
     /// # Errors
@@ -139,7 +139,6 @@ impl Filter {
         if is_too_long { Err(FilterError::TooLong) } else { Ok(both) }
     }
 
-    #[cfg(test)]
     /// Whether all that passes `other` passes this, as far as it can be told without knowing any resource: it asks for nothing
     /// that the other does not ask for.
     pub(crate) fn is_as_wide_as(&self, other: &Self) -> bool {
@@ -167,6 +166,11 @@ impl Filter {
             *own = value.into();
         }
         Self(pairs)
+    }
+
+    /// The same with other values.
+    pub(crate) fn hiding(&self, hide: impl Fn(&str) -> String) -> Self {
+        Self(self.0.iter().map(|(name, value)| (name.clone(), hide(value).into())).collect())
     }
 
     /// What it takes of a URL.
@@ -204,11 +208,19 @@ impl TypeFilter {
     }
 }
 
+/// Whether it is a name that a filter may have.
+pub(crate) fn is_name(name: &str) -> bool {
+    check_name(name).is_ok()
+}
+
 /// Letters, digits, `-` and `_`; what else a search may do with a name is told apart, for whoever wonders why it is refused.
 fn check_name(name: &str) -> Result<(), FilterError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':' | b'.');
     if name.is_empty() {
         return Err(FilterError::Shape);
+    }
+    if name.len() > LONGEST_NAME && !name.contains([':', '.']) {
+        return Err(FilterError::TooLong);
     }
     if !name.bytes().all(plain) {
         return Err(FilterError::Characters);

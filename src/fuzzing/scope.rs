@@ -17,8 +17,13 @@ pub(super) fn run(data: &[u8]) {
             let exports = scopes.may_export(resource_type);
             assert!(!reads || named(text, name, 'r'), "{name} may be read and is not {what}: {granted}");
             assert!(
-                !exports || (reads && named(text, name, 's')),
-                "{name} may be searched and is not {what}: {granted}"
+                !exports || (named(text, name, 'r') && named(text, name, 's')),
+                "{name} may be exported and is not {what}: {granted}"
+            );
+            let alternatives = granted.alternatives(resource_type);
+            assert!(
+                alternatives.is_empty() || scopes_of(text).is_none_or(|own| own.cover(resource_type, &alternatives)),
+                "more of {name} may be had than is {what}: {granted}"
             );
         }
         for actions in [Actions::READ, Actions::EXPORT] {
@@ -35,10 +40,16 @@ pub(super) fn run(data: &[u8]) {
     assert_eq!(told.to_string(), granted.to_string(), "what is granted is told as it is");
 }
 
+/// The scopes in a text, if every word of it is one.
+fn scopes_of(text: &str) -> Option<Scopes> {
+    Scopes::parse(text).ok()
+}
+
 /// Whether some word of a text could mean this letter for this type, read as generously as may be.
 fn named(text: &str, name: &str, letter: char) -> bool {
-    text.split(' ').filter(|word| !word.contains('?')).any(|word| {
-        let Some((of, actions)) = word.strip_prefix("system/").and_then(|rest| rest.split_once('.')) else {
+    text.split(' ').any(|word| {
+        let plain = word.split('?').next().unwrap_or_default();
+        let Some((of, actions)) = plain.strip_prefix("system/").and_then(|rest| rest.split_once('.')) else {
             return false;
         };
         (of == "*" || of == name) && (matches!(actions, "read" | "*") || actions.contains(letter))

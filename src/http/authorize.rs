@@ -10,10 +10,11 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use super::problem::Problem;
 use super::{Access, Edge, witness};
 use crate::fhir::resource_type::ResourceType;
+use crate::job::Job;
 use crate::proxy::PeerAddr;
 use crate::smart::access_token;
 use crate::smart::external::{ExternalIssuer, Purpose};
-use crate::smart::scope;
+use crate::smart::scope::{self, Actions};
 use crate::smart::server::{AuthorizationServer, Caller};
 
 /// How long a request waits until fewer tokens of its peer are asked about.
@@ -117,6 +118,29 @@ pub(super) fn require(
 ) -> Result<(), Problem> {
     let lacks = caller.lacks(types);
     if lacks.is_empty() { Ok(()) } else { Err(insufficient(edge, &scope::wanted(lacks))) }
+}
+
+/// Fails unless the caller may have all that an export holds of these types (SEC-15).
+pub(super) fn require_of(
+    edge: &Edge,
+    caller: &Caller,
+    job: &Job,
+    types: impl IntoIterator<Item = ResourceType>,
+) -> Result<(), Problem> {
+    let uncovered: Vec<_> = types.into_iter().filter(|name| !caller.covers(*name, job.filters_of(*name))).collect();
+    if uncovered.is_empty() { Ok(()) } else { Err(insufficient(edge, &scope::wanted(uncovered))) }
+}
+
+/// Fails unless the caller may read whatever Group there is: nothing can hold the members of one to a filter.
+pub(super) fn require_groups(edge: &Edge, caller: &Caller) -> Result<(), Problem> {
+    let Caller::Client(client) = caller else { return Ok(()) };
+    if !client.scopes().permit(ResourceType::GROUP, Actions::READ) {
+        return Err(insufficient(edge, "system/Group.r"));
+    }
+    if client.policy().required(ResourceType::GROUP).next().is_some() {
+        return Err(Problem::not_by_policy("this client may have a part of all Groups only, and no Group's members"));
+    }
+    Ok(())
 }
 
 /// SM-037: the token is good, and does not permit this.

@@ -8,23 +8,19 @@ use super::body::{self, Body};
 use super::problem::Problem;
 use super::{Edge, authorize};
 use crate::fhir::datatypes::Id;
-use crate::fhir::resource_type::ResourceType;
 use crate::smart::policy::Level;
-use crate::smart::scope::Actions;
 use crate::smart::server::Caller;
 use crate::upstream::group::GroupError;
 
 /// SEC-25: for whoever may read Groups, and this one.
 pub(super) async fn cohort(edge: &Edge, id: &Id, head: &Parts) -> Result<Response<Body>, Problem> {
     let caller = authorize::caller(edge, head).await?;
-    if let Caller::Client(client) = &caller {
-        if !client.scopes().permit(ResourceType::GROUP, Actions::READ) {
-            return Err(authorize::insufficient(edge, "system/Group.r"));
-        }
-        // Whatever is hidden from it is unknown, as what is not there is.
-        if !(client.policy().permits_level(Level::Group) && client.policy().permits_group(id)) {
-            return Err(GroupError::Unknown.into());
-        }
+    authorize::require_groups(edge, &caller)?;
+    // Whatever is hidden from it is unknown, as what is not there is.
+    if let Caller::Client(client) = &caller
+        && !(client.policy().permits_level(Level::Group) && client.policy().permits_group(id))
+    {
+        return Err(GroupError::Unknown.into());
     }
     let cohort = edge.cohorts.get(id).ok_or(GroupError::Unknown)?;
     let mut group = json!({

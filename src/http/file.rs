@@ -204,7 +204,7 @@ async fn find(
             // They tell of everything in the export.
             FileContent::Outcomes | FileContent::Deletions | FileContent::Held => job.all_types(&files),
         };
-        authorize::require(edge, caller, of_file)?;
+        authorize::require_of(edge, caller, &job, of_file)?;
     }
     Ok(Some((job, object)))
 }

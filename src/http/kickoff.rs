@@ -1,5 +1,8 @@
 //! The kick-off request: parse, hold against what the upstream has, record, answer where to ask.
 
+mod narrow;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,11 +17,11 @@ use super::{Edge, authorize, witness};
 use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError, Operation, Places};
 use crate::clock;
 use crate::engine::SubmitError;
+use crate::fhir::capability::Capability;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::{Job, JobId, JobState};
-use crate::smart::scope::Actions;
 use crate::smart::server::Caller;
 use crate::upstream::group::{self, GroupError, When};
 
@@ -61,14 +64,14 @@ where
     };
     kickoff.check_sizes(&places, edge.least_file_max)?;
     permit(edge, caller, &kickoff)?;
-    let Resolved { types, compartments, advertised_base, software } = tokio::select! {
+    let Resolved { types, compartments, capability } = tokio::select! {
         resolved = resolve(edge, caller, &kickoff, &places) => resolved?,
         () = edge.clock.sleep(UPSTREAM_PATIENCE) => {
             return Err(Problem::unavailable("the FHIR server behind this one does not answer at the moment"));
         }
     };
     let types = narrow(edge, caller, &kickoff, types)?;
-    let filters = kickoff.alternatives();
+    let filters = narrow::filters(caller, &kickoff, &places, &types, &capability, compartments)?;
     let now = clock::now(&*edge.clock);
     let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let id = JobId::new(clock::random().map_err(|_| Problem::unavailable("the system has no randomness to give"))?);
@@ -87,8 +90,8 @@ where
         filters,
         compartments,
         request,
-        advertised_base,
-        software,
+        advertised_base: capability.base.clone(),
+        software: capability.software.clone(),
         created: now,
         state,
     };
@@ -120,10 +123,8 @@ fn refused(error: SubmitError, places: &Places) -> Problem {
 
 /// SM-033: what was asked for by name and may not be had is refused before anything is asked of the upstream.
 fn permit(edge: &Edge, caller: &Caller, kickoff: &Kickoff) -> Result<(), Problem> {
-    if let (ExportLevel::Group(_), Caller::Client(client)) = (&kickoff.level, caller)
-        && !client.scopes().permit(ResourceType::GROUP, Actions::READ)
-    {
-        return Err(authorize::insufficient(edge, "system/Group.r"));
+    if kickoff.level.group().is_some() {
+        authorize::require_groups(edge, caller)?;
     }
     if let Caller::Client(client) = caller {
         if !client.policy().permits_level(kickoff.level.level()) {
@@ -167,10 +168,8 @@ struct Resolved {
     types: Vec<ResourceType>,
     /// What belongs to patients in the version of FHIR that it speaks.
     compartments: Compartments,
-    /// The base under which it knows itself.
-    advertised_base: Option<String>,
-    /// What its software calls itself.
-    software: String,
+    /// What it says of itself.
+    capability: Arc<Capability>,
 }
 
 /// Asks for it, and whether there is the Group.
@@ -195,8 +194,7 @@ async fn resolve(edge: &Edge, caller: &Caller, kickoff: &Kickoff, places: &Place
         let when = When { now: clock::now(&*edge.clock), since: None };
         group::members(&edge.upstream, id, edge.most_members, when, &expands).await?;
     }
-    let (advertised_base, software) = (capability.base.clone(), capability.software.clone());
-    Ok(Resolved { types, compartments, advertised_base, software })
+    Ok(Resolved { types, compartments, capability })
 }
 
 async fn place(edge: &Edge) -> Result<SemaphorePermit<'_>, Problem> {

@@ -74,7 +74,7 @@ pub(super) async fn page(
     let said = said.ok_or_else(Problem::no_such_page)?;
     let mut files = engine.files(job.id).await?;
     // SEC-15: a manifest tells of all types of its job, also of those that came along.
-    authorize::require(edge, caller, job.all_types(&files))?;
+    authorize::require_of(edge, caller, job, job.all_types(&files))?;
     files.retain(|file| said.pages.hold(number, file));
     let now = edge.watch.believed();
     // A link never outlives what signs it, nor its file.

@@ -192,7 +192,9 @@ async fn token(
             OAuthError::Unavailable
         }
     })?;
-    tracing::info!(client = %client.client(), scope = %issued.scopes, "an access token was issued");
+    // SEC-41: what a scope narrows by may tell of patients.
+    let scopes = issued.scopes.hiding(|_| "-".to_owned());
+    tracing::info!(client = %client.client(), scope = %scopes, "an access token was issued");
     let json = json!({
         "access_token": issued.token,
         "token_type": "bearer",

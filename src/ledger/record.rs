@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::chain::Mac;
 use crate::bulk::kickoff::ExportLevel;
 use crate::fhir::datatypes::{Id, Instant};
+use crate::fhir::filter::Filter;
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileRecord};
@@ -114,6 +115,9 @@ pub(crate) struct KickOff {
     pub(crate) since: Option<Instant>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) until: Option<Instant>,
+    /// What narrows each type: of each of its filters the parameters and their values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) filters: BTreeMap<ResourceType, Vec<Narrowed>>,
     /// The whole kick-off URL, with all that it filters by.
     pub(crate) request: Hidden,
     /// The patients that were asked for, sorted and with commas between their ids.
@@ -130,6 +134,11 @@ impl KickOff {
             types: job.types.clone(),
             since: job.kickoff.since,
             until: job.kickoff.until,
+            filters: job
+                .filters
+                .iter()
+                .map(|(name, filters)| (*name, filters.iter().map(recorded).collect()))
+                .collect(),
             request: Hidden::Clear(job.request.clone()),
             patients: job.kickoff.patients.as_ref().map(|patients| {
                 let patients: Vec<_> = patients.iter().map(Id::as_str).collect();
@@ -137,6 +146,13 @@ impl KickOff {
             }),
         }
     }
+}
+
+/// The parameters of one filter, and their values.
+type Narrowed = Vec<(Box<str>, Hidden)>;
+
+fn recorded(filter: &Filter) -> Narrowed {
+    filter.pairs().map(|(name, value)| (name.into(), Hidden::Clear(value.to_owned()))).collect()
 }
 
 /// A text of which a keyed hash is kept: whoever knows it and has the key can find it.
@@ -333,15 +349,44 @@ pub(crate) struct Ended {
     pub(crate) actor: Actor,
 }
 
+/// Digits of the hash of a value in a scope.
+const HASH_OF_SCOPE: usize = 16;
+
 impl Event {
     /// Hides what is not for the ledger.
     pub(super) fn hide(&mut self, hash: impl Fn(&str) -> String) {
-        if let Self::KickOff(KickOff { request, patients, .. }) = self {
-            for hidden in patients.iter_mut().chain([request]) {
+        if let Self::KickOff(KickOff { request, patients, filters, .. }) = self {
+            let values = filters.values_mut().flatten().flatten().map(|(_, value)| value);
+            for hidden in values.chain(patients).chain([request]) {
                 if let Hidden::Clear(clear) = hidden {
                     *hidden = Hidden::Hash(hash(clear).into());
                 }
             }
+        }
+        if let Some(Actor { scopes: Some(scopes), .. }) = self.actor_mut() {
+            // So short that the scopes are understood when they are read.
+            *scopes = scopes.hiding(|value| hash(value).chars().take(HASH_OF_SCOPE).collect());
+        }
+    }
+
+    fn actor_mut(&mut self) -> Option<&mut Actor> {
+        match self {
+            Self::KickOff(KickOff { actor, .. })
+            | Self::Denied(Denied { actor, .. })
+            | Self::Finished(Finished { actor, .. })
+            | Self::Manifest(ManifestRead { actor, .. })
+            | Self::LinkIssued(LinkIssued { actor, .. })
+            | Self::FileBegun(FileBegun { actor, .. })
+            | Self::Deleted(Ended { actor, .. })
+            | Self::Expired(Ended { actor, .. })
+            | Self::Revoked(Ended { actor, .. }) => Some(actor),
+            Self::Begun { .. }
+            | Self::Opened { .. }
+            | Self::DeniedMore(_)
+            | Self::Failed { .. }
+            | Self::FileEnded(_)
+            | Self::Purged { .. }
+            | Self::Retired { .. } => None,
         }
     }
 

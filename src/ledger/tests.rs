@@ -110,7 +110,7 @@ impl Bench {
 fn actor() -> Actor {
     Actor {
         client: Some(ClientId::parse("research,{}'warehouse").expect("a name")),
-        scopes: Some(Scopes::parse("system/*.rs").expect("scopes")),
+        scopes: Some(Scopes::parse("system/*.rs system/Patient.rs?name=canary").expect("scopes")),
         peer: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
     }
 }
@@ -141,6 +141,10 @@ fn every_event(files: &Files) -> Vec<Event> {
             types: vec![ResourceType::PATIENT],
             since: Some(at),
             until: None,
+            filters: BTreeMap::from([(
+                ResourceType::PATIENT,
+                vec![vec![("name".into(), Hidden::Clear("canary".to_owned()))]],
+            )]),
             request: Hidden::Clear("https://fhir.example/fhir/$export?_typeFilter=Patient?name=canary".to_owned()),
             patients: Some(Hidden::Clear("canary-1,canary-2".to_owned())),
         }),
@@ -209,7 +213,9 @@ fn what_was_recorded_is_read_back_and_says_nothing_that_was_to_be_hidden() {
     let Event::KickOff(KickOff { actor: read, request: Hidden::Hash(hash), .. }) = &records[2].event else {
         panic!("{:?}", records[2]);
     };
-    assert_eq!((read, hash.len()), (&actor(), 32));
+    assert_eq!((&read.client, read.peer, hash.len()), (&actor().client, actor().peer, 32));
+    let scopes = read.scopes.as_ref().map(ToString::to_string).expect("scopes");
+    assert!(scopes.starts_with("system/*.rs system/Patient.rs?name=") && scopes.len() == 51, "{scopes}");
     for (number, event) in [(0, "begun"), (1, "opened"), (5, "finished")] {
         let line: serde_json::Value = serde_json::from_str(text.lines().nth(number).expect("a line")).expect("JSON");
         assert_eq!(line["event"], event);

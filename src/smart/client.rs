@@ -9,6 +9,8 @@ use url::Url;
 
 use super::policy::Policy;
 use super::scope::Scopes;
+use crate::fhir::filter::Filter;
+use crate::fhir::resource_type::ResourceType;
 
 /// The name under which a client is registered. Its order is that of its bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,6 +118,7 @@ impl<'de> Deserialize<'de> for JwksUri {
 /// Whose an export is, and what it may hold.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "there is one for each export, which is larger by far")]
 pub(crate) enum Owner {
     /// Of whoever may ask at all, in `open` mode: there are no clients. So are exports from before there were any.
     #[default]
@@ -140,12 +143,24 @@ impl Owner {
         }
     }
 
-    /// Whether resources of this type may be a part of the export.
-    pub(crate) fn may_hold(&self, resource_type: crate::fhir::resource_type::ResourceType) -> bool {
+    /// Whether resources of this type may be a part of the export, if perhaps not all of them.
+    pub(crate) fn may_hold_some(&self, resource_type: ResourceType) -> bool {
         match self {
             Self::Open => true,
             Self::Client { scopes, policy, .. } => {
                 scopes.may_export(resource_type) && policy.permits_type(resource_type)
+            }
+        }
+    }
+
+    /// Whether all of this type that passes any of `filters` may be a part of the export.
+    pub(crate) fn may_hold(&self, resource_type: ResourceType, filters: &[Filter]) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Client { scopes, policy, .. } => {
+                scopes.cover(resource_type, filters)
+                    && policy.permits_type(resource_type)
+                    && policy.lets_pass(resource_type, filters)
             }
         }
     }
@@ -178,6 +193,32 @@ mod tests {
         }
         for bad in ["", " ", "a b", "a\n", "ü", "a\"b", "a\\b", &"x".repeat(129)] {
             assert_eq!(ClientId::parse(bad), Err(NotAClientId), "{bad:?}");
+        }
+    }
+
+    /// SEC-20, SEC-21: an export that is not narrowed by its right holds nothing of the type.
+    #[test]
+    fn an_export_holds_no_more_of_a_type_than_its_right_lets_pass() {
+        use crate::fhir::filter::Escapes;
+        let owner = |scopes: &str, required: &str| {
+            let policy = format!(r#"{{"required":[{required}]}}"#);
+            let json = format!(r#"{{"client":{{"id":"a","scopes":"{scopes}","policy":{policy}}}}}"#);
+            serde_json::from_str::<Owner>(&json).expect("a record")
+        };
+        let male = || vec![Filter::parse("gender=male", Escapes::Once).expect("a filter")];
+        let active = r#""Patient?active=true""#;
+        for (owner, filters, some, all) in [
+            (Owner::Open, vec![Filter::ALL], true, true),
+            (owner("system/*.rs", ""), vec![Filter::ALL], true, true),
+            (owner("system/Patient.rs?gender=male", ""), vec![Filter::ALL], true, false),
+            (owner("system/Patient.rs?gender=male", ""), male(), true, true),
+            (owner("system/Patient.rs?gender=other", ""), male(), true, false),
+            (owner("system/*.rs", active), vec![Filter::ALL], true, false),
+            (owner("system/*.rs", active), male(), true, false),
+            (owner("system/Observation.rs", ""), male(), false, false),
+        ] {
+            let patient = ResourceType::PATIENT;
+            assert_eq!((owner.may_hold_some(patient), owner.may_hold(patient, &filters)), (some, all), "{owner:?}");
         }
     }
 

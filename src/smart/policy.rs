@@ -1,12 +1,13 @@
 //! What one client may have within its scopes, and how much of it. What a policy does not name it does not restrict. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::labels::Labels;
 use crate::fhir::datatypes::Id;
 use crate::fhir::elements::Elements;
+use crate::fhir::filter::{Filter, TypeFilter};
 use crate::fhir::resource_type::ResourceType;
 
 /// At which level an export is asked for.
@@ -32,6 +33,13 @@ pub(crate) struct Policy {
     pub(crate) groups: Option<BTreeSet<Id>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) types: Option<BTreeSet<ResourceType>>,
+    /// Of each of these types only what passes all of its filters.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) required: BTreeSet<TypeFilter>,
+    /// By what a client may filter of which something is kept back, type by type: another filter could tell what it may not
+    /// know (SEC-21).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) filterable: BTreeMap<ResourceType, BTreeSet<Box<str>>>,
     /// What carries one of these does not leave.
     #[serde(skip_serializing_if = "Labels::is_empty")]
     pub(crate) withheld: Labels,
@@ -72,7 +80,31 @@ impl Policy {
 
     /// Whether it keeps back anything at all of what scopes permit, by type or within a type.
     pub(crate) fn keeps_back(&self) -> bool {
-        self.types.is_some() || !self.withheld.is_empty() || !self.removed.is_empty()
+        self.types.is_some() || !self.required.is_empty() || self.keeps_back_within()
+    }
+
+    /// Whether it keeps back what stands in resources, or single ones for what stands in them.
+    fn keeps_back_within(&self) -> bool {
+        !self.withheld.is_empty() || !self.removed.is_empty()
+    }
+
+    /// What has to pass of a type, all of these.
+    pub(crate) fn required(&self, resource_type: ResourceType) -> impl Iterator<Item = &Filter> {
+        self.required
+            .iter()
+            .filter(move |required| required.resource_type == resource_type)
+            .map(|required| &required.filter)
+    }
+
+    /// Whether all of a type that passes any of `filters` may be exported.
+    pub(crate) fn lets_pass(&self, resource_type: ResourceType, filters: &[Filter]) -> bool {
+        self.required(resource_type).all(|required| filters.iter().all(|filter| required.is_as_wide_as(filter)))
+    }
+
+    /// Whether a client may filter a type by a parameter.
+    pub(crate) fn may_filter_by(&self, resource_type: ResourceType, parameter: &str) -> bool {
+        !self.keeps_back_within()
+            || self.filterable.get(&resource_type).is_some_and(|parameters| parameters.contains(parameter))
     }
 
     /// Whether all that `then` permits this one does too.
@@ -80,6 +112,7 @@ impl Policy {
         wider(self.levels.as_ref(), then.levels.as_ref())
             && wider(self.groups.as_ref(), then.groups.as_ref())
             && wider(self.types.as_ref(), then.types.as_ref())
+            && self.required.is_subset(&then.required)
             && self.withholds_no_more_than(then)
     }
 
@@ -110,6 +143,7 @@ mod tests {
     }
 
     const NARROW: &str = r#"{"levels":["patient","group"],"groups":["a","b"],"types":["Observation","Patient"],
+        "required":["Observation?category=laboratory"],"filterable":{"Observation":["code"]},
         "withheld":["s|x"],"removed":["Patient.telecom"]}"#;
 
     #[test]
@@ -140,6 +174,13 @@ mod tests {
             (r#""groups":["a","b"]"#, r#""groups":["a"]"#, false),
             (r#""groups":["a","b"]"#, r#""groups":["a","b","c"]"#, true),
             (r#"["Observation","Patient"]"#, r#"["Patient"]"#, false),
+            (r#"["Observation?category=laboratory"]"#, "[]", true),
+            (
+                r#""Observation?category=laboratory""#,
+                r#""Observation?category=laboratory","Patient?active=true""#,
+                false,
+            ),
+            ("Observation?category=laboratory", "Observation?category=vital-signs", false),
             (r#"["s|x"]"#, r#"["s|x","s|y"]"#, false),
             (r#"["s|x"]"#, "[]", true),
             (r#"["Patient.telecom"]"#, r#"["Patient.telecom","*.text"]"#, false),
@@ -149,6 +190,25 @@ mod tests {
             assert_ne!(now, narrow, "{before}");
             assert_eq!(now.is_as_wide_as(&narrow), now_is_as_wide, "{before} became {after}");
         }
+    }
+
+    /// SEC-21
+    #[test]
+    fn what_is_required_passes_and_what_is_kept_back_is_not_filtered_by() {
+        let (narrow, observation) = (policy(NARROW), ResourceType::parse("Observation").expect("a type"));
+        let filter = |text| Filter::parse(text, crate::fhir::filter::Escapes::Once).expect("a filter");
+        for (name, filters, expected) in [
+            (observation, vec![Filter::ALL], false),
+            (observation, vec![filter("category=laboratory")], true),
+            (observation, vec![filter("category=laboratory&code=a"), filter("category=laboratory&code=b")], true),
+            (observation, vec![filter("category=laboratory"), filter("code=b")], false),
+            (ResourceType::PATIENT, vec![Filter::ALL], true),
+        ] {
+            assert_eq!(narrow.lets_pass(name, &filters), expected, "{name} {filters:?}");
+        }
+        assert!(narrow.may_filter_by(observation, "code") && !narrow.may_filter_by(observation, "value-string"));
+        assert!(!narrow.may_filter_by(ResourceType::PATIENT, "code"));
+        assert!(policy(r#"{"required":["Observation?category=laboratory"]}"#).may_filter_by(observation, "code"));
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Scopes of SMART App Launch: `system/Patient.rs` (v2) and `system/Patient.read` (v1). Pure.
 //!
 //! What is granted is always within what was asked for *and* within what the client is registered for. Only reading
-//! is granted: there is nothing to write here. A scope with a query (`system/Observation.rs?category=…`) is
-//! [told apart](Asked::Filtered) and never granted, as long as nothing enforces it: a filter that is not enforced would
-//! hand out more than was permitted.
+//! is granted: there is nothing to write here. A scope with a query (`system/Observation.rs?category=…`) narrows its type: each
+//! search of it carries the query (SM-032). One that cannot be enforced is [told apart](Asked::Filtered) and never granted.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::fhir::filter::{Escapes, Filter};
 use crate::fhir::resource_type::ResourceType;
 
 /// Longest text of scopes that is read or granted: a token travels in a header.
@@ -84,20 +84,23 @@ enum Reach {
 }
 
 impl Reach {
-    fn covers(self, resource_type: ResourceType) -> bool {
+    /// Whether it reaches all that another one does.
+    fn includes(self, other: Self) -> bool {
         match self {
             Self::All => true,
-            Self::One(own) => own == resource_type,
+            Self::One(_) => self == other,
         }
     }
 }
 
 /// One scope of the `system/` context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Scope {
     reach: Reach,
     actions: Actions,
     notation: Notation,
+    /// What of its one type it permits.
+    filter: Filter,
 }
 
 impl fmt::Display for Scope {
@@ -108,9 +111,10 @@ impl fmt::Display for Scope {
         }
         // v1 has a word for both together only.
         match self.notation {
-            Notation::V1 if self.actions == Actions::EXPORT => f.write_str("read"),
-            Notation::V1 | Notation::V2 => write!(f, "{:?}", self.actions),
+            Notation::V1 if self.actions == Actions::EXPORT => f.write_str("read")?,
+            Notation::V1 | Notation::V2 => write!(f, "{:?}", self.actions)?,
         }
+        if self.filter.is_all() { Ok(()) } else { write!(f, "?{}", self.filter) }
     }
 }
 
@@ -118,7 +122,7 @@ impl fmt::Display for Scope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Asked {
     Plain(Scope),
-    /// With a query that narrows it.
+    /// With a query that cannot be enforced.
     Filtered,
     /// Of another context, of a type that there is not, or anything else.
     Foreign,
@@ -127,17 +131,19 @@ enum Asked {
 impl Asked {
     fn parse(word: &str) -> Self {
         let (plain, query) = match word.split_once('?') {
-            Some((plain, _)) => (plain, true),
-            None => (word, false),
+            Some((plain, query)) => (plain, Some(query)),
+            None => (word, None),
         };
         let scope = plain.strip_prefix("system/").and_then(|rest| rest.split_once('.')).and_then(|(name, actions)| {
             let reach = if name == "*" { Reach::All } else { Reach::One(ResourceType::parse(name)?) };
             let (actions, notation) = Actions::parse(actions)?;
-            Some(Scope { reach, actions, notation })
+            Some(Scope { reach, actions, notation, filter: Filter::ALL })
         });
-        match (scope, query) {
-            (Some(scope), false) => Self::Plain(scope),
-            (Some(_), true) => Self::Filtered,
+        match (scope, query.map(|query| Filter::parse(query, Escapes::Once))) {
+            (Some(scope), None) => Self::Plain(scope),
+            // One search asks for one type.
+            (Some(scope), Some(Ok(filter))) if scope.reach != Reach::All => Self::Plain(Scope { filter, ..scope }),
+            (Some(_), Some(_)) => Self::Filtered,
             (None, _) => Self::Foreign,
         }
     }
@@ -156,7 +162,10 @@ pub(crate) enum ScopeError {
     TooLong,
     #[error("holds characters that no scope has")]
     Characters,
-    #[error("holds a scope with a query, which nothing would enforce yet")]
+    #[error(
+        "holds a scope with a query that cannot be enforced: one type and plain parameters, as in \
+         `system/Observation.rs?category=laboratory`"
+    )]
     Filtered,
     #[error("holds something else than `system/Type.rs`, `system/*.rs` and the like")]
     Foreign,
@@ -207,7 +216,7 @@ impl Scopes {
         let mut seen = BTreeSet::new();
         for word in words(text)? {
             let Asked::Plain(asked) = Asked::parse(word) else { continue };
-            granted.extend(self.within(asked).into_iter().filter(|scope| seen.insert(*scope)));
+            granted.extend(self.within(&asked).into_iter().filter(|scope| seen.insert(scope.clone())));
         }
         let granted = Self(granted);
         if granted.0.is_empty() {
@@ -219,52 +228,96 @@ impl Scopes {
     /// What of these holds of `other` still: a token is worth no more than what its client may have now.
     pub(crate) fn and(&self, other: &Self) -> Option<Self> {
         let mut seen = BTreeSet::new();
-        let both = self.0.iter().flat_map(|scope| other.within(*scope)).filter(|scope| seen.insert(*scope));
+        let both = self.0.iter().flat_map(|scope| other.within(scope)).filter(|scope| seen.insert(scope.clone()));
         let both: Vec<_> = both.collect();
         (!both.is_empty()).then_some(Self(both))
     }
 
     /// The part of `asked` that these cover.
-    fn within(&self, asked: Scope) -> Vec<Scope> {
+    fn within(&self, asked: &Scope) -> Vec<Scope> {
         let actions = asked.actions.and(Actions::EXPORT);
         let reaches: Vec<Reach> = match asked.reach {
             // Asked for all: all if that may be had, and else each that may.
             Reach::All => {
                 let whole = self.of_all().and(actions);
-                let own = self.0.iter().map(|scope| scope.reach);
+                let own = self.0.iter().filter(|scope| scope.filter.is_all()).map(|scope| scope.reach);
                 let more = own.filter(|reach| self.of(*reach).and(actions) != whole);
                 std::iter::once(Reach::All).chain(more).collect()
             }
             one @ Reach::One(_) => vec![one],
         };
-        let scopes = reaches.into_iter().map(move |reach| {
+        let whole = reaches.into_iter().map(|reach| {
             let actions = self.of(reach).and(actions);
-            Scope { reach, actions, notation: asked.notation }
+            Scope { reach, actions, notation: asked.notation, filter: asked.filter.clone() }
         });
-        scopes.filter(|scope| scope.actions != Actions::NONE).collect()
+        let narrowed = self.0.iter().filter(|scope| !scope.filter.is_all() && asked.reach.includes(scope.reach));
+        let narrowed = narrowed.filter_map(|scope| {
+            let actions = scope.actions.and(actions);
+            // What the type may be had by as a whole needs no filter.
+            let filter = scope.filter.and(&asked.filter).ok().filter(|_| !self.of(scope.reach).has(actions))?;
+            // v1 has no queries.
+            Some(Scope { reach: scope.reach, actions, notation: Notation::V2, filter })
+        });
+        whole.chain(narrowed).filter(|scope| scope.actions != Actions::NONE).collect()
     }
 
     fn of_all(&self) -> Actions {
         self.of(Reach::All)
     }
 
-    /// What all together permit of a reach.
+    /// What all together permit of a reach, whatever its resources are.
     fn of(&self, reach: Reach) -> Actions {
-        let covers = |scope: &&Scope| match reach {
-            Reach::All => scope.reach == Reach::All,
-            Reach::One(name) => scope.reach.covers(name),
-        };
+        let covers = |scope: &&Scope| scope.filter.is_all() && scope.reach.includes(reach);
         self.0.iter().filter(covers).fold(Actions::NONE, |sum, scope| sum.or(scope.actions))
     }
 
-    /// Whether these permit `actions` on a type.
+    /// What of a type may be exported: nothing without any of these, else what any of them lets pass.
+    pub(crate) fn alternatives(&self, resource_type: ResourceType) -> Vec<Filter> {
+        let whole = self.of(Reach::One(resource_type));
+        if whole.has(Actions::EXPORT) {
+            return vec![Filter::ALL];
+        }
+        let mut alternatives: Vec<Filter> = Vec::new();
+        for scope in self.0.iter().filter(|scope| scope.reach == Reach::One(resource_type) && !scope.filter.is_all()) {
+            let is_known = alternatives.iter().any(|known| known.is_as_wide_as(&scope.filter));
+            if whole.or(scope.actions).has(Actions::EXPORT) && !is_known {
+                alternatives.retain(|known| !scope.filter.is_as_wide_as(known));
+                alternatives.push(scope.filter.clone());
+            }
+        }
+        alternatives
+    }
+
+    /// The types of which these permit a part.
+    pub(crate) fn narrowed(&self) -> impl Iterator<Item = ResourceType> {
+        let narrowed = self.0.iter().filter(|scope| !scope.filter.is_all());
+        narrowed.filter_map(|scope| match scope.reach {
+            Reach::One(name) => Some(name),
+            Reach::All => None,
+        })
+    }
+
+    /// Whether all of a type that passes any of `filters` may be exported.
+    pub(crate) fn cover(&self, resource_type: ResourceType, filters: &[Filter]) -> bool {
+        let alternatives = self.alternatives(resource_type);
+        filters.iter().all(|filter| alternatives.iter().any(|own| own.is_as_wide_as(filter)))
+            && !alternatives.is_empty()
+    }
+
+    /// The same with other values in what narrows them: for who may not know them.
+    pub(crate) fn hiding(&self, hide: impl Fn(&str) -> String) -> Self {
+        let hidden = |scope: &Scope| Scope { filter: scope.filter.hiding(&hide), ..scope.clone() };
+        Self(self.0.iter().map(hidden).collect())
+    }
+
+    /// Whether these permit `actions` on all of a type.
     pub(crate) fn permit(&self, resource_type: ResourceType, actions: Actions) -> bool {
         self.of(Reach::One(resource_type)).has(actions)
     }
 
-    /// Whether resources of this type may be exported.
+    /// Whether resources of this type may be exported, if perhaps not all of them.
     pub(crate) fn may_export(&self, resource_type: ResourceType) -> bool {
-        self.permit(resource_type, Actions::EXPORT)
+        !self.alternatives(resource_type).is_empty()
     }
 }
 
@@ -329,7 +382,38 @@ mod tests {
             ("system/*.rs", "system/Patient.rs system/Patient.rs", "system/Patient.rs"),
             ("system/*.rs", "system/Dragon.rs system/Patient.rs", "system/Patient.rs"),
             ("system/*.rs", "openid user/*.rs  system/Patient.rs", "system/Patient.rs"),
-            ("system/*.rs", "system/Patient.rs?gender=male system/Group.rs", "system/Group.rs"),
+            ("system/*.rs", "system/Patient.rs?gender:not=male system/Group.rs", "system/Group.rs"),
+            ("system/*.rs", "system/*.rs?_tag=a system/Group.rs", "system/Group.rs"),
+            (
+                "system/*.rs",
+                "system/Patient.rs?gender=male system/Group.rs",
+                "system/Patient.rs?gender=male system/Group.rs",
+            ),
+            (
+                "system/*.rs",
+                "system/Observation.rs?code=http://loinc.org|1-8",
+                "system/Observation.rs?code=http://loinc.org|1-8",
+            ),
+            ("system/Patient.rs?gender=male", "system/*.rs", "system/Patient.rs?gender=male"),
+            ("system/Patient.rs?gender=male", "system/Patient.read", "system/Patient.rs?gender=male"),
+            ("system/Patient.rs?gender=male", "system/Patient.r", "system/Patient.r?gender=male"),
+            ("system/Patient.rs?gender=male", "system/Patient.rs?gender=male", "system/Patient.rs?gender=male"),
+            (
+                "system/Patient.rs?gender=male",
+                "system/Patient.rs?active=true",
+                "system/Patient.rs?active=true&gender=male",
+            ),
+            (
+                "system/Patient.rs?gender=male system/Patient.rs?gender=other",
+                "system/Patient.rs",
+                "system/Patient.rs?gender=male system/Patient.rs?gender=other",
+            ),
+            ("system/Patient.rs?gender=male system/*.rs", "system/Patient.rs", "system/Patient.rs"),
+            (
+                "system/Patient.s?gender=male system/*.r",
+                "system/Patient.rs",
+                "system/Patient.r system/Patient.s?gender=male",
+            ),
             ("system/Patient.rs", "system/Patient.rs system/Observation.rs", "system/Patient.rs"),
         ] {
             let answer = scopes(registered).grant(asked).map(|scopes| scopes.to_string());
@@ -353,7 +437,9 @@ mod tests {
             ("system/*.rs", "system/Patient", ScopeError::Nothing),
             ("system/*.rs", "system/patient.rs", ScopeError::Nothing),
             ("system/*.rs", "System/Patient.rs", ScopeError::Nothing),
-            ("system/*.rs", "system/Patient.rs?gender=male", ScopeError::Nothing),
+            ("system/*.rs", "system/Patient.rs?_count=1", ScopeError::Nothing),
+            ("system/*.rs", "system/Patient.rs?", ScopeError::Nothing),
+            ("system/Patient.rs?gender=male", "system/Observation.rs", ScopeError::Nothing),
             ("system/Patient.rs", "system/Observation.rs", ScopeError::Nothing),
             ("system/Patient.r", "system/Patient.s", ScopeError::Nothing),
             ("system/*.rs", "system/Patient.rs\n", ScopeError::Characters),
@@ -373,11 +459,53 @@ mod tests {
             ("", ScopeError::Empty),
             ("system/*.rs user/*.rs", ScopeError::Foreign),
             ("system/Dragon.rs", ScopeError::Foreign),
-            ("system/Observation.rs?category=laboratory", ScopeError::Filtered),
+            ("system/Observation.rs?category:not=laboratory", ScopeError::Filtered),
+            ("system/*.rs?_tag=a", ScopeError::Filtered),
             ("system/*.cud", ScopeError::Nothing),
         ] {
             assert_eq!(Scopes::parse(text), Err(expected), "{text}");
         }
+    }
+
+    /// Spec 7.6, item 5: scopes add up, and one without a query takes in those with one.
+    #[test]
+    fn what_of_a_type_may_be_had_is_what_any_scope_lets_pass() {
+        let of = |text: &str, name: &str| {
+            let alternatives = scopes(text).alternatives(self::name(name));
+            alternatives.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for (text, patient) in [
+            ("system/*.rs", vec![""]),
+            ("system/Observation.rs", vec![]),
+            ("system/Patient.rs?gender=male", vec!["gender=male"]),
+            ("system/Patient.r?gender=male", vec![]),
+            ("system/Patient.r?gender=male system/Patient.s?gender=male", vec![]),
+            ("system/Patient.s?gender=male system/*.r", vec!["gender=male"]),
+            ("system/Patient.rs?gender=male system/*.rs", vec![""]),
+            ("system/Patient.rs?gender=male system/Patient.rs?gender=other", vec!["gender=male", "gender=other"]),
+            ("system/Patient.rs?active=true&gender=male system/Patient.rs?gender=male", vec!["gender=male"]),
+            ("system/Patient.rs?gender=male system/Patient.rs?active=true&gender=male", vec!["gender=male"]),
+        ] {
+            assert_eq!(of(text, "Patient"), patient, "{text}");
+            assert_eq!(scopes(text).may_export(name("Patient")), !patient.is_empty(), "{text}");
+        }
+        let filters = |text: &str| vec![Filter::parse(text, Escapes::Once).expect("a filter")];
+        for (text, filters, expected) in [
+            ("system/Patient.rs", vec![Filter::ALL], true),
+            ("system/Patient.rs", filters("gender=male"), true),
+            ("system/Patient.rs?gender=male", vec![Filter::ALL], false),
+            ("system/Patient.rs?gender=male", filters("gender=male"), true),
+            ("system/Patient.rs?gender=male", filters("gender=male&active=true"), true),
+            ("system/Patient.rs?gender=male", filters("gender=other"), false),
+            ("system/Patient.rs?gender=male&active=true", filters("gender=male"), false),
+            ("system/Patient.rs?gender=male", [filters("gender=male"), filters("gender=other")].concat(), false),
+            ("system/Observation.rs", filters("gender=male"), false),
+        ] {
+            assert_eq!(scopes(text).cover(name("Patient"), &filters), expected, "{text} {filters:?}");
+        }
+        let hidden = scopes("system/Patient.rs?gender=male system/*.r").hiding(|_| "x".to_owned());
+        assert_eq!(hidden.to_string(), "system/Patient.rs?gender=x system/*.r");
+        assert!(!format!("{:?}", scopes("system/Patient.rs?gender=male")).contains("male"));
     }
 
     /// An export needs both letters (spec 7.6, item 4).

@@ -1,6 +1,6 @@
 //! Who is registered; and the authorization server: who has proven to be one of them, and what a token of ours permits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,11 +13,13 @@ use super::discovery::Endpoints;
 use super::jwk::KeySet;
 use super::jws::CannotSign;
 use super::key_source::KeySource;
+use super::narrowing;
 use super::policy::{Level, Policy, Quotas};
 use super::scope::{ScopeError, Scopes};
 use crate::bulk::shape::Release;
 use crate::clock::{self, Clock};
 use crate::fhir::datatypes::{Id, Millis};
+use crate::fhir::filter::{Filter, FilterError};
 use crate::fhir::resource_type::ResourceType;
 
 /// A registered client.
@@ -125,6 +127,54 @@ impl Caller {
         match self {
             Self::Anybody => true,
             Self::Client(client) => client.policy.permits_group(id),
+        }
+    }
+
+    /// The types of which the caller may have a part only.
+    pub(crate) fn narrowed(&self) -> BTreeSet<ResourceType> {
+        match self {
+            Self::Anybody => BTreeSet::new(),
+            Self::Client(Authorization { scopes, policy, .. }) => {
+                let required = policy.required.iter().map(|required| required.resource_type);
+                scopes.narrowed().chain(required).collect()
+            }
+        }
+    }
+
+    /// What of a type is exported where the caller wishes for what any of `wishes` lets pass.
+    ///
+    /// # Errors
+    /// [`FilterError`] if that takes too many searches, or too long ones.
+    pub(crate) fn filters(&self, name: ResourceType, wishes: &[Filter]) -> Result<Vec<Filter>, FilterError> {
+        match self {
+            Self::Anybody => narrowing::alternatives(&[Filter::ALL], [], wishes),
+            Self::Client(Authorization { scopes, policy, .. }) => {
+                narrowing::alternatives(&scopes.alternatives(name), policy.required(name), wishes)
+            }
+        }
+    }
+
+    /// What of a type the caller's scopes permit.
+    pub(crate) fn scoped(&self, name: ResourceType) -> Vec<Filter> {
+        match self {
+            Self::Anybody => vec![Filter::ALL],
+            Self::Client(client) => client.scopes.alternatives(name),
+        }
+    }
+
+    /// Whether the caller may filter a type by a parameter.
+    pub(crate) fn may_filter_by(&self, name: ResourceType, parameter: &str) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::Client(client) => client.policy.may_filter_by(name, parameter),
+        }
+    }
+
+    /// Whether the caller's scopes permit all of a type that passes any of `filters` (SEC-15).
+    pub(crate) fn covers(&self, name: ResourceType, filters: &[Filter]) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::Client(client) => client.scopes.cover(name, filters),
         }
     }
 
@@ -265,21 +315,25 @@ impl Registry {
         }
     }
 
-    /// Whether the client of an export is registered still, for all these types, and for what else it was kicked off for
-    /// (SEC-14).
-    pub(crate) fn covers(
+    /// Whether the client of an export is registered still, for all these types as far as they pass their filters, and for what
+    /// else it was kicked off for (SEC-14).
+    pub(crate) fn covers<'a>(
         &self,
         owner: &Owner,
         level: Level,
         group: Option<&Id>,
-        types: impl IntoIterator<Item = ResourceType>,
+        types: impl IntoIterator<Item = (ResourceType, &'a [Filter])>,
     ) -> bool {
         match owner {
             Owner::Open => false,
             Owner::Client { id, policy, .. } => {
                 let client = self.clients().get(id).cloned();
                 client.is_some_and(|client| {
-                    let may_hold = |name| client.scopes.may_export(name) && client.policy.permits_type(name);
+                    let may_hold = |(name, filters)| {
+                        client.scopes.cover(name, filters)
+                            && client.policy.permits_type(name)
+                            && client.policy.lets_pass(name, filters)
+                    };
                     client.policy.covers(policy, level, group) && types.into_iter().all(may_hold)
                 })
             }

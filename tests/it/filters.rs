@@ -1,6 +1,7 @@
 //! `_typeFilter`: exactly what passes is exported, by an evaluator of our own that knows nothing of searches (BD-035 to BD-039,
 //! DS-004, DS-005, SEC-21, SEC-22); and where a server cannot be relied on, nothing is.
 
+mod rights;
 mod trust;
 
 use std::collections::BTreeMap;

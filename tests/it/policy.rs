@@ -8,6 +8,7 @@ mod process;
 mod quotas;
 mod reload;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,13 +34,13 @@ async fn rig(client: &Client, policy: Value) -> Rig {
 }
 
 /// All that a client gets of an export.
-struct Export {
-    status: String,
-    manifest: Value,
+pub(crate) struct Export {
+    pub(crate) status: String,
+    pub(crate) manifest: Value,
     /// The lines of all files in a list of the manifest.
-    output: String,
-    deleted: String,
-    error: String,
+    pub(crate) output: String,
+    pub(crate) deleted: String,
+    pub(crate) error: String,
 }
 
 impl Export {
@@ -51,18 +52,25 @@ impl Export {
         })
     }
 
+    /// Ids of the resources of a type.
+    pub(crate) fn ids(&self, name: &str) -> BTreeSet<String> {
+        let resources = self.output.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let of_type = resources.filter(|resource| resource["resourceType"] == name);
+        of_type.map(|resource| resource["id"].as_str().expect("an id").to_owned()).collect()
+    }
+
     fn proof(&self, name: &str) -> &Value {
         &self.manifest["extension"]["https://offtake.dev/proof"][name]
     }
 }
 
-async fn export(rig: &Rig, token: &str, below: &str) -> Export {
+pub(crate) async fn export(rig: &Rig, token: &str, below: &str) -> Export {
     let status = rig.exported(below, token).await;
     got(rig, token, status).await
 }
 
 /// All that a client gets of an export that has ended.
-async fn got(rig: &Rig, token: &str, status: String) -> Export {
+pub(crate) async fn got(rig: &Rig, token: &str, status: String) -> Export {
     let manifest = rig.with_token("GET", &status, token).await.json();
     let mut lists = Vec::new();
     for list in ["output", "deleted", "error"] {

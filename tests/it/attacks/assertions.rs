@@ -225,7 +225,7 @@ async fn scopes_that_are_not_the_clients() {
         ("for writing", &own, "system/*.write"),
         ("for writing by letters", &own, "system/Patient.cud"),
         ("letters out of order", &own, "system/Patient.sr"),
-        ("a query", &own, "system/Patient.rs?gender=male"),
+        ("a query that cannot be enforced", &own, "system/Patient.rs?gender:not=male"),
         ("characters that no scope has", &own, "system/Patient.rs\"\\"),
         ("a line break", &own, "system/Patient.rs\nsystem/*.rs"),
         ("one that it is not registered for", &other, "system/Observation.rs"),

@@ -65,8 +65,17 @@ async fn a_clients_policy_is_above_its_tokens() {
 #[tokio::test]
 async fn a_token_without_a_scope_for_us_opens_nothing() {
     let external = External::with(&[("a", "system/Patient.rs")]).await;
-    for scope in ["", "openid", "system/Observation.rs", "system/*.cud", "system/Patient.rs?gender=male", "Patient.All"]
-    {
+    for scope in [
+        "",
+        "openid",
+        "system/Observation.rs",
+        "system/*.cud",
+        "Patient.All",
+        // Queries that cannot be enforced.
+        "system/Patient.rs?gender:not=male",
+        "system/Patient.rs?_count=5",
+        "system/*.rs?_security=x",
+    ] {
         let token = external.token("a", scope);
         for (method, below) in [("GET", "/$export"), ("GET", "/$bulk-status/00000000000000000000000000000000")] {
             let answer = external.rig.with_token(method, below, &token).await;
@@ -78,6 +87,24 @@ async fn a_token_without_a_scope_for_us_opens_nothing() {
     claims.as_object_mut().expect("an object").remove("scope");
     let answer = external.rig.with_token("GET", "/$export", &signed(&external.key, &claims)).await;
     answer.assert_refused("no scope at all", 403, "forbidden", None);
+    external.rig.stop().await;
+}
+
+/// SM-032: what an issuer narrows a token by is enforced, and what of it cannot be is no right.
+#[tokio::test]
+async fn a_scope_with_a_query_opens_what_passes_it() {
+    let external = External::with(&[("a", "system/Patient.rs system/Condition.rs")]).await;
+    let rig = &external.rig;
+    for scope in [
+        "system/Patient.rs?gender=male",
+        "system/Patient.rs?gender=male system/Patient.rs?gender:not=male system/*.rs?_security=x",
+    ] {
+        let exported = crate::policy::export(rig, &external.token("a", scope), "/$export").await;
+        let patients = rig.upstream.resources(Some("Patient"));
+        let men = patients.iter().filter(|stored| stored.body.contains(r#""gender":"male""#));
+        assert_eq!(exported.ids("Patient"), men.map(|stored| stored.id.clone()).collect(), "{scope}");
+        assert_eq!(exported.output.lines().count(), exported.ids("Patient").len(), "{scope}: nothing else");
+    }
     external.rig.stop().await;
 }
 

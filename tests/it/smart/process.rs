@@ -122,6 +122,26 @@ async fn a_client_that_is_taken_off_the_list_has_nothing_from_the_next_request_o
     server.stop().await;
 }
 
+/// SEC-41, SEC-43: by what value a scope narrows may tell of somebody: no log has it.
+#[tokio::test]
+async fn what_a_scope_narrows_by_is_in_no_log() {
+    let upstream = SampleUpstream::new(Settings::default());
+    upstream.generate(3);
+    let server = upstream.serve(listener().await).await;
+    let client = Client::new("a", "system/Patient.rs?gender=canary system/Condition.rs");
+    let process = process(std::slice::from_ref(&client), &server.base_url).await;
+    let token = token(&process, &client).await;
+    for below in ["$export", "$export?_type=Observation", "$export?_type=Patient&_typeFilter=Patient?gender=canary"] {
+        let answer = with_token(&process, "GET", &format!("{}/{below}", process.base), &token).await;
+        let expected = if below.contains("Observation") { 403 } else { 202 };
+        assert_eq!(answer.status, expected, "{below}");
+    }
+    let log = process.log();
+    assert!(log.contains("an access token was issued") && log.contains("system/Patient.rs?gender="), "{log}");
+    assert!(!log.contains("canary"), "{log}");
+    server.stop().await;
+}
+
 /// A link that was good before its client's files were to be had by tokens alone opens nothing any more.
 #[tokio::test]
 async fn links_are_worth_nothing_once_their_client_wants_tokens() {
