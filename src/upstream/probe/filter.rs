@@ -9,7 +9,7 @@ use crate::fhir::datatypes::Id;
 use crate::fhir::filter::{Filter, values};
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{SearchQuery, is_asked_by};
-use crate::upstream::client::{Answer, SearchError, Upstream};
+use crate::upstream::client::{Answer, Room, SearchError, Upstream};
 
 /// What came of trying a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(crate) enum FilterProbeError {
         "the FHIR server does not find by a list of values of `{parameter}` what it finds by one of them, of {resource_type}"
     )]
     Lists { resource_type: ResourceType, parameter: String },
+    #[error("the FHIR server forgets in the links to further pages by what it is searched for {resource_type}")]
+    Forgets { resource_type: ResourceType },
     #[error("the FHIR server refuses to be searched for {resource_type} by {parameters}")]
     Refused { resource_type: ResourceType, parameters: String },
     #[error("the FHIR server does not list `{parameter}` among the search parameters of {resource_type}")]
@@ -56,6 +58,7 @@ impl FilterProbeError {
             Self::Ignored { resource_type, .. }
             | Self::Unproven { resource_type, .. }
             | Self::Lists { resource_type, .. }
+            | Self::Forgets { resource_type }
             | Self::Refused { resource_type, .. }
             | Self::Unlisted { resource_type, .. }
             | Self::Records { resource_type }
@@ -69,6 +72,8 @@ impl FilterProbeError {
 const WITNESSES: usize = 4;
 /// Values of a list that are looked for until one finds something.
 const VALUES_TRIED: usize = 50;
+/// Pages after the first one that are looked at.
+const LINKS_FOLLOWED: usize = 3;
 /// How often a proof is begun anew where its witnesses changed under it.
 const TRIES: usize = 3;
 
@@ -97,6 +102,7 @@ pub(crate) async fn filter(
             for ((place, (name, value)), kind) in filter.pairs().enumerate().zip(kinds) {
                 probe.prove(place, name, value, *kind).await?;
             }
+            probe.heed_links().await?;
             // What changed meanwhile was no witness.
             let later = probe.find(filter).await?.unwrap_or_default();
             if later.iter().any(|id| witnesses.contains(id)) {
@@ -193,7 +199,7 @@ impl Probe<'_> {
     ) -> Result<Seen, FilterProbeError> {
         let changed = own.with_value(place, other);
         let Some(answer) = self.ask(&changed, None).await? else { return Ok(Seen::Unknown) };
-        if answer.ids.is_empty() && !answer.goes_on {
+        if answer.ids.is_empty() && answer.next.is_none() {
             return Ok(Seen::Excluded);
         }
         if answer.ids.iter().any(|id| witnesses.contains(id)) {
@@ -240,6 +246,44 @@ impl Probe<'_> {
         Ok(true)
     }
 
+    /// What next links lead to passes as well. Where nothing is counted nobody would notice that they have forgotten the filter.
+    async fn heed_links(&self) -> Result<(), FilterProbeError> {
+        // What changes meanwhile does not do so each time.
+        for _ in 0..TRIES {
+            if !self.links_forget().await? {
+                return Ok(());
+            }
+        }
+        Err(FilterProbeError::Forgets { resource_type: self.resource_type })
+    }
+
+    /// Whether something comes by a next link, is there, and is not found by the filter.
+    async fn links_forget(&self) -> Result<bool, FilterProbeError> {
+        let query = self.filter.narrow(self.base.clone()).count(1).ids_only();
+        let Some(first) = self.page(answer(self.upstream, &query, Scope::of(self.resource_type)).await)? else {
+            return Ok(false);
+        };
+        let Some(known) = first.ids.first() else { return Ok(false) };
+        // Without that nothing can be told of a single one.
+        if first.next.is_none() || !self.finds(self.filter, known).await? {
+            return Ok(false);
+        }
+        let mut next = first.next;
+        for _ in 0..LINKS_FOLLOWED {
+            let Some(link) = next else { break };
+            let upstream = self.upstream.giving_back();
+            let later = upstream.next(&link, Scope::of(self.resource_type), Room::Share).await;
+            let Some(later) = self.page(later)? else { break };
+            for id in later.ids.iter().filter(|id| !first.ids.contains(id)).take(WITNESSES) {
+                if !self.finds(self.filter, id).await? && self.finds(&Filter::ALL, id).await? {
+                    return Ok(true);
+                }
+            }
+            next = later.next;
+        }
+        Ok(false)
+    }
+
     async fn finds(&self, filter: &Filter, id: &Id) -> Result<bool, FilterProbeError> {
         let answer = self.ask(filter, Some(id)).await?;
         Ok(answer.is_some_and(|answer| answer.ids == [id.clone()]))
@@ -263,10 +307,16 @@ impl Probe<'_> {
         // One of those that are asked for anyhow.
         let query = id.map_or(query.clone(), |id| query.ids(id.as_str().to_owned()));
         let query = query.count(A_FEW).ids_only();
-        match answer(self.upstream, &query, Scope::of(resource_type)).await {
+        self.page(answer(self.upstream, &query, Scope::of(resource_type)).await)
+    }
+
+    /// What came; `None` if that says nothing.
+    fn page(&self, answer: Result<Answer, SearchError>) -> Result<Option<Found>, FilterProbeError> {
+        let resource_type = self.resource_type;
+        match answer {
             Ok(Answer { mut page, .. }) if !page.is_troubled() => {
                 let ids = page.entries.drain(..).map(|Entry { id, .. }| id).collect();
-                Ok(Some(Found { ids, own: page.own.take(), goes_on: page.next.is_some() }))
+                Ok(Some(Found { ids, own: page.own.take(), next: page.next.take() }))
             }
             Ok(_)
             | Err(
@@ -285,7 +335,7 @@ impl Probe<'_> {
 struct Found {
     ids: Vec<Id>,
     own: Option<String>,
-    goes_on: bool,
+    next: Option<String>,
 }
 
 const NO_CODE: &str = "offtake-no-such-code";

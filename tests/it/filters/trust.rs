@@ -29,6 +29,31 @@ async fn a_filter_that_the_server_ignores_is_refused_by_its_name() {
     }
 }
 
+/// Where nothing is counted only the resources themselves show that a next link has forgotten what was asked for.
+#[tokio::test]
+async fn a_filter_that_next_links_forget_is_refused() {
+    for no_last_updated in [true, false] {
+        let settings = Settings {
+            lies: Lies { next_forgets: true, ..Lies::default() },
+            no_last_updated,
+            total: Total::Absent,
+            counts: false,
+            accurate_total: false,
+            max_count: Some(7),
+            ..Settings::default()
+        };
+        let app = App::with_patients(6, settings).await;
+        for level in ["", "/Patient"] {
+            let answer = app.ask("GET", &format!("{level}{LABORATORY}"), &KICKOFF, b"").await;
+            answer.assert_refused(level, 400, "not-supported", Some("http._typeFilter"));
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            assert!(text.contains("links to further pages"), "{text}");
+        }
+        assert!(app.output_files().is_empty());
+        app.stop().await;
+    }
+}
+
 /// Members of a Group and what comes by reference are asked for by their ids. A server that heeds nothing else beside one is found
 /// out, though it heeds the filter in a search for the type.
 #[tokio::test]

@@ -19,6 +19,8 @@ pub struct Lies {
     pub id_alone: bool,
     /// Of a parameter that is sent several times only the last one counts.
     pub last_of_repeats: bool,
+    /// The next link of a search that is narrowed leads into all of the type.
+    pub next_forgets: bool,
     /// A count without a patient is 0, with an error beside it.
     pub count_errors: bool,
     /// How links are written.

@@ -170,6 +170,9 @@ pub(crate) fn search(
         if manner.by_post {
             page.next = page.next.map(|next| settings.lies.posts.bend(base, &search, next));
         }
+        if settings.lies.next_forgets && search.pairs.iter().any(|(name, _)| !name.starts_with('_')) {
+            page.next = page.next.map(|_| format!("{base}/{resource_type}?_count={}", search.count));
+        }
         if settings.lies.loops && search.is_later() && page.next.is_some() {
             page.next = Some(own.clone());
         }
