@@ -3,6 +3,9 @@
 
 use crate::fhir::filter::{Filter, FilterError, MOST_FILTERS};
 
+/// Pairs of a right and a wish that are looked at, of which many may turn out to be one.
+const MOST_PAIRS: usize = 16 * MOST_FILTERS;
+
 /// What passes any of these is exported: what any of `rights` lets pass, of that what all of `required` do, and of that what any
 /// of `wishes` does. No wish wishes for everything; no right is none.
 ///
@@ -16,6 +19,10 @@ pub(crate) fn alternatives<'a>(
     let required = required.into_iter().try_fold(Filter::ALL, |sum, filter| sum.and(filter))?;
     let everything = [Filter::ALL];
     let wishes = if wishes.is_empty() { &everything } else { wishes };
+    // Each is held against all others.
+    if rights.len().saturating_mul(wishes.len()) > MOST_PAIRS {
+        return Err(FilterError::TooLong);
+    }
     let mut alternatives: Vec<Filter> = Vec::new();
     for (right, wish) in rights.iter().flat_map(|right| wishes.iter().map(move |wish| (right, wish))) {
         let both = right.and(&required)?.and(wish)?;
@@ -70,5 +77,8 @@ mod tests {
         let many: Vec<_> = (0..=MOST_FILTERS).map(|number| format!("a={number}")).collect();
         let many = filters(&many.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(alternatives(&[Filter::ALL], [], &many), Err(FilterError::TooLong));
+        let same = vec![Filter::ALL; MOST_PAIRS + 1];
+        assert_eq!(alternatives(&same[1..], [], &[]), Ok(vec![Filter::ALL]));
+        assert_eq!(alternatives(&same, [], &[]), Err(FilterError::TooLong));
     }
 }
