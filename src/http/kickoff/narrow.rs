@@ -67,3 +67,106 @@ pub(super) fn filters(
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use http::{HeaderMap, HeaderValue, Method};
+
+    use super::*;
+    use crate::bulk::kickoff::{Headers, Operation};
+    use crate::bulk::shape::Release;
+    use crate::fhir::datatypes::Instant;
+    use crate::smart::client::ClientId;
+    use crate::smart::policy::{Policy, Quotas};
+    use crate::smart::scope::Scopes;
+    use crate::smart::server::{Client, ClientKeys, Registry};
+
+    const STATEMENT: &[u8] = br#"{"resourceType":"CapabilityStatement","fhirVersion":"4.0.1","rest":[{"resource":[
+        {"type":"Patient","interaction":[{"code":"search-type"}],"searchParam":[{"name":"gender","type":"token"}]},
+        {"type":"Observation","interaction":[{"code":"search-type"}],"searchParam":[{"name":"code","type":"token"},
+          {"name":"date","type":"date"},{"name":"subject","type":"reference"}]},
+        {"type":"Practitioner","interaction":[{"code":"search-type"}],"searchParam":[{"name":"active","type":"token"}]}]}]}"#;
+
+    fn caller(scope: &str, policy: &str) -> Caller {
+        let id = ClientId::parse("a").expect("a name");
+        let client = Client {
+            id: id.clone(),
+            scopes: Scopes::parse(scope).expect("scopes"),
+            keys: ClientKeys::Elsewhere,
+            delivery: crate::smart::delivery::Delivery::default(),
+            links: None,
+            release: None,
+            policy: Arc::new(serde_json::from_str::<Policy>(policy).expect("a policy")),
+            quotas: Quotas::default(),
+        };
+        let registry = Registry::new(BTreeMap::from([(id.clone(), Arc::new(client))]));
+        Caller::Client(registry.authorize(&id, scope).expect("an authorization"))
+    }
+
+    /// SEC-21: what a right is told by is listed, of its kind and not how the export itself asks; of types that are not exported
+    /// nothing is wanted.
+    #[test]
+    fn a_right_is_held_against_what_the_server_lists_and_the_export_asks_by() {
+        let capability = Capability::parse(STATEMENT).expect("a statement");
+        let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+        let name = |name: &str| ResourceType::parse(name).expect("a type");
+        let narrowed = |level: &ExportLevel, query: &str, types: &[&str], caller: &Caller| {
+            let mut headers = HeaderMap::new();
+            headers.insert("prefer", HeaderValue::from_static("respond-async"));
+            headers.insert("accept", HeaderValue::from_static("application/fhir+json"));
+            let operation = Operation { level: level.clone(), release: Release::Three };
+            let headers = Headers::of(&headers);
+            let base = "https://offtake.example/fhir";
+            let parsed = Kickoff::parse(operation, &Method::GET, Some(query), &headers, b"", base, now);
+            let (kickoff, places) = parsed.expect("a kick-off");
+            let types: Vec<_> = types.iter().map(|of| name(of)).collect();
+            let filters = filters(caller, &kickoff, &places, &types, &capability, Compartments::R4);
+            let text = |filters: Vec<Filter>| filters.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+            let told = |filters: BTreeMap<ResourceType, Vec<Filter>>| {
+                filters.into_iter().map(|(name, filters)| format!("{name}: {}", text(filters))).collect::<Vec<_>>()
+            };
+            filters.map(told).map_err(|problem| problem.into_response().status())
+        };
+        let (system, patient) = (&ExportLevel::System, &ExportLevel::Patient);
+        let all = &["Patient", "Observation"][..];
+        let refused = Err(StatusCode::FORBIDDEN);
+        for (scope, required, level, query, types, expected) in [
+            ("system/*.rs", "", system, "", all, Ok(vec![])),
+            ("system/*.rs", "Observation?date=ge2020", system, "", all, Ok(vec!["Observation: date=ge2020"])),
+            ("system/*.rs", "Observation?date=yesterday", system, "", all, refused.clone()),
+            ("system/*.rs", "Observation?date=yesterday", system, "", &all[..1], Ok(vec![])),
+            ("system/*.rs", "Observation?near=x", system, "", all, refused.clone()),
+            (
+                "system/*.rs",
+                "Observation?subject=Patient/1",
+                system,
+                "",
+                all,
+                Ok(vec!["Observation: subject=Patient/1"]),
+            ),
+            ("system/*.rs", "Observation?subject=Patient/1", patient, "", all, refused.clone()),
+            // It may come by reference where patients are asked for.
+            ("system/*.rs", "Practitioner?active=true", patient, "", all, Ok(vec!["Practitioner: active=true"])),
+            ("system/*.rs", "Practitioner?near=x", patient, "", all, refused.clone()),
+            ("system/*.rs", "Practitioner?near=x", patient, "_type=Patient", &all[..1], Ok(vec![])),
+            ("system/*.rs", "Practitioner?near=x", system, "", all, Ok(vec![])),
+            ("system/Patient.rs system/Observation.rs", "Practitioner?near=x", patient, "", all, Ok(vec![])),
+            (
+                "system/Observation.rs?code=a system/Observation.rs?code=b",
+                "Observation?date=ge2020",
+                system,
+                "_typeFilter=Observation?code=c",
+                &all[1..],
+                Ok(vec!["Observation: code=a&code=c&date=ge2020 or code=b&code=c&date=ge2020"]),
+            ),
+        ] {
+            let required = if required.is_empty() { String::new() } else { format!("\"{required}\"") };
+            let caller = caller(scope, &format!(r#"{{"required":[{required}]}}"#));
+            let expected = expected.map(|all: Vec<&str>| all.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(narrowed(level, query, types, &caller), expected, "{scope} {required} {level:?} {query}");
+        }
+    }
+}

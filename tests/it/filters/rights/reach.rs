@@ -50,6 +50,12 @@ async fn what_comes_by_reference_is_held_to_the_right() {
             let exported = export(&rig, &token, below).await;
             assert_eq!(exported.ids("Practitioner"), ids(&["locum"]), "{scope}: {below}");
             assert!(!exported.ids("Patient").is_empty(), "{scope}: {below}");
+            // Nor is it said that there is another one.
+            assert!(
+                !exported.error.contains("partner") && !exported.error.contains("Practitioner/"),
+                "{}",
+                exported.error
+            );
         }
         // Where it may not come, what narrows it is nobody's concern.
         rig.upstream.update_settings(|settings| settings.ignored_params = vec!["identifier".to_owned()]);
