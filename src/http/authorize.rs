@@ -255,4 +255,58 @@ mod tests {
             assert_eq!(bearer(&headers, query), expected, "{authorization:?} {query:?}");
         }
     }
+
+    #[test]
+    fn escapes_are_replaced_and_what_is_none_stays() {
+        for (text, plain) in [
+            ("", ""),
+            ("abc", "abc"),
+            ("%61b%63", "abc"),
+            ("a%2Eb%2e", "a.b."),
+            ("%00%7f%fF", "\u{0}\u{7f}\u{ff}"),
+            ("%", "%"),
+            ("%4", "%4"),
+            ("%4x%x4%41", "%4x%x4A"),
+            ("41%%341", "41%41"),
+        ] {
+            let plain: Vec<u8> =
+                plain.chars().map(|character| u8::try_from(u32::from(character)).expect("Latin")).collect();
+            assert_eq!(unescaped(text.as_bytes()), plain, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_a_token_are_its_characters_in_a_row() {
+        let text = "Bearer a-b_c.D9; x=\"..\" \u{e4}e";
+        let found: Vec<_> = words(text.as_bytes()).filter(|word| !word.is_empty()).collect();
+        assert_eq!(found, ["Bearer", "a-b_c.D9", "x", "..", "e"]);
+    }
+
+    /// SEC-05
+    #[test]
+    fn a_token_of_ours_is_found_wherever_it_is_carried() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+        let base = "http://127.0.0.1/fhir";
+        let token = |kid: &str, iss: &str| {
+            let part = |json: String| URL_SAFE_NO_PAD.encode(json);
+            format!("{}.{}.c2ln", part(format!(r#"{{"kid":"{kid}"}}"#)), part(format!(r#"{{"iss":"{iss}"}}"#)))
+        };
+        let ours = token(&format!("{}1", access_token::OURS), base);
+        let carries = |name: &str, value: &str, target: &str| {
+            let request = Request::builder().uri(target).header(name, value).body(()).expect("a request");
+            carries_our_token(base, &request)
+        };
+        let escaped = ours.replace('.', "%2e");
+        assert!(carries("authorization", &format!("Bearer {ours}"), "/fhir/Patient"));
+        assert!(carries("cookie", &format!("a=b; t={ours}"), "/fhir/Patient"));
+        assert!(carries("x-any", &escaped, "/fhir/Patient"));
+        assert!(carries("x-any", "a", &format!("/fhir/Patient?access_token={ours}")));
+        assert!(carries("x-any", "a", &format!("/fhir/{escaped}/x")));
+        for other in [token("theirs", base), token(&format!("{}1", access_token::OURS), "http://127.0.0.1/other")] {
+            assert!(!carries("authorization", &format!("Bearer {other}"), &format!("/fhir/Patient?t={other}")));
+        }
+        assert!(!carries("authorization", "Bearer abc%2edef", "/fhir/Patient?a=%2e"));
+    }
 }

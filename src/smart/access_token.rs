@@ -15,7 +15,7 @@ use crate::fhir::datatypes::Millis;
 /// `typ` of an access token (RFC 9068).
 const TYPE: &str = "at+jwt";
 /// What the names of all keys of ours begin with: by it a token is known as ours though its key is long gone.
-const OURS: &str = "offtake.";
+pub(crate) const OURS: &str = "offtake.";
 /// Longest token that is looked at.
 const LONGEST: usize = 12 * 1024;
 /// By how much a token outlives its lifetime in what is remembered of its key.
