@@ -45,8 +45,8 @@ use bulk::{Around, Bulk, Parts, Through, ThroughParts};
 pub(crate) use examine::{Examined, examine};
 pub(crate) use identity::Identity;
 pub use identity::JobStore;
-pub(crate) use keys::generate as generate_keys;
 use keys::new_key;
+pub(crate) use keys::{Replacing, generate as generate_keys, replace as replace_keys};
 pub(crate) use ledger::commands as ledger_commands;
 pub(crate) use recover::recover;
 pub(crate) use serve::serve;
@@ -262,7 +262,7 @@ impl Offtake {
         bulk.excluded.follow(&config.policy);
         self.reread_excluded();
         if config.smart.mode == SmartMode::Open && matches!(access, Access::Open { .. }) {
-            return Ok(());
+            return bulk.reread_keys(&self.app.config);
         }
         // SEC-10: what is no configuration for this process changes nothing that is shown to the upstream.
         smart::ensure_same_mode(access, config.smart.mode)?;
@@ -271,6 +271,9 @@ impl Offtake {
             Err(error) => {
                 tracing::error!(error = error_chain(&*error), "the credentials for the upstream stay as they were");
             }
+        }
+        if let Err(error) = bulk.reread_keys(&self.app.config) {
+            tracing::error!(error = error_chain(&*error), "the keys that sign tokens and links stay as they were");
         }
         smart::reload(access, config, clock);
         if let Some(engine) = bulk.engine.borrow().engine() {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::app::{self, Examined};
+use crate::app::{self, Examined, Replacing};
+use crate::clock::{self, SystemClock};
 use crate::config::{self, Config};
 use crate::doctor::storage::Storage;
 use crate::fhir::datatypes::{Instant, ParseInstantError};
@@ -39,7 +40,7 @@ enum Command {
     /// Looks after the exports while no process serves them.
     #[command(subcommand)]
     Jobs(JobsCommand),
-    /// Makes keys.
+    /// Makes and replaces keys.
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Reads the ledger: who was given what.
@@ -106,6 +107,18 @@ enum KeysCommand {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Replaces the keys that sign access tokens and links: what the old ones have signed is good until it expires.
+    Rotate {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Replaces the keys that sign access tokens and links: what the old ones have signed is good no more.
+    Revoke {
+        /// The configuration, a YAML file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -162,6 +175,8 @@ impl Cli {
                 Ok(config) => recover(&config, &instance, key_file.as_deref()),
                 Err(error) => refuse(&error),
             },
+            Command::Keys(KeysCommand::Rotate { config }) => replace_keys(&config, Replacing::Rotate),
+            Command::Keys(KeysCommand::Revoke { config }) => replace_keys(&config, Replacing::Revoke),
             Command::Keys(KeysCommand::Generate { alg, out }) => match app::generate_keys(&alg, &out) {
                 Ok(public) => {
                     println!("{public}");
@@ -322,6 +337,24 @@ fn ledger(command: LedgerCommand) -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", telemetry::error_chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn replace_keys(file: &Path, how: Replacing) -> ExitCode {
+    let config = match Config::from_file(file) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    write_for_nobody_else();
+    match app::replace_keys(&config, how, clock::now(&SystemClock)) {
+        Ok(()) => {
+            println!("there are new keys: send SIGHUP to the process that serves, if there is one");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("{}", telemetry::error_chain(&*error));
             ExitCode::FAILURE

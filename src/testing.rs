@@ -8,8 +8,9 @@ pub use crate::clock::ManualClock;
 pub use crate::store::crash::{Crash, CrashPoint, When};
 pub use crate::store::full::FullPoint;
 
-use crate::app::{Identity, Offtake};
+use crate::app::{Identity, Offtake, Replacing, replace_keys as replace_keys_of};
 use crate::config::Config;
+use crate::fhir::datatypes::Millis;
 use crate::job::JobState;
 use crate::output::Output;
 use crate::recover::{RecoverError, recover};
@@ -23,6 +24,15 @@ use crate::store::memory::MemoryStore;
 /// If it is none that can be taken up without a restart.
 pub fn reload(offtake: &Offtake, config: &Config) -> anyhow::Result<()> {
     offtake.reload(config)
+}
+
+/// Replaces the keys of a configuration, as `offtake keys rotate` does, and `keys revoke` unless what was signed `stays_good`.
+///
+/// # Errors
+/// If they cannot be read or kept.
+pub fn replace_keys(config: &Config, stays_good: bool, unix_millis: i64) -> anyhow::Result<()> {
+    let how = if stays_good { Replacing::Rotate } else { Replacing::Revoke };
+    replace_keys_of(config, how, Millis(unix_millis))
 }
 
 impl JobStore {

@@ -2,7 +2,7 @@
 //! answers them, and whatever passes through does: a damaged key is no reason to close the way to the server.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -17,14 +17,14 @@ use super::assembly::{Assembly, cohorts, engine_settings, terms};
 use super::consent::ListFile;
 use super::credentials::{self, Rereadable};
 use super::identity::{Identity, JobStore};
-use super::keys::{link_keys, new_key};
+use super::keys::{kept_link_keys, link_keys, new_key, replace_link_keys, watch_link_keys};
 use super::upstream::search_upstream;
 use super::{ledger, smart, timekeeping};
 use crate::clock::watch::ClockWatch;
 use crate::clock::{self, Clock};
 use crate::config::{Config, Location, ServerConfig, Size};
 use crate::engine::Standing;
-use crate::http::links::Links;
+use crate::http::links::{LinkRing, Links};
 use crate::http::places::Places;
 use crate::http::polls::Polls;
 use crate::http::seats::Seats;
@@ -82,6 +82,10 @@ pub(super) struct Bulk {
     pub(super) excluded: ListFile,
     /// What the upstream is shown by searches, to be read anew.
     pub(super) rereadable: Rereadable,
+    /// By what links are signed.
+    ring: LinkRing,
+    /// The folder that keys are kept in, if there is one.
+    state: Option<PathBuf>,
 }
 
 /// All that can be missing.
@@ -128,7 +132,13 @@ impl Bulk {
         let output = output.leaving_free(config.output.min_free.map(Size::bytes));
         let state = &config.store.path;
         let capabilities = Capabilities::new(upstream.clone(), Arc::clone(clock));
-        let links = Links::new(config.server.bulk_base(), keys, config.output.link_ttl);
+        let ring = LinkRing::new(keys);
+        let links = Links::new(config.server.bulk_base(), ring.clone(), config.output.link_ttl);
+        if let Some(folder) = folder_of(state, parts) {
+            let watching = watch_link_keys(ring.clone(), folder.to_owned(), config.output.link_ttl, Arc::clone(clock));
+            let stopped = stop.clone();
+            runtime.spawn(async move { stopped.run_until_cancelled(watching).await });
+        }
         let heads = ledger::HeadCopy::new(ledger.clone(), unwrapped, identity.instance.clone());
         let excluded = ListFile::of(&config.policy);
         let assembly = Assembly {
@@ -156,6 +166,7 @@ impl Bulk {
         let timekeeping = timekeeping::keep_watch(watch.clone(), its_time, folder_of(state, parts).map(Path::to_owned));
         let stopped = stop.clone();
         runtime.spawn(async move { stopped.run_until_cancelled(timekeeping).await });
+        let kept_in = folder_of(state, parts).map(Path::to_owned);
         let engine = assembly.open(parts.store.take().map(|store| store.store), state.clone(), stop.clone());
         let edge = Edge {
             engine: engine.clone(),
@@ -182,7 +193,29 @@ impl Bulk {
             sending: TaskTracker::new(),
             packing: Arc::new(Semaphore::new(PACKED_AT_ONCE)),
         };
-        Ok(Self { edge: Arc::new(edge), engine, heads, excluded, rereadable })
+        Ok(Self { edge: Arc::new(edge), engine, heads, excluded, rereadable, ring, state: kept_in })
+    }
+
+    /// Takes up the keys that an operator has put in the place of those that sign tokens and links. Where none is any more,
+    /// another one is made, and nothing is good that was signed before.
+    ///
+    /// # Errors
+    /// If they cannot be read: then those in use stay so.
+    pub(super) fn reread_keys(&self, config: &Config) -> anyhow::Result<()> {
+        let Some(state) = &self.state else { return Ok(()) };
+        let now = clock::now(&*self.edge.clock);
+        let links = match kept_link_keys(state)? {
+            Some(keys) => keys,
+            None => replace_link_keys(state, None, config.output.link_ttl, now)?,
+        };
+        if let Access::Server(server) = &self.edge.access {
+            server.use_keys(match smart::kept_token_keys(state)? {
+                Some(keys) => keys,
+                None => smart::replace_token_keys(&config.smart, state, None, now)?,
+            });
+        }
+        self.ring.replace(links);
+        Ok(())
     }
 }
 
@@ -217,7 +250,7 @@ fn find(config: &Config, parts: &Parts, around: Around<'_>) -> anyhow::Result<Fo
     let upstream = search_upstream(config, shown, clock, config.upstream.give_up_after, Arc::clone(live))?;
     let (keys, identity) = match &parts.store {
         Some(store) => (LinkKeys::new(new_key()?, None), store.identity()?),
-        None => (link_keys(state)?, Identity::kept(state)?),
+        None => (link_keys(state, config.output.link_ttl, clock::now(&**clock))?, Identity::kept(state)?),
     };
     let access = smart::access(config, folder_of(state, parts), clock)?;
     Ok(Found { output, upstream, rereadable, keys, identity, access })

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use super::assembly::JOBS;
 use super::identity::{CHECKPOINT_KEY, INSTANCE, STORE_IDENTITY, hex, known, owner};
-use super::keys::{LINK_KEY, already_kept};
+use super::keys::{LINK_KEY, already_kept, kept_link_keys};
 use super::{credentials, live_traffic, new_key, pass_through, search_upstream, smart};
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::{AcceptsAnonymous, Config, Location, OutputConfig, PassThroughMode, PublicBucket, Size, SmartMode};
@@ -63,7 +63,7 @@ fn state_files(config: &Config) -> StateFiles {
     }
     let folder = &config.store.path;
     let mut files = vec![
-        (LINK_KEY, state(already_kept::<32>(&folder.join(LINK_KEY)))),
+        (LINK_KEY, state(kept_link_keys(folder))),
         (CHECKPOINT_KEY, state(already_kept::<32>(&folder.join(CHECKPOINT_KEY)))),
         (INSTANCE, state(already_kept::<8>(&folder.join(INSTANCE)))),
     ];

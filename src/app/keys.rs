@@ -1,22 +1,113 @@
 //! Keys and names in files of the state folder: made once, and readable by nobody else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::clock;
+use crate::clock::{self, Clock};
+use crate::config::{Config, SmartMode};
 pub(super) use crate::disk::{keep, sync_folder_of};
+use crate::fhir::datatypes::Millis;
+use crate::http::links::LinkRing;
 use crate::output::signing::{LinkKey, LinkKeys};
 use crate::smart::generate::Pair;
 use crate::smart::jws::Alg;
+use crate::telemetry::error_chain;
 
 /// The file in the state folder that the key is kept in which signs links.
 pub(super) const LINK_KEY: &str = "link.key";
 
-/// The key that links are signed with: a file of its own, readable by nobody else (SEC-16).
-pub(super) fn link_keys(state: &Path) -> anyhow::Result<LinkKeys> {
-    let secret: [u8; 32] = kept(&state.join(LINK_KEY))?;
-    Ok(LinkKeys::new(LinkKey::new("1", &secret)?, None))
+/// How old the key of links may get, and how often that is looked at.
+const LINK_KEY_LIFETIME: Duration = Duration::from_hours(90 * 24);
+const LOOK_EVERY: Duration = Duration::from_hours(1);
+/// By how much a link outlives its lifetime in what is remembered of its key.
+const GRACE: Duration = Duration::from_mins(1);
+
+/// The keys that links are signed with: a file of their own, readable by nobody else (SEC-16), made on the first start and
+/// replaced if they are too old. `link_ttl` is how long links live.
+pub(super) fn link_keys(state: &Path, link_ttl: Duration, now: Millis) -> anyhow::Result<LinkKeys> {
+    match kept_link_keys(state)? {
+        Some(known) if !known.is_due(seconds(now), LINK_KEY_LIFETIME.as_secs()) => Ok(known),
+        before => replace_link_keys(state, before.as_ref(), link_ttl, now),
+    }
+}
+
+/// Those that were kept, if there are any.
+pub(super) fn kept_link_keys(state: &Path) -> anyhow::Result<Option<LinkKeys>> {
+    let path = state.join(LINK_KEY);
+    let context = || format!("could not read {}", path.display());
+    match std::fs::read(&path) {
+        Ok(text) => Ok(Some(LinkKeys::read(&text).with_context(context)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(context),
+    }
+}
+
+/// Makes another key, beside which what those `before` have signed is good for as long as links live.
+pub(super) fn replace_link_keys(
+    state: &Path,
+    before: Option<&LinkKeys>,
+    link_ttl: Duration,
+    now: Millis,
+) -> anyhow::Result<LinkKeys> {
+    let until = seconds(now.saturating_add(link_ttl).saturating_add(GRACE));
+    let made = LinkKeys::made(&clock::random()?, before, seconds(now), until)?;
+    let path = state.join(LINK_KEY);
+    keep(&path, made.text.as_bytes()).with_context(|| format!("could not make {}", path.display()))?;
+    Ok(made.keys)
+}
+
+/// Replaces the key of links whenever it has become too old, for as long as it is polled.
+pub(super) async fn watch_link_keys(ring: LinkRing, state: PathBuf, link_ttl: Duration, clock: Arc<dyn Clock>) {
+    loop {
+        clock.sleep(LOOK_EVERY).await;
+        let now = clock::now(&*clock);
+        if !ring.keys().is_due(seconds(now), LINK_KEY_LIFETIME.as_secs()) {
+            continue;
+        }
+        match link_keys(&state, link_ttl, now) {
+            Ok(keys) => {
+                ring.replace(keys);
+                tracing::info!("the key that signs links was replaced");
+            }
+            // The one before it is as good as it was.
+            Err(error) => {
+                tracing::error!(error = error_chain(&*error), "the key that signs links could not be replaced");
+            }
+        }
+    }
+}
+
+fn seconds(time: Millis) -> u64 {
+    u64::try_from(time.0.div_euclid(1000)).unwrap_or(0)
+}
+
+/// How keys are replaced by an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replacing {
+    /// What the old ones have signed is good until it expires.
+    Rotate,
+    /// It is good no more.
+    Revoke,
+}
+
+/// Replaces the keys that sign tokens and links by new ones; a process that serves takes them up at SIGHUP.
+///
+/// # Errors
+/// If the old ones cannot be read, or the new ones cannot be kept. Then something may have been replaced.
+pub(crate) fn replace(config: &Config, how: Replacing, now: Millis) -> anyhow::Result<()> {
+    let state = &config.store.path;
+    anyhow::ensure!(state.is_dir(), "there is no {}: nothing was made yet", state.display());
+    let overlaps = how == Replacing::Rotate;
+    if config.smart.mode == SmartMode::AuthorizationServer {
+        let before = if overlaps { super::smart::kept_token_keys(state)? } else { None };
+        super::smart::replace_token_keys(&config.smart, state, before.as_ref(), now)?;
+    }
+    let before = if overlaps { kept_link_keys(state)? } else { None };
+    replace_link_keys(state, before.as_ref(), config.output.link_ttl, now)?;
+    Ok(())
 }
 
 pub(super) fn new_key() -> anyhow::Result<LinkKey> {

@@ -57,7 +57,7 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
             warn_of_listener(config);
             let clients = usable(smart, &Clients::new());
             let source = key_source(smart, clock)?;
-            let keys = token_keys(smart, state, clock::now(&**clock))?;
+            let keys = token_keys(smart, state, None, clock::now(&**clock))?;
             let base = config.server.bulk_base();
             let server =
                 AuthorizationServer::new(base.as_str(), clients, keys, source, smart.token_lifetime, Arc::clone(clock));
@@ -230,18 +230,32 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(json)
 }
 
-/// The keys that sign tokens: read, made on the first start, and replaced if they are too old.
-fn token_keys(smart: &SmartConfig, state: Option<&Path>, now: Millis) -> anyhow::Result<TokenKeys> {
-    let Some(state) = state else { return Ok(new_keys(smart, None, now)?.keys) };
+/// The keys that sign tokens: read, made on the first start, and replaced if they are too old. Those `in_use` are what is
+/// replaced if there is nothing to be read.
+fn token_keys(
+    smart: &SmartConfig,
+    state: Option<&Path>,
+    in_use: Option<&TokenKeys>,
+    now: Millis,
+) -> anyhow::Result<TokenKeys> {
+    let Some(state) = state else { return Ok(new_keys(smart, in_use, now)?.keys) };
     match kept_token_keys(state)? {
         Some(known) if !known.is_due(now, millis(smart.token_key_lifetime)) => Ok(known),
-        before => {
-            let made = new_keys(smart, before.as_ref(), now)?;
-            let path = state.join(TOKEN_KEYS);
-            keep(&path, made.text.as_bytes()).with_context(|| format!("could not make {}", path.display()))?;
-            Ok(made.keys)
-        }
+        before => replace_token_keys(smart, state, before.as_ref().or(in_use), now),
     }
+}
+
+/// Makes another key, beside which what those `before` have signed is good for as long as tokens live.
+pub(super) fn replace_token_keys(
+    smart: &SmartConfig,
+    state: &Path,
+    before: Option<&TokenKeys>,
+    now: Millis,
+) -> anyhow::Result<TokenKeys> {
+    let made = new_keys(smart, before, now)?;
+    let path = state.join(TOKEN_KEYS);
+    keep(&path, made.text.as_bytes()).with_context(|| format!("could not make {}", path.display()))?;
+    Ok(made.keys)
 }
 
 /// Those that were kept, if there are any.
@@ -280,11 +294,7 @@ pub(super) fn watch_keys(
             if !server.keys().is_due(now, millis(lifetime)) {
                 continue;
             }
-            let made = match &state {
-                Some(state) => token_keys(&smart, Some(state), now),
-                None => new_keys(&smart, Some(&server.keys()), now).map(|made| made.keys),
-            };
-            match made {
+            match token_keys(&smart, state.as_deref(), Some(&server.keys()), now) {
                 Ok(keys) => {
                     server.use_keys(keys);
                     tracing::info!("the key that signs access tokens was replaced");

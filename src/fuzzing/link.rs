@@ -18,7 +18,7 @@ pub(super) fn run(data: &[u8]) {
 
 fn keys() -> LinkKeys {
     let key = |id, byte| LinkKey::new(id, &[byte; 32]).expect("a plain id");
-    LinkKeys::new(key("k1", 1), Some(key("k0", 2)))
+    LinkKeys::new(key("k1", 1), Some((key("k0", 2), u64::MAX)))
 }
 
 /// What is accepted has the parts of a link that one of the keys has made, and its time has not come.

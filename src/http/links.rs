@@ -1,10 +1,30 @@
 //! The URLs that we hand out: all from the configured public base, never from a request's `Host` (DS-001).
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::fhir::datatypes::Millis;
 use crate::job::JobId;
 use crate::output::signing::{Link, LinkKeys, LinkRefused};
+
+/// The keys of links as they are now. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkRing(Arc<RwLock<Arc<LinkKeys>>>);
+
+impl LinkRing {
+    pub(crate) fn new(keys: LinkKeys) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(keys))))
+    }
+
+    pub(crate) fn keys(&self) -> Arc<LinkKeys> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Signs by others from now on.
+    pub(crate) fn replace(&self, keys: LinkKeys) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+}
 
 /// Makes and checks our own URLs.
 #[derive(Debug)]
@@ -12,12 +32,12 @@ pub(crate) struct Links {
     base: url::Url,
     /// The base without its scheme: what signatures are bound to.
     signed_base: String,
-    keys: LinkKeys,
+    keys: LinkRing,
     lifetime: Duration,
 }
 
 impl Links {
-    pub(crate) fn new(base: url::Url, keys: LinkKeys, lifetime: Duration) -> Self {
+    pub(crate) fn new(base: url::Url, keys: LinkRing, lifetime: Duration) -> Self {
         let signed_base = base[url::Position::BeforeHost..url::Position::AfterPath].trim_end_matches('/').to_owned();
         Self { base, signed_base, keys, lifetime }
     }
@@ -51,7 +71,7 @@ impl Links {
     pub(crate) fn file(&self, job: JobId, name: &str, expires: Millis) -> String {
         let job = job.to_string();
         let link = Link { base: &self.signed_base, job: &job, file: name };
-        let query = self.keys.sign(link, unix_seconds(expires));
+        let query = self.keys.keys().sign(link, unix_seconds(expires));
         format!("{}/$bulk-file/{job}/{name}?{query}", self.base())
     }
 
@@ -63,7 +83,7 @@ impl Links {
     pub(crate) fn verify(&self, job: JobId, name: &str, query: Option<&str>, now: Millis) -> Result<(), LinkRefused> {
         let job = job.to_string();
         let link = Link { base: &self.signed_base, job: &job, file: name };
-        self.keys.verify(link, query.unwrap_or_default(), unix_seconds(now))
+        self.keys.keys().verify(link, query.unwrap_or_default(), unix_seconds(now))
     }
 
     /// The base of all that is ours, without a slash at its end.

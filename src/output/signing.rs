@@ -7,11 +7,15 @@
 //! The signature is an HMAC-SHA-256 over all that the link says, so that no part can be exchanged for
 //! another. Pure: the time is an argument. Clouds presign their own links.
 
+mod keys;
+
 use std::fmt;
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+pub(crate) use keys::LinkKeys;
 
 /// Bytes in a key and in a signature.
 const LENGTH: usize = 32;
@@ -51,6 +55,7 @@ pub(crate) struct BadKeyId;
 #[derive(Clone)]
 pub(crate) struct LinkKey {
     id: Box<str>,
+    secret: [u8; LENGTH],
     key: hmac::Key,
 }
 
@@ -60,7 +65,7 @@ impl LinkKey {
         if id.is_empty() || id.len() > MAX_KEY_ID || !id.bytes().all(plain) {
             return Err(BadKeyId);
         }
-        Ok(Self { id: id.into(), key: hmac::Key::new(hmac::HMAC_SHA256, secret) })
+        Ok(Self { id: id.into(), secret: *secret, key: hmac::Key::new(hmac::HMAC_SHA256, secret) })
     }
 }
 
@@ -70,21 +75,10 @@ impl fmt::Debug for LinkKey {
     }
 }
 
-/// The key that signs, and the one before it, whose links are still good until they expire.
-#[derive(Debug, Clone)]
-pub(crate) struct LinkKeys {
-    current: LinkKey,
-    previous: Option<LinkKey>,
-}
-
 impl LinkKeys {
-    pub(crate) fn new(current: LinkKey, previous: Option<LinkKey>) -> Self {
-        Self { current, previous }
-    }
-
     /// The query of a link that is good until `expires_unix`, in seconds since 1970, exclusive.
     pub(crate) fn sign(&self, link: Link<'_>, expires_unix: u64) -> String {
-        let LinkKey { id, key } = &self.current;
+        let LinkKey { id, key, .. } = &self.current;
         let tag = hmac::sign(key, canonical(link, expires_unix, id).as_bytes());
         let signature = URL_SAFE_NO_PAD.encode(tag);
         format!("expires={expires_unix}&key={id}&signature={signature}")
@@ -99,10 +93,7 @@ impl LinkKeys {
     /// [`LinkRefused::Expired`].
     pub(crate) fn verify(&self, link: Link<'_>, query: &str, now_unix: u64) -> Result<(), LinkRefused> {
         let claim = Claim::parse(query).ok_or(LinkRefused::Malformed)?;
-        let key = std::iter::once(&self.current)
-            .chain(&self.previous)
-            .find(|key| *key.id == *claim.key)
-            .ok_or(LinkRefused::UnknownKey)?;
+        let key = self.find(claim.key, now_unix).ok_or(LinkRefused::UnknownKey)?;
         let text = canonical(link, claim.expires_unix, &key.id);
         // Compares in constant time.
         hmac::verify(&key.key, text.as_bytes(), &claim.signature).map_err(|_| LinkRefused::Signature)?;
@@ -213,10 +204,10 @@ mod tests {
     fn after_a_rotation_links_of_the_previous_key_are_good_and_older_ones_are_not() {
         let (first, second, third) = (key("k1", 1), key("k2", 2), key("k3", 3));
         let query = LinkKeys::new(first.clone(), None).sign(LINK, EXPIRES);
-        let rotated = LinkKeys::new(second.clone(), Some(first));
+        let rotated = LinkKeys::new(second.clone(), Some((first, EXPIRES)));
         assert_eq!(rotated.verify(LINK, &query, BEFORE), Ok(()));
         assert!(rotated.sign(LINK, EXPIRES).contains("&key=k2&"));
-        let again = LinkKeys::new(third, Some(second));
+        let again = LinkKeys::new(third, Some((second, EXPIRES)));
         assert_eq!(again.verify(LINK, &query, BEFORE), Err(LinkRefused::UnknownKey));
         // Another secret under a known id.
         let other = LinkKeys::new(key("k1", 9), None);

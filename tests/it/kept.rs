@@ -137,6 +137,39 @@ async fn a_damaged_token_key_can_be_removed() {
     assert!(path.exists());
 }
 
+/// SEC-16: `keys rotate` takes nothing away from anybody, `keys revoke` acts at the next request.
+#[tokio::test]
+async fn an_operator_replaces_the_keys_of_tokens_and_links() {
+    let kept = Kept::start().await;
+    for command in ["rotate", "revoke"] {
+        let file = |name: &str| fs::read(kept.process.state().join(name)).expect("it is there");
+        let before = (file("token.keys"), file("link.key"));
+        let replaced = kept.process.run(&["keys", command]).expect("it runs");
+        assert!(replaced.status.success(), "{}", String::from_utf8_lossy(&replaced.stderr));
+        assert!(file("token.keys") != before.0 && file("link.key") != before.1);
+        kept.process.reload(|yaml| yaml).expect("it is told");
+        if command == "rotate" {
+            until("links are signed by another key", async || {
+                let answer = with_token(&kept.process, "GET", &kept.status, &kept.token).await;
+                let link = answer.json()["output"][0]["url"].as_str().map(str::to_owned);
+                let key = |link: &str| link.split('&').nth(1).map(str::to_owned);
+                Ok(link.filter(|link| key(link) != key(&kept.link)))
+            })
+            .await
+            .expect("they are");
+            kept.is_mended().await;
+        } else {
+            until("the old token is good no more", async || {
+                let answer = with_token(&kept.process, "GET", &kept.status, &kept.token).await;
+                Ok((answer.status == 401).then_some(()))
+            })
+            .await
+            .expect("it is not");
+            assert_eq!(ask(&kept.process, "GET", &kept.link, &[], b"").await.status, 403);
+        }
+    }
+}
+
 /// SEC-43: the ledger's key is another matter, for an operator alone: what is recorded must not begin anew unseen.
 #[tokio::test]
 async fn a_damaged_ledger_key_stops_bulk_requests_and_nothing_else() {

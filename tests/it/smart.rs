@@ -7,6 +7,7 @@ mod discovery;
 mod exports;
 mod links;
 pub(crate) mod process;
+mod rotation;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -132,6 +133,8 @@ pub(crate) struct Rig {
     /// Counts what was written to the job store.
     pub(crate) writes: Arc<CrashPoint>,
     pub(crate) store: JobStore,
+    /// Jobs and keys are kept where an operator has them, and not in that.
+    is_on_disk: bool,
     server: Running,
     folder: TempDir,
     config: Config,
@@ -142,6 +145,31 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) async fn with(clients: &[Client]) -> Self {
         Self::configured(clients, |_| {}).await
+    }
+
+    /// The same with jobs and keys on disk, so that keys outlive a restart.
+    pub(crate) async fn on_disk(clients: &[Client], change: impl FnOnce(&mut Config)) -> Self {
+        let upstream = SampleUpstream::new(Settings::default());
+        upstream.generate(3);
+        let server = upstream.serve(support::listener().await).await;
+        let rig = Self::kept(upstream, server, clients, change, true).await;
+        rig.waits_for_store(&clients[0]).await;
+        rig
+    }
+
+    /// Waits until a store on disk is open: that is tried by the clock that tests move.
+    pub(crate) async fn waits_for_store(&self, client: &Client) {
+        let opened = async { while self.ask_for_token(&self.parameters(client, "system/*.rs")).await.status == 503 {} };
+        let moving = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                self.advance(1);
+            }
+        };
+        tokio::select! {
+            () = opened => {}
+            () = moving => {}
+        }
     }
 
     pub(crate) async fn configured(clients: &[Client], change: impl FnOnce(&mut Config)) -> Self {
@@ -164,6 +192,16 @@ impl Rig {
         clients: &[Client],
         change: impl FnOnce(&mut Config),
     ) -> Self {
+        Self::kept(upstream, server, clients, change, false).await
+    }
+
+    async fn kept(
+        upstream: SampleUpstream,
+        server: Running,
+        clients: &[Client],
+        change: impl FnOnce(&mut Config),
+        is_on_disk: bool,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         // Taken for a moment, so that the address is known.
         let listener = support::listener().await;
@@ -174,8 +212,19 @@ impl Rig {
         change(&mut config);
         let clock = Arc::new(ManualClock::new(SystemClock.unix_millis()));
         let (store, writes) = (JobStore::memory(), Arc::new(CrashPoint::new(None)));
-        let mut rig =
-            Self { base, upstream, clock, writes, store, server, folder, config, offtake: None, serving: None };
+        let mut rig = Self {
+            base,
+            upstream,
+            clock,
+            writes,
+            store,
+            is_on_disk,
+            server,
+            folder,
+            config,
+            offtake: None,
+            serving: None,
+        };
         rig.serve_on(listener);
         // Before that an assertion could have been used before the store was made (SEC-13).
         rig.advance(31);
@@ -184,7 +233,8 @@ impl Rig {
 
     fn serve_on(&mut self, listener: tokio::net::TcpListener) {
         let builder = Offtake::builder(self.config.clone()).clock(self.clock.clone());
-        let offtake = builder.store(self.store.until(&self.writes)).build().expect("everything can be opened");
+        let builder = if self.is_on_disk { builder } else { builder.store(self.store.until(&self.writes)) };
+        let offtake = builder.build().expect("everything can be opened");
         self.offtake = Some(offtake.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move { offtake.run_on(listener, async { drop(stopped.await) }).await });
@@ -201,9 +251,19 @@ impl Rig {
 
     /// Takes up other options as it runs, as SIGHUP does.
     pub(crate) fn reload(&mut self, change: impl FnOnce(&mut Config)) {
-        change(&mut self.config);
+        self.change(change);
         let offtake = self.offtake.as_ref().expect("it serves");
         offtake::testing::reload(offtake, &self.config).expect("they can be taken up");
+    }
+
+    /// Has other options taken up by the next start, or by whoever has it reloaded.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+    }
+
+    /// What serves, and by what it does.
+    pub(crate) fn handle(&self) -> (Offtake, Config) {
+        (self.offtake.clone().expect("it serves"), self.config.clone())
     }
 
     /// A path in the folder that is its own.

@@ -47,7 +47,7 @@ impl Keys {
         Self { uri: uri.parse().expect("a URL"), answer, asked }
     }
 
-    fn publish(&self, answer: String) {
+    pub(super) fn publish(&self, answer: String) {
         *self.answer.lock().expect("nobody panicked") = answer;
     }
 
