@@ -232,6 +232,7 @@ fn print(config: &Config) -> ExitCode {
 
 fn serve(config: Config, file: PathBuf) -> ExitCode {
     telemetry::init(&config.telemetry);
+    telemetry::tell_panics();
     write_for_nobody_else();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -306,6 +307,7 @@ fn doctor(config: &Config) -> ExitCode {
 
 fn recover(config: &Config, instance: &str, key_file: Option<&Path>) -> ExitCode {
     telemetry::init(&config.telemetry);
+    telemetry::tell_panics();
     write_for_nobody_else();
     let recovered = tokio::runtime::Runtime::new()
         .map_err(anyhow::Error::from)

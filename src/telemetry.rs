@@ -1,5 +1,6 @@
 //! Logging, and what may never be recorded: no bodies, no ids, no query strings, no tokens (SEC-41).
 
+use std::any::Any;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -32,6 +33,19 @@ pub(crate) fn init(config: &TelemetryConfig) {
         LogFormat::Text => subscriber.try_init(),
         LogFormat::Json => subscriber.json().try_init(),
     };
+}
+
+/// Has panics told without what they speak of, which may be anything: where they were, and what stands in the source itself.
+pub(crate) fn tell_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, said = said_by(info.payload()), "a panic: please report it");
+    }));
+}
+
+/// What a panic says, if that is a text of the source and holds no value.
+fn said_by(payload: &(dyn Any + Send)) -> &'static str {
+    payload.downcast_ref::<&'static str>().copied().unwrap_or("what it says may hold a value and is not told")
 }
 
 /// The one function that prints a chain of errors: each cause after a colon, without URL queries and control
@@ -68,6 +82,21 @@ pub(crate) fn error_chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// SEC-42: what failed to be parsed, say, stands in the text of its panic.
+    #[test]
+    fn a_panic_tells_no_value() {
+        let values = ["canary".parse::<u32>().map(drop)];
+        for (panics, expected) in
+            [(true, "a text of the source"), (false, "what it says may hold a value and is not told")]
+        {
+            let caught = std::panic::catch_unwind(|| {
+                assert!(!panics, "a text of the source");
+                values[0].clone().expect("a number");
+            });
+            assert_eq!(said_by(&*caught.expect_err("it panics")), expected);
+        }
+    }
 
     #[derive(Debug, thiserror::Error)]
     #[error("could not fetch http://h/fhir/Patient?identifier=secret (status 500)\n")]

@@ -79,7 +79,7 @@ fn write(path: &std::path::Path, bytes: &[u8]) {
 }
 
 /// SEC-16: a key that cannot be read closes what needs it, and nothing else.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // doctor is waited for while the server answers it
 async fn a_damaged_key_or_secret_stops_bulk_requests_until_it_is_mended_and_nothing_else() {
     let mut kept = Kept::start().await;
     let state = kept.process.state();
@@ -171,7 +171,7 @@ async fn an_operator_replaces_the_keys_of_tokens_and_links() {
 }
 
 /// SEC-43: the ledger's key is another matter, for an operator alone: what is recorded must not begin anew unseen.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_ledger_key_stops_bulk_requests_and_nothing_else() {
     let mut kept = Kept::start().await;
     let key = kept.process.state().with_file_name("ledger.key");

@@ -10,6 +10,7 @@ mod architecture;
 mod as_of;
 mod attacks;
 mod beside;
+mod canary;
 mod care;
 mod churn;
 mod conformance;
