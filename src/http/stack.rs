@@ -207,7 +207,8 @@ impl<S> Diverted<S> {
                 Problem::from(refused).into_response()
             } else if let Err(closed) = door.enter().await {
                 tracing::info!(reason = %closed, "a bulk request was refused");
-                Problem::from(closed).into_response()
+                // It may be let in later, and is refused now all the same (SEC-02).
+                return Ok(witness.record(&edge.ledger, Problem::from(closed).into_response()).await);
             } else {
                 handle(Arc::clone(&edge), request).await
             };

@@ -62,6 +62,12 @@ impl Witness {
         if !status.is_client_error() || status == StatusCode::RANGE_NOT_SATISFIABLE {
             return answer;
         }
+        self.record(ledger, answer).await
+    }
+
+    /// Records that the answer is a refusal, whatever its status.
+    pub(super) async fn record(self, ledger: &Ledger, answer: Response<Body>) -> Response<Body> {
+        let status = answer.status();
         let code = answer.extensions().get::<Code>().map_or("", |code| code.0);
         let (client, scopes) = self.seen.0.get().cloned().unzip();
         let actor = Actor { client, scopes: scopes.flatten(), peer: self.peer };

@@ -85,6 +85,9 @@ async fn bulk_requests_are_refused_beside_a_server_that_answers_anybody() {
     let token =
         rig.ask("POST", "/$bulk-token", &[FORM], form(&rig.parameters(&client, "system/*.rs")).as_bytes()).await;
     token.assert_refused("a token", 503, "transient", None);
+    let denied = crate::ledger::of_kind(&rig.ledger(), "denied");
+    let refused = denied.iter().filter(|record| record["status"] == 503).count();
+    assert_eq!(refused, OURS.len() + 1, "each is recorded: {denied:?}");
     // Ordinary requests notice nothing, and foreign operations are not forwarded for it.
     assert_eq!(rig.ask("GET", "/Patient?_count=1", &[], b"").await.status, 200);
     assert_eq!(rig.ask("GET", "/$export-poll-status", &[], b"").await.status, 403);
