@@ -217,7 +217,7 @@ impl Ledger {
     pub(crate) async fn gather(&self, job: JobId) -> Result<Option<Gathering>, LedgerError> {
         let Some(open) = &self.open else { return Ok(None) };
         let keys = self.ask(PATIENCE, Command::Keys).await.unwrap_or(Err(LedgerError::Unusable))?;
-        Ok(Some(Gathering::new(keys, folder::patients_of(&open.settings.folder, job))))
+        Ok(Some(Gathering::new(keys, &open.settings.folder, job)))
     }
 
     /// How far it has come, as it is kept elsewhere; `None` where there is no ledger.

@@ -55,8 +55,24 @@ pub(super) fn patients(folder: &Path) -> PathBuf {
     folder.join(PATIENTS)
 }
 
-/// The file of an export's patients.
-pub(super) fn patients_of(folder: &Path, job: JobId) -> PathBuf {
+/// The list of an export's patients, as its record names it: by its digest, so that another one of the same export, made after
+/// a crash, does not take its place.
+pub(super) fn list_of(folder: &Path, job: JobId, sha256: &str) -> PathBuf {
+    patients(folder).join(list_name(job, sha256))
+}
+
+pub(super) fn list_name(job: JobId, sha256: &str) -> String {
+    format!("{job}.{sha256}")
+}
+
+/// The same where it is: earlier versions had one name for all lists of an export.
+pub(super) fn list_at(folder: &Path, job: JobId, sha256: &str) -> PathBuf {
+    let named = list_of(folder, job, sha256);
+    if named.exists() { named } else { unnamed_list_of(folder, job) }
+}
+
+/// The list of an export of an earlier version.
+pub(super) fn unnamed_list_of(folder: &Path, job: JobId) -> PathBuf {
     patients(folder).join(job.to_string())
 }
 

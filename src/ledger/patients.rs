@@ -12,9 +12,11 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::chain::{Keys, hex};
+use super::folder;
 use super::record::Patients;
 use crate::disk;
 use crate::fhir::datatypes::Id;
+use crate::job::JobId;
 use crate::job::index::IdHash;
 
 const BYTES: usize = size_of::<u128>();
@@ -25,7 +27,8 @@ const MOST_IN_MEMORY: usize = 256 * 1024;
 #[derive(Debug)]
 pub(crate) struct Gathering {
     keys: Arc<Keys>,
-    path: PathBuf,
+    folder: PathBuf,
+    job: JobId,
     most_in_memory: usize,
     waiting: Vec<u128>,
     /// Sorted parts, in files without a name.
@@ -33,8 +36,10 @@ pub(crate) struct Gathering {
 }
 
 impl Gathering {
-    pub(super) fn new(keys: Arc<Keys>, path: PathBuf) -> Self {
-        Self { keys, path, most_in_memory: MOST_IN_MEMORY, waiting: Vec::new(), runs: Vec::new() }
+    /// For the list of an export in the folder of the ledger.
+    pub(super) fn new(keys: Arc<Keys>, folder: &Path, job: JobId) -> Self {
+        let folder = folder.to_owned();
+        Self { keys, folder, job, most_in_memory: MOST_IN_MEMORY, waiting: Vec::new(), runs: Vec::new() }
     }
 
     /// Takes patients in, by the hashes of `Patient/id`.
@@ -58,7 +63,7 @@ impl Gathering {
     }
 
     fn put_aside(&mut self) -> io::Result<()> {
-        let path = self.path.with_extension("run");
+        let path = self.staged("run");
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         fs::remove_file(&path)?;
@@ -72,16 +77,21 @@ impl Gathering {
         Ok(())
     }
 
-    /// Makes the list durable in its place.
+    fn staged(&self, extension: &str) -> PathBuf {
+        folder::patients(&self.folder).join(format!("{}.{extension}", self.job))
+    }
+
+    /// Makes the list durable in its place, which its digest names.
     pub(crate) fn finish(mut self, anybody: bool) -> io::Result<Patients> {
         self.sort();
+        let staged_at = self.staged("new");
         let waiting = std::mem::take(&mut self.waiting);
         let mut sources: Vec<Box<dyn Iterator<Item = io::Result<u128>>>> = vec![Box::new(waiting.into_iter().map(Ok))];
         for mut run in self.runs {
             run.rewind()?;
             sources.push(Box::new(Hashes(BufReader::new(run))));
         }
-        let staged = self.path.with_extension("new");
+        let staged = staged_at;
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
         let mut writer = BufWriter::new(&file);
@@ -94,9 +104,11 @@ impl Gathering {
         writer.flush()?;
         drop(writer);
         file.sync_all()?;
-        fs::rename(&staged, &self.path)?;
-        disk::sync_folder_of(&self.path)?;
-        Ok(Patients { listed, sha256: hex(digest.finish().as_ref()).into(), anybody })
+        let sha256 = hex(digest.finish().as_ref());
+        let path = folder::list_of(&self.folder, self.job, &sha256);
+        fs::rename(&staged, &path)?;
+        disk::sync_folder_of(&path)?;
+        Ok(Patients { listed, sha256: sha256.into(), anybody })
     }
 }
 
@@ -177,15 +189,17 @@ mod tests {
     #[test]
     fn a_list_holds_each_patient_once_and_nobody_else_however_many_there_are() {
         let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder::patients(folder.path())).expect("it can be made");
         let keys = Arc::new(Keys::new(&[7; 32]));
         for (most_in_memory, patients) in [(1_000, 0), (1_000, 1), (1_000, 900), (16, 500), (2, 65)] {
-            let path = folder.path().join(patients.to_string());
-            let mut gathering = Gathering { most_in_memory, ..Gathering::new(Arc::clone(&keys), path.clone()) };
+            let job = JobId::new([u8::try_from(patients % 251).expect("few"); 16]);
+            let mut gathering = Gathering { most_in_memory, ..Gathering::new(Arc::clone(&keys), folder.path(), job) };
             for round in 0..3 {
                 let all = (0..patients).map(|number| IdHash::of(ResourceType::PATIENT, &id(number)));
                 gathering.add(all.skip(round)).expect("room");
             }
             let made = gathering.finish(false).expect("room");
+            let path = folder::list_at(folder.path(), job, &made.sha256);
             assert_eq!(made.listed, u64::from(patients), "{most_in_memory}");
             assert_eq!(&*made.sha256, sha256(&path).expect("it is there"));
             for number in 0..patients {
@@ -196,7 +210,8 @@ mod tests {
             }
             assert!(!holds(&Keys::new(&[8; 32]), &path, &id(0)).expect("it is there"), "another key finds nobody");
         }
-        let names: Vec<_> = fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("one")).collect();
+        let names: Vec<_> =
+            fs::read_dir(folder::patients(folder.path())).expect("a folder").map(|entry| entry.expect("one")).collect();
         assert_eq!(names.len(), 5, "nothing else is left: {names:?}");
     }
 }

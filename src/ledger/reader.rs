@@ -154,7 +154,7 @@ impl Reader {
     }
 
     fn check_list(&self, job: JobId, list: &Patients) -> Result<(), &'static str> {
-        match patients::sha256(&folder::patients_of(&self.folder, job)) {
+        match patients::sha256(&folder::list_at(&self.folder, job, &list.sha256)) {
             Ok(found) if found == *list.sha256 => Ok(()),
             Ok(_) => Err("was changed"),
             Err(error) if error.kind() == ErrorKind::NotFound => Err("is missing"),
@@ -171,7 +171,7 @@ impl Reader {
             }
             if let Event::Finished(finished) = record.event {
                 finished_ones.insert(finished.job);
-                let list = folder::patients_of(&self.folder, finished.job);
+                let list = folder::list_at(&self.folder, finished.job, &finished.patients.sha256);
                 match patients::holds(&self.keys, &list, patient) {
                     Ok(true) => drop(exports.insert(finished.job, Share::Listed)),
                     Ok(false) if finished.patients.anybody => drop(exports.insert(finished.job, Share::Possible)),

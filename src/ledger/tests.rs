@@ -121,7 +121,7 @@ fn every_event(files: &Files) -> Vec<Event> {
     let ended = Ended { job: JOB, actor: actor() };
     let counts = BTreeMap::from([(ResourceType::PATIENT, 3), (ResourceType::GROUP, 1)]);
     let contents = Contents { counts, deletions: 1, files: 3, bytes: 300, digest: "00".into() };
-    let mut gathering = Gathering::new(Arc::clone(&files.keys), folder::patients_of(&files_folder(files), JOB));
+    let mut gathering = Gathering::new(Arc::clone(&files.keys), &files_folder(files), JOB);
     gathering.add((0..3).map(|number| IdHash::of(ResourceType::PATIENT, &patient(number)))).expect("room");
     let patients = gathering.finish(false).expect("room");
     let denied = Denied { route: Asked::Token, job: None, actor: Actor::default(), status: 400, code: "a".into() };
@@ -348,10 +348,10 @@ fn old_records_go_in_whole_files_and_what_is_left_can_be_verified() {
     let mut files = bench.open(month(0)).expect("it can be begun");
     for number in 0..6_u8 {
         let job = JobId::new([number; 16]);
-        let list = folder::patients_of(&bench.settings.folder, job);
-        let mut gathering = Gathering::new(Arc::clone(&files.keys), list.clone());
+        let mut gathering = Gathering::new(Arc::clone(&files.keys), &bench.settings.folder, job);
         gathering.add([IdHash::of(ResourceType::PATIENT, &patient(number.into()))]).expect("room");
         let patients = gathering.finish(false).expect("room");
+        let list = folder::list_of(&bench.settings.folder, job, &patients.sha256);
         let at = month(number.into());
         let contents = Contents::default();
         let finished = Finished { job, actor: actor(), transaction_time: at.into(), contents, patients };
@@ -420,7 +420,7 @@ fn patients_are_found_in_the_exports_that_hold_them() {
     let exports = [(1, vec![0, 1], false), (2, vec![1, 2], false), (3, vec![2], true)];
     for (number, patients, anybody) in exports {
         let job = JobId::new([number; 16]);
-        let mut gathering = Gathering::new(Arc::clone(&files.keys), folder::patients_of(&bench.settings.folder, job));
+        let mut gathering = Gathering::new(Arc::clone(&files.keys), &bench.settings.folder, job);
         gathering
             .add(patients.into_iter().map(|number| IdHash::of(ResourceType::PATIENT, &patient(number))))
             .expect("room");
@@ -448,6 +448,61 @@ fn patients_are_found_in_the_exports_that_hold_them() {
             .collect();
         assert_eq!(found, expected, "{number}");
     }
+}
+
+/// An export that is finished, lost in a crash before its job store knows, and finished again.
+#[test]
+fn of_an_export_that_was_finished_twice_each_record_keeps_its_list() {
+    let month = |number: i64| Millis(NOW.0 + number * 31 * 24 * 3_600_000);
+    let bench = Bench::new();
+    let mut files = bench.open(month(0)).expect("it can be begun");
+    for (at, who) in [(0, vec![0]), (1, vec![0, 1]), (2, vec![0, 1])] {
+        let mut gathering = Gathering::new(Arc::clone(&files.keys), &bench.settings.folder, JOB);
+        let hashes = who.into_iter().map(|number| IdHash::of(ResourceType::PATIENT, &patient(number)));
+        gathering.add(hashes).expect("room");
+        if at == 1 {
+            // Made, and never recorded: what was recorded before is as it was.
+            gathering.finish(false).expect("room");
+            files.copy_head().wait(SOON);
+            assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
+            continue;
+        }
+        let patients = gathering.finish(false).expect("room");
+        let (transaction_time, contents) = (month(at).into(), Contents::default());
+        let finished = Finished { job: JOB, actor: actor(), transaction_time, contents, patients };
+        files.append(month(at).into(), vec![Event::Finished(finished)]).expect("room");
+    }
+    for at in 3..5 {
+        files.append(month(at).into(), vec![Event::Purged { job: JobId::new([9; 16]) }]).expect("room");
+    }
+    files.copy_head().wait(SOON);
+    assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
+    // The first of the two records goes, with its list, and the other one keeps its own.
+    files.retire(month(6)).expect("some are old");
+    files.copy_head().wait(SOON);
+    assert!(!bench.records().iter().any(|record| record.at.floor_millis() < month(1)), "it is gone");
+    assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
+    let found = bench.reader().exports_of(&patient(1)).expect("it can be read");
+    assert_eq!(found, BTreeMap::from([(JOB, Share::Listed)]));
+}
+
+/// Lists had one name for all of an export.
+#[test]
+fn the_lists_of_an_earlier_version_are_found() {
+    let bench = Bench::new();
+    let mut files = bench.open(NOW).expect("it can be begun");
+    let mut gathering = Gathering::new(Arc::clone(&files.keys), &bench.settings.folder, JOB);
+    gathering.add([IdHash::of(ResourceType::PATIENT, &patient(1))]).expect("room");
+    let patients = gathering.finish(false).expect("room");
+    let named = folder::list_of(&bench.settings.folder, JOB, &patients.sha256);
+    fs::rename(named, folder::unnamed_list_of(&bench.settings.folder, JOB)).expect("it can be renamed");
+    let finished =
+        Finished { job: JOB, actor: actor(), transaction_time: NOW.into(), contents: Contents::default(), patients };
+    files.append(NOW.into(), vec![Event::Finished(finished)]).expect("room");
+    files.copy_head().wait(SOON);
+    assert!(bench.verify().problems.is_empty(), "{:?}", bench.verify());
+    let found = bench.reader().exports_of(&patient(1)).expect("it can be read");
+    assert_eq!(found, BTreeMap::from([(JOB, Share::Listed)]));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! Whatever else is not the next record was changed by somebody, or by a failing disk: then nothing is written after it, and
 //! an operator has to look.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -15,7 +16,7 @@ use std::time::Duration;
 use super::chain::{Broken, Head, Keys, LENGTH, Link};
 use super::copies::{Copies, Held, Written};
 use super::folder::{self, Lines, ReadError, Segment};
-use super::record::{Event, Record};
+use super::record::{Event, Finished, Record};
 use super::{Fault, Settings};
 use crate::clock;
 use crate::disk;
@@ -330,25 +331,34 @@ impl Files {
             return Ok(());
         }
         self.keeps_all = false;
-        let mut exports = Vec::new();
-        for (segment, _) in &old {
-            let mut lines = Lines::open(&self.keys, &segment.path, None)?;
-            while let Some(record) = lines.next()? {
-                if let Event::Finished(finished) = record.event {
-                    exports.push(finished.job);
-                }
-            }
-        }
+        let lists = self.lists_of_these_alone(&segments, first)?;
         // First it is said: what then is missing was removed by us.
         self.append(Instant::from(now), vec![Event::Retired { first }]).map_err(OpenError::Write)?;
-        let lists = exports.into_iter().map(|job| folder::patients_of(&self.settings.folder, job));
-        for path in lists.chain(old.into_iter().map(|(segment, _)| segment.path.clone())) {
+        for path in lists.into_iter().chain(old.into_iter().map(|(segment, _)| segment.path.clone())) {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(OpenError::Write(error)),
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// The lists of patients that records before the number `kept` name, and none from there on: an export may have been
+    /// finished twice, with a crash between.
+    fn lists_of_these_alone(&self, segments: &[Segment], kept: u64) -> Result<HashSet<PathBuf>, ReadError> {
+        let (mut old, mut still) = (HashSet::new(), HashSet::new());
+        for segment in segments {
+            let lists = if segment.first < kept { &mut old } else { &mut still };
+            let mut lines = Lines::open(&self.keys, &segment.path, None)?;
+            while let Some(record) = lines.next()? {
+                if let Event::Finished(Finished { job, patients, .. }) = record.event {
+                    lists.insert(folder::list_of(&self.settings.folder, job, &patients.sha256));
+                    lists.insert(folder::unnamed_list_of(&self.settings.folder, job));
+                }
+            }
+        }
+        old.retain(|list| !still.contains(list));
+        Ok(old)
     }
 
     /// Whether the times in the records have gone back or leapt ahead at a place that is not older than what is kept: then
