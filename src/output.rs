@@ -34,6 +34,7 @@ pub(crate) use self::fault::StoreFault;
 use self::writer::Coding;
 use crate::config::{Location, OutputConfig};
 use crate::disk::{self, Space};
+use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileRecord, FileState};
 use crate::telemetry::error_chain;
 
@@ -288,6 +289,31 @@ impl Output {
     pub(crate) fn signing(&self) -> Option<Signing> {
         let signer = self.cloud.as_ref()?.signer.as_ref()?;
         Some(Signing { credential: signer.credential, longest: signer.longest })
+    }
+
+    /// The same until some moment at most, and a fraction of a second before it at worst: however long it has to wait for
+    /// what signs.
+    pub(crate) async fn sign_until(
+        &self,
+        key: &str,
+        until: Millis,
+        now: &(dyn Fn() -> Millis + Sync),
+    ) -> Result<Url, OutputError> {
+        /// Storages sign from when they come to it: it may take so much longer than it should.
+        const MOST_LATE_MILLIS: i64 = 1_000;
+        const TRIES: usize = 3;
+        for _ in 0..TRIES {
+            let began = now();
+            // Whole seconds, rounded up: storages leave fractions away from when it was signed, and no link may end before
+            // the manifest says.
+            let left = until.0.saturating_sub(began.0).max(0).unsigned_abs().div_ceil(1000);
+            let link = self.sign(key, Duration::from_secs(left)).await?;
+            // What it had to wait for is there by now.
+            if now().0.saturating_sub(began.0) < MOST_LATE_MILLIS {
+                return Ok(link);
+            }
+        }
+        Err(OutputError::Unfit("takes too long to sign links"))
     }
 
     /// A link that the storage itself answers, from now on.

@@ -190,8 +190,5 @@ pub(super) async fn signed(
     if edge.output.signs_for().is_none() {
         return Ok(edge.links.file(job, name, until));
     }
-    // Whole seconds from now, rounded up: storages leave fractions away from when it was signed, and no link may end
-    // before the manifest says.
-    let left = until.0.saturating_sub(edge.watch.believed().0).max(0).unsigned_abs().div_ceil(1000);
-    Ok(edge.output.sign(&object.key, Duration::from_secs(left)).await?.into())
+    Ok(edge.output.sign_until(&object.key, until, &|| edge.watch.believed()).await?.into())
 }

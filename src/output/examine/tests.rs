@@ -17,7 +17,8 @@ use super::super::cloud::doors::Doors;
 use super::super::cloud::uploads::Uploads;
 use super::super::cloud::{Cloud, Credential, LinkSigner, Parts};
 use super::*;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, ManualClock, SystemClock};
+use crate::fhir::datatypes::Millis;
 
 /// What a storage does otherwise than it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,4 +338,42 @@ async fn an_upload_that_fails_is_ended() {
     assert_eq!((found.delete, found.cleaned), (Step::Done, Step::Done));
     assert_eq!(*parts.aborted.lock().expect("no panic"), ["exports/doctor/0a1b/large.ndjson"]);
     assert_eq!(left(&store).await, Vec::<String>::new());
+}
+
+/// Signs from when it comes to it, which takes a while: as where credentials have to be fetched first.
+#[derive(Debug)]
+struct Waits {
+    clock: Arc<ManualClock>,
+    seconds: Mutex<Vec<u64>>,
+}
+
+#[async_trait]
+impl Signer for Waits {
+    async fn signed_url(&self, _: Method, _: &Path, lifetime: Duration) -> object_store::Result<Url> {
+        let waited = self.seconds.lock().expect("no panic").pop().unwrap_or(0);
+        self.clock.advance(Duration::from_secs(waited));
+        let until = self.clock.unix_millis() + i64::try_from(lifetime.as_millis()).expect("short");
+        Ok(Url::parse(&format!("https://b.example/?until={until}")).expect("a URL"))
+    }
+}
+
+/// SEC-30: links never outlive what they are for.
+#[tokio::test]
+async fn a_link_ends_when_it_should_however_long_signing_takes() {
+    const NOW: i64 = 1_800_000_000_000;
+    for (seconds, expected) in [(vec![], true), (vec![5], true), (vec![5, 7], true), (vec![5; 9], false)] {
+        let clock = Arc::new(ManualClock::new(NOW));
+        let signer = Arc::new(Waits { clock: Arc::clone(&clock), seconds: Mutex::new(seconds.clone()) });
+        let (_, output) = scripted(Fault::None).await;
+        let cloud = output.cloud.clone().expect("it is one");
+        let signer = LinkSigner { signer, credential: Credential::Key, longest: Duration::from_hours(1) };
+        let output = Output { cloud: Some(Cloud { signer: Some(signer), ..cloud }), ..output };
+        let until = NOW + 60_500;
+        let link = output.sign_until("a", Millis(until), &|| crate::clock::now(&*clock)).await;
+        assert_eq!(link.is_ok(), expected, "{seconds:?}");
+        if let Ok(link) = link {
+            let ends: i64 = link.as_str().rsplit('=').next().and_then(|end| end.parse().ok()).expect("a number");
+            assert!((until..until + 1_000).contains(&ends), "{seconds:?}: {ends}");
+        }
+    }
 }
