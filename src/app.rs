@@ -7,6 +7,7 @@ mod claim;
 mod consent;
 mod credentials;
 mod examine;
+mod fingerprint;
 mod identity;
 mod keys;
 mod ledger;
@@ -275,7 +276,7 @@ impl Offtake {
         if let Err(error) = bulk.reread_keys(&self.app.config) {
             tracing::error!(error = error_chain(&*error), "the keys that sign tokens and links stay as they were");
         }
-        smart::reload(access, config, clock);
+        smart::reload(access, &bulk.verified_by, config, clock);
         if let Some(engine) = bulk.engine.borrow().engine() {
             engine.look_again();
         }

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::assembly::{Assembly, cohorts, engine_settings, terms};
 use super::consent::ListFile;
 use super::credentials::{self, Rereadable};
+use super::fingerprint::MadeOf;
 use super::identity::{Identity, JobStore};
 use super::keys::{kept_link_keys, link_keys, new_key, replace_link_keys, watch_link_keys};
 use super::upstream::search_upstream;
@@ -82,6 +83,8 @@ pub(super) struct Bulk {
     pub(super) excluded: ListFile,
     /// What the upstream is shown by searches, to be read anew.
     pub(super) rereadable: Rereadable,
+    /// What tokens and clients are verified by, other than our own keys.
+    pub(super) verified_by: MadeOf,
     /// By what links are signed.
     ring: LinkRing,
     /// The folder that keys are kept in, if there is one.
@@ -166,6 +169,7 @@ impl Bulk {
         let timekeeping = timekeeping::keep_watch(watch.clone(), its_time, folder_of(state, parts).map(Path::to_owned));
         let stopped = stop.clone();
         runtime.spawn(async move { stopped.run_until_cancelled(timekeeping).await });
+        let verified_by = MadeOf::new(smart::fingerprint(config).ok());
         let kept_in = folder_of(state, parts).map(Path::to_owned);
         let engine = assembly.open(parts.store.take().map(|store| store.store), state.clone(), stop.clone());
         let edge = Edge {
@@ -193,7 +197,7 @@ impl Bulk {
             sending: TaskTracker::new(),
             packing: Arc::new(Semaphore::new(PACKED_AT_ONCE)),
         };
-        Ok(Self { edge: Arc::new(edge), engine, heads, excluded, rereadable, ring, state: kept_in })
+        Ok(Self { edge: Arc::new(edge), engine, heads, excluded, rereadable, verified_by, ring, state: kept_in })
     }
 
     /// Takes up the keys that an operator has put in the place of those that sign tokens and links. Where none is any more,

@@ -8,6 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::Url;
 
+use super::fingerprint::{Fingerprint, MadeOf};
 use super::secrets;
 use crate::clock::Clock;
 use crate::config::{BackendConfig, BasicConfig, Config, PlainHttp, SearchTlsConfig, UpstreamConfig};
@@ -22,6 +23,7 @@ pub(super) struct Rereadable {
     base: Url,
     identity: Option<Arc<Identity>>,
     tls: SearchTls,
+    made_of: MadeOf,
 }
 
 /// What searches are made with.
@@ -71,7 +73,8 @@ pub(super) fn warn(upstream: &UpstreamConfig) {
 
 impl Rereadable {
     pub(super) fn new(upstream: &UpstreamConfig, tls: &SearchTls) -> Self {
-        Self { base: upstream.searched().clone(), identity: tls.identity.clone(), tls: tls.clone() }
+        let made_of = MadeOf::new(fingerprint(upstream).ok());
+        Self { base: upstream.searched().clone(), identity: tls.identity.clone(), tls: tls.clone(), made_of }
     }
 
     /// Reads everything anew that a configuration names now. Searches show it from the next one on, connections from when
@@ -90,6 +93,11 @@ impl Rereadable {
             *upstream.searched() == self.base,
             "the upstream's base URL is another one than at the start, which only a restart can change"
         );
+        let now = fingerprint(upstream)?;
+        // A token that is good stays so: nobody is asked for another one.
+        if self.made_of.is(now) {
+            return Ok(());
+        }
         let new = search_tls(&upstream.tls)?;
         let kind = kind(upstream, &self.tls, clock)?;
         match (&self.identity, &new.identity) {
@@ -102,8 +110,28 @@ impl Rereadable {
             }
         }
         credentials.replace(kind);
+        self.made_of.set(now);
         Ok(())
     }
+}
+
+/// Of all that searches show.
+fn fingerprint(upstream: &UpstreamConfig) -> anyhow::Result<Fingerprint> {
+    let credentials = &upstream.credentials;
+    let mut files = Vec::new();
+    if let Some(basic) = &credentials.basic {
+        files.push(secrets::read(&basic.password().context("needs either password_file or password_env")?)?);
+    }
+    if let Some(smart) = &credentials.smart {
+        files.push(secrets::file(&smart.key_file)?);
+    }
+    for source in credentials.headers.values() {
+        files.push(secrets::read(source)?);
+    }
+    if let (Some(certificate), Some(key)) = (&upstream.tls.client_cert_file, &upstream.tls.client_key_file) {
+        files.extend([secrets::public_file(certificate)?, secrets::file(key)?]);
+    }
+    Fingerprint::of(&(credentials, &upstream.tls), &files)
 }
 
 fn search_tls(tls: &SearchTlsConfig) -> anyhow::Result<SearchTls> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use super::fingerprint::{Fingerprint, MadeOf};
 use super::keys::keep;
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::{
@@ -96,6 +97,17 @@ fn key_source(smart: &SmartConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<Key
     Ok(KeySource::new(Arc::clone(clock), fetcher))
 }
 
+/// Of all that tokens and assertions are verified by, but for keys that a client has given us.
+pub(super) fn fingerprint(config: &Config) -> anyhow::Result<Fingerprint> {
+    let SmartConfig { clients, issuer, .. } = &config.smart;
+    let places: Vec<_> = clients.iter().map(|client| (&client.client_id, &client.jwks_uri)).collect();
+    let files = issuer.introspection.client_secret_file.iter();
+    let files = files.map(|file| super::secrets::file(file)).collect::<anyhow::Result<Vec<_>>>()?;
+    // An issuer does not depend on who its clients are.
+    let places = (config.smart.mode == SmartMode::AuthorizationServer).then_some(places);
+    Fingerprint::of(&(places, issuer, &config.smart.jwks_private_hosts), &files)
+}
+
 /// Whether a configuration can be taken up by a process that knows in this way who may ask.
 ///
 /// # Errors
@@ -114,22 +126,36 @@ pub(super) fn ensure_same_mode(access: &Access, mode: SmartMode) -> anyhow::Resu
 /// Takes up the clients that a configuration of the same mode names now, and what it says of another issuer. A client whose keys
 /// cannot be read has those that it had, and holds up nothing that is said of the others; nor does an issuer of whom something
 /// cannot be read: that one stays as it was.
-pub(super) fn reload(access: &Access, config: &Config, clock: &Arc<dyn Clock>) {
+pub(super) fn reload(access: &Access, verified_by: &MadeOf, config: &Config, clock: &Arc<dyn Clock>) {
     let smart = &config.smart;
     // First who may ask (SEC-14), whatever becomes of the rest.
+    let now = fingerprint(config);
+    let is_as_it_was = now.as_ref().is_ok_and(|now| verified_by.is(*now));
     let rest = match access {
         Access::Open { .. } => Ok(()),
         Access::Server(server) => {
             let registry = server.registry();
             registry.replace(usable(smart, &registry.clients()));
-            key_source(smart, clock).map(|source| server.use_source(source))
+            // What was fetched is kept as long as was allowed.
+            if is_as_it_was { Ok(()) } else { key_source(smart, clock).map(|source| server.use_source(source)) }
         }
         Access::External(issuer) => {
             let registry = issuer.registry();
             registry.replace(usable(smart, &registry.clients()));
-            issuer::verifier(config, issuer.base(), clock).map(|verifier| issuer.use_verifier(verifier))
+            if is_as_it_was {
+                // What it has withdrawn is good no more; while it cannot be asked, what it said is.
+                issuer.look_again();
+                Ok(())
+            } else {
+                issuer::verifier(config, issuer.base(), clock).map(|verifier| issuer.use_verifier(verifier))
+            }
         }
     };
+    if rest.is_ok()
+        && let Ok(now) = now
+    {
+        verified_by.set(now);
+    }
     if let Err(error) = rest {
         tracing::error!(
             error = error_chain(&*error),

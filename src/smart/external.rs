@@ -48,7 +48,7 @@ pub(crate) struct Issuer {
 /// How its tokens are verified. Addresses that are not said are those of its metadata.
 pub(crate) enum Way {
     Keys { accepted: Vec<Alg>, jwks_uri: Option<Url> },
-    Asking { endpoint: Option<Url>, introspection: Introspection },
+    Asking { endpoint: Option<Url>, introspection: Box<Introspection> },
 }
 
 /// One way to verify, with what was fetched for it.
@@ -129,6 +129,13 @@ impl ExternalIssuer {
     /// Replaces all that is known of the issuer: every token is held against that from now on (SEC-14).
     pub(crate) fn use_verifier(&self, verifier: Verifier) {
         *self.verifier.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(verifier);
+    }
+
+    /// Has what it publishes fetched anew when it is needed next; what there is stays as long as that cannot be had.
+    pub(crate) fn look_again(&self) {
+        let verifier = self.verifier();
+        verifier.keys.look_again();
+        verifier.metadata.look_again();
     }
 
     pub(crate) fn registry(&self) -> &Arc<Registry> {

@@ -69,5 +69,6 @@ fn way(options: &IssuerConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<Way> {
     let secret = String::from_utf8(secret).map_err(|_| anyhow::anyhow!("it is not UTF-8")).with_context(context)?;
     let credential = Credential::secret(client_id, &secret).with_context(context)?;
     let introspection = Introspection::new(credential, Arc::clone(clock));
+    let introspection = Box::new(introspection);
     Ok(Way::Asking { endpoint: options.introspection.endpoint.clone(), introspection })
 }

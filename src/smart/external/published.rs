@@ -85,6 +85,16 @@ impl<T> Published<T> {
         self.keep(fetched, &is_wanted)
     }
 
+    /// Has it fetched anew when it is needed next. What there is stays as long as that cannot be had.
+    pub(super) fn look_again(&self) {
+        let now = self.clock.monotonic();
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        (state.tried, state.tried_for_more) = (None, None);
+        if let Some(kept) = &mut state.kept {
+            kept.fresh_until = kept.fresh_until.min(now);
+        }
+    }
+
     fn look(&self, is_wanted: impl Fn(&T) -> bool) -> Look<T> {
         let now = self.clock.monotonic();
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);

@@ -236,3 +236,22 @@ async fn an_assertion_goes_to_no_address_that_others_could_read() {
         rig.stop().await;
     }
 }
+
+/// SIGHUP for another reason has nobody asked for another token.
+#[tokio::test]
+async fn a_token_stays_in_use_over_a_reload_that_changes_nothing() {
+    let secrets = Secrets::new();
+    make_key("ES384", &secrets.path("key"));
+    let mut rig = rig(of(3_600), |config| as_client(config, &secrets.path("key"), None)).await;
+    export_exactly(&rig, "/$export").await;
+    let asked = token_requests(&rig.upstream).len();
+    rig.reload(|config| config.smart.clients[0].scope = "system/*.rs".to_owned());
+    export_exactly(&rig, "/$export").await;
+    assert_eq!(token_requests(&rig.upstream).len(), asked);
+    std::fs::remove_file(secrets.path("key")).expect("it is there");
+    make_key("ES384", &secrets.path("key"));
+    rig.reload(|_| {});
+    export_exactly(&rig, "/$export").await;
+    assert!(token_requests(&rig.upstream).len() > asked, "it is another key");
+    rig.stop().await;
+}

@@ -257,3 +257,24 @@ async fn the_issuers_metadata_are_its_own() {
     assert_eq!((external.issuer.asked(OPENID), external.issuer.asked("/jwks")), (0, 1));
     external.rig.stop().await;
 }
+
+/// SIGHUP for another reason, while the issuer is away, takes nothing from anybody.
+#[tokio::test]
+async fn keys_stay_good_over_a_reload_while_the_issuer_is_away() {
+    let key = Key::es384("k1");
+    let mut external = External::with(&[("a", ALL)]).await;
+    external.issuer.publish(&[&key], "Cache-Control: max-age=3000\r\n");
+    let claims = external.claims("a", ALL);
+    let token = signed(&key, &claims);
+    assert_eq!(external.rig.with_token("GET", NOWHERE, &token).await.status, 404, "it is good");
+    external.issuer.say("/jwks", "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n");
+    let asked = external.issuer.asked("/jwks");
+    external.rig.reload(|_| {});
+    assert_eq!(external.rig.with_token("GET", NOWHERE, &token).await.status, 404, "it is good still");
+    assert_eq!(external.issuer.asked("/jwks"), asked + 1, "it was asked, and did not answer");
+    let other = Key::es384("k2");
+    external.issuer.publish(&[&other], "");
+    external.rig.reload(|_| {});
+    assert_eq!(external.rig.with_token("GET", NOWHERE, &token).await.status, 401, "its key was taken out");
+    external.rig.stop().await;
+}

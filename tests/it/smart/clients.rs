@@ -231,6 +231,24 @@ async fn a_private_address_is_asked_only_where_its_host_is_named() {
     assert_eq!(keys.asked(), 0);
 }
 
+/// SIGHUP for another reason has nothing fetched, and takes nothing from a client whose server is away.
+#[tokio::test]
+async fn keys_stay_in_use_over_a_reload_that_does_not_concern_them() {
+    let key = Key::es384("k1");
+    let keys = Keys::serve(ok(&[&key], "Cache-Control: max-age=3600\r\n")).await;
+    let mut rig = rig(&keys).await;
+    rig.token(&signing(&key), ALL).await;
+    keys.publish("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n".to_owned());
+    rig.reload(|config| config.smart.clients[0].scope = "system/Patient.rs".to_owned());
+    rig.token(&signing(&key), "system/Patient.rs").await;
+    assert_eq!(keys.asked(), 1);
+    rig.reload(|config| config.smart.jwks_private_hosts.clear());
+    let answer = rig.ask_for_token(&rig.parameters(&signing(&key), "system/Patient.rs")).await;
+    assert_error(&answer, 400, "invalid_client", "its host is named no more");
+    assert_eq!(keys.asked(), 1);
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn keys_can_be_given_in_a_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
