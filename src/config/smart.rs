@@ -17,6 +17,7 @@ use crate::smart::address::is_public;
 use crate::smart::client::{ClientId, JwksUri};
 use crate::smart::delivery::{ClientFolder, LinkMode};
 use crate::smart::jwk::KeySet;
+use crate::smart::narrowing;
 use crate::smart::scope::Scopes;
 
 /// Who may export.
@@ -118,8 +119,19 @@ impl SmartConfig {
         if self.clients[..number].iter().any(|other| other.client_id == client.client_id) {
             add("client_id", "is that of another client as well");
         }
-        if let Err(error) = Scopes::parse(&client.scope) {
-            add("scope", &error.to_string());
+        match Scopes::parse(&client.scope) {
+            Err(error) => add("scope", &error.to_string()),
+            Ok(scopes) => {
+                let (policy, _) = client.policy.read().unwrap_or_default();
+                let is_too_much =
+                    |name| narrowing::alternatives(&scopes.alternatives(name), policy.required(name), &[]).is_err();
+                if scopes.narrowed().any(is_too_much) {
+                    add(
+                        "scope",
+                        "narrows a type, with policy.required_filters, by more or longer queries than an export can have",
+                    );
+                }
+            }
         }
         for (option, problem) in client.policy.read().err().into_iter().flatten() {
             add(&format!("policy.{option}"), &problem);

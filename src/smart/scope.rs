@@ -173,15 +173,24 @@ pub(crate) enum ScopeError {
     Nothing,
 }
 
+/// Whose a text of scopes is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Somebody's, who may send anything.
+    Theirs,
+    /// A record of ours: what was once kept is read, however long it became.
+    Ours,
+}
+
 /// The words of a text of scopes.
-fn words(text: &str) -> Result<impl Iterator<Item = &str>, ScopeError> {
+fn words(text: &str, whose: Whose) -> Result<impl Iterator<Item = &str>, ScopeError> {
     // RFC 6749, 3.3: %x21 / %x23-5B / %x5D-7E, with single spaces in between; we take several.
     let is_plain = |byte: u8| (byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) || byte == b' ';
     if !text.bytes().all(is_plain) {
         return Err(ScopeError::Characters);
     }
     let words = || text.split(' ').filter(|word| !word.is_empty());
-    if text.len() > 4 * LONGEST || words().nth(MOST).is_some() {
+    if whose == Whose::Theirs && (text.len() > 4 * LONGEST || words().nth(MOST).is_some()) {
         return Err(ScopeError::TooLong);
     }
     if words().next().is_none() { Err(ScopeError::Empty) } else { Ok(words()) }
@@ -193,7 +202,11 @@ impl Scopes {
     /// # Errors
     /// [`ScopeError`] for the first thing that is wrong.
     pub(crate) fn parse(text: &str) -> Result<Self, ScopeError> {
-        let scopes = words(text)?.map(|word| match Asked::parse(word) {
+        Self::read(text, Whose::Theirs)
+    }
+
+    fn read(text: &str, whose: Whose) -> Result<Self, ScopeError> {
+        let scopes = words(text, whose)?.map(|word| match Asked::parse(word) {
             Asked::Plain(scope) => Ok(scope),
             Asked::Filtered => Err(ScopeError::Filtered),
             Asked::Foreign => Err(ScopeError::Foreign),
@@ -214,7 +227,7 @@ impl Scopes {
     pub(crate) fn grant(&self, text: &str) -> Result<Self, ScopeError> {
         let mut granted: Vec<Scope> = Vec::new();
         let mut seen = BTreeSet::new();
-        for word in words(text)? {
+        for word in words(text, Whose::Theirs)? {
             let Asked::Plain(asked) = Asked::parse(word) else { continue };
             granted.extend(self.within(&asked).into_iter().filter(|scope| seen.insert(scope.clone())));
         }
@@ -225,17 +238,26 @@ impl Scopes {
         if granted.to_string().len() > LONGEST { Err(ScopeError::TooLong) } else { Ok(granted) }
     }
 
-    /// What of these holds of `other` still: a token is worth no more than what its client may have now.
+    /// What of these holds of `other` still: a token is worth no more than what its client may have now. It is nothing where
+    /// that is more than anybody may be granted: whoever was granted something else before has to ask anew.
     pub(crate) fn and(&self, other: &Self) -> Option<Self> {
         let mut seen = BTreeSet::new();
         let both = self.0.iter().flat_map(|scope| other.within(scope)).filter(|scope| seen.insert(scope.clone()));
-        let both: Vec<_> = both.collect();
-        (!both.is_empty()).then_some(Self(both))
+        let both = Self(both.take(MOST + 1).collect());
+        let may_be_granted = !both.0.is_empty() && both.0.len() <= MOST && both.to_string().len() <= 4 * LONGEST;
+        may_be_granted.then_some(both)
     }
 
     /// The part of `asked` that these cover.
     fn within(&self, asked: &Scope) -> Vec<Scope> {
         let actions = asked.actions.and(Actions::EXPORT);
+        // What one of these lets pass as a whole needs no second filter of another one: what was granted stays as it is.
+        let lets_all_pass = |own: &Scope| {
+            own.reach == asked.reach && own.actions.has(actions) && own.filter.is_as_wide_as(&asked.filter)
+        };
+        if !asked.filter.is_all() && actions != Actions::NONE && self.0.iter().any(lets_all_pass) {
+            return vec![Scope { actions, ..asked.clone() }];
+        }
         let reaches: Vec<Reach> = match asked.reach {
             // Asked for all: all if that may be had, and else each that may.
             Reach::All => {
@@ -340,7 +362,7 @@ impl Serialize for Scopes {
 impl<'de> Deserialize<'de> for Scopes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
+        Self::read(&text, Whose::Ours).map_err(serde::de::Error::custom)
     }
 }
 
@@ -530,6 +552,29 @@ mod tests {
         let both = token.and(&scopes("system/Patient.rs system/Group.r")).map(|both| both.to_string());
         assert_eq!(both.as_deref(), Some("system/Patient.rs system/Group.r"));
         assert_eq!(scopes("system/Group.rs").and(&scopes("system/Patient.rs")), None);
+        // What was granted stays what it is as long as the client is registered for the same, however many there are.
+        let many = |name: &str| {
+            let words = (0..60).map(|number| format!("system/Observation.rs?{name}=http://loinc.org|{number}"));
+            scopes(&words.collect::<Vec<_>>().join(" "))
+        };
+        let registered = many("code");
+        let granted = registered.grant("system/*.rs").expect("they fit");
+        assert_eq!(granted, registered);
+        assert_eq!(granted.and(&registered), Some(granted.clone()));
+        assert_eq!(granted.and(&many("category")), None, "each with each would be more than may be granted");
+    }
+
+    /// What is recorded with longer values than were granted is read again.
+    #[test]
+    fn what_we_have_written_ourselves_we_can_read() {
+        let pairs: Vec<_> = "abcdefghijklmno".chars().map(|name| format!("{name}=1")).collect();
+        let values = ('A'..='Z').chain('a'..='z').chain('0'..='9').chain(['-', '_']);
+        let words = values.map(|value| format!("system/List.r?{}&p={value}", pairs.join("&")));
+        let granted = scopes("system/*.rs").grant(&words.collect::<Vec<_>>().join(" ")).expect("they fit");
+        let recorded = granted.hiding(|_| "0123456789abcdef".to_owned());
+        assert!(recorded.to_string().len() > 4 * LONGEST, "longer than what anybody may send");
+        let json = serde_json::to_string(&recorded).expect("a text");
+        assert_eq!(serde_json::from_str::<Scopes>(&json).ok(), Some(recorded));
     }
 
     /// For every pair of scopes: granted ⊆ requested ∩ registered, by type and by action.

@@ -165,28 +165,42 @@ impl Probe<'_> {
             return Err(FilterProbeError::Unproven { resource_type, parameter: parameter() });
         };
         for others in others(kind, value) {
-            let (mut is_excluded, mut is_found) = (false, false);
-            for other in others {
-                match self.try_other(&narrowed, place, &other, &witnesses).await? {
-                    Seen::Excluded => is_excluded = true,
-                    Seen::Found => is_found = true,
-                    Seen::Unknown => {}
-                }
-                if is_excluded {
-                    break;
-                }
-            }
-            if !is_excluded && is_found {
-                return Err(FilterProbeError::Ignored { resource_type, parameter: parameter() });
-            }
-            if !is_excluded {
-                return Err(FilterProbeError::Unproven { resource_type, parameter: parameter() });
-            }
+            self.exclude(name, &narrowed, place, &others, &witnesses).await?;
         }
         if values.len() > 1 && !self.understands_lists(place, &values).await? {
             return Err(FilterProbeError::Lists { resource_type, parameter: parameter() });
         }
+        if values.len() > 1 {
+            // A server may heed each of them and pass over a list, in which it knows no value.
+            let witnesses = self.find(self.filter).await?.unwrap_or_default();
+            let lists = other_lists(kind, &values);
+            self.exclude(name, self.filter, place, &lists, &witnesses).await?;
+        }
         Ok(())
+    }
+
+    /// One of some other values has to exclude what the own one finds.
+    async fn exclude(
+        &self,
+        name: &str,
+        own: &Filter,
+        place: usize,
+        others: &[String],
+        witnesses: &[Id],
+    ) -> Result<(), FilterProbeError> {
+        let (resource_type, parameter) = (self.resource_type, name.to_owned());
+        let mut is_found = false;
+        for other in others {
+            match self.try_other(own, place, other, witnesses).await? {
+                Seen::Excluded => return Ok(()),
+                Seen::Found => is_found = true,
+                Seen::Unknown => {}
+            }
+        }
+        Err(match is_found {
+            true => FilterProbeError::Ignored { resource_type, parameter },
+            false => FilterProbeError::Unproven { resource_type, parameter },
+        })
     }
 
     /// Whether a witness of one value is found by another one.
@@ -345,6 +359,23 @@ const OTHER_CODES: [&str; 4] = ["unknown", "entered-in-error", "true", "false"];
 const LONG_AGO: &str = "lt1800-01-01";
 const FAR_AWAY: &str = "gt2900-01-01";
 
+/// Lists of two values that might be asked for instead of a list: one of them has to exclude what that finds.
+fn other_lists(kind: ParameterKind, values: &[&str]) -> Vec<String> {
+    let value = values.first().copied().unwrap_or_default();
+    let others = others(kind, value).into_iter().next().unwrap_or_default();
+    let mut lists = Vec::new();
+    match kind {
+        // Whatever begins like them is as unknown as they are.
+        ParameterKind::Token | ParameterKind::String | ParameterKind::Reference | ParameterKind::Uri => {
+            lists.extend(others.first().map(|other| format!("{other},{other}-2")));
+        }
+        ParameterKind::Date | ParameterKind::Number | ParameterKind::Quantity => {}
+    }
+    let pairs = others.windows(2).filter(|pair| pair.iter().all(|other| !values.contains(&other.as_str())));
+    lists.extend(pairs.map(|pair| pair.join(",")));
+    lists
+}
+
 /// What else might be asked for: of each list of values one has to exclude what the own value finds.
 fn others(kind: ParameterKind, value: &str) -> Vec<Vec<String>> {
     let some = |values: &[&str]| vec![values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>()];
@@ -402,5 +433,21 @@ mod tests {
             assert!(others(kind, value).iter().flatten().all(|other| other != value), "{value}");
         }
         assert!(!others(ParameterKind::Token, "unknown")[0].contains(&"unknown".to_owned()));
+        for (kind, values, expected) in [
+            (ParameterKind::Token, ["final", "amended"], "offtake-no-such-code,offtake-no-such-code-2"),
+            (ParameterKind::Token, ["unknown", "final"], "offtake-no-such-code,offtake-no-such-code-2"),
+            (
+                ParameterKind::Token,
+                ["http://s|", "http://t|"],
+                "urn:offtake:no-such-system|,urn:offtake:no-such-system|-2",
+            ),
+            (ParameterKind::Date, ["ge2020", "2010"], "lt1800-01-01,gt2900-01-01"),
+            (ParameterKind::Number, ["1", "2"], "-987654321,lt-987654321"),
+        ] {
+            let lists = other_lists(kind, &values);
+            assert_eq!(lists.first().map(String::as_str), Some(expected), "{values:?}");
+            let told = lists.iter().flat_map(|list| list.split(','));
+            assert!(told.into_iter().all(|other| !values.contains(&other)), "{lists:?}");
+        }
     }
 }

@@ -29,6 +29,27 @@ async fn a_filter_that_the_server_ignores_is_refused_by_its_name() {
     }
 }
 
+/// A server that heeds each value alone and passes over a list of them would answer with everything.
+#[tokio::test]
+async fn a_list_that_the_server_ignores_is_refused_though_each_of_its_values_is_heeded() {
+    for (ignores, status) in [(true, 400), (false, 202)] {
+        let lists_ignored = if ignores { BTreeSet::from(["category".to_owned()]) } else { BTreeSet::new() };
+        let settings = Settings { lies: Lies { lists_ignored, ..Lies::default() }, ..Settings::default() };
+        let app = App::with_patients(3, settings).await;
+        for level in ["", "/Patient", "/Group/all"] {
+            let path = format!("{level}{LABORATORY}%252Cvital-signs");
+            let answer = app.ask("GET", &path, &KICKOFF, b"").await;
+            assert_eq!(answer.status, status, "{path}: {}", String::from_utf8_lossy(&answer.body));
+            if ignores {
+                answer.assert_refused(level, 400, "not-supported", Some("http._typeFilter"));
+                let text = String::from_utf8_lossy(&answer.body).into_owned();
+                assert!(text.contains("ignores `category`"), "{text}");
+            }
+        }
+        app.stop().await;
+    }
+}
+
 /// Where nothing is counted only the resources themselves show that a next link has forgotten what was asked for.
 #[tokio::test]
 async fn a_filter_that_next_links_forget_is_refused() {

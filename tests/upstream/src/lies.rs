@@ -13,6 +13,8 @@ pub struct Lies {
     pub typed_references: bool,
     /// Of a comma list only the first value counts (Oracle Health takes single values).
     pub first_of_list: bool,
+    /// Of these parameters a list of several values is passed over, and one alone is heeded.
+    pub lists_ignored: BTreeSet<String>,
     /// Of a list of `_id` only so many are read.
     pub most_ids: Option<usize>,
     /// A search by `_id` heeds nothing else that could narrow it.
@@ -182,6 +184,9 @@ impl Lies {
                 && let Some((first, _)) = value.split_once(',')
             {
                 *value = first.to_owned();
+            }
+            if self.lists_ignored.contains(name) && value.contains(',') {
+                value.clear();
             }
             if name == "_id"
                 && let Some(most) = self.most_ids
