@@ -52,7 +52,8 @@
 //!   then is it listed, and from then on it never changes.
 //! * A line is made by `Grant::admit` and by nothing else.
 //! * Nothing is handed out that the ledger has no durable record of.
-//! * A resource's bytes are not ours: a line equals what the server sent but for white space.
+//! * A resource's bytes are not ours: a line equals what the server sent but for white space and what was to be left
+//!   out.
 //! * Ordinary traffic has connections and threads of its own and waits for no export.
 
 mod app;

@@ -1,5 +1,6 @@
 //! `Kickoff`: parameters and `Prefer` become a typed request, or a precise refusal.
 
+mod elements;
 mod error;
 mod filter;
 mod headers;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::shape::{Release, Shape, StatusForm};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Instant, LocalReference};
+use crate::fhir::elements::Wanted;
 use crate::fhir::filter::TypeFilter;
 use crate::fhir::resource_type::ResourceType;
 use crate::smart::policy::Level;
@@ -80,6 +82,9 @@ pub(crate) struct Kickoff {
     /// `_typeFilter`; those of one type are alternatives.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) filters: Vec<TypeFilter>,
+    /// `_elements`: what is wanted of each resource; `None` is all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) elements: Option<Wanted>,
     /// Names of parameters that `handling=lenient` left out, each once.
     pub(crate) ignored: Vec<String>,
     #[serde(default)]
@@ -92,6 +97,8 @@ pub(crate) struct Places {
     types: BTreeMap<ResourceType, String>,
     /// Of each filter, in their order.
     filters: Vec<(ResourceType, String)>,
+    /// Of each element, by its name.
+    elements: BTreeMap<String, String>,
     largest: Option<String>,
 }
 
@@ -104,7 +111,8 @@ impl Kickoff {
     /// Everything at a level.
     pub(crate) fn of(level: ExportLevel) -> Self {
         let (filters, ignored, shape) = (Vec::new(), Vec::new(), Shape::default());
-        Self { level, types: None, since: None, until: None, patients: None, filters, ignored, shape }
+        let (types, patients, elements) = (None, None, None);
+        Self { level, types, since: None, until: None, patients, filters, elements, ignored, shape }
     }
 
     /// Leaves out whom it names, but not that it names somebody.
@@ -119,7 +127,8 @@ impl Kickoff {
         self.patients.is_some() || self.level.group().is_some()
     }
 
-    /// Whether another one asks for the same at the same level, whatever the types and times.
+    /// Whether another one asks for the same at the same level, whatever the types, the times and what is left out of each
+    /// resource.
     pub(crate) fn is_alike(&self, other: &Self) -> bool {
         self.level == other.level && self.patients == other.patients
     }
@@ -181,6 +190,7 @@ impl Kickoff {
                     until_at = parameter.location;
                 }
                 "_typeFilter" => filter::read(&parameter, release, &mut kickoff.filters, &mut places.filters)?,
+                "_elements" => elements::read(&parameter, release, &mut kickoff.elements, &mut places.elements)?,
                 "_outputFormat" => {
                     if std::mem::replace(&mut has_format, true) {
                         return Err(KickoffError::Twice { location: parameter.location, name: "_outputFormat" });
@@ -233,7 +243,8 @@ impl Kickoff {
     ///
     /// # Errors
     /// [`KickoffError::NotExportable`] for a type that was named and is not among them;
-    /// [`KickoffError::OutsideCompartment`] if all that was named never belongs to a patient.
+    /// [`KickoffError::OutsideCompartment`] if all that was named never belongs to a patient; and what is wrong with
+    /// `_elements`.
     pub(crate) fn resolve(
         &self,
         places: &Places,
@@ -258,7 +269,10 @@ impl Kickoff {
             Some(first) if types.is_empty() && self.types.is_some() => {
                 Err(KickoffError::OutsideCompartment { location: places.of(*first) })
             }
-            Some(_) | None => Ok(types),
+            Some(_) | None => {
+                self.check_elements(places, &types, compartments)?;
+                Ok(types)
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //! server sent it.
 
 mod cut;
+mod wanted;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::resource_type::ResourceType;
+pub(crate) use wanted::{Kept, RootElement, Wanted};
 
 /// One element of one type, or of all: `Patient.telecom`, `Observation.value[x]`, `*.text`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

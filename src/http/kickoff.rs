@@ -180,6 +180,7 @@ async fn resolve(edge: &Edge, caller: &Caller, kickoff: &Kickoff, places: &Place
     }
     let compartments = match (capability.compartments(), &kickoff.level) {
         (Some(compartments), _) => compartments,
+        (None, _) if kickoff.elements.is_some() => return Err(KickoffError::ElementsOfVersion.into()),
         // Only how types are searched that are refused without a patient hangs on it, and is tried out.
         (None, ExportLevel::System) => Compartments::default(),
         (None, ExportLevel::Patient | ExportLevel::Group(_)) => return Err(KickoffError::FhirVersion.into()),

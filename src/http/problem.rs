@@ -154,7 +154,9 @@ impl From<KickoffError> for Problem {
             E::ContentType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-supported"),
             E::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-long"),
             E::Slow => (StatusCode::REQUEST_TIMEOUT, "timeout"),
-            E::TooMany | E::TooManyFilters { .. } | E::SmallFiles { .. } => (StatusCode::BAD_REQUEST, "too-costly"),
+            E::TooMany | E::TooManyElements { .. } | E::TooManyFilters { .. } | E::SmallFiles { .. } => {
+                (StatusCode::BAD_REQUEST, "too-costly")
+            }
             E::CutShort | E::Json { .. } | E::NotParameters | E::Query | E::Shape { .. } => {
                 (StatusCode::BAD_REQUEST, "structure")
             }
@@ -166,14 +168,18 @@ impl From<KickoffError> for Problem {
             | E::Sizes { .. }
             | E::Order { .. }
             | E::FilteredNotAsked { .. } => (StatusCode::BAD_REQUEST, "invalid"),
-            E::NotAPatient { .. } | E::Instant { .. } | E::Future { .. } | E::UnknownType { .. } => {
-                (StatusCode::BAD_REQUEST, "value")
-            }
+            E::NotAPatient { .. }
+            | E::NotAnElement { .. }
+            | E::Instant { .. }
+            | E::Future { .. }
+            | E::UnknownType { .. } => (StatusCode::BAD_REQUEST, "value"),
             E::Filter { error, .. } => (StatusCode::BAD_REQUEST, of_filter(error)),
             E::Format { .. }
             | E::Unsupported { .. }
             | E::NotExportable { .. }
             | E::OutsideCompartment { .. }
+            | E::ElementsOf { .. }
+            | E::ElementsOfVersion
             | E::PatientInQuery { .. }
             | E::PatientAtSystem { .. }
             | E::FilterUnlisted { .. }

@@ -12,7 +12,7 @@ use crate::bulk::manifest::{OutcomeLine, deletion_line};
 use crate::fhir::bundle::Entry;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, LocalReference};
-use crate::fhir::elements::Elements;
+use crate::fhir::elements::{Elements, Kept, Wanted};
 use crate::fhir::inside::{Inside, Subject, look_inside};
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
@@ -53,6 +53,8 @@ pub(crate) struct Grant {
     withheld: Labels,
     /// These are taken out of what leaves.
     removed: Elements,
+    /// What stays of what leaves, if not all of it was asked for.
+    kept: Option<Arc<Kept>>,
     /// Of those on it nothing leaves.
     consent: Arc<Consent>,
 }
@@ -90,8 +92,8 @@ impl Grant {
         bases: Vec<String>,
     ) -> Self {
         let (withheld, removed, consent) = (Labels::default(), Elements::default(), Arc::default());
-        let narrowed = BTreeSet::new();
-        Self { cohort, compartments, types, context, narrowed, bases, withheld, removed, consent }
+        let (narrowed, kept) = (BTreeSet::new(), None);
+        Self { cohort, compartments, types, context, narrowed, bases, withheld, removed, kept, consent }
     }
 
     /// The same where these types are narrowed.
@@ -103,6 +105,12 @@ impl Grant {
     pub(crate) fn within(self, policy: Option<&Policy>, consent: Arc<Consent>) -> Self {
         let Policy { withheld, removed, .. } = policy.cloned().unwrap_or_default();
         Self { withheld, removed, consent, ..self }
+    }
+
+    /// The same with no more of each resource than was asked for.
+    pub(crate) fn of_elements(self, wanted: Option<&Wanted>) -> Self {
+        let kept = wanted.map(|wanted| Arc::new(wanted.kept(self.compartments)));
+        Self { kept, ..self }
     }
 
     /// Whether it keeps back single resources by what stands in them. Then nobody may learn how many, nor which.
@@ -121,8 +129,15 @@ impl Grant {
         Ok(line)
     }
 
-    /// What may leave of a resource that is a part of the export.
+    /// What leaves of a resource that is a part of the export: what may, as far as it was asked for.
     fn line(&self, entry: &Entry) -> Result<Line, Withheld> {
+        let permitted = self.permitted(entry)?;
+        let asked_for = self.kept.as_ref().and_then(|kept| kept.cut(entry.resource_type, &permitted.0));
+        Ok(asked_for.map_or(permitted, |left| Line(Bytes::from(left))))
+    }
+
+    /// What may leave of it.
+    fn permitted(&self, entry: &Entry) -> Result<Line, Withheld> {
         if !self.keeps_back_resources() && self.removed.is_empty() {
             return Ok(Line(entry.line.clone()));
         }
@@ -215,10 +230,13 @@ impl Grant {
         }
     }
 
-    /// What `entry` refers to outside of the compartment and the export follows, as far as that is not taken out of it.
+    /// What `entry` refers to outside of the compartment and the export follows, as far as that stays in it.
     pub(crate) fn follows<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = LocalReference> + 'a {
-        let left =
-            entry.references.iter().filter(|reference| !self.removed.reach(entry.resource_type, &reference.path));
+        let stays = |path: &str| {
+            !self.removed.reach(entry.resource_type, path)
+                && self.kept.as_ref().is_none_or(|kept| kept.reach(entry.resource_type, path))
+        };
+        let left = entry.references.iter().filter(move |reference| stays(&reference.path));
         let targets = left.filter_map(|reference| self.local(&reference.target));
         targets.filter(|target| self.context.contains(&target.resource_type))
     }

@@ -1,5 +1,6 @@
 //! What an export holds by the parameters of its kick-off (sections 2.4 and 6 of the checklist).
 
+mod elements;
 mod patients;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,13 @@ impl Export {
         let mut ids: Vec<_> = lines.map(|(name, line)| format!("{name}/{}", id(line))).collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// The line of one resource.
+    fn line(&self, reference: &str) -> &str {
+        let (name, wanted) = reference.split_once('/').expect("a type and an id");
+        let lines = self.lines.get(name).into_iter().flatten();
+        lines.map(String::as_str).find(|line| id(line) == wanted).unwrap_or_else(|| panic!("{reference} did not come"))
     }
 
     /// How often the error file says something.

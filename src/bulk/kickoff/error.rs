@@ -1,5 +1,6 @@
 //! Why a kick-off was refused.
 
+use super::elements::MOST_ELEMENTS;
 use super::parameters::ParametersError;
 use crate::fhir::filter::{FilterError, MOST_FILTERS};
 use crate::fhir::resource_type::ResourceType;
@@ -55,6 +56,16 @@ pub(crate) enum KickoffError {
     UnknownType { location: String, name: String },
     #[error("{location}: only `application/fhir+ndjson`, `application/ndjson` and `ndjson` can be had")]
     Format { location: String },
+    #[error(
+        "{location}: `{name}` is not an element of the root of a resource, such as `status` or `Patient.birthDate`"
+    )]
+    NotAnElement { location: String, name: String },
+    #[error("{location}: `_elements` cannot be heeded for {name}, as it is not known what must stay of it")]
+    ElementsOf { location: String, name: ResourceType },
+    #[error("`_elements` is for servers that speak FHIR R4, R4B or R5, and this one speaks another version")]
+    ElementsOfVersion,
+    #[error("{location}: there are more than {MOST_ELEMENTS} elements")]
+    TooManyElements { location: String },
     #[error("{location}: `patient` is sent by POST, as a `valueReference` in a `Parameters` body")]
     PatientInQuery { location: String },
     #[error("{location}: `patient` can be asked for at Patient and Group level, not at System level")]
@@ -101,6 +112,9 @@ impl KickoffError {
             | Self::Order { location }
             | Self::NotExportable { location, .. }
             | Self::OutsideCompartment { location }
+            | Self::NotAnElement { location, .. }
+            | Self::ElementsOf { location, .. }
+            | Self::TooManyElements { location }
             | Self::PatientInQuery { location }
             | Self::PatientAtSystem { location }
             | Self::NotAPatient { location }
@@ -122,6 +136,7 @@ impl KickoffError {
             | Self::Json { .. }
             | Self::NotParameters
             | Self::Query
+            | Self::ElementsOfVersion
             | Self::FhirVersion => None,
         }
     }

@@ -57,7 +57,7 @@ impl Parameter {
     pub(super) fn text(&self, name: &'static str) -> Result<&str, KickoffError> {
         match (&self.value, name) {
             (Value::Query(text), _) | (Value::Instant(text), "_since" | "_until") => Ok(text),
-            (Value::String(text), "_type" | "_typeFilter" | "_outputFormat") => Ok(text),
+            (Value::String(text), "_elements" | "_type" | "_typeFilter" | "_outputFormat") => Ok(text),
             (
                 Value::String(_)
                 | Value::Instant(_)

@@ -107,9 +107,14 @@ fn all_spellings_of_the_format_and_an_unescaped_plus_are_taken() {
 fn lenient_leaves_out_only_what_cannot_narrow() {
     let lenient = "respond-async, handling=lenient";
     assert_eq!(get_with("organizeOutputBy=Patient", lenient).expect("a kick-off").ignored, ["organizeOutputBy"]);
-    for query in
-        ["_typeFilter=Patient%3F_count%3D1", "patient=Patient/1", "_elements=id", "_since=x", "_type=Dragon", "foo=bar"]
-    {
+    for query in [
+        "_typeFilter=Patient%3F_count%3D1",
+        "patient=Patient/1",
+        "_elements=a.b",
+        "_since=x",
+        "_type=Dragon",
+        "foo=bar",
+    ] {
         assert!(get_with(query, lenient).is_err(), "{query}");
     }
     assert!(get("organizeOutputBy=Patient").is_err(), "strict is the default");
@@ -238,6 +243,33 @@ fn no_more_parameters_are_held_than_one_request_may_have() {
     assert_eq!(get(&"_type=Patient&".repeat(1_001)).err(), Some(KickoffError::TooMany));
     let deep = "[".repeat(200_000) + &"]".repeat(200_000);
     assert_eq!(post(&deep).err(), Some(KickoffError::NotParameters));
+}
+
+/// BD-005, BD-027
+#[test]
+fn elements_are_lists_or_repeats_and_known_to_some_type() {
+    let kickoff = get("_elements=id,Patient.name&_elements=status,id").expect("a kick-off");
+    assert_eq!(kickoff.elements.as_ref().map(Wanted::len), Some(3));
+    assert_eq!(get("").expect("a kick-off").elements, None);
+    let many: Vec<_> = (0..=elements::MOST_ELEMENTS).map(|number| format!("a{number}")).collect();
+    let location = || "http._elements".to_owned();
+    let too_many = KickoffError::TooManyElements { location: location() };
+    assert_eq!(get(&format!("_elements={}", many.join(","))), Err(too_many));
+    let searchable = types(&["Patient", "Media"]);
+    let resolve = |query, version| {
+        let now = Instant::parse("2026-06-01T00:00:00Z").expect("an instant");
+        let headers = headers("*/*", "respond-async");
+        let parsed = Kickoff::parse(ExportLevel::System, &Method::GET, Some(query), &headers, b"", BASE, now);
+        let (kickoff, places) = parsed.expect("a kick-off");
+        kickoff.resolve(&places, &searchable, version)
+    };
+    assert!(resolve("_elements=id,content", Compartments::R4).is_ok());
+    let unknown = KickoffError::NotAnElement { location: location(), name: "stauts".to_owned() };
+    assert_eq!(resolve("_elements=id,stauts", Compartments::R4), Err(unknown));
+    let name = ResourceType::parse("Media").expect("a type");
+    let without = KickoffError::ElementsOf { location: "http._type".to_owned(), name };
+    assert_eq!(resolve("_elements=id", Compartments::R5), Err(without));
+    assert!(resolve("_elements=id&_type=Patient", Compartments::R5).is_ok());
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub(crate) struct NotUnderstood;
 /// BD-028: how a resource says that it is not whole.
 ///
 /// Source: <https://hl7.org/fhir/R4/valueset-common-tags.html>
+const SYSTEM: &str = r#""http://terminology.hl7.org/CodeSystem/v3-ObservationValue""#;
+const CODE: &str = r#""SUBSETTED""#;
 const TAG: &str = r#"{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}"#;
 
 impl Elements {
@@ -182,7 +184,7 @@ impl<'a> Cut<'a> {
 }
 
 /// Where the value that begins at `at` ends.
-fn value_end(text: &str, at: usize) -> Option<usize> {
+pub(super) fn value_end(text: &str, at: usize) -> Option<usize> {
     let mut open = 0_usize;
     let mut at = at;
     loop {
@@ -219,8 +221,8 @@ fn members(text: &str, at: usize) -> Option<Vec<(Cow<'_, str>, usize, usize)>> {
     Some(members)
 }
 
-/// A compact resource with the tag; `None` if there is no place for it.
-fn tag(mut resource: String) -> Option<String> {
+/// A compact resource with the tag, which is added where it has none; `None` if there is no place for it.
+pub(super) fn tag(mut resource: String) -> Option<String> {
     let named = |members: Vec<(Cow<'_, str>, usize, usize)>, wanted: &str| -> Option<Option<(usize, usize)>> {
         let mut found = members.into_iter().filter(|(name, ..)| name == wanted).map(|(_, start, end)| (start, end));
         let first = found.next();
@@ -229,9 +231,12 @@ fn tag(mut resource: String) -> Option<String> {
     let byte = |at: usize| resource.as_bytes().get(at).copied();
     let (place, text) = match named(members(&resource, 0)?, "meta")? {
         None => (1, format!(r#""meta":{{"tag":[{TAG}]}}{}"#, if byte(1)? == b'}' { "" } else { "," })),
-        Some((meta, _)) => {
+        Some((meta, end)) => {
             if byte(meta)? != b'{' {
                 return None;
+            }
+            if [SYSTEM, CODE].iter().all(|part| resource.get(meta..end).is_some_and(|meta| meta.contains(part))) {
+                return Some(resource);
             }
             match named(members(&resource, meta)?, "tag")? {
                 None => (meta + 1, format!(r#""tag":[{TAG}]{}"#, if byte(meta + 1)? == b'}' { "" } else { "," })),

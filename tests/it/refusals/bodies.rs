@@ -92,7 +92,7 @@ async fn a_parameter_that_says_nothing_we_understand_is_refused_by_its_place() {
         (&of(r#"{"name":"_type","valueString":"PaymentNotice"}"#), "not-supported", first),
         (&of(r#"{"name":"_outputFormat","valueString":"csv"}"#), "not-supported", first),
         (&of(r#"{"name":"_typeFilter","valueString":"Patient?_count=1"}"#), "not-supported", first),
-        (&of(r#"{"name":"_elements","valueString":"id"}"#), "not-supported", first),
+        (&of(r#"{"name":"_elements","valueString":"stauts"}"#), "value", first),
         (&of(r#"{"name":"includeAssociatedData","valueCode":"x"}"#), "not-supported", first),
         (&of(r#"{"name":"organizeOutputBy","valueString":"Patient"}"#), "not-supported", first),
         (&of(r#"{"name":"allowPartialManifests","valueString":"true"}"#), "invalid", first),

@@ -130,7 +130,6 @@ async fn parameters_that_are_not_supported_are_named_and_refused() {
     let bench = Bench::new().await;
     let narrowing = [
         ("_typeFilter", "Observation%3F_count%3D1"),
-        ("_elements", "id"),
         ("patient", "Patient/1"),
         ("_lastUpdated", "gt2026-01-01"),
         ("_format", "json"),
