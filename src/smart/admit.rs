@@ -241,7 +241,7 @@ impl Grant {
         targets.filter(|target| self.context.contains(&target.resource_type))
     }
 
-    /// SEC-23: a Device with a patient must name one of the cohort's.
+    /// SEC-23: a Device with a patient must name one of the cohort's. Where it cannot be told who that is, it may be anybody.
     fn admit_context(&self, entry: &Entry) -> Result<Vec<Id>, Withheld> {
         let mut members = Vec::new();
         let named = entry.references.iter().filter(|reference| &*reference.path == "patient");
@@ -254,6 +254,9 @@ impl Grant {
                 }
                 members.push(target.id);
             }
+        }
+        if members.is_empty() && matches!(self.cohort, Cohort::Members(_)) && has_a_patient(entry) {
+            return Err(Withheld::Undecided);
         }
         Ok(members)
     }
@@ -278,6 +281,13 @@ impl Grant {
             Cohort::Members(members) => members.binary_search(id).is_ok(),
         }
     }
+}
+
+/// Whether a resource of no compartment has a patient, be it by a reference that is understood or not. What cannot be looked at
+/// may have one.
+fn has_a_patient(entry: &Entry) -> bool {
+    let inside = look_inside(&entry.line);
+    inside.is_none_or(|inside| inside.is_strange || inside.subjects.iter().any(|subject| subject.element == "patient"))
 }
 
 impl Grant {
@@ -488,7 +498,12 @@ mod tests {
                 r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#,
                 Err(Withheld::SharedWithOthers),
             ),
-            (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Group/q"}}"#, Ok(vec![])),
+            (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Group/q"}}"#, Err(Withheld::Undecided)),
+            (r#"{"resourceType":"Device","id":"d","patient":{"identifier":{"value":"q"}}}"#, Err(Withheld::Undecided)),
+            (
+                r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient?identifier=q"}}"#,
+                Err(Withheld::Undecided),
+            ),
             (r#"{"resourceType":"Device","id":"d","owner":{"reference":"Patient/q"}}"#, Ok(vec![])),
         ] {
             let mut noted = Vec::new();
