@@ -98,18 +98,28 @@ pub(super) enum PlanError {
 impl PlanError {
     /// Whether it says nothing about the server: planning was left for the next start.
     pub(super) fn is_stopping(&self) -> bool {
+        self.search().is_some_and(SearchError::is_stopping)
+    }
+
+    /// Whether the server does not accept what was shown to it.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        self.search().is_some_and(SearchError::is_unauthorized)
+    }
+
+    /// The search that brought nothing, if it was one.
+    fn search(&self) -> Option<&SearchError> {
         match self {
-            Self::Search { source, .. } | Self::Group(GroupError::Upstream(source)) => source.is_stopping(),
-            Self::Patients(PatientProbeError::Search { source, .. }) => source.is_stopping(),
+            Self::Search { source, .. } | Self::Group(GroupError::Upstream(source)) => Some(source),
+            Self::Patients(PatientProbeError::Search { source, .. }) => Some(source),
             Self::Listing(ListError::Search(source)) | Self::Filter(FilterProbeError::Search { source, .. }) => {
-                source.is_stopping()
+                Some(source)
             }
             Self::Statement { source, .. } => match &**source {
-                StatementError::Search(source) => source.is_stopping(),
-                StatementError::Unreadable(_) | StatementError::Lately => false,
+                StatementError::Search(source) => Some(source),
+                StatementError::Unreadable(_) | StatementError::Lately => None,
             },
-            Self::Patients(PatientProbeError::FindsNothing { .. } | PatientProbeError::Ignores { .. }) => false,
-            Self::Group(_) | Self::NobodyListed | Self::Listing(_) | Self::Unstamped(_) | Self::Filter(_) => false,
+            Self::Patients(PatientProbeError::FindsNothing { .. } | PatientProbeError::Ignores { .. }) => None,
+            Self::Group(_) | Self::NobodyListed | Self::Listing(_) | Self::Unstamped(_) | Self::Filter(_) => None,
         }
     }
 }

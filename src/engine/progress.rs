@@ -9,14 +9,37 @@ use crate::upstream::limit::Reason;
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     activity: AtomicU8,
-    /// Files or records have no room.
-    is_paused: AtomicBool,
+    /// Why nothing is read, if something stands in the way.
+    paused: AtomicU8,
     slices: AtomicU64,
     received: AtomicU64,
     /// What the upstream counted when the plan was made; zero if it does not count.
     expected: AtomicU64,
     /// Numbers would tell how much is kept back (SEC-26).
     tells_no_numbers: AtomicBool,
+}
+
+/// What stands in the way of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Pause {
+    /// Files or records have no room.
+    Storage = 1,
+    /// The upstream does not accept what our searches show.
+    Credentials = 2,
+}
+
+impl Pause {
+    fn of(paused: u8) -> Option<Self> {
+        [Self::Storage, Self::Credentials].into_iter().find(|pause| *pause as u8 == paused)
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Storage => "storage-full",
+            Self::Credentials => "upstream refuses our credentials",
+        }
+    }
 }
 
 const PLANNING: u8 = 0;
@@ -56,13 +79,13 @@ impl Progress {
         self.activity.store(FINISHING, Ordering::Relaxed);
     }
 
-    /// No search is made until there is room. Whether that was so already.
-    pub(super) fn pause(&self) -> bool {
-        self.is_paused.swap(true, Ordering::Relaxed)
+    /// No search is made until this is over. Whether that was so already.
+    pub(super) fn pause(&self, pause: Pause) -> bool {
+        self.paused.swap(pause as u8, Ordering::Relaxed) == pause as u8
     }
 
     pub(super) fn go_on(&self) {
-        self.is_paused.store(false, Ordering::Relaxed);
+        self.paused.store(0, Ordering::Relaxed);
     }
 
     /// The number of the slice that begins.
@@ -88,8 +111,8 @@ impl Progress {
                 format!("; so far {} resources", self.received.load(Ordering::Relaxed))
             }
         };
-        if self.is_paused.load(Ordering::Relaxed) {
-            return format!("paused: storage-full{}", so_far());
+        if let Some(pause) = Pause::of(self.paused.load(Ordering::Relaxed)) {
+            return format!("paused: {}{}", pause.as_str(), so_far());
         }
         let reason = match waiting {
             None | Some(Reason::Busy | Reason::Rate) => return self.text(),
@@ -142,7 +165,10 @@ mod tests {
             assert!(text.starts_with("waiting: ") && text.len() < 100, "{text}");
         }
         assert_eq!(progress.text_while(Some(Reason::Busy)), progress.text());
-        assert!(!progress.pause() && progress.pause());
+        assert!(!progress.pause(Pause::Credentials));
+        let text = progress.text_while(None);
+        assert!(text.starts_with("paused: upstream refuses our credentials; ") && text.len() < 100, "{text}");
+        assert!(!progress.pause(Pause::Storage) && progress.pause(Pause::Storage));
         let text = progress.text_while(Some(Reason::Away));
         assert!(text.starts_with("paused: storage-full; ") && text.len() < 100, "{text}");
         progress.go_on();
@@ -159,7 +185,7 @@ mod tests {
         progress.plan(1_000, 420);
         assert_eq!(progress.text(), "reading, 42 %");
         assert_eq!(progress.text_while(Some(Reason::Away)), "waiting: the server does not answer");
-        progress.pause();
+        progress.pause(Pause::Storage);
         assert_eq!(progress.text_while(None), "paused: storage-full");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Inner;
 use super::files::{Export, Files, FilesError};
 use super::planner::{PlanError, Planned};
-use super::progress::Progress;
+use super::progress::{Pause, Progress};
 use super::read::{PageLimits, Reader};
 use super::reaper::ended;
 use super::room::{RoomWait, Stopped};
@@ -32,9 +32,12 @@ impl Inner {
         let mut failures = 0_u32;
         let mut since = None;
         let mut room = RoomWait::default();
+        let mut refused = Refusals::default();
         loop {
             let clock = &self.services.clock;
             let (before, slices) = (self.completed(id).await, progress.slices());
+            // From here on: what was read anew while this goes on is tried at once.
+            let replaced = self.upstream.credentials().replaced();
             match Box::pin(self.run_once(id, progress)).await {
                 Ok(()) => return,
                 Err(RunError::Fenced | RunError::Draining) => return,
@@ -45,12 +48,37 @@ impl Inner {
                         return;
                     }
                 }
+                Err(RunError::Unauthorized { text }) => {
+                    if self.completed(id).await > before {
+                        refused = Refusals::default();
+                    }
+                    let Some(pause) = refused.next(clock.monotonic(), self.settings.give_up_after) else {
+                        tracing::warn!(export.job_id = %id, reason = text, "an export failed");
+                        return self.fail(id, IssueType::Processing, text).await;
+                    };
+                    progress.pause(Pause::Credentials);
+                    tracing::error!(
+                        export.job_id = %id,
+                        pause_seconds = pause.as_secs(),
+                        "an export is paused: the upstream does not accept our credentials; it is tried again, and at once \
+                         after SIGHUP has read others"
+                    );
+                    let waited = async {
+                        tokio::select! {
+                            () = clock.sleep(pause) => {}
+                            () = replaced => {}
+                        }
+                    };
+                    if self.drain.run_until_cancelled(waited).await.is_none() {
+                        return;
+                    }
+                }
                 Err(RunError::GivenUp { code, text }) => {
                     tracing::warn!(export.job_id = %id, reason = text, "an export failed");
                     return self.fail(id, code, text).await;
                 }
                 Err(RunError::Full(error)) => {
-                    if !progress.pause() {
+                    if !progress.pause(Pause::Storage) {
                         let error = error_chain(&error);
                         tracing::warn!(export.job_id = %id, error, "an export is paused until it can write again");
                     }
@@ -237,6 +265,29 @@ impl Inner {
     }
 }
 
+/// How often and since when the upstream did not accept our credentials.
+#[derive(Debug, Default)]
+struct Refusals {
+    since: Option<Duration>,
+    count: u32,
+}
+
+impl Refusals {
+    /// The first pause: it doubles, so that a password that is wrong is not tried so often that a server locks us out.
+    const FIRST: Duration = Duration::from_secs(30);
+    const LONGEST: Duration = Duration::from_mins(5);
+
+    /// How long it is until the next try, by a monotonic clock; `None` once there is no more patience.
+    fn next(&mut self, now: Duration, patience: Duration) -> Option<Duration> {
+        let refused_for = now.saturating_sub(*self.since.get_or_insert(now));
+        let pause = Self::FIRST.saturating_mul(2_u32.saturating_pow(self.count.min(8))).min(Self::LONGEST);
+        self.count += 1;
+        // At its end it is tried once more.
+        let left = patience.checked_sub(refused_for).filter(|left| !left.is_zero())?;
+        Some(pause.min(left))
+    }
+}
+
 /// How one run of a job ended before its end.
 #[derive(Debug)]
 pub(super) enum RunError {
@@ -249,6 +300,10 @@ pub(super) enum RunError {
     Full(FilesError),
     /// Store or output failed.
     Interrupted(FilesError),
+    /// The upstream does not accept what our searches show: somebody may mend that.
+    Unauthorized {
+        text: String,
+    },
     /// The upstream cannot be read, now or later.
     GivenUp {
         code: IssueType,
@@ -286,6 +341,7 @@ impl From<WorkerError> for RunError {
         match error {
             WorkerError::Interrupted(error) => error.into(),
             WorkerError::Draining => Self::Draining,
+            WorkerError::Slice { .. } if error.is_unauthorized() => Self::Unauthorized { text: error_chain(&error) },
             WorkerError::Slice { .. } => Self::GivenUp { code: IssueType::Processing, text: error_chain(&error) },
         }
     }
@@ -296,6 +352,9 @@ impl From<PlanError> for RunError {
         if error.is_stopping() {
             return Self::Draining;
         }
+        if error.is_unauthorized() {
+            return Self::Unauthorized { text: error_chain(&error) };
+        }
         let code = match &error {
             PlanError::Search { .. } | PlanError::Group(_) | PlanError::Patients(_) => IssueType::Processing,
             PlanError::Listing(_) | PlanError::Statement { .. } => IssueType::Processing,
@@ -303,5 +362,22 @@ impl From<PlanError> for RunError {
             PlanError::Unstamped(_) | PlanError::NobodyListed | PlanError::Filter(_) => IssueType::NotSupported,
         };
         Self::GivenUp { code, text: error_chain(&error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_credentials_are_tried_seldom_and_not_for_ever() {
+        let mut refused = Refusals::default();
+        let (mut now, mut pauses) = (Duration::from_secs(7), Vec::new());
+        while let Some(pause) = refused.next(now, Duration::from_mins(10)) {
+            pauses.push(pause.as_secs());
+            now += pause;
+        }
+        assert_eq!(pauses, [30, 60, 120, 240, 150]);
+        assert_eq!(Refusals::default().next(now, Duration::ZERO), None);
     }
 }

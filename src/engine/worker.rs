@@ -55,6 +55,13 @@ pub(super) enum WorkerError {
     Draining,
 }
 
+impl WorkerError {
+    /// Whether the server does not accept what was shown to it.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Slice { source, .. } if source.is_unauthorized())
+    }
+}
+
 /// How long slices that are being read may take once the process is to stop.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// How often the output is asked whether there is room.

@@ -9,6 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Request, Uri};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::body::Body;
 pub(crate) use endpoint::{Place, TokenEndpoint, TokenError};
@@ -19,6 +21,7 @@ pub(crate) struct Credentials {
     scheme: Scheme,
     authority: Authority,
     current: RwLock<Current>,
+    replaced: Notify,
 }
 
 #[derive(Clone)]
@@ -69,13 +72,20 @@ impl Credentials {
     pub(crate) fn new(base: &url::Url, kind: Kind) -> Option<Self> {
         let uri: Uri = base[..url::Position::AfterPort].parse().ok()?;
         let current = RwLock::new(Current { kind, generation: 0 });
-        Some(Self { scheme: uri.scheme()?.clone(), authority: uri.authority()?.clone(), current })
+        let replaced = Notify::new();
+        Some(Self { scheme: uri.scheme()?.clone(), authority: uri.authority()?.clone(), current, replaced })
     }
 
     /// Shows something else from now on.
     pub(crate) fn replace(&self, kind: Kind) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         *current = Current { kind, generation: current.generation + 1 };
+        self.replaced.notify_waiters();
+    }
+
+    /// Completes once something else is shown than when it was called.
+    pub(crate) fn replaced(&self) -> Notified<'_> {
+        self.replaced.notified()
     }
 
     /// Puts what is shown onto a request, waiting for it if need be.

@@ -137,12 +137,13 @@ async fn a_server_that_wants_a_password_is_exported_whole() {
     rig.stop().await;
 }
 
-/// What is refused is refused at once, and told: a password that is wrong is not tried again and again.
+/// What is refused is told, and tried again a few times and no more: a password that is wrong is not tried again and again.
 #[tokio::test]
 async fn credentials_that_the_server_does_not_accept_fail_the_export_with_clear_words() {
     let secrets = Secrets::new();
     let rig = rig(header("x-api-key", "another"), |config| {
         show(config, "x-api-key", &secrets.file("key", "k3y"));
+        config.upstream.give_up_after = Duration::from_mins(2);
     })
     .await;
     let token = rig.token(&client(), "system/*.rs").await;
@@ -160,6 +161,52 @@ async fn credentials_that_the_server_does_not_accept_fail_the_export_with_clear_
     assert!(answer.contains("401: it does not accept the credentials of upstream.credentials"), "{answer}");
     assert!(!answer.contains("k3y"), "{answer}");
     rig.stop().await;
+}
+
+/// A server that takes none of it for a while, and a password that was changed, cost an export nothing but time.
+#[tokio::test]
+async fn an_export_waits_for_credentials_that_the_server_accepts() {
+    for is_replaced in [false, true] {
+        let secrets = Secrets::new();
+        let mut rig = rig(header("x-api-key", "k3y"), |config| {
+            show(config, "x-api-key", &secrets.file("key", "k3y"));
+        })
+        .await;
+        let other = rig.upstream.clone();
+        rig.upstream.first_when(
+            |seen| seen.query.contains("_lastUpdated") && seen.query.contains("_count"),
+            move || other.update_settings(|settings| settings.demand = header("x-api-key", "another")),
+        );
+        let token = rig.token(&client(), "system/*.rs").await;
+        let kickoff = rig.with_token("GET", "/$export", &token).await;
+        let status = kickoff.header("content-location").strip_prefix(&rig.base).expect("below the base").to_owned();
+        loop {
+            let answer = rig.with_token("GET", &status, &token).await;
+            assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(&answer.body));
+            if answer.header("x-progress").starts_with("paused: upstream refuses our credentials") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if is_replaced {
+            // Nobody waits for the next try.
+            secrets.file("key", "another");
+            rig.reload(|_| {});
+        } else {
+            rig.upstream.update_settings(|settings| settings.demand = header("x-api-key", "k3y"));
+        }
+        loop {
+            let answer = rig.with_token("GET", &status, &token).await;
+            match answer.status {
+                202 if !is_replaced => rig.advance(1),
+                202 => {}
+                200 => break,
+                other => panic!("{other}: {}", String::from_utf8_lossy(&answer.body)),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        rig.stop().await;
+    }
 }
 
 /// Kicks off, and waits until the export has failed: what is said of it.

@@ -50,6 +50,11 @@ impl ReadError {
         }
     }
 
+    /// Whether the server does not accept what was shown to it.
+    pub(in crate::engine) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Search(error) if error.is_unauthorized())
+    }
+
     /// Whether it says nothing about the server: the slice was left for the next start.
     pub(in crate::engine) fn is_stopping(&self) -> bool {
         match self {

@@ -73,6 +73,11 @@ impl Failure {
 }
 
 impl SearchError {
+    /// Whether the server does not accept what was shown to it.
+    pub(crate) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Unauthorized)
+    }
+
     /// Whether it says nothing about the server: the search was left for the next start.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(self, Self::GaveUp { source: Failure::Stopping, .. })

@@ -131,7 +131,8 @@ async fn no_log_and_no_answer_holds_a_secret() {
     let base =
         format!("{}, credentials: {{ headers: {{ Authorization: {{ file: {} }} }} }}", server.base_url, file.display());
     let smart = format!("{} }}\ntelemetry: {{ log_level: trace", smart());
-    let process = Process::start_for(&base, Options::default(), &smart).await.expect("it starts");
+    let options = Options { upstream: "give_up_after_seconds: 1", ..Options::default() };
+    let process = Process::start_for(&base, options, &smart).await.expect("it starts");
     let token = token(&process, &client()).await;
     let (status, _) = exported(&process, &token).await;
     let manifest = with_token(&process, "GET", &status, &token).await;
