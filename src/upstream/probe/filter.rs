@@ -197,9 +197,10 @@ impl Probe<'_> {
                 Seen::Unknown => {}
             }
         }
-        Err(match is_found {
-            true => FilterProbeError::Ignored { resource_type, parameter },
-            false => FilterProbeError::Unproven { resource_type, parameter },
+        Err(if is_found {
+            FilterProbeError::Ignored { resource_type, parameter }
+        } else {
+            FilterProbeError::Unproven { resource_type, parameter }
         })
     }
 
