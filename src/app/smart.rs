@@ -101,7 +101,8 @@ fn key_source(smart: &SmartConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<Key
 pub(super) fn fingerprint(config: &Config) -> anyhow::Result<Fingerprint> {
     let SmartConfig { clients, issuer, .. } = &config.smart;
     let places: Vec<_> = clients.iter().map(|client| (&client.client_id, &client.jwks_uri)).collect();
-    let files = issuer.introspection.client_secret_file.iter();
+    let introspection = &issuer.introspection;
+    let files = [&introspection.client_secret_file, &introspection.key_file].into_iter().flatten();
     let files = files.map(|file| super::secrets::file(file)).collect::<anyhow::Result<Vec<_>>>()?;
     // An issuer does not depend on who its clients are.
     let places = (config.smart.mode == SmartMode::AuthorizationServer).then_some(places);

@@ -42,6 +42,10 @@ pub struct IntrospectionConfig {
     pub client_id: Option<String>,
     /// The file that holds our secret.
     pub client_secret_file: Option<PathBuf>,
+    /// The file of a private key, as `offtake keys generate` makes one, instead of a secret.
+    pub key_file: Option<PathBuf>,
+    /// Whom what that signs is for; null is the endpoint's own address.
+    pub audience: Option<String>,
 }
 
 /// Where a token says what.
@@ -164,10 +168,28 @@ impl IntrospectionConfig {
         if self.client_id.as_ref().is_none_or(is_bad) {
             add("introspection.client_id", "is missing, or holds control characters");
         }
-        match &self.client_secret_file {
-            None => add("introspection.client_secret_file", "is missing: the issuer has to know who asks"),
-            Some(path) if !path.is_absolute() => add("introspection.client_secret_file", "is not an absolute path"),
-            Some(_) => {}
+        match (&self.client_secret_file, &self.key_file) {
+            (None, None) => {
+                add(
+                    "introspection.client_secret_file",
+                    "is missing, and key_file too: the issuer has to know who asks",
+                );
+            }
+            (Some(_), Some(_)) => {
+                add("introspection.key_file", "stands beside client_secret_file: one of them is shown");
+            }
+            (Some(_), None) | (None, Some(_)) => {}
+        }
+        for (option, path) in [("client_secret_file", &self.client_secret_file), ("key_file", &self.key_file)] {
+            if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                add(&format!("introspection.{option}"), "is not an absolute path");
+            }
+        }
+        if self.audience.is_some() && self.key_file.is_none() {
+            add("introspection.audience", "is for key_file");
+        }
+        if self.audience.as_ref().is_some_and(|audience| audience.is_empty() || audience.len() > 1_000) {
+            add("introspection.audience", "is empty, or longer than 1000 characters");
         }
     }
 }
@@ -211,6 +233,8 @@ mod tests {
             "issuer: https://login.example, claims: { required: { idtyp: app } }",
             "issuer: https://login.example, scope_map: { system.all: system/*.rs, 'api://a/Patient': system/Patient.rs }",
             "issuer: https://login.example, introspection: { client_id: offtake, client_secret_file: /run/secrets/a }",
+            "issuer: https://login.example, introspection: { client_id: offtake, key_file: /run/secrets/a }",
+            "issuer: https://login.example, introspection: { client_id: a, key_file: /a, audience: https://login.example }",
             "issuer: https://login.example, token_endpoint: 'https://10.0.0.1/token'",
         ] {
             assert_eq!(told(issuer, ""), None, "{issuer}");
@@ -245,6 +269,13 @@ mod tests {
             ("ISSUER, introspection: { client_secret_file: /a }", "smart.issuer.introspection.client_id is missing"),
             ("ISSUER, introspection: { client_id: a, client_secret_file: a }", "is not an absolute path"),
             ("ISSUER, introspection: { client_id: a, client_secret: a }", "client_secret"),
+            ("ISSUER, introspection: { client_id: a, client_secret_file: /a, key_file: /b }", "one of them is shown"),
+            ("ISSUER, introspection: { client_id: a, key_file: b }", "introspection.key_file is not an absolute path"),
+            (
+                "ISSUER, introspection: { client_id: a, client_secret_file: /a, audience: b }",
+                "audience is for key_file",
+            ),
+            ("ISSUER, introspection: { client_id: a, key_file: /a, audience: '' }", "introspection.audience is empty"),
             (
                 "ISSUER, jwks_uri: https://login.example/k, introspection: { client_id: a, client_secret_file: /a }",
                 "is not asked where tokens are verified by introspection",

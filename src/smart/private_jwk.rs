@@ -6,11 +6,16 @@ use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeyPairComponents, PublicKeyComponen
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::generate::pkcs1;
 use super::jwk::{thumbprint_ec, thumbprint_rsa};
-use super::jws::SigningKey;
+use super::jws::{CannotSign, SigningKey};
+
+/// RFC 7523: what a form says that carries an assertion.
+pub(crate) const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+/// How far ahead our assertions expire: servers take five minutes at most, and clocks differ.
+const ASSERTION_SECONDS: i64 = 240;
 
 /// A key, and the name by which whoever verifies finds its public half.
 #[derive(Debug, Clone)]
@@ -68,6 +73,27 @@ impl PrivateKey {
             }
         };
         Ok(Self { kid, key })
+    }
+}
+
+impl PrivateKey {
+    /// SMART, "Authenticating to the Token Endpoint": who we are, for this `audience` and for this once. `now` is in seconds.
+    ///
+    /// # Errors
+    /// [`CannotSign`]
+    pub(crate) fn assertion(
+        &self,
+        client_id: &str,
+        audience: &str,
+        now: i64,
+        jti: [u8; 24],
+    ) -> Result<String, CannotSign> {
+        let header = json!({ "alg": self.key.alg().as_str(), "typ": "JWT", "kid": self.kid });
+        let claims = json!({
+            "iss": client_id, "sub": client_id, "aud": audience,
+            "iat": now, "exp": now.saturating_add(ASSERTION_SECONDS), "jti": URL_SAFE_NO_PAD.encode(jti),
+        });
+        self.key.sign(&header.to_string(), &claims.to_string())
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod process;
 mod tls;
-mod tokens;
+pub(crate) mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;

@@ -12,6 +12,7 @@ use crate::smart::external::claims::Rules;
 use crate::smart::external::introspection::{Credential, Introspection};
 use crate::smart::external::{Issuer, Verifier, Way};
 use crate::smart::fetch::Fetcher;
+use crate::smart::private_jwk::PrivateKey;
 
 /// Tells whoever starts it what opens us to tokens that were issued for somebody else.
 pub(super) fn warn(options: &IssuerConfig, base: &str) {
@@ -61,6 +62,14 @@ fn way(options: &IssuerConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<Way> {
         return Ok(Way::Keys { accepted: options.accepted(), jwks_uri: options.jwks_uri.clone() });
     }
     let client_id = introspection.client_id.as_deref().context("smart.issuer.introspection.client_id is not set")?;
+    if let Some(file) = &introspection.key_file {
+        let context = || format!("smart.issuer.introspection.key_file {} cannot be used", file.display());
+        let key = PrivateKey::parse(&secrets::file(file).with_context(context)?).with_context(context)?;
+        let credential =
+            Credential::Key { client_id: client_id.to_owned(), key, audience: introspection.audience.clone() };
+        let introspection = Box::new(Introspection::new(credential, Arc::clone(clock)));
+        return Ok(Way::Asking { endpoint: options.introspection.endpoint.clone(), introspection });
+    }
     let file = introspection.client_secret_file.as_deref();
     let file = file.context("smart.issuer.introspection.client_secret_file is not set")?;
     let context = || format!("smart.issuer.introspection.client_secret_file {} cannot be read", file.display());
@@ -68,7 +77,6 @@ fn way(options: &IssuerConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<Way> {
     // The library's error would show it.
     let secret = String::from_utf8(secret).map_err(|_| anyhow::anyhow!("it is not UTF-8")).with_context(context)?;
     let credential = Credential::secret(client_id, &secret).with_context(context)?;
-    let introspection = Introspection::new(credential, Arc::clone(clock));
-    let introspection = Box::new(introspection);
+    let introspection = Box::new(Introspection::new(credential, Arc::clone(clock)));
     Ok(Way::Asking { endpoint: options.introspection.endpoint.clone(), introspection })
 }

@@ -18,6 +18,8 @@ use url::Url;
 use super::claims::{Claims, Presented, Rules, Told, Unfit};
 use crate::clock::{self, Clock};
 use crate::smart::fetch::{FetchError, Fetcher};
+use crate::smart::jws::CannotSign;
+use crate::smart::private_jwk::{JWT_BEARER, PrivateKey};
 use crate::telemetry::error_chain;
 
 /// How long an answer is relied on.
@@ -44,6 +46,8 @@ pub(crate) struct Introspection {
 pub(crate) enum Credential {
     /// A name and a password (`client_secret_basic`).
     Secret(HeaderValue),
+    /// An assertion that we sign (`private_key_jwt`), for `audience` or the address that is asked.
+    Key { client_id: String, key: PrivateKey, audience: Option<String> },
 }
 
 impl Credential {
@@ -83,6 +87,10 @@ pub(crate) enum NoAnswer {
     Fetch(#[from] FetchError),
     #[error("what came is no JSON object with `active`")]
     Shape,
+    #[error("no assertion could be signed")]
+    Sign(#[from] CannotSign),
+    #[error("no assertion could be made")]
+    Random(#[from] clock::NoRandomness),
 }
 
 /// What was learnt of a token, and when it was asked.
@@ -189,11 +197,27 @@ impl Introspection {
 
     async fn claims(&self, token: &str, question: &Question<'_>) -> Result<Claims, NoAnswer> {
         let Question { fetcher, endpoint, .. } = question;
-        let Credential::Secret(authorization) = &self.credential;
-        let form = [("token", token), ("token_type_hint", "access_token")];
-        let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-        let json = fetcher.post(endpoint, form, Some(authorization.clone())).await?;
+        let (form, authorization) = self.form(token, endpoint)?;
+        let json = fetcher.post(endpoint, form, authorization).await?;
         read(&json).ok_or(NoAnswer::Shape)
+    }
+
+    /// The question about a token, and what shows who asks it.
+    fn form(&self, token: &str, endpoint: &Url) -> Result<(String, Option<HeaderValue>), NoAnswer> {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.append_pair("token", token).append_pair("token_type_hint", "access_token");
+        let authorization = match &self.credential {
+            Credential::Secret(authorization) => Some(authorization.clone()),
+            Credential::Key { client_id, key, audience } => {
+                let audience = audience.as_deref().unwrap_or(endpoint.as_str());
+                let now = clock::now(&*self.clock).0.div_euclid(1_000);
+                let assertion = key.assertion(client_id, audience, now, clock::random()?)?;
+                form.append_pair("client_id", client_id).append_pair("client_assertion_type", JWT_BEARER);
+                form.append_pair("client_assertion", &assertion);
+                None
+            }
+        };
+        Ok((form.finish(), authorization))
     }
 }
 

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::uri::Scheme;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
@@ -14,14 +12,13 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::ClientConfig;
 use serde::{Deserialize, Deserializer};
-use serde_json::json;
 use url::Url;
 
 use crate::body::{self, Body};
 use crate::clock::{self, Clock};
 use crate::config::check_endpoint;
 use crate::smart::jws::CannotSign;
-use crate::smart::private_jwk::PrivateKey;
+use crate::smart::private_jwk::{JWT_BEARER, PrivateKey};
 use crate::upstream::connect::ConnectError;
 use crate::upstream::retry;
 use crate::upstream::tls::SearchTls;
@@ -31,14 +28,10 @@ const MOST_BYTES: usize = 64 * 1024;
 /// Longest token.
 const LONGEST_TOKEN: usize = 16 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How far ahead our assertions expire: servers take five minutes at most, and clocks differ.
-const ASSERTION_SECONDS: i64 = 240;
 /// How long a token is taken to be good whose answer does not say so.
 const USUAL_LIFETIME: Duration = Duration::from_mins(1);
 /// No token is kept longer.
 const LONGEST_LIFETIME: Duration = Duration::from_hours(24);
-/// RFC 7523
-const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// Where the token endpoint is.
 #[derive(Debug, Clone)]
@@ -214,13 +207,7 @@ impl TokenEndpoint {
     /// SMART, "Authenticating to the Token Endpoint": who we are, for this endpoint and for this once.
     fn assertion(&self, endpoint: &str) -> Result<String, TokenError> {
         let now = clock::now(&*self.clock).0.div_euclid(1_000);
-        let jti = URL_SAFE_NO_PAD.encode(clock::random::<24>()?);
-        let header = json!({ "alg": self.key.key.alg().as_str(), "typ": "JWT", "kid": self.key.kid });
-        let claims = json!({
-            "iss": self.client_id, "sub": self.client_id, "aud": endpoint,
-            "iat": now, "exp": now.saturating_add(ASSERTION_SECONDS), "jti": jti,
-        });
-        Ok(self.key.key.sign(&header.to_string(), &claims.to_string())?)
+        Ok(self.key.assertion(&self.client_id, endpoint, now, clock::random()?)?)
     }
 
     async fn discover(&self) -> Result<String, TokenError> {

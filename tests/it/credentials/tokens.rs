@@ -19,7 +19,7 @@ use super::{Secrets, client, export_exactly, export_exactly_by, failed, rig, sea
 use crate::smart::Rig;
 
 /// Makes a key pair as an operator does: the public JWK Set. The private key is in the file.
-pub(super) fn make_key(alg: &str, file: &Path) -> JwkSet {
+pub(crate) fn make_key(alg: &str, file: &Path) -> JwkSet {
     let mut make = Command::new(env!("CARGO_BIN_EXE_offtake"));
     let made = make.args(["keys", "generate", "--alg", alg, "--out"]).arg(file).output().expect("it runs");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use futures_util::future::join_all;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::External;
 use super::issuer::ok;
+use crate::credentials::tokens::make_key;
+use crate::smart::JWT_BEARER;
 use crate::support::until;
 
 const ALL: &str = "system/*.rs";
@@ -232,4 +235,41 @@ async fn what_is_no_token_is_not_asked_about() {
     }
     assert_eq!(external.issuer.asked(ASK), 0);
     external.rig.stop().await;
+}
+
+/// SM-007 to SM-011, as a client of the issuer: who asks is proven by a signature, each time by another one.
+#[tokio::test]
+async fn an_issuer_can_be_asked_by_who_signs_for_it() {
+    for audience in [None, Some("https://login.example/realms/clinic")] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("key");
+        let keys = make_key("ES384", &file);
+        let external = External::configured(&[("a", ALL)], |config| {
+            config.smart.issuer.introspection.client_id = Some("offtake:1".to_owned());
+            config.smart.issuer.introspection.key_file = Some(file);
+            config.smart.issuer.introspection.audience = audience.map(str::to_owned);
+        })
+        .await;
+        external.issuer.tell("opaque", good(&external, "a", ALL));
+        external.rig.exported(PATH, "opaque").await;
+        let asked = external.issuer.last(ASK);
+        assert!(!asked.head.to_ascii_lowercase().contains("authorization:"), "{}", asked.head);
+        assert_eq!(asked.form["client_assertion_type"], JWT_BEARER);
+        assert_eq!((asked.form["token"].as_str(), asked.form["client_id"].as_str()), ("opaque", "offtake:1"));
+        let mut validation = Validation::new(Algorithm::ES384);
+        validation.validate_exp = false;
+        validation.set_audience(&[audience.map_or_else(|| format!("{}{ASK}", external.issuer.base), str::to_owned)]);
+        let key = DecodingKey::from_jwk(&keys.keys[0]).expect("a public key");
+        let assertion = jsonwebtoken::decode::<Value>(&asked.form["client_assertion"], &key, &validation);
+        let claims = assertion.expect("it verifies").claims;
+        assert_eq!((&claims["iss"], &claims["sub"]), (&json!("offtake:1"), &json!("offtake:1")));
+        let now = external.rig.now();
+        assert!((now..=now + 300).contains(&claims["exp"].as_i64().expect("a time")), "{claims}");
+        let first = claims["jti"].clone();
+        external.rig.exported(PATH, "opaque").await;
+        let again = external.issuer.last(ASK).form["client_assertion"].clone();
+        let again = jsonwebtoken::decode::<Value>(&again, &key, &validation).expect("it verifies").claims;
+        assert_ne!(again["jti"], first);
+        external.rig.stop().await;
+    }
 }
