@@ -1,5 +1,7 @@
 //! `_elements`: what was asked for of each resource, and what nobody can do without (BD-027, BD-028; spec 2.4.3).
 
+use std::time::Duration;
+
 use sample_upstream::{SampleUpstream, Settings};
 use serde_json::{Value, json};
 
@@ -86,6 +88,46 @@ async fn the_three_calls_of_the_guide_bring_the_older_data_of_a_new_member() {
     let since = app.export("/Group/g/$export?_since=2021-01-01T00:00:00Z").await.expect("an export").1;
     assert!(since.is_empty(), "{since:?}");
     app.stop().await;
+}
+
+/// SEC-21: a filter is proven, and decides, by what does not leave; and the proof counts the same.
+#[tokio::test]
+async fn what_is_filtered_by_need_not_be_asked_for() {
+    let app = app().await;
+    for (id, gender) in [("dora", "female"), ("emil", "male")] {
+        let json = format!(r#"{{"resourceType":"Patient","id":"{id}","gender":"{gender}"}}"#);
+        app.upstream.create(&json).expect("a resource");
+    }
+    let asked = [string("_type", "Patient"), string("_typeFilter", "Patient?gender=female"), string("_elements", "id")];
+    for level in ["", "/Patient"] {
+        let export = export(&app.base, level, &asked, None).await;
+        assert_eq!(export.ids(), ["Patient/dora"], "{level}");
+        let (names, is_tagged) = shape(export.line("Patient/dora"));
+        assert!(is_tagged && !names.iter().any(|name| name == "gender"), "{names:?}");
+        let proof = &export.manifest["extension"]["https://offtake.dev/proof"]["Patient"];
+        assert_eq!((&proof["written"], &proof["short"]), (&json!(1), &json!(0)), "{proof}");
+    }
+    app.stop().await;
+}
+
+/// Who asks for other elements asks for something else.
+#[tokio::test]
+async fn kick_offs_for_other_elements_share_no_export() {
+    let client = Client::new("a", "system/*.rs");
+    let rig =
+        Rig::configured(std::slice::from_ref(&client), |config| config.export.share_identical_kickoffs = true).await;
+    rig.upstream.update_settings(|settings| settings.latency = Duration::from_secs(2));
+    let token = rig.token(&client, "system/*.rs").await;
+    let mut places = Vec::new();
+    for elements in ["id", "birthDate", "id"] {
+        let asked = [string("_type", "Patient"), string("_elements", elements)];
+        let answer = kick_off(&rig.base, "/Patient", &asked, Some(&token)).await;
+        assert_eq!(answer.status, 202, "{elements}");
+        places.push(answer.header("content-location").to_owned());
+    }
+    assert_eq!(places[0], places[2], "the same once more");
+    assert_ne!(places[0], places[1], "another one");
+    rig.stop().await;
 }
 
 /// SEC-22: what nobody understands is never left out, whatever a client prefers.
