@@ -1,11 +1,14 @@
 //! What tokens cost, and a flood of bad assertions:
 //!
 //! ```text
-//! cargo bench --locked --bench tokens -- [cost] [flood] [--requests N] [--seconds N]
+//! cargo bench --locked --bench tokens -- [cost] [apart] [flood] [--requests N] [--each N] [--seconds N]
 //! ```
 //!
 //! * `cost`: token requests with ES384 to the built program, over TCP and with its job store on disk. One takes less than a
 //!   millisecond of its processor time, in all its threads.
+//! * `apart` (SEC-12): an unknown client, an unknown key, a bad signature and a replay, one after the other again and again. Whoever
+//!   sees how long an answer took tells no two of them apart better than in 55 of a hundred cases, whatever the threshold, and
+//!   the answers are the same.
 //! * `flood`: a thousand distinct assertions a second, signed by nobody with RSA-4096 and a `kid` that is not known, in bodies of
 //!   64 kB. Beside it the 99th percentile of reads that pass through is at most 1.2 times that without it; the client's keys
 //!   are fetched once a minute at most; and the job store does not grow.
@@ -13,6 +16,7 @@
 //! The flood comes from this very process, on this machine: what it takes of the processors is taken from the program as well.
 //! The exit code is 0 if all hold.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -46,6 +50,9 @@ struct Arguments {
     /// Token requests.
     #[arg(long, default_value_t = 3_000)]
     requests: usize,
+    /// Requests of each kind that are held apart.
+    #[arg(long, default_value_t = 10_000)]
+    each: usize,
     /// How long the flood lasts.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
@@ -57,6 +64,7 @@ struct Arguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Cost,
+    Apart,
     Flood,
 }
 
@@ -81,13 +89,16 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn measure(Arguments { parts, requests, seconds, .. }: Arguments) -> anyhow::Result<bool> {
+async fn measure(Arguments { parts, requests, each, seconds, .. }: Arguments) -> anyhow::Result<bool> {
     let wanted = |part| parts.is_empty() || parts.contains(&part);
     let stand = Stand::start().await?;
     stand.until_tokens_are_issued().await?;
     let mut held = true;
     if wanted(Part::Cost) {
         held &= cost(&stand, requests).await?;
+    }
+    if wanted(Part::Apart) {
+        held &= apart(&stand, each).await?;
     }
     if wanted(Part::Flood) {
         held &= flood(&stand, Duration::from_secs(seconds)).await?;
@@ -111,6 +122,62 @@ async fn cost(stand: &Stand, requests: usize) -> anyhow::Result<bool> {
     let each = cpu.as_secs_f64() * 1_000.0 / requests as f64;
     println!("{requests} token requests with ES384 in {:.1} s", took.as_secs_f64());
     Ok(holds("processor time of a token request, ms", each, each < 1.0, "less than 1"))
+}
+
+/// What may be wrong with a client.
+const CASES: [&str; 4] = ["unknown client", "unknown key", "bad signature", "replay"];
+
+async fn apart(stand: &Stand, each: usize) -> anyhow::Result<bool> {
+    let replayed = stand.good()?;
+    let uri = format!("{}/$bulk-token", stand.base);
+    let (status, _) = post(&stand.http, &uri, replayed.clone()).await?;
+    ensure!(status == StatusCode::OK, "it is good once");
+    let (mut took, mut answers) = (CASES.map(|_| Vec::with_capacity(each)), BTreeSet::new());
+    // What is done once for all of them is no part of it.
+    let warm = 200;
+    for round in 0..each + warm {
+        for (case, took) in took.iter_mut().enumerate() {
+            let form = match CASES[case] {
+                "unknown client" => stand.signed_by_nobody("nobody", "k")?,
+                "unknown key" => stand.signed_by_nobody("good", "other")?,
+                "bad signature" => stand.signed_by_nobody("good", "k")?,
+                _ => replayed.clone(),
+            };
+            let began = Instant::now();
+            let answer = post(&stand.http, &uri, form).await?;
+            if round >= warm {
+                took.push(began.elapsed());
+            }
+            answers.insert(answer);
+        }
+    }
+    took.iter_mut().for_each(|took| took.sort_unstable());
+    for (case, took) in CASES.iter().zip(&took) {
+        println!("{case:<16} median {:.3?} of {}", took[took.len() / 2], took.len());
+    }
+    let mut worst: (f64, &str, &str) = (0.0, "", "");
+    for (at, one) in took.iter().enumerate() {
+        for (other_at, other) in took.iter().enumerate().skip(at + 1) {
+            let told = told_apart(one, other);
+            if told > worst.0 {
+                worst = (told, CASES[at], CASES[other_at]);
+            }
+        }
+    }
+    println!("told apart best: {} and {}", worst.1, worst.2);
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let kinds = answers.len() as f64;
+    let mut held = holds("kinds of answers", kinds, kinds == 1.0, "one");
+    held &= holds("cases told apart by the best threshold", worst.0, worst.0 < 0.55, "below 0.55");
+    Ok(held)
+}
+
+/// How many of a hundred cases of two kinds, both sorted, the best threshold puts right.
+#[expect(clippy::cast_precision_loss, reason = "some thousands")]
+fn told_apart(one: &[Duration], other: &[Duration]) -> f64 {
+    let below = |of: &[Duration], most: Duration| of.partition_point(|took| *took <= most) as f64 / of.len() as f64;
+    let differences = one.iter().chain(other).map(|took| (below(one, *took) - below(other, *took)).abs());
+    0.5 + differences.fold(0.0, f64::max) / 2.0
 }
 
 async fn flood(stand: &Stand, lasts: Duration) -> anyhow::Result<bool> {
@@ -220,6 +287,15 @@ impl Stand {
         let signed = self.unsigned("good", &header);
         let signature = crypto::sign(signed.as_bytes(), &self.key, Algorithm::ES384)?;
         Ok(form(&format!("{signed}.{signature}")))
+    }
+
+    /// A form with an assertion that looks like one, and is signed by nobody.
+    fn signed_by_nobody(&self, client: &str, kid: &str) -> anyhow::Result<String> {
+        let signed = self.unsigned(client, &json!({ "alg": "ES384", "typ": "JWT", "kid": kid }));
+        let mut signature = crypto::sign(signed.as_bytes(), &self.key, Algorithm::ES384)?.into_bytes();
+        // One letter of it, which no bits are left over of.
+        signature[40] = if signature[40] == b'A' { b'B' } else { b'A' };
+        Ok(form(&format!("{signed}.{}", String::from_utf8(signature)?)))
     }
 
     fn unsigned(&self, client: &str, header: &Value) -> String {

@@ -178,11 +178,16 @@ impl Rig {
         let server = upstream.serve(support::listener().await).await;
         let rig = Self::before(upstream, server, clients, change).await;
         if rig.config.server.bulk_base_path.is_none() && rig.config.smart.mode == SmartMode::AuthorizationServer {
-            // It is asked once at the start, which is no test's concern.
-            let is_asked = || rig.upstream.requests().iter().any(|seen| seen.path.contains(".well-known"));
-            support::until("it is asked for its SMART configuration", Duration::from_secs(30), is_asked).await;
+            rig.is_asked_at_start(1).await;
         }
         rig
+    }
+
+    /// Waits until the server was asked for its SMART configuration by each of so many starts, which is no test's concern.
+    pub(crate) async fn is_asked_at_start(&self, starts: usize) {
+        let asked = || self.upstream.requests().iter().filter(|seen| seen.path.contains(".well-known")).count();
+        let is_asked = || asked() >= starts;
+        support::until("it is asked for its SMART configuration", Duration::from_secs(30), is_asked).await;
     }
 
     /// The same in front of this upstream.

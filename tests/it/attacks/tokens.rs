@@ -77,6 +77,7 @@ async fn tokens_that_are_good_no_more() {
     assert_refused(&rig, "expired", &kick_off(&old), TOKEN, &kick_off(&new)).await;
     let gone = rig.token(&other, "system/Patient.rs").await;
     rig.restart(|config| config.smart.clients.retain(|client| client.client_id != "other")).await;
+    rig.is_asked_at_start(2).await;
     let own_token = rig.token(&own, "system/*.rs").await;
     assert_refused(&rig, "its client is gone", &kick_off(&gone), TOKEN, &kick_off(&own_token)).await;
     rig.stop().await;
