@@ -262,8 +262,9 @@ impl Offtake {
         let Edge { upstream, clock, access, .. } = &*bulk.edge;
         bulk.excluded.follow(&config.policy);
         self.reread_excluded();
+        self.reread_keys();
         if config.smart.mode == SmartMode::Open && matches!(access, Access::Open { .. }) {
-            return bulk.reread_keys(&self.app.config);
+            return Ok(());
         }
         // SEC-10: what is no configuration for this process changes nothing that is shown to the upstream.
         smart::ensure_same_mode(access, config.smart.mode)?;
@@ -272,9 +273,6 @@ impl Offtake {
             Err(error) => {
                 tracing::error!(error = error_chain(&*error), "the credentials for the upstream stay as they were");
             }
-        }
-        if let Err(error) = bulk.reread_keys(&self.app.config) {
-            tracing::error!(error = error_chain(&*error), "the keys that sign tokens and links stay as they were");
         }
         smart::reload(access, &bulk.verified_by, config, clock);
         if let Some(engine) = bulk.engine.borrow().engine() {
@@ -289,6 +287,14 @@ impl Offtake {
         let Some(bulk) = self.app.bulk.get() else { return };
         if let Some(engine) = bulk.engine.borrow().engine() {
             bulk.excluded.apply_to(&engine);
+        }
+    }
+
+    /// Reads the keys that sign tokens and links anew: what was revoked is good no more, whatever else is wrong.
+    fn reread_keys(&self) {
+        let Some(bulk) = self.app.bulk.get() else { return };
+        if let Err(error) = bulk.reread_keys(&self.app.config) {
+            tracing::error!(error = error_chain(&*error), "keys that sign tokens or links stay as they were");
         }
     }
 

@@ -208,18 +208,20 @@ impl Bulk {
     pub(super) fn reread_keys(&self, config: &Config) -> anyhow::Result<()> {
         let Some(state) = &self.state else { return Ok(()) };
         let now = clock::now(&*self.edge.clock);
-        let links = match kept_link_keys(state)? {
-            Some(keys) => keys,
-            None => replace_link_keys(state, None, config.output.link_ttl, now)?,
+        let kept = || match kept_link_keys(state)? {
+            Some(keys) => Ok(keys),
+            None => replace_link_keys(state, None, config.output.link_ttl, now),
         };
+        // Each by itself: one that cannot be read keeps none of another that was revoked.
+        let links: anyhow::Result<LinkKeys> = kept();
+        let links = links.map(|links| self.ring.replace(links));
         if let Access::Server(server) = &self.edge.access {
             server.use_keys(match smart::kept_token_keys(state)? {
                 Some(keys) => keys,
                 None => smart::replace_token_keys(&config.smart, state, None, now)?,
             });
         }
-        self.ring.replace(links);
-        Ok(())
+        links
     }
 }
 

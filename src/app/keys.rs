@@ -100,6 +100,11 @@ pub(crate) enum Replacing {
 pub(crate) fn replace(config: &Config, how: Replacing, now: Millis) -> anyhow::Result<()> {
     let state = &config.store.path;
     anyhow::ensure!(state.is_dir(), "there is no {}: nothing was made yet", state.display());
+    // Whose they are not, the process that serves could not read.
+    let owner =
+        std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(state).context("could not look at the state folder")?);
+    let own = rustix::process::geteuid().as_raw();
+    anyhow::ensure!(owner == own, "{} is user {owner}'s: run this as that user", state.display());
     let overlaps = how == Replacing::Rotate;
     if config.smart.mode == SmartMode::AuthorizationServer {
         let before = if overlaps { super::smart::kept_token_keys(state)? } else { None };

@@ -24,8 +24,9 @@ async fn reload_when_told(offtake: &Offtake, file: &Path) -> anyhow::Result<()> 
         let read = Config::from_file(file).map_err(anyhow::Error::from).and_then(|config| offtake.reload(&config));
         if let Err(error) = read {
             tracing::error!(error = error_chain(&*error), "the clients stay as they were");
-            // Whoever withdrew consent does not wait for the rest to be mended.
+            // Whoever withdrew consent does not wait for the rest to be mended, nor do keys that were revoked.
             offtake.reread_excluded();
+            offtake.reread_keys();
         }
     }
     std::future::pending().await

@@ -82,6 +82,9 @@ impl Inner {
                         let error = error_chain(&error);
                         tracing::warn!(export.job_id = %id, error, "an export is paused until it can write again");
                     }
+                    if self.completed(id).await > before {
+                        refused = Refusals::default();
+                    }
                     let stopped = Stopped {
                         by_store: matches!(error, FilesError::Store(_) | FilesError::Ledger(_)),
                         has_read: progress.slices() > slices,
@@ -97,7 +100,7 @@ impl Inner {
                 }
                 Err(RunError::Interrupted(error)) => {
                     if self.completed(id).await > before {
-                        (failures, since) = (0, None);
+                        (failures, since, refused) = (0, None, Refusals::default());
                     }
                     failures += 1;
                     let now = clock.unix_millis();

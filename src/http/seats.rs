@@ -9,10 +9,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::Response;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
 use super::places::network;
 use crate::body::{Body, BoxError};
+
+/// Bytes of an answer that is short.
+const SHORT: u64 = 64 * 1024;
 
 /// Who is being answered. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -74,8 +77,12 @@ impl Seats {
 }
 
 impl Seat {
-    /// Keeps it until the answer has gone, or whoever should get it.
+    /// Keeps it until the answer has gone, or whoever should get it. What is short waits for nobody in here, however slowly it
+    /// is taken: by HTTP/2 one connection could keep as many seats as it has streams.
     pub(super) fn until_gone(self, answer: Response<Body>) -> Response<Body> {
+        if answer.body().size_hint().upper().is_some_and(|most| most <= SHORT) {
+            return answer;
+        }
         answer.map(|body| crate::body::map(Seated { body, _seat: self }))
     }
 }
@@ -146,12 +153,14 @@ mod tests {
 
     #[test]
     fn a_seat_is_kept_until_the_answer_has_gone() {
-        use http_body::Body as _;
-
         let seats = Seats::new(1, 1);
         let seat = take(&seats, "192.0.2.1").expect("the first");
-        let answer = seat.until_gone(Response::new(crate::body::full("four")));
-        assert_eq!(answer.body().size_hint().exact(), Some(4), "its length stays known");
+        let short = seat.until_gone(Response::new(crate::body::full("four")));
+        let seat = take(&seats, "192.0.2.1").expect("what is short needs none");
+        drop(short);
+        let long = vec![0; 64 * 1024 + 1];
+        let answer = seat.until_gone(Response::new(crate::body::full(long)));
+        assert_eq!(answer.body().size_hint().exact(), Some(SHORT + 1), "its length stays known");
         assert_eq!(take(&seats, "192.0.2.2").err(), Some(NoSeat::AtAll));
         drop(answer);
         assert!(take(&seats, "192.0.2.2").is_ok());

@@ -197,7 +197,7 @@ impl<S> Diverted<S> {
             Ok(seat) => seat,
             Err(none) => {
                 tracing::info!(reason = %none, "a bulk request was refused");
-                return Box::pin(async move { Ok(Problem::from(none).into_response()) });
+                return self.refuse(request, asked.0, none.into());
             }
         };
         let witness = Witness::of(request.extensions_mut(), asked);

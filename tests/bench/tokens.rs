@@ -151,7 +151,9 @@ async fn apart(stand: &Stand, each: usize) -> anyhow::Result<bool> {
             answers.insert(answer);
         }
     }
-    took.iter_mut().for_each(|took| took.sort_unstable());
+    for took in &mut took {
+        took.sort_unstable();
+    }
     for (case, took) in CASES.iter().zip(&took) {
         println!("{case:<16} median {:.3?} of {}", took[took.len() / 2], took.len());
     }
@@ -165,9 +167,9 @@ async fn apart(stand: &Stand, each: usize) -> anyhow::Result<bool> {
         }
     }
     println!("told apart best: {} and {}", worst.1, worst.2);
+    let is_one = answers.len() == 1;
     #[expect(clippy::cast_precision_loss, reason = "a small number")]
-    let kinds = answers.len() as f64;
-    let mut held = holds("kinds of answers", kinds, kinds == 1.0, "one");
+    let mut held = holds("kinds of answers", answers.len() as f64, is_one, "one");
     held &= holds("cases told apart by the best threshold", worst.0, worst.0 < 0.55, "below 0.55");
     Ok(held)
 }

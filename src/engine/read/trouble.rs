@@ -52,7 +52,19 @@ impl ReadError {
 
     /// Whether the server does not accept what was shown to it.
     pub(in crate::engine) fn is_unauthorized(&self) -> bool {
-        matches!(self, Self::Search(error) if error.is_unauthorized())
+        match self {
+            Self::Search(error) | Self::Filter(FilterProbeError::Search { source: error, .. }) => {
+                error.is_unauthorized()
+            }
+            Self::Short { .. }
+            | Self::Unsteady
+            | Self::OverExport
+            | Self::IgnoredFilter
+            | Self::Filter(_)
+            | Self::Troubled
+            | Self::Loop
+            | Self::Expired => false,
+        }
     }
 
     /// Whether it says nothing about the server: the slice was left for the next start.

@@ -15,7 +15,8 @@ pub(crate) struct NotUnderstood;
 /// Source: <https://hl7.org/fhir/R4/valueset-common-tags.html>
 const SYSTEM: &str = r#""http://terminology.hl7.org/CodeSystem/v3-ObservationValue""#;
 const CODE: &str = r#""SUBSETTED""#;
-const TAG: &str = r#"{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}"#;
+pub(super) const TAG: &str =
+    r#"{"system":"http://terminology.hl7.org/CodeSystem/v3-ObservationValue","code":"SUBSETTED"}"#;
 
 impl Elements {
     /// A compact resource without these, and a newline; `None` if it has none of them. Where they could be in it, and in what

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::cut::{tag, value_end};
+use super::cut::{TAG, tag, value_end};
 use super::{LONGEST, is_named};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::inside::{meaning, string_end};
@@ -166,7 +166,14 @@ impl Kept {
         if !lost {
             return None;
         }
-        let mut left = tag(format!("{{{}}}", kept.join(",")))?.into_bytes();
+        // One copy, with room for all that is added.
+        let mut left = String::with_capacity(line.len() + TAG.len() + 20);
+        for (number, member) in kept.iter().enumerate() {
+            left.push(if number == 0 { '{' } else { ',' });
+            left.push_str(member);
+        }
+        left.push_str(if kept.is_empty() { "{}" } else { "}" });
+        let mut left = tag(left)?.into_bytes();
         left.push(b'\n');
         Some(left)
     }
