@@ -1,0 +1,265 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::fhir::bundle::Scope;
+
+const PART_2: &str = "http://terminology.hl7.org/CodeSystem/v3-ActCode|42CFRPart2";
+
+fn named(name: &str) -> ResourceType {
+    ResourceType::parse(name).expect("a type")
+}
+
+fn entry(json: &str) -> Entry {
+    let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    let name = named(value["resourceType"].as_str().expect("a type"));
+    Entry::parse(json.as_bytes(), Scope::of(name).with_references()).expect("a resource")
+}
+
+fn grant(cohort: Cohort, policy: &str, withdrawn: &str) -> Grant {
+    let types =
+        ["Binary", "Bundle", "Device", "Observation", "Organization", "Patient", "Provenance"].map(named).to_vec();
+    let context = vec![named("Practitioner")];
+    let policy: Policy = serde_json::from_str(policy).expect("a policy");
+    let list = Consent::read(withdrawn.as_bytes()).expect("a list");
+    let consent = Arc::new(Consent::default().with(list, crate::fhir::datatypes::Millis(1)));
+    let bases = vec!["http://h/fhir".to_owned()];
+    Grant::new(cohort, Compartments::R4, types, context, bases).within(Some(&policy), consent)
+}
+
+fn levels() -> [Cohort; 3] {
+    [Cohort::Everything, Cohort::AllPatients, Cohort::Members(vec![Id::parse("p").expect("an id")])]
+}
+
+/// SEC-20, SEC-26: at every level, and of whatever kind a resource is.
+#[test]
+fn what_carries_a_withheld_label_leaves_at_no_level() {
+    let policy = format!(r#"{{"withheld":["{PART_2}"]}}"#);
+    let label = r#"{"security":[{"system":"http://terminology.hl7.org/CodeSystem/v3-ActCode","code":"42CFRPart2"}]}"#;
+    for cohort in levels() {
+        let grant = grant(cohort.clone(), &policy, "");
+        for json in [
+            format!(
+                r#"{{"resourceType":"Observation","id":"o","meta":{label},"subject":{{"reference":"Patient/p"}}}}"#
+            ),
+            format!(r#"{{"resourceType":"Patient","id":"p","meta":{label}}}"#),
+            format!(
+                r#"{{"resourceType":"Provenance","id":"v","meta":{label},"target":[{{"reference":"Patient/p"}}]}}"#
+            ),
+            format!(
+                r#"{{"resourceType":"Observation","id":"o","subject":{{"reference":"Patient/p"}},"contained":[{{"resourceType":"Basic","meta":{label}}}]}}"#
+            ),
+            r#"{"resourceType":"Patient","id":"p","meta":{"security":[{"display":"?"}]}}"#.to_owned(),
+        ] {
+            let entry = entry(&json);
+            assert_eq!(grant.admit(&entry, |_| {}).err(), Some(Withheld::ByPolicy), "{cohort:?} {json}");
+            assert!(grant.bars(&entry));
+            assert!(grant.admit_deletion(entry.resource_type, &entry.id, Some(&entry), |_| {}).is_none(), "SEC-27");
+            assert!(grant.admit_deletion(entry.resource_type, &entry.id, None, |_| {}).is_none(), "SEC-27");
+        }
+        let practitioner = entry(&format!(r#"{{"resourceType":"Practitioner","id":"d","meta":{label}}}"#));
+        assert!(grant.admit(&practitioner, |_| {}).is_err(), "nor by reference");
+        let plain = entry(r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"}}"#);
+        assert!(grant.admit(&plain, |_| {}).is_ok() && !grant.bars(&plain));
+        assert!(grant.admit_deletion(plain.resource_type, &plain.id, Some(&plain), |_| {}).is_some());
+    }
+}
+
+/// SEC-27: what passed a filter once is known only to whoever received it.
+#[test]
+fn what_is_narrowed_is_told_as_deleted_only_to_whoever_received_it() {
+    let grant = grant(Cohort::Everything, "{}", "").narrowing(BTreeSet::from([named("Observation")]));
+    for (name, is_told) in [("Observation", false), ("Device", true)] {
+        let gone = entry(&format!(r#"{{"resourceType":"{name}","id":"x"}}"#));
+        let line = grant.admit_deletion(gone.resource_type, &gone.id, Some(&gone), |_| {});
+        assert_eq!(line.is_some(), is_told, "{name}");
+        let received = LocalReference { resource_type: gone.resource_type, id: gone.id.clone() };
+        assert!(grant.admit_deletion_of_received(&received).is_some(), "{name}");
+        assert!(grant.admit(&gone, |_| {}).is_ok(), "{name}");
+    }
+}
+
+/// SEC-14: nothing of them, nothing about them, and nothing of whom it cannot be told.
+#[test]
+fn nothing_leaves_that_may_speak_of_who_withdrew_consent() {
+    let grant = grant(Cohort::Everything, "{}", "gone");
+    for json in [
+        r#"{"resourceType":"Patient","id":"gone"}"#,
+        r#"{"resourceType":"Patient","id":"p","link":[{"other":{"reference":"Patient/gone"}}]}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/gone"}}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"http://h/fhir/Patient/gone"}}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"focus":[{"reference":"Patient/gone"}]}"#,
+        r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/gone"}}"#,
+        r#"{"resourceType":"Organization","id":"x","contained":[{"resourceType":"Basic","subject":{"reference":"Patient/gone"}}]}"#,
+        r#"{"resourceType":"Bundle","id":"b","entry":[{"resource":{"id":"gone","resourceType":"Patient"}}]}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient?identifier=s|v"}}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"identifier":{"value":"v"}}}"#,
+        r##"{"resourceType":"Observation","id":"o","subject":{"reference":"#p"}}"##,
+        r#"{"resourceType":"Organization","id":"x","extension":[{"valueUri":"http://h/fhir/Patient\/gone"}]}"#,
+        r#"{"resourceType":"Binary","id":"b","data":"AAAA"}"#,
+    ] {
+        assert_eq!(grant.admit(&entry(json), |_| {}).err(), Some(Withheld::ByPolicy), "{json}");
+    }
+    for json in [
+        r#"{"resourceType":"Patient","id":"p"}"#,
+        r#"{"resourceType":"Observation","id":"gone","subject":{"reference":"Patient/p"}}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"type":"Device","identifier":{"value":"v"}}}"#,
+        r#"{"resourceType":"Observation","id":"o"}"#,
+        r#"{"resourceType":"Organization","id":"x"}"#,
+        r#"{"resourceType":"Binary","id":"b","securityContext":{"reference":"Patient/p"}}"#,
+    ] {
+        assert!(grant.admit(&entry(json), |_| {}).is_ok(), "{json}");
+    }
+}
+
+/// SEC-26
+#[test]
+fn what_is_taken_out_is_not_followed_and_decides_still() {
+    let members = Cohort::Members(vec![Id::parse("p").expect("an id")]);
+    let grant = grant(members, r#"{"removed":["Observation.performer","Observation.subject"]}"#, "");
+    let own = entry(
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"reference":"Practitioner/d"}],"status":"final"}"#,
+    );
+    let line = grant.admit(&own, |_| {}).expect("it is a member's").into_bytes();
+    let line = std::str::from_utf8(&line).expect("text");
+    assert!(line.contains("SUBSETTED") && line.contains(r#""status":"final"}"#), "{line}");
+    assert!(!line.contains("Patient/p") && !line.contains("Practitioner"), "{line}");
+    assert_eq!(grant.follows(&own).count(), 0);
+    let other = entry(r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/q"}}"#);
+    assert_eq!(grant.admit(&other, |_| {}).err(), Some(Withheld::OutsideCohort));
+}
+
+/// A grant of Observations and Patients, to which Devices and Practitioners come along by reference.
+fn with_devices(cohort: Cohort) -> Grant {
+    let bases = vec!["http://h/fhir".to_owned()];
+    let (types, context) = (["Observation", "Patient"].map(named), ["Device", "Practitioner"].map(named));
+    Grant::new(cohort, Compartments::R4, types.to_vec(), context.to_vec(), bases)
+}
+
+/// SEC-23: a Device with a patient must name one of the cohort's.
+#[test]
+fn what_comes_along_belongs_to_nobody_else() {
+    let [everything, _, members] = levels();
+    for (json, expected) in [
+        (r#"{"resourceType":"Practitioner","id":"d"}"#, Ok(vec![])),
+        (r#"{"resourceType":"Device","id":"d"}"#, Ok(vec![])),
+        (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/p"}}"#, Ok(vec!["p"])),
+        (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#, Err(Withheld::SharedWithOthers)),
+        (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Group/q"}}"#, Err(Withheld::Undecided)),
+        (r#"{"resourceType":"Device","id":"d","patient":{"identifier":{"value":"q"}}}"#, Err(Withheld::Undecided)),
+        (
+            r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient?identifier=q"}}"#,
+            Err(Withheld::Undecided),
+        ),
+        (r#"{"resourceType":"Device","id":"d","owner":{"reference":"Patient/q"}}"#, Ok(vec![])),
+    ] {
+        let mut noted = Vec::new();
+        let admitted = with_devices(members.clone()).admit(&entry(json), |id| noted.push(id.to_string()));
+        let expected = expected.map(|ids| ids.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(admitted.map(|_| noted), expected, "{json}");
+        let whole = with_devices(everything.clone()).admit(&entry(json), |_| {}).err();
+        assert_eq!(whole, Some(Withheld::Type), "by its type or not at all: {json}");
+    }
+}
+
+/// SEC-20, DS-024: what belongs to a member and to somebody else is neither's.
+#[test]
+fn what_lies_in_the_compartment_of_somebody_else_as_well_stays() {
+    let [_, _, members] = levels();
+    for (references, expected) in [
+        (r#""subject":{"reference":"Patient/p"}"#, None),
+        (r#""subject":{"reference":"Patient/p"},"performer":[{"reference":"Practitioner/q"}]"#, None),
+        (
+            r#""subject":{"reference":"Patient/p"},"performer":[{"reference":"Patient/q"}]"#,
+            Some(Withheld::SharedWithOthers),
+        ),
+        (r#""subject":{"reference":"Patient/q"}"#, Some(Withheld::OutsideCohort)),
+        (r#""subject":{"reference":"Group/p"}"#, Some(Withheld::OutsideCohort)),
+        (r#""status":"final""#, Some(Withheld::OutsideCohort)),
+    ] {
+        let own = entry(&format!(r#"{{"resourceType":"Observation","id":"o",{references}}}"#));
+        assert_eq!(with_devices(members.clone()).admit(&own, |_| {}).err(), expected, "{references}");
+    }
+}
+
+#[test]
+fn only_types_that_come_along_are_followed() {
+    let own = entry(
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"encounter":{"reference":"Encounter/e"},"performer":[{"reference":"http://h/fhir/Practitioner/d"},{"reference":"http://elsewhere/fhir/Practitioner/x"}],"device":{"reference":"Device/v"}}"#,
+    );
+    let grant = with_devices(Cohort::AllPatients);
+    let followed: BTreeSet<_> = grant.follows(&own).map(|found| found.id.to_string()).collect();
+    assert_eq!(followed, BTreeSet::from(["d".to_owned(), "v".to_owned()]));
+}
+
+#[test]
+fn only_what_names_nobody_of_the_cohort_is_foreign() {
+    let [everything, _, members] = levels();
+    for (json, expected) in [
+        (r#"{"resourceType":"Patient","id":"p"}"#, false),
+        (r#"{"resourceType":"Patient","id":"q"}"#, true),
+        (r#"{"resourceType":"Observation","id":"o"}"#, false),
+        (r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/q"}}"#, true),
+        (r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"}}"#, false),
+        (
+            r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/q"},"performer":[{"reference":"Patient/p"}]}"#,
+            false,
+        ),
+    ] {
+        assert_eq!(with_devices(members.clone()).is_foreign(&entry(json)), expected, "{json}");
+        assert!(!with_devices(everything.clone()).is_foreign(&entry(json)), "{json}");
+    }
+}
+
+#[test]
+fn it_is_known_what_single_resources_decide() {
+    for cohort in levels() {
+        let is_everything = matches!(cohort, Cohort::Everything);
+        let plain = with_devices(cohort.clone());
+        assert_eq!((plain.keeps_back_resources(), plain.asks_for_last_versions()), (false, !is_everything));
+        for (policy, withdrawn, expected) in [
+            ("{}", "", false),
+            (r#"{"withheld":["s|x"]}"#, "", true),
+            ("{}", "gone", true),
+            (r#"{"removed":["*.text"]}"#, "", false),
+        ] {
+            let grant = grant(cohort.clone(), policy, withdrawn);
+            assert_eq!(grant.keeps_back_resources(), expected, "{policy} {withdrawn}");
+            assert_eq!(grant.asks_for_last_versions(), expected || !is_everything, "{policy} {withdrawn}");
+        }
+    }
+}
+
+/// SEC-27
+#[test]
+fn what_was_received_and_is_gone_is_told_if_its_type_is_in_the_export() {
+    let grant = with_devices(Cohort::Everything);
+    let reference = |text: &str| LocalReference::parse_on(text, &[]).expect("a reference");
+    let told = grant.admit_deletion_of_received(&reference("Patient/p")).expect("a line");
+    assert_eq!(told.len(), told.clone().into_bytes().len());
+    assert!(told.len() > 1 && told.into_bytes().ends_with(b"\n"));
+    assert!(grant.admit_deletion_of_received(&reference("Encounter/e")).is_none());
+}
+
+#[test]
+fn what_tells_of_other_records_names_them() {
+    let grant = with_devices(Cohort::Everything);
+    let told = |json: &str| {
+        let told = grant.tells_of(&entry(json)).into_iter();
+        told.map(|told| (told.of.map(|of| of.id.to_string()), told.is_subject)).collect::<Vec<_>>()
+    };
+    let id = |text: &str| Some(text.to_owned());
+    for (json, expected) in [
+        (
+            r#"{"resourceType":"Provenance","id":"v","target":[{"reference":"Observation/o"},{"reference":"urn:x"}],"entity":[{"what":{"reference":"Observation/e"}},{"what":{"reference":"urn:y"}}]}"#,
+            vec![(id("o"), true), (None, true), (id("e"), false)],
+        ),
+        (
+            r#"{"resourceType":"AuditEvent","id":"a","entity":[{"what":{"reference":"Patient/p"}}],"agent":[{"who":{"reference":"Practitioner/d"}}]}"#,
+            vec![(id("p"), true), (id("d"), false)],
+        ),
+        (r#"{"resourceType":"Binary","id":"b","securityContext":{"reference":"Patient/p"}}"#, vec![(id("p"), true)]),
+        (r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"}}"#, vec![]),
+    ] {
+        assert_eq!(told(json), expected, "{json}");
+    }
+}
