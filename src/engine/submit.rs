@@ -1,10 +1,24 @@
-//! Why a job is not taken.
+//! How a job is taken up: recorded in the ledger and the store, or found to be one that runs already; and why one is not.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::shared::{Question, SharedExports};
+use super::{Engine, Inner};
+use crate::clock;
+use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::store::StoreError;
-use crate::job::usage::Exhausted;
+use crate::job::usage::{Day, Exhausted};
+use crate::job::{Job, JobId};
 use crate::ledger::LedgerError;
+use crate::ledger::record::{Event, KickOff};
 use crate::upstream::probe::FilterProbeError;
+
+/// How long a kick-off waits for what its job can find out as well.
+const SUBMIT_PATIENCE: Duration = Duration::from_secs(5);
+/// After how long a client whose exports run may ask for another one.
+const RUNNING_RETRY_SECONDS: i64 = 60;
 
 /// Why a job was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -24,4 +38,109 @@ pub(crate) enum SubmitError {
     Store(#[from] StoreError),
     #[error("could not record the export in the ledger")]
     Ledger(#[from] LedgerError),
+}
+
+impl Engine {
+    /// Records a new job that somebody at `peer` has kicked off, in the ledger and then in the store; it runs when its turn
+    /// comes. The answer is where to ask: another job if that is shared.
+    ///
+    /// # Errors
+    /// [`SubmitError::Full`] if as many jobs wait already as may, [`SubmitError::Quota`] if its client has used up what it may,
+    /// and [`SubmitError::Undated`] if the server is known not to say what the job asks for.
+    pub(crate) async fn submit(&self, job: Job, peer: Option<IpAddr>) -> Result<JobId, SubmitError> {
+        if let Some(id) = self.inner.shared_export(&job, peer).await? {
+            return Ok(id);
+        }
+        if self.inner.jobs().waiting.len() >= self.inner.settings.most_waiting {
+            return Err(SubmitError::Full);
+        }
+        let planner = &self.inner.planner;
+        let looked_at = async {
+            if let Some(name) = planner.cannot_be_dated(&job).await {
+                return Err(SubmitError::Undated(name));
+            }
+            let narrowed = Box::pin(planner.cannot_be_narrowed(&job)).await;
+            narrowed.map_or(Ok(()), |error| Err(SubmitError::Filter(error)))
+        };
+        tokio::select! {
+            looked_at = looked_at => looked_at?,
+            // Then the job finds out.
+            () = self.inner.services.clock.sleep(SUBMIT_PATIENCE) => {}
+        }
+        // As a whole, even if the client has gone that asked for it: nothing may run that is not recorded.
+        let engine = self.clone();
+        self.to_its_end(async move { engine.record_or_share(job, peer).await }).await
+    }
+
+    async fn record_or_share(&self, job: Job, peer: Option<IpAddr>) -> Result<JobId, SubmitError> {
+        let inner = &self.inner;
+        let question = if inner.settings.share { SharedExports::question(&job) } else { None };
+        let _turn = match question {
+            Some(question) => Some(inner.shared.turn(question).await),
+            None => None,
+        };
+        if let Some(id) = inner.shared_export(&job, peer).await? {
+            return Ok(id);
+        }
+        let id = job.id;
+        self.record(job, peer, question).await?;
+        Ok(id)
+    }
+
+    async fn record(&self, job: Job, peer: Option<IpAddr>, question: Option<Question>) -> Result<(), SubmitError> {
+        let services = &self.inner.services;
+        let (id, now) = (job.id, clock::now(&*services.clock));
+        let job = Job { consent: services.rights.consent().grown(), ..job };
+        let refused = |exhausted| {
+            let seconds = match exhausted {
+                Exhausted::Running => RUNNING_RETRY_SECONDS,
+                Exhausted::Kickoffs | Exhausted::Bytes => Day::seconds_left(now),
+            };
+            SubmitError::Quota { exhausted, seconds }
+        };
+        let allowed = services.rights.allowance(&job.owner, now);
+        if let Some(allowed) = &allowed {
+            services.has_room(allowed).await?.map_err(refused)?;
+        }
+        services.ledger.append(Event::KickOff(KickOff::of(&job, peer))).await?;
+        match allowed {
+            None => services.store.create(job).await?,
+            Some(allowed) => {
+                if let Err(exhausted) = services.store.create_within(job, allowed).await? {
+                    // Others at the same time were sooner: what was said of it is said to have come to nothing.
+                    services.ledger.note(Event::Failed { job: id, code: IssueType::Throttled }).await;
+                    return Err(refused(exhausted));
+                }
+            }
+        }
+        if let Some(question) = question {
+            self.inner.shared.note(question, id);
+        }
+        self.inner.jobs().waiting.push_back(id);
+        self.inner.queued.notify_one();
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// From now on who asks for the same has this one, if that is wanted.
+    pub(super) fn may_share(&self, job: &Job) {
+        if self.settings.share
+            && let Some(question) = SharedExports::question(job)
+        {
+            self.shared.note(question, job.id);
+        }
+    }
+
+    /// The export that runs or waits for the same as `job` would, recorded as kicked off by its client once more.
+    async fn shared_export(&self, job: &Job, peer: Option<IpAddr>) -> Result<Option<JobId>, SubmitError> {
+        let question = if self.settings.share { SharedExports::question(job) } else { None };
+        let Some(id) = question.and_then(|question| self.shared.find(question)) else { return Ok(None) };
+        let Some(known) = self.services.store.job(id).await? else { return Ok(None) };
+        if !known.state.is_active() || self.services.is_revoked(&known).await? {
+            return Ok(None);
+        }
+        self.services.ledger.append(Event::KickOff(KickOff::of(&known, peer))).await?;
+        Ok(Some(id))
+    }
 }
