@@ -364,7 +364,7 @@ impl Event {
             }
         }
         if let Some(Actor { scopes: Some(scopes), .. }) = self.actor_mut() {
-            // So short that the scopes are understood when they are read.
+            // Short: a token may have many of them, and each record names them.
             *scopes = scopes.hiding(|value| hash(value).chars().take(HASH_OF_SCOPE).collect());
         }
     }

@@ -52,25 +52,18 @@ impl ReadError {
 
     /// Whether the server does not accept what was shown to it.
     pub(in crate::engine) fn is_unauthorized(&self) -> bool {
-        match self {
-            Self::Search(error) | Self::Filter(FilterProbeError::Search { source: error, .. }) => {
-                error.is_unauthorized()
-            }
-            Self::Short { .. }
-            | Self::Unsteady
-            | Self::OverExport
-            | Self::IgnoredFilter
-            | Self::Filter(_)
-            | Self::Troubled
-            | Self::Loop
-            | Self::Expired => false,
-        }
+        self.search().is_some_and(SearchError::is_unauthorized)
     }
 
     /// Whether it says nothing about the server: the slice was left for the next start.
     pub(in crate::engine) fn is_stopping(&self) -> bool {
+        self.search().is_some_and(SearchError::is_stopping)
+    }
+
+    /// The search that failed, for a slice or to show that its filter is heeded.
+    fn search(&self) -> Option<&SearchError> {
         match self {
-            Self::Search(error) | Self::Filter(FilterProbeError::Search { source: error, .. }) => error.is_stopping(),
+            Self::Search(error) | Self::Filter(FilterProbeError::Search { source: error, .. }) => Some(error),
             Self::Short { .. }
             | Self::Unsteady
             | Self::OverExport
@@ -78,7 +71,7 @@ impl ReadError {
             | Self::Filter(_)
             | Self::Troubled
             | Self::Loop
-            | Self::Expired => false,
+            | Self::Expired => None,
         }
     }
 }
