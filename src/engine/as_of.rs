@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 
+use super::provenance::{Known, Looked};
 use super::read::{Accepted, Bar, Read, ReadError, Reader, Received};
 use crate::fhir::bundle::Entry;
 use crate::fhir::datatypes::Instant;
@@ -25,9 +26,12 @@ impl Reader {
         slice: &Slice,
         can_be_cut: bool,
         accepted: Accepted,
+        known: &Known,
     ) -> Result<Read, ReadError> {
         let Accepted { mut resources, unreadable, summary, issues, mut reservation } = accepted;
-        self.bar_what_tells_of_others(&mut resources).await?;
+        for resource in &mut resources {
+            resource.bar = resource.bar.max(self.bar(&resource.entry, known));
+        }
         let mut bytes = reservation.as_ref().map_or(0, Reservation::bytes);
         let mut restored = Vec::with_capacity(resources.len());
         for resource in resources {
@@ -73,10 +77,15 @@ impl Reader {
         };
         let Some(entry) = then else { return Ok(Received { was_there: false, ..resource }) };
         // It may have told of other records then.
-        let mut restored = [Received { entry, ..resource }];
-        self.bar_what_tells_of_others(&mut restored).await?;
-        let [restored] = restored;
-        Ok(restored)
+        let known = match room {
+            Room::Free => match self.look_at_whom_they_tell_of(std::iter::once(&entry)).await? {
+                Looked::All(known) => known,
+                Looked::NoRoom(_) => return Err(SearchError::TooLarge { bytes: 0, alone: false }.into()),
+            },
+            Room::Share | Room::Alone => self.look_at_whom_it_tells_of(&entry).await?,
+        };
+        let bar = resource.bar.max(self.bar(&entry, &known));
+        Ok(Received { entry, bar, ..resource })
     }
 }
 

@@ -464,6 +464,7 @@ impl Export {
             Bar::ByPolicy => Err(Withheld::ByPolicy),
             // SEC-20: what cannot be decided is refused, and said; unless it is none of the export's anyhow.
             Bar::Undecided => self.grant.admit(entry, |_| {}).and(Err(Withheld::Undecided)),
+            Bar::TellsOfOthers => self.grant.admit(entry, |_| {}).and(Err(Withheld::SharedWithOthers)),
             Bar::None => self.grant.admit(entry, note),
         };
         match admitted {

@@ -1,10 +1,11 @@
-//! Provenance of what policy keeps back stays here too, and so does what was audited about it: it would tell that the record is
-//! there, who made it and when (SEC-26). So does a Binary that is a part of it.
-//! What it is about is asked for, as nothing in it says how that is labelled.
+//! What tells of other records: Provenance, what was audited, a Binary that is a part of one. Whether those records may be told of
+//! is asked for, as nothing in it says whose they are and how they are labelled (SEC-20, SEC-26).
+//!
+//! Nobody waits for memory while holding some: where there is no room beside the pages that are held, these are given back, what
+//! is to be known is asked for, and they are read again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::read::{Bar, ReadError, Reader, Received};
 use super::worker::IDS_PER_SEARCH;
@@ -14,116 +15,205 @@ use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::SearchQuery;
 use crate::job::index::IdHash;
 use crate::profile::PatientForm;
-use crate::smart::admit::Told;
+use crate::smart::admit::{Fate, Told};
 use crate::upstream::client::{Room, SearchError};
 use crate::upstream::probe::list;
 
-/// Records of which it is remembered whether they are kept back, or are not there.
+/// Records of which it is remembered what is known of them.
 const MOST_REMEMBERED: usize = 200_000;
-/// How often memory is waited for, and how long each time. What is held meanwhile is not given back.
-const TRIES: u32 = 5;
-const REST: Duration = Duration::from_secs(1);
 
-/// What became of a record that something is said of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    Leaves,
-    IsKeptBack,
-    /// The server does not give it: nobody knows.
-    IsUnknown,
+/// Records that resources tell of and nothing is known of yet.
+#[derive(Debug, Default)]
+pub(super) struct Untold(BTreeMap<ResourceType, BTreeSet<Id>>);
+
+/// What is known of the records that some resources tell of.
+#[derive(Debug, Default)]
+pub(super) struct Known(HashMap<IdHash, Fate>);
+
+/// What came of looking at whom resources tell of.
+#[derive(Debug)]
+pub(super) enum Looked {
+    All(Known),
+    /// There is no room to ask for these at this moment.
+    NoRoom(Untold),
+}
+
+/// What came of asking for some records.
+enum Asked<'a> {
+    /// These did not come.
+    Left(Vec<&'a Id>),
+    TooLarge,
 }
 
 impl Reader {
-    /// Marks those of a slice's resources that say something of a record that is kept back.
-    pub(super) async fn bar_what_tells_of_others(&self, resources: &mut [Received]) -> Result<(), ReadError> {
-        if !self.grant.keeps_back_resources() {
-            return Ok(());
+    /// Looks at whom resources tell of, as far as there is room for it beside what is held.
+    pub(super) async fn look_at_whom_they_tell_of(
+        &self,
+        entries: impl Iterator<Item = &Entry> + Send,
+    ) -> Result<Looked, ReadError> {
+        let (mut known, untold) = self.whom_they_tell_of(entries);
+        let left = self.ask(untold, Room::Free, &mut known).await?;
+        Ok(if left.0.is_empty() { Looked::All(known) } else { Looked::NoRoom(left) })
+    }
+
+    /// The same for who holds no memory.
+    pub(super) async fn look_at_whom_it_tells_of(&self, entry: &Entry) -> Result<Known, ReadError> {
+        let (mut known, untold) = self.whom_they_tell_of(std::iter::once(entry));
+        self.ask(untold, Room::Share, &mut known).await?;
+        Ok(known)
+    }
+
+    /// Asks for what there was no room for; for who has given back what it held.
+    pub(super) async fn find_out(&self, untold: Untold) -> Result<(), ReadError> {
+        self.ask(untold, Room::Share, &mut Known::default()).await.map(drop)
+    }
+
+    /// Notes what was read itself, where Provenance that is still to come may tell of it.
+    pub(super) fn remember(&self, resources: &[Received]) {
+        if !self.grant.minds_what_is_told() || !self.plan.types.contains_key(&ResourceType::PROVENANCE) {
+            return;
         }
-        let told: Vec<_> = resources.iter().map(|resource| self.grant.tells_of(&resource.entry)).collect();
-        let mut asked: BTreeMap<ResourceType, BTreeSet<Id>> = BTreeMap::new();
-        let mut found = HashMap::new();
-        for LocalReference { resource_type, id } in told.iter().flatten().filter_map(|told| told.of.as_ref()) {
-            let hash = IdHash::of(*resource_type, id);
-            // Taken now: whoever else reads may have it forgotten meanwhile.
-            match self.fates().get(&hash) {
-                Some(fate) => drop(found.insert(hash, *fate)),
-                None => drop(asked.entry(*resource_type).or_default().insert(id.clone())),
-            }
+        let is_told_of = |received: &&Received| received.entry.resource_type != ResourceType::PROVENANCE;
+        let fates = resources.iter().filter(is_told_of).map(|received| (received.id, self.grant.fate(&received.entry)));
+        self.keep(fates.collect::<Vec<_>>());
+    }
+
+    /// What is remembered of whom resources tell of, and what is not.
+    fn whom_they_tell_of<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> (Known, Untold) {
+        let (mut known, mut untold) = (Known::default(), Untold::default());
+        if !self.grant.minds_what_is_told() {
+            return (known, untold);
         }
-        for (resource_type, ids) in asked {
-            let ids: Vec<_> = ids.iter().collect();
-            let at_once = if self.plan.profile.id_lists { IDS_PER_SEARCH as usize } else { 1 };
-            for ids in ids.chunks(at_once) {
-                let left = self.ask_for_fates(resource_type, ids, &mut found).await?;
-                // A list may be too long, or too much.
-                for id in left.into_iter().filter(|_| ids.len() > 1) {
-                    self.ask_for_fates(resource_type, &[id], &mut found).await?;
+        for entry in entries {
+            let told = self.grant.tells_of(entry);
+            let fates = self.fates();
+            let fate = |told: &Told| told.of.as_ref().and_then(|of| fates.get(&hash(of)).copied());
+            let found: Vec<_> = told.iter().map(fate).collect();
+            let is_decided = bar(told.iter().zip(&found).filter_map(|(told, fate)| fate.map(|fate| (told, fate))));
+            for (told, fate) in told.iter().zip(found) {
+                match (&told.of, fate) {
+                    // Taken now: whoever else reads may have it forgotten meanwhile.
+                    (Some(of), Some(fate)) => drop(known.0.insert(hash(of), fate)),
+                    // Nothing can come of them but what is known already.
+                    (Some(_), None) if is_decided >= Bar::TellsOfOthers => {}
+                    (Some(of), None) => drop(untold.0.entry(of.resource_type).or_default().insert(of.id.clone())),
+                    (None, _) => {}
                 }
             }
         }
-        let fate = |of: &Option<LocalReference>| {
-            let hash = of.as_ref().map(|of| IdHash::of(of.resource_type, &of.id));
-            hash.and_then(|hash| found.get(&hash)).copied().unwrap_or(Fate::IsUnknown)
-        };
-        for (resource, told) in resources.iter_mut().zip(&told) {
-            for Told { of, is_subject } in told {
-                let bar = match fate(of) {
-                    Fate::IsKeptBack => Bar::ByPolicy,
-                    Fate::IsUnknown if *is_subject => Bar::Undecided,
-                    Fate::IsUnknown | Fate::Leaves => Bar::None,
-                };
-                resource.bar = resource.bar.max(bar);
+        (known, untold)
+    }
+
+    /// Asks for records; gives those for which there is no room.
+    async fn ask(&self, untold: Untold, room: Room, known: &mut Known) -> Result<Untold, ReadError> {
+        let mut left = Untold::default();
+        let mut found = Known::default();
+        let at_once = if self.plan.profile.id_lists { IDS_PER_SEARCH as usize } else { 1 };
+        for (resource_type, ids) in untold.0 {
+            let ids: Vec<_> = ids.iter().collect();
+            for ids in ids.chunks(at_once) {
+                let mut too_large = Vec::new();
+                match self.ask_for(resource_type, ids, room, &mut found).await? {
+                    Asked::TooLarge if ids.len() == 1 => too_large.extend(ids.iter().copied()),
+                    // A list may be too long, or too much.
+                    asked => {
+                        let alone = if let Asked::Left(left) = asked { left } else { ids.to_vec() };
+                        for id in alone {
+                            if let Asked::TooLarge = self.ask_for(resource_type, &[id], room, &mut found).await? {
+                                too_large.push(id);
+                            }
+                        }
+                    }
+                }
+                if !too_large.is_empty() {
+                    left.0.entry(resource_type).or_default().extend(too_large.into_iter().cloned());
+                }
             }
         }
-        let mut known = self.fates();
-        if known.len() > MOST_REMEMBERED {
-            known.clear();
-        }
-        known.extend(found);
-        Ok(())
+        self.keep(found.0.iter().map(|(id, fate)| (*id, *fate)));
+        known.0.extend(found.0);
+        Ok(left)
     }
 
-    /// The last version of what was deleted, unless it says something of a record that is kept back.
-    pub(super) async fn unless_it_tells_of_others(&self, last: Option<Entry>) -> Result<Option<Entry>, ReadError> {
-        let Some(entry) = last else { return Ok(None) };
-        let id = IdHash::of(entry.resource_type, &entry.id);
-        let mut resource = [Received { entry, id, has_moved: false, was_there: true, bar: Bar::None }];
-        self.bar_what_tells_of_others(&mut resource).await?;
-        let [Received { entry, bar, .. }] = resource;
-        Ok((bar == Bar::None).then_some(entry))
-    }
-
-    /// Finds out about some of a type; gives those that did not come.
-    async fn ask_for_fates<'a>(
+    /// Asks for some records of a type.
+    async fn ask_for<'a>(
         &self,
         resource_type: ResourceType,
         ids: &[&'a Id],
-        found: &mut HashMap<IdHash, Fate>,
-    ) -> Result<Vec<&'a Id>, ReadError> {
+        room: Room,
+        found: &mut Known,
+    ) -> Result<Asked<'a>, ReadError> {
         let query = SearchQuery::new(resource_type).param("_id", list(ids, PatientForm::Id)).count(IDS_PER_SEARCH);
         let scope = PageScope::of(resource_type).with_references();
-        let mut entries = Vec::new();
-        for tried in 1..=TRIES {
-            match self.upstream.page(&query, scope, Room::Free).await {
-                Ok(answer) => {
-                    entries = answer.page.entries;
-                    break;
-                }
-                Err(SearchError::TooLarge { .. }) if ids.len() == 1 && tried < TRIES => self.upstream.rest(REST).await,
-                Err(SearchError::TooLarge { .. } | SearchError::Refused { .. } | SearchError::Failing { .. }) => break,
-                Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => {
-                    return Err(error.into());
-                }
+        // A record that the server fails to give is no reason to wait for it.
+        let upstream = self.upstream.giving_back();
+        let mut answer = upstream.page(&query, scope, room).await;
+        if ids.len() == 1 && room == Room::Share && matches!(answer, Err(SearchError::TooLarge { .. })) {
+            answer = upstream.page(&query, scope, Room::Alone).await;
+        }
+        let entries = match answer {
+            Ok(answer) => answer.page.entries,
+            Err(SearchError::TooLarge { .. }) if room == Room::Free || ids.len() > 1 => return Ok(Asked::TooLarge),
+            Err(SearchError::TooLarge { .. } | SearchError::Refused { .. } | SearchError::Failing { .. }) => Vec::new(),
+            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => {
+                return Err(error.into());
             }
-        }
+        };
         for entry in entries.iter().filter(|entry| ids.contains(&&entry.id)) {
-            let fate = if self.grant.bars(entry) { Fate::IsKeptBack } else { Fate::Leaves };
-            found.insert(IdHash::of(resource_type, &entry.id), fate);
+            found.0.insert(IdHash::of(resource_type, &entry.id), self.grant.fate(entry));
         }
-        Ok(ids.iter().copied().filter(|id| !found.contains_key(&IdHash::of(resource_type, id))).collect())
+        let left = ids.iter().copied().filter(|id| !found.0.contains_key(&IdHash::of(resource_type, id)));
+        let left: Vec<_> = left.collect();
+        match left[..] {
+            [id] if ids.len() == 1 => {
+                found.0.insert(IdHash::of(resource_type, id), Fate::IsUnknown);
+                Ok(Asked::Left(Vec::new()))
+            }
+            _ => Ok(Asked::Left(left)),
+        }
+    }
+
+    /// The last version of what was deleted, unless it says something of a record that may not be told of.
+    pub(super) async fn unless_it_tells_of_others(&self, last: Option<Entry>) -> Result<Option<Entry>, ReadError> {
+        let Some(entry) = last else { return Ok(None) };
+        let known = self.look_at_whom_it_tells_of(&entry).await?;
+        Ok((self.bar(&entry, &known) == Bar::None).then_some(entry))
+    }
+
+    /// Whether a resource stays here for what it tells of others.
+    pub(super) fn bar(&self, entry: &Entry, known: &Known) -> Bar {
+        if !self.grant.minds_what_is_told() {
+            return Bar::None;
+        }
+        let told = self.grant.tells_of(entry);
+        let fate = |told: &Told| told.of.as_ref().and_then(|of| known.0.get(&hash(of)).copied());
+        bar(told.iter().map(|told| (told, fate(told).unwrap_or(Fate::IsUnknown))))
+    }
+
+    fn keep(&self, fates: impl IntoIterator<Item = (IdHash, Fate)>) {
+        let mut kept = self.fates();
+        if kept.len() > MOST_REMEMBERED {
+            kept.clear();
+        }
+        kept.extend(fates);
     }
 
     fn fates(&self) -> MutexGuard<'_, HashMap<IdHash, Fate>> {
         self.fates.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn hash(of: &LocalReference) -> IdHash {
+    IdHash::of(of.resource_type, &of.id)
+}
+
+/// What the records that a resource tells of make of it.
+fn bar<'a>(told: impl Iterator<Item = (&'a Told, Fate)>) -> Bar {
+    let bars = told.map(|(told, fate)| match fate {
+        Fate::IsKeptBack => Bar::ByPolicy,
+        Fate::IsOfOthers if told.is_subject => Bar::TellsOfOthers,
+        Fate::IsUnknown if told.is_subject => Bar::Undecided,
+        Fate::IsOfOthers | Fate::IsUnknown | Fate::MayLeave => Bar::None,
+    });
+    bars.max().unwrap_or(Bar::None)
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::isolate::OneByOne;
 use super::pool::{Cutting, Task};
-use super::provenance::Fate;
+use super::provenance::Looked;
 
 use crate::bulk::manifest::Method;
 use crate::fhir::bundle::{Entry, Page};
@@ -27,7 +27,7 @@ use crate::job::index::IdHash;
 use crate::plan::filter::FilterNo;
 use crate::plan::slice::{Grid, Scope, Slice};
 use crate::plan::{ExportPlan, OnShort};
-use crate::smart::admit::Grant;
+use crate::smart::admit::{Fate, Grant};
 use crate::upstream::budget::Reservation;
 use crate::upstream::client::{SearchError, Upstream};
 use follow::Followed;
@@ -119,8 +119,10 @@ pub(super) struct Received {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Bar {
     None,
-    /// Nobody can say whether policy keeps back what it is about: it is counted as what may not leave.
+    /// Nobody can say whose that is which it is about, or whether policy keeps that back: it is counted as what may not leave.
     Undecided,
+    /// It is about a record of somebody who is none of the export's patients.
+    TellsOfOthers,
     /// Policy keeps that back, and so this.
     ByPolicy,
 }
@@ -152,29 +154,39 @@ impl Reader {
 
     /// Reads a slice until it is accepted, or has to be read in another way.
     pub(super) async fn read(&self, task: &Task) -> Result<Read, ReadError> {
-        let mut read = Box::pin(self.read_as_it_is(task)).await?;
-        for _ in 1..ATTEMPTS {
+        for _ in 0..ATTEMPTS {
+            let accepted = match self.read_by_its_filter(task).await? {
+                Read::Accepted(accepted) => accepted,
+                other @ (Read::TooMany { .. } | Read::InHalves | Read::Large) => return Ok(other),
+            };
+            self.remember(&accepted.resources);
+            let entries = accepted.resources.iter().map(|resource| &resource.entry);
+            match self.look_at_whom_they_tell_of(entries).await? {
+                Looked::All(known) => {
+                    let can_be_cut = task.slice.can_be_cut(self.cutting(task.slice.resource_type).grid);
+                    return self.look_back(&task.slice, can_be_cut, accepted, &known).await;
+                }
+                Looked::NoRoom(untold) => {
+                    drop(accepted);
+                    self.find_out(untold).await?;
+                }
+            }
+        }
+        Err(ReadError::Unsteady)
+    }
+
+    /// Reads a slice of which something came by a filter that is proven.
+    async fn read_by_its_filter(&self, task: &Task) -> Result<Read, ReadError> {
+        for _ in 0..ATTEMPTS {
+            let read = Box::pin(self.read_as_it_is(task)).await?;
             match &read {
                 // What it found has gone before it could be tried on it.
                 Read::Accepted(accepted)
-                    if !accepted.resources.is_empty() && !self.relies_on_filter(&task.slice).await? =>
-                {
-                    drop(read);
-                    read = Box::pin(self.read_as_it_is(task)).await?;
-                }
-                Read::Accepted(_) | Read::TooMany { .. } | Read::InHalves | Read::Large => break,
+                    if !accepted.resources.is_empty() && !self.relies_on_filter(&task.slice).await? => {}
+                Read::Accepted(_) | Read::TooMany { .. } | Read::InHalves | Read::Large => return Ok(read),
             }
         }
-        match read {
-            Read::Accepted(accepted) => {
-                if !accepted.resources.is_empty() && !self.relies_on_filter(&task.slice).await? {
-                    return Err(ReadError::Unsteady);
-                }
-                let can_be_cut = task.slice.can_be_cut(self.cutting(task.slice.resource_type).grid);
-                self.look_back(&task.slice, can_be_cut, accepted).await
-            }
-            other @ (Read::TooMany { .. } | Read::InHalves | Read::Large) => Ok(other),
-        }
+        Err(ReadError::Unsteady)
     }
 
     async fn read_as_it_is(&self, task: &Task) -> Result<Read, ReadError> {

@@ -14,6 +14,7 @@ use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::files::{Files, FilesError};
 use super::pool::{Order, Pool};
 use super::progress::Progress;
+use super::provenance::Looked;
 use super::read::{Again, Bar, Chain, Read, ReadError, Reader, SearchTally, Summary, made_since};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
@@ -297,6 +298,7 @@ impl Worker {
         let mut tally: Option<SearchTally> = None;
         let clock = self.files.clock();
         let mut stops_at: Option<Duration> = None;
+        let mut again = 0;
         loop {
             if self.drain.is_cancelled() {
                 // It may be near its end; what was not accepted by then is read after the restart.
@@ -316,6 +318,21 @@ impl Worker {
                 Err(error) if link.is_some() => return Err(StreamError::Read(ReadError::of_next(error))),
                 Err(error) => return Err(StreamError::Read(error.into())),
             };
+            let looked = self.reader.look_at_whom_they_tell_of(answer.page.entries.iter()).await;
+            let known = match looked.map_err(StreamError::Read)? {
+                Looked::All(known) => known,
+                // The page is asked for once more, when this is known.
+                Looked::NoRoom(untold) => {
+                    drop(answer);
+                    again += 1;
+                    if again >= ATTEMPTS {
+                        return Err(StreamError::Read(ReadError::Unsteady));
+                    }
+                    self.reader.find_out(untold).await.map_err(StreamError::Read)?;
+                    continue;
+                }
+            };
+            again = 0;
             if let Some(tally) = &mut tally {
                 tally.page(&mut reading, &answer.page);
             } else {
@@ -330,7 +347,10 @@ impl Worker {
             if !resources.is_empty() && !self.reader.relies_on_filter(slice).await.map_err(StreamError::Read)? {
                 return Err(StreamError::Read(ReadError::Unsteady));
             }
-            self.reader.bar_what_tells_of_others(&mut resources).await.map_err(StreamError::Read)?;
+            self.reader.remember(&resources);
+            for resource in &mut resources {
+                resource.bar = self.reader.bar(&resource.entry, &known);
+            }
             let (mut too_new, others): (Vec<_>, _) =
                 resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
             // They are part of the page, whose memory is given back now.

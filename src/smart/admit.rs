@@ -1,4 +1,6 @@
-//! `Grant::admit`, the only maker of lines that leave.
+//! `Grant::admit`, the only maker of lines that leave. What is there for other records only has a room of its own (`told`).
+
+mod told;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use crate::fhir::elements::{Elements, Kept, Wanted};
 use crate::fhir::inside::{Inside, Subject, look_inside};
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
+
+pub(crate) use told::{Fate, Told};
 
 /// One line of an output file: a compact resource and a newline. Nothing but [`Grant::admit`] makes one.
 #[derive(Clone)]
@@ -72,14 +76,6 @@ pub(crate) enum Withheld {
     Undecided,
     /// Policy keeps it back, and nobody is told how much of this there is (SEC-26).
     ByPolicy,
-}
-
-/// A record that a resource tells of.
-pub(crate) struct Told {
-    /// `None` if that cannot be told.
-    pub(crate) of: Option<LocalReference>,
-    /// Whether the resource is about it, and not only names it.
-    pub(crate) is_subject: bool,
 }
 
 impl Grant {
@@ -155,21 +151,6 @@ impl Grant {
     /// Whether policy keeps a resource back, be it a part of the export or not. What cannot be decided is kept back.
     pub(crate) fn bars(&self, entry: &Entry) -> bool {
         self.keeps_back_resources() && look_inside(&entry.line).is_none_or(|inside| self.bars_what_is(entry, &inside))
-    }
-
-    /// The records that a resource tells of, where it is there for nothing else, or is a part of one.
-    pub(crate) fn tells_of(&self, entry: &Entry) -> Vec<Told> {
-        let subject = match entry.resource_type {
-            ResourceType::PROVENANCE => "target",
-            ResourceType::AUDIT_EVENT => "entity.what",
-            ResourceType::BINARY => "securityContext",
-            _ => return Vec::new(),
-        };
-        let told = entry.references.iter().filter_map(|reference| {
-            let (of, is_subject) = (self.local(&reference.target), &*reference.path == subject);
-            (is_subject || of.is_some()).then_some(Told { of, is_subject })
-        });
-        told.collect()
     }
 
     fn bars_what_is(&self, entry: &Entry, inside: &Inside<'_>) -> bool {

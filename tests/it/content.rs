@@ -2,6 +2,7 @@
 
 mod elements;
 mod patients;
+mod provenance;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
