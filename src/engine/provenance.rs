@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{MutexGuard, PoisonError};
 
-use super::read::{Bar, ReadError, Reader, Received};
+use super::read::{Bar, Chain, ReadError, Reader, Received};
 use super::worker::IDS_PER_SEARCH;
 use crate::fhir::bundle::{Entry, Scope as PageScope};
 use crate::fhir::datatypes::{Id, LocalReference};
@@ -87,7 +87,10 @@ impl Reader {
         for entry in entries {
             let told = self.grant.tells_of(entry);
             let fates = self.fates();
-            let fate = |told: &Told| told.of.as_ref().and_then(|of| fates.get(&hash(of)).copied());
+            let fate = |told: &Told| {
+                let of = told.of.as_ref()?;
+                self.grant.fate_by_name(of).or_else(|| fates.get(&hash(of)).copied())
+            };
             let found: Vec<_> = told.iter().map(fate).collect();
             let is_decided = bar(told.iter().zip(&found).filter_map(|(told, fate)| fate.map(|fate| (told, fate))));
             for (told, fate) in told.iter().zip(found) {
@@ -151,16 +154,27 @@ impl Reader {
         if ids.len() == 1 && room == Room::Share && matches!(answer, Err(SearchError::TooLarge { .. })) {
             answer = upstream.page(&query, scope, Room::Alone).await;
         }
-        let entries = match answer {
-            Ok(answer) => answer.page.entries,
-            Err(SearchError::TooLarge { .. }) if room == Room::Free || ids.len() > 1 => return Ok(Asked::TooLarge),
-            Err(SearchError::TooLarge { .. } | SearchError::Refused { .. } | SearchError::Failing { .. }) => Vec::new(),
-            Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => {
-                return Err(error.into());
+        let mut chain = Chain::default();
+        loop {
+            let page = match answer {
+                Ok(answer) => answer.page,
+                Err(SearchError::TooLarge { .. }) if room == Room::Free || ids.len() > 1 => return Ok(Asked::TooLarge),
+                Err(SearchError::TooLarge { .. } | SearchError::Refused { .. } | SearchError::Failing { .. }) => break,
+                Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => {
+                    return Err(error.into());
+                }
+            };
+            for entry in page.entries.iter().filter(|entry| ids.contains(&&entry.id)) {
+                found.0.insert(IdHash::of(resource_type, &entry.id), self.grant.fate(entry));
             }
-        };
-        for entry in entries.iter().filter(|entry| ids.contains(&&entry.id)) {
-            found.0.insert(IdHash::of(resource_type, &entry.id), self.grant.fate(entry));
+            // Servers begin by empty pages, too.
+            let came = ids.iter().filter(|id| found.0.contains_key(&IdHash::of(resource_type, id))).count();
+            let Some(next) = page.next.filter(|_| came < ids.len()) else { break };
+            drop(page.entries);
+            if chain.step(&next, came).is_err() {
+                break;
+            }
+            answer = upstream.next(&next, scope, room).await;
         }
         let left = ids.iter().copied().filter(|id| !found.0.contains_key(&IdHash::of(resource_type, id)));
         let left: Vec<_> = left.collect();

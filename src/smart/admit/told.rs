@@ -111,6 +111,13 @@ impl Grant {
         told
     }
 
+    /// What a record makes of what tells of it, where its name says so.
+    pub(crate) fn fate_by_name(&self, of: &LocalReference) -> Option<Fate> {
+        let is_decided = of.resource_type == ResourceType::PATIENT && !self.keeps_back_resources();
+        let fate = if self.is_member(&of.id) { Fate::MayLeave } else { Fate::IsOfOthers };
+        is_decided.then_some(fate)
+    }
+
     /// What this record makes of what tells of it.
     pub(crate) fn fate(&self, entry: &Entry) -> Fate {
         if self.bars(entry) {
