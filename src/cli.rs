@@ -354,7 +354,7 @@ fn replace_keys(file: &Path, how: Replacing) -> ExitCode {
     write_for_nobody_else();
     match app::replace_keys(&config, how, clock::now(&SystemClock)) {
         Ok(()) => {
-            println!("there are new keys: send SIGHUP to the process that serves, if there is one");
+            println!("there are new keys: a process that serves goes by them from its next request on");
             ExitCode::SUCCESS
         }
         Err(error) => {

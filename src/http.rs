@@ -9,6 +9,7 @@ pub(crate) mod door;
 mod file;
 pub(crate) mod guard;
 pub(crate) mod heads;
+pub(crate) mod key_files;
 mod kickoff;
 pub(crate) mod links;
 mod manifest;
@@ -52,6 +53,7 @@ use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
 use crate::upstream::cohorts::Cohorts;
 use guard::Exposure;
+use key_files::KeyFiles;
 use links::Links;
 use places::Places;
 use polls::Polls;
@@ -73,6 +75,8 @@ pub(crate) struct Edge {
     pub(crate) watch: ClockWatch,
     pub(crate) ledger: Ledger,
     pub(crate) links: Links,
+    /// The files of the keys that links and tokens are signed with.
+    pub(crate) key_files: KeyFiles,
     /// What manifests list, unless their client wants something else.
     pub(crate) link_mode: LinkMode,
     /// How it is known who may ask.

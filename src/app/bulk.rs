@@ -18,13 +18,14 @@ use super::consent::ListFile;
 use super::credentials::{self, Rereadable};
 use super::fingerprint::MadeOf;
 use super::identity::{Identity, JobStore};
-use super::keys::{kept_link_keys, link_keys, new_key, replace_link_keys, watch_link_keys};
+use super::keys::{LINK_KEY, kept_link_keys, link_keys, new_key, replace_link_keys, watch_link_keys};
 use super::upstream::search_upstream;
 use super::{ledger, smart, timekeeping};
 use crate::clock::watch::ClockWatch;
 use crate::clock::{self, Clock};
 use crate::config::{Config, Location, ServerConfig, Size};
 use crate::engine::Standing;
+use crate::http::key_files::KeyFiles;
 use crate::http::links::{LinkRing, Links};
 use crate::http::places::Places;
 use crate::http::polls::Polls;
@@ -137,8 +138,15 @@ impl Bulk {
         let capabilities = Capabilities::new(upstream.clone(), Arc::clone(clock));
         let ring = LinkRing::new(keys);
         let links = Links::new(config.server.bulk_base(), ring.clone(), config.output.link_ttl);
+        let key_files = folder_of(state, parts).map_or_else(KeyFiles::none, |folder| {
+            let server = if let Access::Server(server) = &access { Some(Arc::clone(server)) } else { None };
+            let tokens = server.map(|server| (folder.join(smart::TOKEN_KEYS), server));
+            KeyFiles::new((folder.join(LINK_KEY), ring.clone()), tokens)
+        });
         if let Some(folder) = folder_of(state, parts) {
-            let watching = watch_link_keys(ring.clone(), folder.to_owned(), config.output.link_ttl, Arc::clone(clock));
+            let after = key_files.clone();
+            let watching =
+                watch_link_keys(ring.clone(), after, folder.to_owned(), config.output.link_ttl, Arc::clone(clock));
             let stopped = stop.clone();
             runtime.spawn(async move { stopped.run_until_cancelled(watching).await });
         }
@@ -162,7 +170,8 @@ impl Bulk {
         };
         if let Access::Server(server) = &access {
             let folder = folder_of(state, parts);
-            runtime.spawn(smart::watch_keys(Arc::clone(server), config, folder, Arc::clone(clock), stop.clone()));
+            let (server, after) = (Arc::clone(server), key_files.clone());
+            runtime.spawn(smart::watch_keys(server, after, config, folder, Arc::clone(clock), stop.clone()));
         }
         let asked = upstream.clone();
         let its_time = move || asked.its_time();
@@ -180,6 +189,7 @@ impl Bulk {
             watch: watch.clone(),
             ledger: ledger.clone(),
             links,
+            key_files,
             link_mode: config.output.links,
             access,
             seats: seats(&config.server),

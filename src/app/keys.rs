@@ -10,6 +10,7 @@ use crate::clock::{self, Clock};
 use crate::config::{Config, SmartMode};
 pub(super) use crate::disk::{keep, sync_folder_of};
 use crate::fhir::datatypes::Millis;
+use crate::http::key_files::KeyFiles;
 use crate::http::links::LinkRing;
 use crate::output::signing::{LinkKey, LinkKeys};
 use crate::smart::generate::Pair;
@@ -60,7 +61,13 @@ pub(super) fn replace_link_keys(
 }
 
 /// Replaces the key of links whenever it has become too old, for as long as it is polled.
-pub(super) async fn watch_link_keys(ring: LinkRing, state: PathBuf, link_ttl: Duration, clock: Arc<dyn Clock>) {
+pub(super) async fn watch_link_keys(
+    ring: LinkRing,
+    files: KeyFiles,
+    state: PathBuf,
+    link_ttl: Duration,
+    clock: Arc<dyn Clock>,
+) {
     loop {
         clock.sleep(LOOK_EVERY).await;
         let now = clock::now(&*clock);
@@ -70,6 +77,8 @@ pub(super) async fn watch_link_keys(ring: LinkRing, state: PathBuf, link_ttl: Du
         match link_keys(&state, link_ttl, now) {
             Ok(keys) => {
                 ring.replace(keys);
+                // An operator may have replaced it meanwhile, too.
+                files.look_again();
                 tracing::info!("the key that signs links was replaced");
             }
             // The one before it is as good as it was.
@@ -93,7 +102,7 @@ pub(crate) enum Replacing {
     Revoke,
 }
 
-/// Replaces the keys that sign tokens and links by new ones; a process that serves takes them up at SIGHUP.
+/// Replaces the keys that sign tokens and links by new ones; a process that serves takes them up with its next request.
 ///
 /// # Errors
 /// If the old ones cannot be read, or the new ones cannot be kept. Then something may have been replaced.

@@ -18,6 +18,7 @@ use crate::config::{
 use crate::fhir::datatypes::Millis;
 use crate::http::Access;
 use crate::http::guard::Exposure;
+use crate::http::key_files::KeyFiles;
 use crate::smart::access_token::{Made, TokenKeys};
 use crate::smart::client::ClientId;
 use crate::smart::delivery::Delivery;
@@ -307,6 +308,7 @@ fn millis(duration: Duration) -> i64 {
 /// Replaces the keys that sign tokens whenever they have become too old, until the process stops.
 pub(super) fn watch_keys(
     server: Arc<AuthorizationServer>,
+    files: KeyFiles,
     config: &Config,
     state: Option<&Path>,
     clock: Arc<dyn Clock>,
@@ -324,6 +326,7 @@ pub(super) fn watch_keys(
             match token_keys(&smart, state.as_deref(), Some(&server.keys()), now) {
                 Ok(keys) => {
                     server.use_keys(keys);
+                    files.look_again();
                     tracing::info!("the key that signs access tokens was replaced");
                 }
                 // The one before it is as good as it was.

@@ -210,6 +210,7 @@ impl<S> Diverted<S> {
                 // It may be let in later, and is refused now all the same (SEC-02).
                 return Ok(witness.record(&edge.ledger, Problem::from(closed).into_response()).await);
             } else {
+                edge.key_files.take_up();
                 handle(Arc::clone(&edge), request).await
             };
             Ok(seat.until_gone(witness.tell(&edge.ledger, answer).await))

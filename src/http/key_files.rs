@@ -1,0 +1,107 @@
+//! The keys that sign tokens and links, as their files have them at this moment: what an operator revokes in another process is
+//! good no more from the next request on (SEC-16).
+
+use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::links::LinkRing;
+use crate::output::signing::LinkKeys;
+use crate::smart::access_token::TokenKeys;
+use crate::smart::server::AuthorizationServer;
+use crate::telemetry::error_chain;
+
+const STAY: &str = "keys that sign tokens or links stay as they were";
+
+/// The files of keys, and who goes by them. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct KeyFiles(Arc<Inner>);
+
+struct Inner {
+    links: Option<(KeyFile, LinkRing)>,
+    tokens: Option<(KeyFile, Arc<AuthorizationServer>)>,
+}
+
+/// A file that others replace as a whole.
+struct KeyFile {
+    path: PathBuf,
+    /// What it was when it was read last.
+    seen: Mutex<Option<Version>>,
+}
+
+/// What tells a file from the one that was in its place before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Version {
+    fn of(metadata: &Metadata) -> Self {
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Self { device: metadata.dev(), inode: metadata.ino(), bytes: metadata.len(), modified }
+    }
+}
+
+impl KeyFiles {
+    /// None where keys do not outlive the process.
+    pub(crate) fn none() -> Self {
+        Self(Arc::new(Inner { links: None, tokens: None }))
+    }
+
+    /// Files of the keys that sign links and, where we issue them, tokens.
+    pub(crate) fn new(links: (PathBuf, LinkRing), tokens: Option<(PathBuf, Arc<AuthorizationServer>)>) -> Self {
+        let file = |path| KeyFile { path, seen: Mutex::default() };
+        let (path, ring) = links;
+        let tokens = tokens.map(|(path, server)| (file(path), server));
+        Self(Arc::new(Inner { links: Some((file(path), ring)), tokens }))
+    }
+
+    /// Takes up the keys of files that were replaced since. One that is not there, or cannot be read, changes nothing: the keys
+    /// that are in use stay so until it can, or until SIGHUP.
+    pub(crate) fn take_up(&self) {
+        if let Some((file, ring)) = &self.0.links {
+            file.if_replaced(|text| LinkKeys::read(text).map(|keys| ring.replace(keys)));
+        }
+        if let Some((file, server)) = &self.0.tokens {
+            file.if_replaced(|text| TokenKeys::read(text).map(|keys| server.use_keys(keys)));
+        }
+    }
+
+    /// Has both files read at the next request, whatever was read: for who has replaced one.
+    pub(crate) fn look_again(&self) {
+        let links = self.0.links.iter().map(|(file, _)| file);
+        for file in links.chain(self.0.tokens.iter().map(|(file, _)| file)) {
+            *file.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+impl KeyFile {
+    fn if_replaced<E: std::error::Error + 'static>(&self, take_up: impl FnOnce(&[u8]) -> Result<(), E>) {
+        // Whoever comes meanwhile waits, as what is good is not known yet.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(now) = std::fs::metadata(&self.path).as_ref().map(Version::of) else { return };
+        if *seen == Some(now) {
+            return;
+        }
+        let text = match std::fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) => return tracing::error!(error = error_chain(&error), "{STAY}"),
+        };
+        if let Err(error) = take_up(&text) {
+            tracing::error!(error = error_chain(&error), "{STAY}");
+        }
+        *seen = Some(now);
+    }
+}
+
+impl fmt::Debug for KeyFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyFiles")
+    }
+}
