@@ -7,6 +7,7 @@ mod claim;
 mod consent;
 mod credentials;
 mod examine;
+mod expiries;
 mod fingerprint;
 mod identity;
 mod keys;
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bulk::route::BasePaths;
 use crate::clock::watch::ClockWatch;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{self, Clock, SystemClock};
 use crate::config::{Config, Location, PassThroughMode, ServerConfig, SmartMode};
 use crate::http::desk::Desk;
 use crate::http::stack::{self, Behind, OfftakeLayer};
@@ -44,6 +45,7 @@ use crate::upstream::live::LiveTraffic;
 use assembly::bulk_runtime;
 use bulk::{Around, Bulk, Parts, Through, ThroughParts};
 pub(crate) use examine::{Examined, examine};
+use expiries::Expiries;
 pub(crate) use identity::Identity;
 pub use identity::JobStore;
 use keys::new_key;
@@ -74,6 +76,7 @@ struct App {
     live: Arc<LiveTraffic>,
     ledger: Ledger,
     desk: Desk,
+    expiries: Expiries,
     bulk: OnceLock<Bulk>,
     /// What that is to be made of, as long as it cannot.
     waiting: Mutex<Parts>,
@@ -158,6 +161,7 @@ impl Builder {
         let Self { config, clock, store, output, through, uploads, ledger_fault } = self;
         let parts = Parts { store, output, through, uploads };
         bulk::look_at_folders(&config, &parts)?;
+        let expiries = Expiries::new(&config, parts.store.is_none().then_some(&*config.store.path));
         let live = Arc::new(live_traffic(&config, &clock));
         let runtime = bulk_runtime()?;
         let watch = ClockWatch::new(Arc::clone(&clock));
@@ -170,6 +174,7 @@ impl Builder {
             live,
             ledger,
             desk,
+            expiries,
             bulk: OnceLock::new(),
             waiting: Mutex::new(parts),
             stop: CancellationToken::new(),
@@ -182,11 +187,20 @@ impl Builder {
                  says more; after it was mended, send SIGHUP or start anew"
             );
         }
+        app.watch_expiries();
         Ok(Offtake { app: Arc::new(app) })
     }
 }
 
 impl App {
+    /// SEC-44: tells of what expires, whatever becomes of bulk requests.
+    fn watch_expiries(&self) {
+        let Some(runtime) = &self.runtime else { return };
+        let watching = self.expiries.clone().watch(Arc::clone(&self.clock));
+        let stopped = self.stop.clone();
+        runtime.spawn(async move { stopped.run_until_cancelled(watching).await });
+    }
+
     /// Has bulk requests answered from now on, if they are not yet and what that needs can be used.
     fn start_bulk(&self, config: &Config) -> anyhow::Result<()> {
         let mut parts = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -254,6 +268,14 @@ impl Offtake {
     /// # Errors
     /// If there can be no other clients: then all stay as they were, and so does what searches show.
     pub(crate) fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        let reloaded = self.take_up(config);
+        if reloaded.is_ok() {
+            self.app.expiries.reread(config, clock::now(&*self.app.clock));
+        }
+        reloaded
+    }
+
+    fn take_up(&self, config: &Config) -> anyhow::Result<()> {
         let Some(bulk) = self.app.bulk.get() else {
             self.app.start_bulk(&self.app.mended_by(config)?).context("bulk requests are refused still")?;
             tracing::info!("bulk requests are answered from now on");

@@ -260,7 +260,7 @@ fn doctor(config: &Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Examined { anonymity, upstream, storage, files, issuer } = examined;
+    let Examined { anonymity, upstream, storage, files, expiries, issuer } = examined;
     let mut is_fit = true;
     match anonymity {
         Ok(anonymity) => {
@@ -283,7 +283,7 @@ fn doctor(config: &Config) -> ExitCode {
         }
     }
     is_fit &= files.are_fit();
-    print!("{files}");
+    print!("{files}{expiries}");
     match issuer {
         None => {}
         Some(Ok(line)) => print!("{line}"),

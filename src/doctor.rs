@@ -2,6 +2,7 @@
 //! says what that means.
 
 pub(crate) mod anonymous;
+pub(crate) mod expiries;
 pub(crate) mod files;
 pub(crate) mod storage;
 

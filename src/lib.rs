@@ -23,6 +23,7 @@
 //! fhir       the little FHIR that is spoken: types, instants, searches, pages         pure
 //! clock      the only place that asks the system for time or chance
 //! body       the one body type of requests and answers
+//! expiry     when certificates, keys and credentials end                              pure
 //! profile    what the server was found to do                                          pure
 //! bulk       the operation as the guide writes it: routes, kick-offs, manifests       pure
 //! plan       what an export reads, and how it is cut into slices                      pure
@@ -66,6 +67,7 @@ pub mod config;
 mod disk;
 mod doctor;
 mod engine;
+mod expiry;
 mod fhir;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -9,10 +9,11 @@ use anyhow::Context;
 use super::assembly::JOBS;
 use super::identity::{CHECKPOINT_KEY, INSTANCE, STORE_IDENTITY, hex, known, owner};
 use super::keys::{LINK_KEY, already_kept, kept_link_keys};
-use super::{credentials, live_traffic, new_key, pass_through, search_upstream, smart};
+use super::{credentials, expiries, live_traffic, new_key, pass_through, search_upstream, smart};
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::{AcceptsAnonymous, Config, Location, OutputConfig, PassThroughMode, PublicBucket, Size, SmartMode};
 use crate::doctor::anonymous::{Anonymity, Reach};
+use crate::doctor::expiries::Expiries;
 use crate::doctor::files::{Kept, StateFiles};
 use crate::doctor::storage::{self, Opened, Owner, State, Storage};
 use crate::doctor::{self, Examination};
@@ -30,6 +31,7 @@ pub(crate) struct Examined {
     pub(crate) upstream: anyhow::Result<Examination>,
     pub(crate) storage: anyhow::Result<Storage>,
     pub(crate) files: StateFiles,
+    pub(crate) expiries: Expiries,
     /// The issuer of access tokens and what was had of it, where there is one.
     pub(crate) issuer: Option<anyhow::Result<String>>,
 }
@@ -49,7 +51,8 @@ pub(crate) async fn examine(config: &Config) -> Examined {
         Box::pin(examine_storage(config, &clock)),
         Box::pin(examine_issuer(config, &clock))
     );
-    Examined { anonymity, upstream, storage, files: state_files(config), issuer }
+    let expiries = expiries::examine(config, clock::now(&*clock));
+    Examined { anonymity, upstream, storage, files: state_files(config), expiries, issuer }
 }
 
 /// The files of the state folder that `serve` reads at its start. None is made.

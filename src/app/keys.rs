@@ -21,7 +21,7 @@ use crate::telemetry::error_chain;
 pub(super) const LINK_KEY: &str = "link.key";
 
 /// How old the key of links may get, and how often that is looked at.
-const LINK_KEY_LIFETIME: Duration = Duration::from_hours(90 * 24);
+pub(super) const LINK_KEY_LIFETIME: Duration = Duration::from_hours(90 * 24);
 const LOOK_EVERY: Duration = Duration::from_hours(1);
 /// By how much a link outlives its lifetime in what is remembered of its key.
 const GRACE: Duration = Duration::from_mins(1);

@@ -146,6 +146,11 @@ impl TokenKeys {
         now.0.saturating_sub(self.current.created.0) >= lifetime_millis
     }
 
+    /// Since when the key that signs is in use.
+    pub(crate) fn created(&self) -> Millis {
+        self.current.created
+    }
+
     /// The JWK Set that is published: the key that signs, and those whose tokens are good still.
     pub(crate) fn jwks(&self, now: Millis) -> String {
         let previous = self.previous.iter().filter(|key| now < key.until).map(|key| key.point.jwk());

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the core outward: a module uses itself and what stands above it. A part of a module may have a place of its own.
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 30] = [
     "fhir",
     "clock", // gives instants as FHIR writes them
     "body",
     "disk",
+    "expiry",
     "profile",
     "smart",
     "bulk",
@@ -39,8 +40,9 @@ const ORDER: [&str; 29] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 50] = [
+const PURE: [&str; 52] = [
     "fhir",
+    "expiry",
     "profile",
     "bulk",
     "plan",
@@ -77,6 +79,7 @@ const PURE: [&str; 50] = [
     "engine::accept",
     "engine::progress",
     "doctor::anonymous",
+    "doctor::expiries",
     "doctor::files",
     "doctor::storage",
     "proxy::base",

@@ -1,5 +1,6 @@
 //! Exports from a server that gives nothing to whoever shows nothing, and ordinary requests beside them.
 
+mod expiries;
 mod process;
 mod tls;
 pub(crate) mod tokens;

@@ -119,6 +119,11 @@ impl LinkKeys {
         now.saturating_sub(self.created) >= lifetime
     }
 
+    /// Since when the key that signs is in use, in seconds since 1970, if anybody knows.
+    pub(crate) fn created(&self) -> Option<u64> {
+        Some(self.created).filter(|created| *created > 0)
+    }
+
     /// The key of this name, if it is good for something still.
     pub(super) fn find(&self, id: &str, now: u64) -> Option<&LinkKey> {
         let previous = self.previous.iter().filter(|key| now < key.until).map(|key| &key.key);
