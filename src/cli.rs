@@ -260,7 +260,7 @@ fn doctor(config: &Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Examined { anonymity, upstream, storage, files, expiries, issuer } = examined;
+    let Examined { anonymity, own_exports, upstream, storage, files, expiries, issuer } = examined;
     let mut is_fit = true;
     match anonymity {
         Ok(anonymity) => {
@@ -271,6 +271,10 @@ fn doctor(config: &Config) -> ExitCode {
             is_fit = false;
             eprintln!("{}", telemetry::error_chain(&*error));
         }
+    }
+    // Why it could not be tried is told by what follows.
+    if let Ok(own_exports) = &own_exports {
+        print!("{own_exports}");
     }
     if let Some(alarm) = storage.as_ref().ok().and_then(Storage::alarm) {
         println!("{alarm}\n");

@@ -4,6 +4,7 @@
 pub(crate) mod anonymous;
 pub(crate) mod expiries;
 pub(crate) mod files;
+pub(crate) mod own_export;
 pub(crate) mod storage;
 
 use std::collections::BTreeSet;

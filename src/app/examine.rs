@@ -15,6 +15,7 @@ use crate::config::{AcceptsAnonymous, Config, Location, OutputConfig, PassThroug
 use crate::doctor::anonymous::{Anonymity, Reach};
 use crate::doctor::expiries::Expiries;
 use crate::doctor::files::{Kept, StateFiles};
+use crate::doctor::own_export::OwnExports;
 use crate::doctor::storage::{self, Opened, Owner, State, Storage};
 use crate::doctor::{self, Examination};
 use crate::output::Output;
@@ -28,6 +29,7 @@ use crate::upstream::capabilities::Capabilities;
 #[derive(Debug)]
 pub(crate) struct Examined {
     pub(crate) anonymity: anyhow::Result<Anonymity>,
+    pub(crate) own_exports: anyhow::Result<OwnExports>,
     pub(crate) upstream: anyhow::Result<Examination>,
     pub(crate) storage: anyhow::Result<Storage>,
     pub(crate) files: StateFiles,
@@ -45,14 +47,15 @@ const STORAGE_RETRY: Duration = Duration::from_secs(5);
 /// What doctor finds out about a configuration.
 pub(crate) async fn examine(config: &Config) -> Examined {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (anonymity, upstream, storage, issuer) = tokio::join!(
+    let (anonymity, own_exports, upstream, storage, issuer) = tokio::join!(
         Box::pin(anonymity(config, &clock)),
+        Box::pin(own_exports(config, &clock)),
         Box::pin(upstream(config, &clock)),
         Box::pin(examine_storage(config, &clock)),
         Box::pin(examine_issuer(config, &clock))
     );
     let expiries = expiries::examine(config, clock::now(&*clock));
-    Examined { anonymity, upstream, storage, files: state_files(config), expiries, issuer }
+    Examined { anonymity, own_exports, upstream, storage, files: state_files(config), expiries, issuer }
 }
 
 /// The files of the state folder that `serve` reads at its start. None is made.
@@ -98,6 +101,13 @@ async fn examine_issuer(config: &Config, clock: &Arc<dyn Clock>) -> Option<anyho
         Ok(format!("{:<14}{:<15} {found}\n", "issuer", "answers"))
     };
     Some(examined.await)
+}
+
+/// SEC-03: directly, and in a batch.
+async fn own_exports(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<OwnExports> {
+    let live = Arc::new(live_traffic(config, clock));
+    let upstream = search_upstream(config, credentials::of_searches(&config.upstream, clock)?, clock, PATIENCE, live)?;
+    Ok(OwnExports { direct: upstream.try_own_export().await, batch: upstream.try_own_export_in_a_batch().await })
 }
 
 async fn upstream(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Examination> {

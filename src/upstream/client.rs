@@ -2,6 +2,7 @@
 
 mod error;
 pub(crate) mod history;
+pub(crate) mod own_export;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};

@@ -40,7 +40,7 @@ const ORDER: [&str; 30] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 52] = [
+const PURE: [&str; 53] = [
     "fhir",
     "expiry",
     "profile",
@@ -81,6 +81,7 @@ const PURE: [&str; 52] = [
     "doctor::anonymous",
     "doctor::expiries",
     "doctor::files",
+    "doctor::own_export",
     "doctor::storage",
     "proxy::base",
     "proxy::headers",

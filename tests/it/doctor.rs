@@ -18,22 +18,25 @@ async fn examined_of(patients: usize, settings: Settings, more: &str) -> Output 
         upstream.generate(patients);
     }
     let server = upstream.serve(listener().await).await;
+    let output = examined_at(&server.base_url, more).await;
+    server.stop().await;
+    output
+}
+
+async fn examined_at(base_url: &str, more: &str) -> Output {
     let folder = tempfile::tempdir().expect("a folder of its own");
     let config = folder.path().join("offtake.yaml");
     let at = folder.path().display();
     let yaml = format!(
-        "server: {{ public_base_url: http://127.0.0.1:1/fhir }}\nupstream: {{ base_url: {}{more} }}\n\
-         output: {{ location: file://{at}/output, min_free_bytes: 0 }}\nstore: {{ path: {at}/state }}\n",
-        server.base_url
+        "server: {{ public_base_url: http://127.0.0.1:1/fhir }}\nupstream: {{ base_url: {base_url}{more} }}\n\
+         output: {{ location: file://{at}/output, min_free_bytes: 0 }}\nstore: {{ path: {at}/state }}\n"
     );
     std::fs::write(&config, yaml).expect("the disk takes it");
     let doctor = move || {
         let mut doctor = Command::new(env!("CARGO_BIN_EXE_offtake"));
         doctor.arg("doctor").arg("--config").arg(&config).output().expect("it runs")
     };
-    let output = tokio::task::spawn_blocking(doctor).await.expect("it does not panic");
-    server.stop().await;
-    output
+    tokio::task::spawn_blocking(doctor).await.expect("it does not panic")
 }
 
 async fn lines(settings: Settings, more: &str) -> Vec<(String, String)> {
@@ -124,6 +127,38 @@ async fn the_whole_report_of_an_empty_server() {
     assert_eq!(report_of(0, settings, "").await, EMPTY);
 }
 
+/// SEC-03: an export of the server's own is a way round ours. What was begun to find out is ended.
+#[tokio::test]
+async fn an_export_of_the_servers_own_is_found_ended_and_asked_to_be_switched_off() {
+    let settings = Settings { own_export: true, ..Settings::default() };
+    let upstream = SampleUpstream::new(settings);
+    let report = report_before(&upstream).await;
+    for line in [
+        "own export    BEGUN           the server has begun an export by `$export`; it was ended again\n",
+        "              BEGUN           the server has begun an export by `$export` in a batch; it was ended again\n",
+        "SWITCH IT OFF THERE",
+    ] {
+        assert!(report.contains(line), "{report}");
+    }
+    let kickoffs: Vec<_> = upstream.requests().into_iter().filter(|seen| seen.path == "/fhir/$export").collect();
+    assert_eq!(kickoffs.len(), 1);
+    assert!(kickoffs[0].query.starts_with("_type=Basic&_since=20"), "{}", kickoffs[0].query);
+    assert_eq!(upstream.own_exports(), 0, "nothing is left of it");
+    // Nor is one that names another address: nobody deletes there.
+    upstream.update_settings(|settings| settings.link_base = Some("http://elsewhere.example/fhir".to_owned()));
+    let report = report_before(&upstream).await;
+    assert_eq!(report.matches("WHICH COULD NOT BE ENDED: end it there").count(), 2, "{report}");
+    assert_eq!(upstream.own_exports(), 2);
+}
+
+/// What doctor prints before a server as it is.
+async fn report_before(upstream: &SampleUpstream) -> String {
+    let server = upstream.serve(listener().await).await;
+    let output = examined_at(&server.base_url, "").await;
+    server.stop().await;
+    String::from_utf8(output.stdout).expect("text")
+}
+
 /// A filter that is ignored is found before anything is exported.
 #[tokio::test]
 async fn searches_by_patient_that_cannot_be_relied_on_are_named() {
@@ -134,6 +169,8 @@ async fn searches_by_patient_that_cannot_be_relied_on_are_named() {
 
 const GOOD: &str = concat!(
     "anonymous     accepted        the server gives to anybody: whoever reaches Offtake reads it through it\n",
+    "own export    refused         the server answers `$export` with 404\n",
+    "              refused         the server answers `$export` in a batch with 405\n",
     "software      sample upstream 1.2.3\n",
     "preset        none            all that is relied on was found by asking\n",
     "FHIR          4.0.1           all levels can be exported\n",
@@ -159,6 +196,8 @@ const GOOD: &str = concat!(
 );
 const POOR: &str = concat!(
     "anonymous     accepted        the server gives to anybody: whoever reaches Offtake reads it through it\n",
+    "own export    refused         the server answers `$export` with 404\n",
+    "              refused         the server answers `$export` in a batch with 405\n",
     "software      sample upstream 1.2.3\n",
     "preset        none            all that is relied on was found by asking\n",
     "FHIR          4.0.1           all levels can be exported\n",
@@ -186,6 +225,8 @@ const POOR: &str = concat!(
 );
 const EMPTY: &str = concat!(
     "anonymous     accepted        the server gives to anybody: whoever reaches Offtake reads it through it\n",
+    "own export    refused         the server answers `$export` with 404\n",
+    "              refused         the server answers `$export` in a batch with 405\n",
     "software      sample upstream 1.2.3\n",
     "preset        none            all that is relied on was found by asking\n",
     "FHIR          4.0.1           all levels can be exported\n",

@@ -15,6 +15,7 @@ mod bundle;
 mod capability;
 mod demand;
 mod everything;
+mod export;
 mod faults;
 mod generate;
 mod history;

@@ -8,7 +8,7 @@ use crate::body::Payload;
 use crate::lies::Posts;
 use crate::searchset::Manner;
 use crate::upstream::SampleUpstream;
-use crate::{capability, everything, history, instance, searchset};
+use crate::{capability, everything, export, history, instance, searchset};
 
 /// The path that all FHIR URLs begin with.
 pub(crate) const BASE_PATH: &str = "/fhir";
@@ -44,6 +44,13 @@ fn dispatch(upstream: &SampleUpstream, asked: Asked) -> Result<(Answer, bool), R
     let answer = match segments.as_slice() {
         [] if get => return searchset::later_page(upstream, &base, &pairs),
         ["metadata"] if get => Answer::fhir(StatusCode::OK, capability::statement(upstream, &base)),
+        ["$export"] if get && upstream.settings().own_export => export::kick_off(upstream, &base, &headers)?,
+        ["$export-poll-status"] if method == Method::DELETE && upstream.settings().own_export => {
+            export::end(upstream, &pairs)?
+        }
+        [] if method == Method::POST && upstream.settings().own_export => {
+            export::batch(upstream, &base, &headers, &body)?
+        }
         ["$bytes"] if get => bytes(&pairs)?,
         ["_history"] | [_, "_history"] | [_, _, "_history"] if get && !upstream.settings().history => {
             return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not-supported", "there is no history here"));

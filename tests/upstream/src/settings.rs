@@ -66,6 +66,8 @@ pub struct Settings {
     pub everything: Everything,
     /// `_history` of the server, of types and of resources is answered; otherwise it is 501 (Epic, IRIS).
     pub history: bool,
+    /// `$export` can be kicked off, by itself and in a batch; it never ends by itself.
+    pub own_export: bool,
     /// What whoever asks has to show.
     pub demand: Demand,
     /// The token endpoint that the server names, where it demands tokens; none is its own.
@@ -111,6 +113,7 @@ impl Default for Settings {
             one_patient: false,
             everything: Everything::default(),
             history: true,
+            own_export: false,
             demand: Demand::default(),
             token_endpoint: None,
             faults: Faults::default(),

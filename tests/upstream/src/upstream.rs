@@ -37,6 +37,8 @@ struct Inner {
     throttle: Throttle,
     slots: Slots,
     next_id: std::sync::atomic::AtomicU64,
+    /// Exports of its own that have begun and were not ended.
+    exports: Mutex<std::collections::BTreeSet<u64>>,
     /// Pages by offsets that were made.
     pages: std::sync::atomic::AtomicU64,
     script: RwLock<Option<Arc<dyn Script>>>,
@@ -154,6 +156,7 @@ impl SampleUpstream {
                 throttle: Throttle::default(),
                 slots: Slots::default(),
                 next_id: std::sync::atomic::AtomicU64::new(1),
+                exports: Mutex::default(),
                 pages: std::sync::atomic::AtomicU64::new(0),
                 script: RwLock::default(),
             }),
@@ -335,6 +338,26 @@ impl SampleUpstream {
 
     pub(crate) fn throttle(&self) -> &Throttle {
         &self.inner.throttle
+    }
+
+    /// How many exports of its own have begun and were not ended.
+    #[must_use]
+    pub fn own_exports(&self) -> usize {
+        self.exports().len()
+    }
+
+    pub(crate) fn begin_export(&self) -> u64 {
+        let id = self.inner.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.exports().insert(id);
+        id
+    }
+
+    pub(crate) fn end_export(&self, id: u64) -> bool {
+        self.exports().remove(&id)
+    }
+
+    fn exports(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeSet<u64>> {
+        self.inner.exports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn slots(&self) -> &Slots {
