@@ -1,5 +1,6 @@
 //! Composition root: configuration, adapters and core meet here only; start, drain, stop.
 
+mod admin;
 mod assembly;
 mod bulk;
 mod care;
@@ -19,6 +20,7 @@ mod smart;
 mod surroundings;
 mod timekeeping;
 mod upstream;
+mod warnings;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -30,11 +32,13 @@ use object_store::ObjectStore;
 use object_store::multipart::MultipartStore;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::Key;
 use crate::bulk::route::BasePaths;
 use crate::clock::watch::ClockWatch;
 use crate::clock::{self, Clock, SystemClock};
 use crate::config::{Config, Location, PassThroughMode, ServerConfig, SmartMode};
 use crate::http::desk::Desk;
+use crate::http::door::Door;
 use crate::http::stack::{self, Behind, OfftakeLayer};
 use crate::http::{Access, Edge};
 use crate::ledger::{Fault, Ledger};
@@ -77,6 +81,8 @@ struct App {
     ledger: Ledger,
     desk: Desk,
     expiries: Expiries,
+    /// What operators show.
+    admin_key: Key,
     bulk: OnceLock<Bulk>,
     /// What that is to be made of, as long as it cannot.
     waiting: Mutex<Parts>,
@@ -165,6 +171,9 @@ impl Builder {
         let live = Arc::new(live_traffic(&config, &clock));
         let runtime = bulk_runtime()?;
         let watch = ClockWatch::new(Arc::clone(&clock));
+        warnings::tell(&config);
+        let admin_key = Key::default();
+        admin::use_token(&admin_key, &config.admin);
         let ledger = ledger::start(&config, ledger_fault, &watch, runtime.handle());
         let desk = Desk::empty(ledger.clone(), config.smart.mode, config.server.bulk_base().as_str());
         let app = App {
@@ -175,6 +184,7 @@ impl Builder {
             ledger,
             desk,
             expiries,
+            admin_key,
             bulk: OnceLock::new(),
             waiting: Mutex::new(parts),
             stop: CancellationToken::new(),
@@ -271,6 +281,7 @@ impl Offtake {
         let reloaded = self.take_up(config);
         if reloaded.is_ok() {
             self.app.expiries.reread(config, clock::now(&*self.app.clock));
+            admin::use_token(&self.app.admin_key, &config.admin);
         }
         reloaded
     }
@@ -341,7 +352,7 @@ impl Offtake {
         listener: tokio::net::TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> anyhow::Result<()> {
-        let Config { server, .. } = &self.app.config;
+        let Config { server, admin: config_admin, .. } = &self.app.config;
         let apart = match server.bulk_listen {
             Some(address) => {
                 let bound = tokio::net::TcpListener::bind(address).await;
@@ -349,7 +360,14 @@ impl Offtake {
             }
             None => None,
         };
-        let (layer, behind, watching) = self.front()?;
+        let of_operators = match config_admin.listen {
+            Some(address) => {
+                let bound = tokio::net::TcpListener::bind(address).await;
+                Some(bound.with_context(|| format!("could not listen on {address} (admin.listen)"))?)
+            }
+            None => None,
+        };
+        let (layer, behind, door, watching) = self.front()?;
         let passes_through = server.pass_through == PassThroughMode::Forward;
         if let Ok(address) = listener.local_addr() {
             tracing::info!(listen = %address, public_base_url = %server.public_base_url, passes_through, "serving");
@@ -363,8 +381,15 @@ impl Offtake {
             }
             stack::serve(listener, &self.layer_alone(), stack::nothing(), of_others).await;
         };
+        let seen_by_operators = async {
+            let Some(listener) = of_operators else { return };
+            if let Ok(address) = listener.local_addr() {
+                tracing::info!(admin_listen = %address, "serving operators");
+            }
+            crate::admin::serve(listener, self.admin(door), stopped.cancelled()).await;
+        };
         let serving = async {
-            tokio::join!(stack::serve(listener, &layer, behind, own), bulk_alone);
+            tokio::join!(stack::serve(listener, &layer, behind, own), bulk_alone, seen_by_operators);
         };
         let told = async {
             shutdown.await;
@@ -376,11 +401,12 @@ impl Offtake {
         Ok(())
     }
 
-    /// The layer for the main listener, what is behind it, and what has to go on while it serves.
-    fn front(&self) -> anyhow::Result<(OfftakeLayer, Behind, BoxFuture<'static, ()>)> {
+    /// The layer for the main listener, what is behind it, the door between them, and what has to go on while it serves.
+    fn front(&self) -> anyhow::Result<(OfftakeLayer, Behind, Door, BoxFuture<'static, ()>)> {
         let App { config, clock, live, .. } = &*self.app;
         if config.server.pass_through == PassThroughMode::Off {
-            return Ok((self.layer_alone(), stack::nothing(), Box::pin(std::future::ready(()))));
+            let nothing = Box::pin(std::future::ready(()));
+            return Ok((self.layer_alone(), stack::nothing(), Door::Open, nothing));
         }
         let through = pass_through(config, live)?;
         let bases = through.bases().clone();
@@ -395,7 +421,7 @@ impl Offtake {
             }
             Some(_) => Behind::new(through),
         };
-        Ok((self.layer().behind(door), behind, Box::pin(surroundings.watch())))
+        Ok((self.layer().behind(door.clone()), behind, door, Box::pin(surroundings.watch())))
     }
 
     /// Ends all jobs in good order: what they have read is completed, and a restart reads nothing twice.
@@ -444,5 +470,6 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     }
     smart::check(config)?;
     credentials::check(config, &(Arc::new(SystemClock) as Arc<dyn Clock>))?;
+    admin::check(config)?;
     consent::check(&config.policy)
 }

@@ -1,5 +1,6 @@
 //! Configuration: the sections in reading order, and what is wrong with them, all at once.
 
+mod admin;
 mod care;
 mod cohorts;
 mod credentials;
@@ -31,6 +32,8 @@ pub use crate::profile::{
 pub use crate::smart::client::JwksUri;
 pub use crate::smart::delivery::{ClientFolder, LinkMode, NotAClientFolder};
 pub use crate::smart::policy::Level;
+pub use admin::AdminConfig;
+pub(crate) use admin::LEAST_TOKEN;
 pub use care::{
     BreakerConfig, NotATime, QuietHoursConfig, QuietWindowConfig, TimeOfDay, UtcOffset, Weekday, YieldConfig,
 };
@@ -86,6 +89,9 @@ pub struct Config {
     /// What leaves for nobody.
     #[serde(default)]
     pub policy: PolicyConfig,
+    /// What operators see.
+    #[serde(default)]
+    pub admin: AdminConfig,
     /// What is logged.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
@@ -151,6 +157,12 @@ impl Config {
         self.ledger.check_beside(&self.store.path, &mut problems);
         problems.of("smart", &self.smart);
         problems.of("policy", &self.policy);
+        problems.of("admin", &self.admin);
+        // Nothing of it is ever on a listener of others (SEC-10).
+        let of_others = [Some(self.server.listen), self.server.bulk_listen];
+        if self.admin.listen.is_some() && of_others.contains(&self.admin.listen) {
+            problems.add("listen", "is an address of server");
+        }
         problems.of("telemetry", &self.telemetry);
         if self.output.link_ttl > self.export.output_ttl {
             problems.section = "output";

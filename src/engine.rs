@@ -343,6 +343,11 @@ impl Engine {
         Ok(job.filter(|job| job.state != JobState::Deleted && !is_over(job)))
     }
 
+    /// All exports, as they stand in the store.
+    pub(crate) async fn all(&self) -> Result<Vec<Job>, StoreError> {
+        self.inner.services.store.jobs().await
+    }
+
     /// The files of a job.
     pub(crate) async fn files(&self, id: JobId) -> Result<Vec<FileRecord>, StoreError> {
         self.inner.services.store.files(id).await

@@ -39,6 +39,7 @@
 //! recover    a lost job store, rebuilt from what lies beside the output
 //! proxy      passes everything else through
 //! http       the edge: our routes and the order of the layers
+//! admin      what operators see: a page, health and metrics, on a listener of their own
 //! app        where all meet
 //! ```
 //!
@@ -57,6 +58,7 @@
 //!   out.
 //! * Ordinary traffic has connections and threads of its own and waits for no export.
 
+mod admin;
 mod app;
 mod body;
 mod bulk;

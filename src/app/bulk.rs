@@ -261,7 +261,6 @@ fn find(config: &Config, parts: &Parts, around: Around<'_>) -> anyhow::Result<Fo
         None => Output::open(&config.output_that_signs()).context("could not open the output")?,
     };
     let shown = credentials::of_searches(&config.upstream, clock)?;
-    credentials::warn(&config.upstream);
     let rereadable = Rereadable::new(&config.upstream, &shown.tls);
     let upstream = search_upstream(config, shown, clock, config.upstream.give_up_after, Arc::clone(live))?;
     let (keys, identity) = match &parts.store {

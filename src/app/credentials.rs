@@ -11,7 +11,7 @@ use url::Url;
 use super::fingerprint::{Fingerprint, MadeOf};
 use super::secrets;
 use crate::clock::Clock;
-use crate::config::{BackendConfig, BasicConfig, Config, PlainHttp, SearchTlsConfig, UpstreamConfig};
+use crate::config::{BackendConfig, BasicConfig, Config, SearchTlsConfig, UpstreamConfig};
 use crate::smart::private_jwk::PrivateKey;
 use crate::upstream::credentials::{Credentials, Kind, Place, TokenEndpoint, Tokens};
 use crate::upstream::tls::{Authorities, Identity, SearchTls};
@@ -58,17 +58,6 @@ pub(super) fn check(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<(
     of_searches(&config.upstream, clock)?;
     of_pass_through(&config.upstream)?;
     Ok(())
-}
-
-/// Tells whoever starts it what is known to be dangerous.
-pub(super) fn warn(upstream: &UpstreamConfig) {
-    let is_plain = upstream.searched().scheme() != "https";
-    if upstream.credentials.are_given() && is_plain && upstream.credentials.plain_http == PlainHttp::Acknowledged {
-        tracing::warn!(
-            "upstream.credentials are sent over plain http, which credentials.plain_http acknowledges: whoever is on the way \
-             reads them"
-        );
-    }
 }
 
 impl Rereadable {

@@ -25,7 +25,6 @@ pub(super) fn start(
 ) -> Ledger {
     let ledger = &config.ledger;
     if !ledger.enabled {
-        tracing::warn!("ledger.enabled is false: nothing is recorded of what leaves this server");
         return Ledger::off();
     }
     let forward = ledger.forward_to().ok().flatten().map(|target| match target {

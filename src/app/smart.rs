@@ -12,9 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::fingerprint::{Fingerprint, MadeOf};
 use super::keys::keep;
 use crate::clock::{self, Clock, SystemClock};
-use crate::config::{
-    AcceptsAnonymous, ClientConfig, ClientOutputConfig, Config, PassThroughMode, SmartConfig, SmartMode,
-};
+use crate::config::{ClientConfig, ClientOutputConfig, Config, SmartConfig, SmartMode};
 use crate::fhir::datatypes::Millis;
 use crate::http::Access;
 use crate::http::guard::Exposure;
@@ -44,19 +42,9 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
     match smart.mode {
         SmartMode::Open => {
             let exposure = if smart.open_to_everyone { Exposure::Anywhere } else { Exposure::ThisMachine };
-            match exposure {
-                Exposure::ThisMachine => tracing::warn!(
-                    "smart.mode is open: everybody on this machine may export everything, without showing who they are"
-                ),
-                Exposure::Anywhere => tracing::warn!(
-                    "smart.open_to_everyone is set: EVERYBODY who reaches this server may export everything, without \
-                     showing who they are"
-                ),
-            }
             Ok(Access::Open { exposure })
         }
         SmartMode::AuthorizationServer => {
-            warn_of_listener(config);
             let clients = usable(smart, &Clients::new());
             let source = key_source(smart, clock)?;
             let keys = token_keys(smart, state, None, clock::now(&**clock))?;
@@ -66,7 +54,6 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
             Ok(Access::Server(Arc::new(server)))
         }
         SmartMode::External => {
-            warn_of_listener(config);
             let clients = usable(smart, &Clients::new());
             let base = config.server.bulk_base();
             issuer::warn(&smart.issuer, base.as_str());
@@ -74,18 +61,6 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
             let issuer = ExternalIssuer::new(base.as_str(), clients, verifier);
             Ok(Access::External(Arc::new(issuer)))
         }
-    }
-}
-
-/// SEC-02
-fn warn_of_listener(config: &Config) {
-    let passes_through = config.server.pass_through == PassThroughMode::Forward;
-    if passes_through && config.upstream.accepts_anonymous == AcceptsAnonymous::Acknowledged {
-        tracing::warn!(
-            "upstream.accepts_anonymous is acknowledged: tokens are asked for by bulk requests only, every other request \
-             reaches the FHIR server by server.listen as it is, and if that answers without credentials, whoever reaches \
-             us reads everything there"
-        );
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn of_jwt(text: &str) -> Option<Millis> {
     seconds(claims.get("exp"))
 }
 
-/// A NumericDate (RFC 7519), whose parts of a second do not matter.
+/// A `NumericDate` (RFC 7519), whose parts of a second do not matter.
 fn seconds(value: Option<&Value>) -> Option<Millis> {
     let value = value?;
     #[expect(clippy::cast_possible_truncation, reason = "beyond all bounds it is the bound")]

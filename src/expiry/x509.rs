@@ -29,10 +29,13 @@ pub(crate) struct NotACertificate;
 /// # Errors
 /// [`NotACertificate`] if what stands before its end is not as it has to be.
 pub(crate) fn not_after(der: &[u8]) -> Result<Option<Millis>, NotACertificate> {
-    find(der).ok_or(NotACertificate)
+    match find(der).ok_or(NotACertificate)? {
+        End::At(time) => Ok(Some(time)),
+        End::Never => Ok(None),
+    }
 }
 
-fn find(der: &[u8]) -> Option<Option<Millis>> {
+fn find(der: &[u8]) -> Option<End> {
     let mut certificate = Reader(der);
     let mut certificate = Reader(certificate.element(SEQUENCE)?);
     let mut signed = Reader(certificate.element(SEQUENCE)?);
@@ -44,11 +47,7 @@ fn find(der: &[u8]) -> Option<Option<Millis>> {
     signed.element(SEQUENCE)?; // issuer
     let mut validity = Reader(signed.element(SEQUENCE)?);
     validity.time()?;
-    let end = validity.time()?;
-    match end {
-        End::At(time) => Some(Some(time)),
-        End::Never => Some(None),
-    }
+    validity.time()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -44,6 +44,16 @@ impl Door {
         }
     }
 
+    /// Why they may not be, as far as is known.
+    pub(crate) fn closed(&self) -> Option<Closed> {
+        let Self::Watched { seen, .. } = self else { return None };
+        match *seen.borrow() {
+            Anonymous::Refused(_) => None,
+            Anonymous::Accepted(_) => Some(Closed::Anonymous),
+            Anonymous::Unanswered => Some(Closed::Unknown),
+        }
+    }
+
     /// # Errors
     /// [`Closed`] if the request may not be answered now.
     pub(crate) async fn enter(&self) -> Result<(), Closed> {

@@ -107,6 +107,11 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", text)
     }
 
+    /// SEC-10: a request to the admin listener that does not show its token.
+    pub(crate) fn not_an_operator() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "login", "the token of this listener is needed (admin.token_file)")
+    }
+
     /// Where tokens are issued elsewhere.
     pub(crate) fn no_such_endpoint() -> Self {
         let text = "access tokens are issued elsewhere: `.well-known/smart-configuration` says where";

@@ -34,14 +34,14 @@ struct Taken {
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     taken: Arc<Mutex<Taken>>,
     peer: Option<IpAddr>,
 }
 
 /// There is none left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoSeat {
+pub(crate) enum NoSeat {
     #[error("as many bulk requests from this address are being answered as may")]
     OfThePeer,
     #[error("as many bulk requests are being answered as may")]
@@ -58,7 +58,7 @@ impl Seats {
     ///
     /// # Errors
     /// [`NoSeat`], at once: whoever waited would hold its connection all the same.
-    pub(super) fn take(&self, peer: Option<IpAddr>) -> Result<Seat, NoSeat> {
+    pub(crate) fn take(&self, peer: Option<IpAddr>) -> Result<Seat, NoSeat> {
         let peer = peer.map(network);
         let mut taken = lock(&self.taken);
         if taken.all >= self.most {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// From the core outward: a module uses itself and what stands above it. A part of a module may have a place of its own.
-const ORDER: [&str; 30] = [
+const ORDER: [&str; 31] = [
     "fhir",
     "clock", // gives instants as FHIR writes them
     "body",
@@ -33,6 +33,7 @@ const ORDER: [&str; 30] = [
     "proxy",
     "doctor", // also asks as whoever reaches us could
     "http",
+    "admin",
     "app",
     "cli",
     "testing",
@@ -40,7 +41,10 @@ const ORDER: [&str; 30] = [
 ];
 
 /// No threads, no time, no randomness, no files, no network: facts are arguments, and the rest is computed.
-const PURE: [&str; 53] = [
+const PURE: [&str; 56] = [
+    "admin::metrics",
+    "admin::page",
+    "admin::snapshot",
     "fhir",
     "expiry",
     "profile",

@@ -5,6 +5,7 @@ mod client;
 #[path = "../../examples/support/expected.rs"]
 mod expected;
 
+mod admin;
 mod anonymous;
 mod architecture;
 mod as_of;

@@ -1,0 +1,152 @@
+//! What operators see of a process that serves: its token, and how all stands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tokio::sync::Mutex;
+
+use super::{App, Offtake, secrets, warnings};
+use crate::admin::{Admin, Jobs, Key, Snapshot, Token};
+use crate::clock;
+use crate::clock::watch::Standing as ClockStanding;
+use crate::config::{AdminConfig, Config, LEAST_TOKEN, PassThroughMode, SecretSource};
+use crate::engine::Standing;
+use crate::http::door::{Closed, Door};
+use crate::job::{Job, JobState};
+use crate::telemetry::error_chain;
+
+/// How long the counts of exports are shown: reading them all takes a while where there are thousands.
+const COUNTED_FOR: Duration = Duration::from_secs(2);
+
+/// When exports were counted last, by the monotonic clock, and what came of it.
+type Counted = Mutex<Option<(Duration, Option<Jobs>)>>;
+
+/// Takes up the token that a configuration names now. One that cannot be read leaves the one before it in use.
+pub(super) fn use_token(key: &Key, config: &AdminConfig) {
+    match token(config) {
+        Ok(Some(token)) => key.replace(token),
+        Ok(None) => {}
+        Err(error) => tracing::error!(
+            error = error_chain(&*error),
+            "the token of the admin listener cannot be used: nobody new is answered there until it was mended and SIGHUP has it \
+             read anew"
+        ),
+    }
+}
+
+/// Finds what is wrong with its file.
+///
+/// # Errors
+/// If it cannot be used.
+pub(super) fn check(config: &Config) -> anyhow::Result<()> {
+    token(&config.admin).map(drop)
+}
+
+fn token(config: &AdminConfig) -> anyhow::Result<Option<Token>> {
+    if config.listen.is_none() {
+        return Ok(None);
+    }
+    let text = match (&config.token, &config.token_file) {
+        (Some(token), _) => token.reveal().as_bytes().to_owned(),
+        (None, Some(file)) => secrets::read(&SecretSource::File(file.clone())).context("admin.token_file")?,
+        (None, None) => return Ok(None),
+    };
+    ensure!(text.len() >= LEAST_TOKEN, "the token of admin is shorter than {LEAST_TOKEN} characters");
+    Ok(Some(Token::new(&text)))
+}
+
+fn count(all: &[Job]) -> Jobs {
+    let mut jobs = Jobs::default();
+    for job in all {
+        let own = match &job.state {
+            JobState::Accepted => &mut jobs.accepted,
+            JobState::Running(_) => &mut jobs.running,
+            JobState::Complete(_) => &mut jobs.complete,
+            JobState::Failed(_) => &mut jobs.failed,
+            JobState::Deleted => &mut jobs.deleted,
+        };
+        *own += 1;
+    }
+    jobs
+}
+
+impl Offtake {
+    /// What answers operators, where the main listener's bulk requests are behind this door.
+    pub(super) fn admin(&self, door: Door) -> Admin {
+        let offtake = self.clone();
+        let counted: Arc<Counted> = Arc::default();
+        Admin::new(self.app.admin_key.clone(), move || {
+            let (offtake, door, counted) = (offtake.clone(), door.clone(), Arc::clone(&counted));
+            Box::pin(async move { offtake.app.snapshot(&door, &counted).await })
+        })
+    }
+}
+
+impl App {
+    async fn snapshot(&self, door: &Door, counted: &Counted) -> Snapshot {
+        let standing = self.bulk.get().map(|bulk| bulk.engine.borrow().clone());
+        let clock = match self.watch.look() {
+            ClockStanding::Good => None,
+            ClockStanding::Set { .. } => {
+                Some("the clock was set: nothing expires until that is explained or confirmed")
+            }
+            ClockStanding::Behind { .. } => {
+                Some("the clock is behind what it was: nothing that was signed is accepted until it is right")
+            }
+        };
+        let expiries = self.expiries.clone();
+        let expiries = tokio::task::spawn_blocking(move || expiries.list()).await;
+        Snapshot {
+            now: Some(clock::now(&*self.clock)),
+            passes_through: self.config.server.pass_through == PassThroughMode::Forward,
+            refused: self.refused(standing.as_ref(), door),
+            warnings: warnings::of(&self.config),
+            clock,
+            pause: self.bulk.get().and_then(|bulk| bulk.edge.upstream.waiting()),
+            jobs: self.jobs(standing.as_ref(), counted).await,
+            expiries: expiries.unwrap_or_default(),
+        }
+    }
+
+    /// Why bulk requests are refused, if they are.
+    fn refused(&self, standing: Option<&Standing>, door: &Door) -> Vec<&'static str> {
+        let mut reasons = Vec::new();
+        match standing {
+            None => reasons.push("a file that they need cannot be used; the log and `offtake doctor` name it"),
+            Some(Standing::Opening) => reasons.push("the job store or the storage cannot be used yet"),
+            Some(Standing::Foreign) => reasons.push("the output belongs to another instance or another job store"),
+            Some(Standing::Unlisted) => reasons.push("policy.exclude_patients_file cannot be read"),
+            Some(Standing::Public(_)) => reasons.push("the storage of the output is public"),
+            Some(Standing::Ready(_)) => {}
+        }
+        // Where nothing passes through they are served all the same.
+        if self.config.server.bulk_listen.is_none() {
+            reasons.extend(door.closed().map(|closed| match closed {
+                Closed::Anonymous => {
+                    "the FHIR server answers requests without credentials (upstream.accepts_anonymous)"
+                }
+                Closed::Unknown => "the FHIR server has not been reached yet",
+            }));
+        }
+        if self.watch.is_behind() && self.bulk.get().is_some_and(|bulk| bulk.edge.access.registry().is_some()) {
+            reasons.push("the clock is behind what it was");
+        }
+        reasons
+    }
+
+    /// How many exports there are, as of a moment ago.
+    async fn jobs(&self, standing: Option<&Standing>, counted: &Counted) -> Option<Jobs> {
+        let engine = standing?.engine()?;
+        let mut counted = counted.lock().await;
+        let now = self.clock.monotonic();
+        if let Some((at, jobs)) = &*counted
+            && now.saturating_sub(*at) < COUNTED_FOR
+        {
+            return *jobs;
+        }
+        let jobs = engine.all().await.ok().map(|jobs| count(&jobs));
+        *counted = Some((now, jobs));
+        jobs
+    }
+}
