@@ -394,9 +394,12 @@ fn verify_ledger(config: &Config) -> ExitCode {
     }
 }
 
-/// SEC-40: what we write is for nobody else, whatever the shell allows.
+/// SEC-40: what we write is for nobody else, whatever the shell allows, and no core file is written.
 fn write_for_nobody_else() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    // A limit can always be lowered; where it cannot be set at all, the unit's holds.
+    let _set = rustix::process::setrlimit(rustix::process::Resource::Core, none);
 }
 
 fn refuse(error: &config::ConfigError) -> ExitCode {

@@ -24,6 +24,7 @@ mod refusal;
 mod rights;
 mod room;
 mod run;
+mod sealing;
 mod services;
 mod shared;
 mod sidecars;
@@ -56,6 +57,7 @@ use crate::output::writer::Coding;
 use crate::plan::{BoundaryChoice, Newcomers, OnShort};
 use crate::profile::{PresetChoice, ProfileOverrides};
 use crate::smart::server::Registry;
+use crate::store::keys::JobKeys;
 use crate::telemetry::error_chain;
 use crate::upstream::capabilities::Capabilities;
 use crate::upstream::client::Upstream;
@@ -87,6 +89,8 @@ pub(crate) struct EngineParts {
     pub(crate) instance: String,
     /// What checkpoint objects are authenticated with.
     pub(crate) checkpoint_key: CheckpointKey,
+    /// What the patients of each job are sealed with.
+    pub(crate) job_keys: JobKeys,
     pub(crate) settings: EngineSettings,
     /// The runtime that jobs run on: not the one that serves ordinary traffic.
     pub(crate) runtime: tokio::runtime::Handle,
@@ -217,6 +221,7 @@ const HELD_FOR: Duration = Duration::from_hours(1);
 impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Self {
         let EngineParts { store, output, upstream, clock, ledger, instance, checkpoint_key, .. } = parts;
+        let keys = parts.job_keys;
         let (settings, runtime) = (parts.settings, parts.runtime);
         let (began, rights) = (parts.began, Rights::new(parts.registry, settings.most_of_a_client));
         let timekeeper = Timekeeper::new(parts.watch);
@@ -254,7 +259,7 @@ impl Engine {
         let instance = instance.into();
         let client = None;
         let services =
-            Services { store, output, clock, ledger, sidecars, instance, client, checkpoint_key, coding, rights };
+            Services { store, output, clock, ledger, sidecars, instance, client, checkpoint_key, keys, coding, rights };
         let inner = Inner {
             services,
             upstream,
@@ -292,11 +297,14 @@ impl Engine {
         self.inner.planner.profiler.recall().await;
         jobs.sort_by_key(|job| (job.created, job.id));
         for job in jobs.iter().filter(|job| self.inner.settings.share && job.state.is_active()) {
-            // With the patients that it names.
-            if let Some(job) = self.inner.services.store.job(job.id).await? {
+            // With the patients that it names. One whose key is lost fails soon.
+            if let Some(job) = self.inner.services.store.job(job.id).await?
+                && let Ok(job) = self.inner.services.opened(job).await
+            {
                 self.inner.may_share(&job);
             }
         }
+        self.inner.services.settle_keys(&jobs).await;
         {
             let mut known = self.inner.jobs();
             known.waiting.extend(jobs.iter().filter(|job| job.state.is_active()).map(|job| job.id));
@@ -472,6 +480,7 @@ impl Inner {
             self.downloads.cut(id);
             // However long the storage takes: nothing more is read or written for it.
             self.cancel(id);
+            self.services.unseal_never(id).await;
         }
         Ok(deleted)
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod cohort;
 pub(crate) mod filter;
+pub(crate) mod kept;
 pub(crate) mod slice;
 
 use std::collections::{BTreeMap, BTreeSet};

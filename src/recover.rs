@@ -7,18 +7,22 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 
 use crate::job::checkpoint::FileRecord;
-use crate::job::store::{Store, StoreError};
+use crate::job::store::{Restored, Store, StoreError};
 use crate::job::{JobId, JobState};
 use crate::output::checkpoint::rebuild::{self, Folder, Rebuilt};
 use crate::output::checkpoint::{CheckpointKey, Commit, JobSheet, MOST_BYTES, Place, Refused};
 use crate::output::layout::{self, ObjectName};
 use crate::output::{Output, OutputError};
+use crate::plan::kept::KeptPlan;
 use crate::smart::delivery::ClientFolder;
+use crate::store::keys::{JobKeys, KeyError};
 
 /// What was rebuilt, and what was not.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     waiting_or_running: usize,
+    /// Jobs among those whose key is not there: nobody knows any more whom they are for, and they fail when they are taken up.
+    sealed: Vec<JobId>,
     complete: usize,
     failed: usize,
     deleted: usize,
@@ -46,17 +50,21 @@ pub(crate) enum RecoverError {
     Output(#[from] OutputError),
     #[error("could not write the new job store")]
     Store(#[from] StoreError),
+    #[error("could not look for the keys of exports")]
+    Key(#[from] KeyError),
 }
 
 /// Instances named where an unknown one was asked for.
 const MOST_NAMED: usize = 10;
 
-/// Records in `store`, which is empty, every job of `instance` whose checkpoint objects `key` authenticates.
+/// Records in `store`, which is empty, every job of `instance` whose checkpoint objects `key` authenticates. What is sealed in
+/// them stays so; `keys` are what the jobs need to go on.
 pub(crate) async fn recover(
     output: &Output,
     store: &dyn Store,
     instance: &str,
     key: &CheckpointKey,
+    keys: &JobKeys,
 ) -> Result<Report, RecoverError> {
     let instances = output.folders(None).await?;
     if !instances.iter().any(|found| found == instance) {
@@ -78,6 +86,13 @@ pub(crate) async fn recover(
             Some(rebuilt) => {
                 jobs += 1;
                 report.count(&rebuilt);
+                if needs_key(&rebuilt.restored) {
+                    match keys.of(id).await {
+                        Ok(_) => {}
+                        Err(error) if error.is_lost() => report.sealed.push(id),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
                 store.restore(rebuilt.restored).await?;
             }
             None => report.left_alone.push(name),
@@ -184,6 +199,12 @@ impl Report {
     }
 }
 
+/// Whether a job goes on, and only with those whom it is for.
+fn needs_key(restored: &Restored) -> bool {
+    let Restored { job, plan, .. } = restored;
+    job.state.is_active() && (job.kickoff.is_sealed() || matches!(plan, Some(KeptPlan::Sealed(_))))
+}
+
 fn is_listed(file: &FileRecord) -> bool {
     file.object().is_some()
 }
@@ -191,6 +212,11 @@ fn is_listed(file: &FileRecord) -> bool {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "jobs that go on   {:>8}", self.waiting_or_running)?;
+        if !self.sealed.is_empty() {
+            writeln!(f, "  but for         {:>8}", self.sealed.len())?;
+            let said = "the key that its patients are sealed with is not in job-keys; put it back, or the export fails at the start";
+            self.sealed.iter().try_for_each(|id| writeln!(f, "  {id}: {said}"))?;
+        }
         writeln!(f, "jobs complete     {:>8}", self.complete)?;
         writeln!(f, "jobs failed       {:>8}", self.failed)?;
         writeln!(f, "jobs deleted      {:>8}", self.deleted)?;

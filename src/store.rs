@@ -3,6 +3,7 @@
 pub(crate) mod codec;
 pub(crate) mod crash;
 pub(crate) mod full;
+pub(crate) mod keys;
 pub(crate) mod memory;
 pub(crate) mod sled;
 

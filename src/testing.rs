@@ -1,7 +1,7 @@
 //! For tests, examples and benchmarks only; no promise is made about it.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use crate::app::JobStore;
 pub use crate::clock::ManualClock;
@@ -11,11 +11,14 @@ pub use crate::store::full::FullPoint;
 use crate::app::{Identity, Offtake, Replacing, replace_keys as replace_keys_of};
 use crate::config::Config;
 use crate::fhir::datatypes::Millis;
-use crate::job::JobState;
+use crate::job::store::{Restored, Store};
+use crate::job::{Epoch, JobState};
 use crate::output::Output;
+use crate::plan::kept::KeptPlan;
 use crate::recover::{RecoverError, recover};
 use crate::store::crash::CrashStore;
 use crate::store::full::FullStore;
+use crate::store::keys::JobKeys;
 use crate::store::memory::MemoryStore;
 
 /// Takes up another configuration, as SIGHUP does.
@@ -66,13 +69,37 @@ impl JobStore {
     }
 
     async fn rebuilt_from(&self, output: Output) -> anyhow::Result<Self> {
-        let Identity { instance, checkpoint_key, .. } = self.identity()?;
+        let Identity { instance, checkpoint_key, job_keys, .. } = self.identity()?;
         let store = Arc::new(MemoryStore::default());
-        match recover(&output, &*store, &instance, &checkpoint_key).await {
+        match recover(&output, &*store, &instance, &checkpoint_key, &job_keys).await {
             Ok(_) | Err(RecoverError::UnknownInstance { .. } | RecoverError::NoCheckpoints(_)) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(Self { store, identity: Arc::clone(&self.identity) })
+    }
+
+    /// This store as a version of this program would have left it that did not seal patients: without a key of any job.
+    ///
+    /// # Errors
+    /// If what is sealed in it does not open.
+    pub async fn unsealed(&self) -> anyhow::Result<Self> {
+        let Identity { instance, checkpoint_key, job_keys, store: name } = self.identity()?;
+        let store = Arc::new(MemoryStore::default());
+        for listed in self.store.jobs().await? {
+            let id = listed.id;
+            let Some(mut job) = self.store.job(id).await? else { continue };
+            let mut plan = self.store.plan(id).await?;
+            if job.kickoff.is_sealed() {
+                job.kickoff = job.kickoff.opened(&job_keys.of(id).await?)?;
+            }
+            if let Some(KeptPlan::Sealed(sealed)) = &plan {
+                plan = Some(KeptPlan::Clear(Box::new(KeptPlan::open(sealed, &job_keys.of(id).await?)?)));
+            }
+            let files = self.store.files(id).await?;
+            store.restore(Restored { job, epoch: Epoch(1_000), plan, files }).await?;
+        }
+        let identity = Identity { instance, checkpoint_key, job_keys: JobKeys::in_memory(), store: name };
+        Ok(Self { store, identity: Arc::new(OnceLock::from(identity)) })
     }
 
     /// This store on a disk that is full at some time.

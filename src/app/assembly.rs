@@ -90,6 +90,7 @@ impl Assembly {
                 ledger: self.ledger,
                 instance: self.identity.instance,
                 checkpoint_key: self.identity.checkpoint_key,
+                job_keys: self.identity.job_keys,
                 settings: self.settings,
                 runtime: self.runtime,
                 began: self.began,

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::job::store::Store;
 use crate::output::checkpoint::CheckpointKey;
 use crate::output::layout;
+use crate::store::keys::JobKeys;
 
 /// A job store to build with.
 #[derive(Debug, Clone)]
@@ -26,6 +27,7 @@ impl JobStore {
         let made = Identity {
             instance: hex(clock::random()?),
             checkpoint_key: CheckpointKey::new(&clock::random()?),
+            job_keys: JobKeys::in_memory(),
             store: Some(hex(clock::random()?)),
         };
         Ok(self.identity.get_or_init(|| made).clone())
@@ -37,6 +39,7 @@ impl JobStore {
 pub(crate) struct Identity {
     pub(crate) instance: String,
     pub(crate) checkpoint_key: CheckpointKey,
+    pub(crate) job_keys: JobKeys,
     /// Of the job store; `None` where it is kept in the store's own folder, and lost with it.
     pub(crate) store: Option<String>,
 }
@@ -44,6 +47,8 @@ pub(crate) struct Identity {
 /// The file in the state folder that the name of this instance is kept in, and that of its key for checkpoint objects.
 pub(super) const INSTANCE: &str = "instance";
 pub(super) const CHECKPOINT_KEY: &str = "checkpoint.key";
+/// The folder in the state folder that the key of each export is kept in (SEC-40): it outlives a store that is lost.
+pub(super) const JOB_KEYS: &str = "job-keys";
 /// The file in the job store's folder that tells it from every other one, such as an empty one with the same keys.
 pub(super) const STORE_IDENTITY: &str = "identity";
 
@@ -53,7 +58,8 @@ impl Identity {
     pub(super) fn kept(state: &Path) -> anyhow::Result<Self> {
         let instance = hex(kept(&state.join(INSTANCE))?);
         let checkpoint_key = CheckpointKey::new(&kept(&state.join(CHECKPOINT_KEY))?);
-        Ok(Self { instance, checkpoint_key, store: None })
+        let job_keys = JobKeys::in_folder(&state.join(JOB_KEYS))?;
+        Ok(Self { instance, checkpoint_key, job_keys, store: None })
     }
 
     /// What the output is marked with: once the job store is open.

@@ -5,13 +5,14 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::assembly::JOBS;
-use super::identity::{CHECKPOINT_KEY, INSTANCE, STORE_IDENTITY, hex, owner, owner_prefix};
+use super::identity::{CHECKPOINT_KEY, INSTANCE, JOB_KEYS, STORE_IDENTITY, hex, owner, owner_prefix};
 use super::keys::{keep, kept, sync_folder_of};
 use crate::config::Config;
 use crate::job::store::Store;
 use crate::output::checkpoint::{self, CheckpointKey};
 use crate::output::{Output, layout};
 use crate::recover::{self, Report};
+use crate::store::keys::JobKeys;
 use crate::store::sled::SledStore;
 
 /// Rebuilds a lost job store from what lies beside the output of `instance`, so that the next start serves it.
@@ -23,6 +24,7 @@ pub(crate) async fn recover(config: &Config, instance: &str, key_file: Option<&P
     let name = parse_instance(instance).context("an instance is named by 16 digits of 0 to 9 and a to f")?;
     let state = &config.store.path;
     crate::store::private_folder(state).context("could not make the state folder")?;
+    let keys = JobKeys::in_folder(&state.join(JOB_KEYS)).context("could not make the folder of the exports' keys")?;
     let secret = recovery_key(&state.join(CHECKPOINT_KEY), key_file)?;
     let jobs = state.join(JOBS);
     let aside = state.join("jobs.empty");
@@ -42,7 +44,7 @@ pub(crate) async fn recover(config: &Config, instance: &str, key_file: Option<&P
     };
     clear().with_context(|| format!("could not remove {}", staged.display()))?;
     let store = open_blocking(&staged).await?;
-    let recovered = recover::recover(&output, &store, instance, &CheckpointKey::new(&secret)).await;
+    let recovered = recover::recover(&output, &store, instance, &CheckpointKey::new(&secret), &keys).await;
     drop(store);
     let report = match recovered {
         Ok(report) => report,

@@ -5,6 +5,7 @@ mod error;
 mod filter;
 mod headers;
 mod parameters;
+mod patients;
 mod prefer;
 mod shape;
 
@@ -24,6 +25,7 @@ pub(crate) use error::KickoffError;
 pub(crate) use filter::names_patients;
 pub(crate) use headers::Headers;
 use parameters::Parameter;
+pub(crate) use patients::NamedPatients;
 use shape::ShapeParameters;
 
 /// What an export is asked of.
@@ -78,7 +80,7 @@ pub(crate) struct Kickoff {
     pub(crate) until: Option<Instant>,
     /// `patient`: nobody but these, of whom nobody need be there; `None` is everybody that the level allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) patients: Option<BTreeSet<Id>>,
+    pub(crate) patients: Option<NamedPatients>,
     /// `_typeFilter`; those of one type are alternatives.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) filters: Vec<TypeFilter>,
@@ -115,22 +117,15 @@ impl Kickoff {
         Self { level, types, since: None, until: None, patients, filters, elements, ignored, shape }
     }
 
-    /// Leaves out whom it names, but not that it names somebody.
-    pub(crate) fn leave_out_patients(&mut self) {
-        if let Some(patients) = &mut self.patients {
-            patients.clear();
-        }
-    }
-
     /// Whether it asks for the patients that it names, itself or by a Group, and for nobody else.
     pub(crate) fn names_patients(&self) -> bool {
         self.patients.is_some() || self.level.group().is_some()
     }
 
     /// Whether another one asks for the same at the same level, whatever the types, the times and what is left out of each
-    /// resource.
+    /// resource. Those who are sealed in either are nobody's like.
     pub(crate) fn is_alike(&self, other: &Self) -> bool {
-        self.level == other.level && self.patients == other.patients
+        self.level == other.level && self.patients == other.patients && !self.is_sealed()
     }
 
     /// Reads a kick-off request; absolute references on `base` lead to this server.
@@ -171,7 +166,7 @@ impl Kickoff {
         let mut kickoff = Self { shape, ..Self::of(level) };
         let mut places = Places::default();
         let (mut since_at, mut until_at) = (String::new(), String::new());
-        let mut has_format = false;
+        let (mut has_format, mut patients) = (false, None::<BTreeSet<Id>>);
         let mut of_shape = ShapeParameters::default();
         for parameter in parameters {
             match parameter.name.as_str() {
@@ -199,7 +194,7 @@ impl Kickoff {
                 }
                 "patient" => {
                     let patient = patient(&parameter, &kickoff.level, base)?;
-                    kickoff.patients.get_or_insert_default().insert(patient);
+                    patients.get_or_insert_default().insert(patient);
                 }
                 name if ShapeParameters::know(name) => of_shape.take(parameter)?,
                 name if lenient && LENIENT.contains(&name) => {
@@ -213,6 +208,7 @@ impl Kickoff {
                 }
             }
         }
+        kickoff.patients = patients.map(NamedPatients::Clear);
         (kickoff.shape, places.largest) = of_shape.end(kickoff.shape)?;
         if kickoff.since.is_some_and(|since| since > now) {
             return Err(KickoffError::Future { location: since_at });

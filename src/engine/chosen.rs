@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::planner::{PlanError, Planner};
-use crate::bulk::kickoff::ExportLevel;
+use crate::bulk::kickoff::{ExportLevel, NamedPatients};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
@@ -31,7 +31,11 @@ impl Planner {
     /// Finds out who they are now. Where nobody is left it is nobody, and never everybody (DS-009).
     pub(super) async fn choose(&self, job: &Job, now: Millis, profile: &Profile) -> Result<Chosen, PlanError> {
         let consent = self.rights.consent();
-        let asked = job.kickoff.patients.as_ref();
+        let asked = match &job.kickoff.patients {
+            None => None,
+            Some(NamedPatients::Clear(asked)) => Some(asked),
+            Some(NamedPatients::Sealed(_)) => return Err(PlanError::Sealed),
+        };
         let (mut candidates, mut newcomers, mut members_left_out) = (BTreeSet::new(), Vec::new(), false);
         match (&job.kickoff.level, asked) {
             (ExportLevel::System, _) => return Ok(Chosen::all(Cohort::Everything)),

@@ -29,6 +29,7 @@ use crate::output::{OutputError, checkpoint};
 use crate::plan::ExportPlan;
 use crate::plan::slice::{Phase, Slice};
 use crate::smart::admit::{Grant, Line, Withheld};
+use crate::store::keys::KeyError;
 
 use growing::Growing;
 pub(super) use open::OpenFile;
@@ -89,6 +90,8 @@ pub(super) enum FilesError {
     Output(#[from] OutputError),
     #[error("what the export holds could not be recorded")]
     Ledger(#[from] LedgerError),
+    #[error("whom the export is for cannot be read")]
+    Key(#[from] KeyError),
     #[error("the client may not have the export any more")]
     Revoked,
     #[error("the client has used up its bytes of the day")]
@@ -103,6 +106,7 @@ impl FilesError {
             Self::Output(error) => error.must_wait(),
             // Without a record nothing leaves, and the next one may succeed.
             Self::Ledger(_) => true,
+            Self::Key(error) => crate::disk::is_full(error),
             Self::Revoked | Self::Quota => false,
         }
     }

@@ -93,6 +93,8 @@ pub(super) enum PlanError {
         "`_since` and `_until` need `meta.lastUpdated`: the server does not filter by it, and its {0} resources do not carry it"
     )]
     Unstamped(ResourceType),
+    #[error("whom the export is for was not opened")]
+    Sealed,
 }
 
 impl PlanError {
@@ -119,7 +121,12 @@ impl PlanError {
                 StatementError::Unreadable(_) | StatementError::Lately => None,
             },
             Self::Patients(PatientProbeError::FindsNothing { .. } | PatientProbeError::Ignores { .. }) => None,
-            Self::Group(_) | Self::NobodyListed | Self::Listing(_) | Self::Unstamped(_) | Self::Filter(_) => None,
+            Self::Group(_)
+            | Self::NobodyListed
+            | Self::Listing(_)
+            | Self::Unstamped(_)
+            | Self::Filter(_)
+            | Self::Sealed => None,
         }
     }
 }

@@ -105,6 +105,7 @@ impl Engine {
             inner.downloads.expire(job.id, expires.saturating_add(HELD_FOR));
             match inner.services.store.delete(job.id).await {
                 Ok(was_there) => {
+                    inner.services.unseal_never(job.id).await;
                     inner.forget(job.id);
                     if was_there {
                         let (ledger, told) = (inner.services.ledger.clone(), Event::Expired(ended(job)));
@@ -155,6 +156,7 @@ impl Inner {
             let Some(job) = store.job(id).await? else { return Ok(()) };
             let services = self.services.ending(&job);
             services.mark_over(job).await?;
+            services.keys.destroy(id).await?;
             remove_objects(&services, id, &records, &HashSet::new()).await?;
             if !records.is_empty() {
                 let forgotten = records.iter().map(|record| record.no).collect();
@@ -177,6 +179,8 @@ impl Inner {
     /// if something is left for the next time, such as a file that is being fetched.
     async fn purge(&self, id: JobId) -> bool {
         let purged = async {
+            // Its worker may have made one after it was destroyed.
+            self.services.keys.destroy(id).await?;
             let records = self.services.store.files(id).await?;
             let services = match self.services.store.job(id).await? {
                 Some(job) => {

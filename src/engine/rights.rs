@@ -126,7 +126,12 @@ impl Services {
         if job.state.is_active()
             && let Some(plan) = self.store.plan(job.id).await?
         {
-            types.extend(plan.context);
+            match self.opened_plan(job.id, plan).await {
+                Ok(plan) => types.extend(plan.context),
+                // Without its plan it brings nothing more, and soon fails.
+                Err(error) if error.is_lost() => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let narrowed = types.into_iter().map(|name| (name, job.filters_of(name)));
         Ok(!registry.covers(&job.owner, level.level(), level.group(), narrowed))

@@ -19,6 +19,7 @@ use crate::job::{Failed, Job, JobId, JobState, Running};
 use crate::ledger::record::Event;
 use crate::plan::Cohort;
 use crate::smart::admit::Grant;
+use crate::store::keys::KeyError;
 use crate::telemetry::error_chain;
 use crate::upstream::probe::FilterProbeError;
 
@@ -86,7 +87,7 @@ impl Inner {
                         refused = Refusals::default();
                     }
                     let stopped = Stopped {
-                        by_store: matches!(error, FilesError::Store(_) | FilesError::Ledger(_)),
+                        by_store: matches!(error, FilesError::Store(_) | FilesError::Ledger(_) | FilesError::Key(_)),
                         has_read: progress.slices() > slices,
                         has_completed: self.completed(id).await > before,
                     };
@@ -145,13 +146,17 @@ impl Inner {
         let store = &self.services.store;
         self.services.output.check_room().map_err(FilesError::from)?;
         let lease = store.claim(id).await?;
-        let Some(job) = store.job(id).await? else { return Err(RunError::Fenced) };
+        let Some(kept) = store.job(id).await? else { return Err(RunError::Fenced) };
+        if !kept.state.is_active() {
+            return Ok(());
+        }
+        let job = self.services.opened(kept.clone()).await?;
         let services = self.services.of(&job).map_err(FilesError::from)?;
         let mut records = store.files(id).await?;
         self.clean(&services, lease, &mut records).await?;
         progress.go_on();
         let (plan, running) = match (store.plan(id).await?, job.state.clone()) {
-            (Some(plan), JobState::Running(running)) => (plan, running),
+            (Some(plan), JobState::Running(running)) => (services.opened_plan(id, plan).await?, running),
             (_, JobState::Accepted | JobState::Running(_)) => {
                 if let Some(base) = &job.advertised_base {
                     self.upstream.advertise(base);
@@ -166,10 +171,11 @@ impl Inner {
                 let running =
                     Running { refused, members_left_out, patients_left_out, transaction_time, ..Running::default() };
                 let state = JobState::Running(running.clone());
-                let planned = Job { state: state.clone(), ..job.clone() };
-                let keep = services.keep_job(lease.epoch, planned, Some(plan.clone()));
+                let planned = Job { state: state.clone(), ..services.sealed(kept).await? };
+                let sealed = services.sealed_plan(id, &plan).await?;
+                let keep = services.keep_job(lease.epoch, planned, Some(sealed.clone()));
                 Box::pin(keep).await.map_err(FilesError::from)?;
-                let change = Change { state: Some(state), plan: Some(plan.clone()), ..Change::default() };
+                let change = Change { state: Some(state), plan: Some(sealed), ..Change::default() };
                 store.commit(lease, change).await?;
                 (plan, running)
             }
@@ -320,6 +326,12 @@ impl From<StoreError> for RunError {
     }
 }
 
+impl From<KeyError> for RunError {
+    fn from(error: KeyError) -> Self {
+        Self::from(FilesError::Key(error))
+    }
+}
+
 impl From<FilesError> for RunError {
     fn from(error: FilesError) -> Self {
         if error.must_wait() {
@@ -332,7 +344,13 @@ impl From<FilesError> for RunError {
                 let text = "the export's client has used up the bytes that it may have in a day".to_owned();
                 Self::GivenUp { code: IssueType::TooCostly, text }
             }
-            FilesError::Store(StoreError::Full | StoreError::Unavailable(_) | StoreError::Damaged(_))
+            FilesError::Key(error) if error.is_lost() => {
+                tracing::error!(error = error_chain(&error), "an export cannot go on");
+                let text = "the key that the patients of this export are sealed with is lost; start a new export";
+                Self::GivenUp { code: IssueType::Processing, text: text.to_owned() }
+            }
+            FilesError::Key(_)
+            | FilesError::Store(StoreError::Full | StoreError::Unavailable(_) | StoreError::Damaged(_))
             | FilesError::Output(_)
             | FilesError::Ledger(_) => Self::Interrupted(error),
         }
@@ -360,7 +378,7 @@ impl From<PlanError> for RunError {
         }
         let code = match &error {
             PlanError::Search { .. } | PlanError::Group(_) | PlanError::Patients(_) => IssueType::Processing,
-            PlanError::Listing(_) | PlanError::Statement { .. } => IssueType::Processing,
+            PlanError::Listing(_) | PlanError::Statement { .. } | PlanError::Sealed => IssueType::Processing,
             PlanError::Filter(FilterProbeError::Search { .. }) => IssueType::Processing,
             PlanError::Unstamped(_) | PlanError::NobodyListed | PlanError::Filter(_) => IssueType::NotSupported,
         };

@@ -14,8 +14,9 @@ use crate::ledger::Ledger;
 use crate::output::checkpoint::{self, CheckpointKey, JobSheet, Place};
 use crate::output::writer::Coding;
 use crate::output::{Output, OutputError, layout};
-use crate::plan::ExportPlan;
+use crate::plan::kept::KeptPlan;
 use crate::smart::delivery::ClientFolder;
+use crate::store::keys::JobKeys;
 
 /// What files are made with.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub(super) struct Services {
     /// The folder of the client whose job they are for.
     pub(super) client: Option<ClientFolder>,
     pub(super) checkpoint_key: CheckpointKey,
+    /// What patients are sealed with.
+    pub(super) keys: JobKeys,
     /// How files for clients are stored.
     pub(super) coding: Coding,
     /// Who may have what now.
@@ -59,9 +62,13 @@ impl Services {
         layout::folder(&self.instance, self.client.as_ref(), id)
     }
 
-    /// Says in the output what a job is; without a plan that it failed or was deleted.
-    pub(super) async fn keep_job(&self, epoch: Epoch, job: Job, plan: Option<ExportPlan>) -> Result<(), OutputError> {
-        let id = job.id;
+    /// Says in the output what a job is; without a plan that it failed or was deleted. Whom it names is sealed by then, or is
+    /// left out.
+    pub(super) async fn keep_job(&self, epoch: Epoch, job: Job, plan: Option<KeptPlan>) -> Result<(), OutputError> {
+        let (id, mut job) = (job.id, job);
+        if plan.is_none() || !job.kickoff.tells_nobody() {
+            job.kickoff.leave_out_patients();
+        }
         let sealed = self.seal(id, layout::JOB_CHECKPOINT, &JobSheet { epoch, job, plan });
         self.output.put_again(&self.job_checkpoint(id), sealed).await
     }

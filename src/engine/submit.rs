@@ -102,17 +102,31 @@ impl Engine {
         if let Some(allowed) = &allowed {
             services.has_room(allowed).await?.map_err(refused)?;
         }
-        services.ledger.append(Event::KickOff(KickOff::of(&job, peer))).await?;
-        match allowed {
-            None => services.store.create(job).await?,
-            Some(allowed) => {
-                if let Err(exhausted) = services.store.create_within(job, allowed).await? {
-                    // Others at the same time were sooner: what was said of it is said to have come to nothing.
-                    services.ledger.note(Event::Failed { job: id, code: IssueType::Throttled }).await;
-                    return Err(refused(exhausted));
+        let told = Event::KickOff(KickOff::of(&job, peer));
+        let job = services.sealed_before_it_is_recorded(job).await.map_err(StoreError::from)?;
+        let recorded = async {
+            services.ledger.append(told).await?;
+            match allowed {
+                None => services.store.create(job).await?,
+                Some(allowed) => {
+                    if let Err(exhausted) = services.store.create_within(job, allowed).await? {
+                        // Others at the same time were sooner: what was said of it is said to have come to nothing.
+                        services.ledger.note(Event::Failed { job: id, code: IssueType::Throttled }).await;
+                        return Err(refused(exhausted));
+                    }
                 }
             }
+            Ok(())
+        };
+        let recorded: Result<(), SubmitError> = recorded.await;
+        match recorded {
+            Ok(()) => services.has_recorded(id).await,
+            // Nothing was sealed that anybody has.
+            Err(SubmitError::Quota { .. } | SubmitError::Ledger(_)) => services.unseal_never(id).await,
+            // It may be recorded all the same: the next start knows.
+            Err(_) => {}
         }
+        recorded?;
         if let Some(question) = question {
             self.inner.shared.note(question, id);
         }
@@ -140,6 +154,8 @@ impl Inner {
         if !known.state.is_active() || self.services.is_revoked(&known).await? {
             return Ok(None);
         }
+        // It names the same patients, and they are sealed there.
+        let known = Job { kickoff: job.kickoff.clone(), ..known };
         self.services.ledger.append(Event::KickOff(KickOff::of(&known, peer))).await?;
         Ok(Some(id))
     }

@@ -9,7 +9,7 @@ use super::checkpoint::{FileNo, FileRecord};
 use super::usage::{Allowance, Exhausted, Spent, Usage};
 use super::{Epoch, Job, JobId, JobState};
 use crate::fhir::datatypes::Millis;
-use crate::plan::ExportPlan;
+use crate::plan::kept::KeptPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
 use crate::smart::client::ClientId;
@@ -41,7 +41,7 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
     fn files(&self, id: JobId) -> BoxFuture<'_, Result<Vec<FileRecord>, StoreError>>;
 
     /// The plan of a job, once it was committed.
-    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<ExportPlan>, StoreError>>;
+    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<KeptPlan>, StoreError>>;
 
     /// Takes the job for one worker: every earlier lease is fenced from now on.
     ///
@@ -118,7 +118,7 @@ pub(crate) struct Lease {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Change {
     pub(crate) state: Option<JobState>,
-    pub(crate) plan: Option<ExportPlan>,
+    pub(crate) plan: Option<KeptPlan>,
     /// Files opened or completed.
     pub(crate) files: Vec<FileRecord>,
     /// Open files whose object is gone.
@@ -133,7 +133,7 @@ pub(crate) struct Restored {
     pub(crate) job: Job,
     /// Later than that of anybody who ever held it.
     pub(crate) epoch: Epoch,
-    pub(crate) plan: Option<ExportPlan>,
+    pub(crate) plan: Option<KeptPlan>,
     pub(crate) files: Vec<FileRecord>,
 }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::chain::Mac;
-use crate::bulk::kickoff::ExportLevel;
+use crate::bulk::kickoff::{ExportLevel, NamedPatients};
 use crate::fhir::datatypes::{Id, Instant};
 use crate::fhir::filter::Filter;
 use crate::fhir::outcome::IssueType;
@@ -140,9 +140,10 @@ impl KickOff {
                 .map(|(name, filters)| (*name, filters.iter().map(recorded).collect()))
                 .collect(),
             request: Hidden::Clear(job.request.clone()),
-            patients: job.kickoff.patients.as_ref().map(|patients| {
-                let patients: Vec<_> = patients.iter().map(Id::as_str).collect();
-                Hidden::Clear(patients.join(","))
+            patients: job.kickoff.patients.as_ref().map(|patients| match patients {
+                NamedPatients::Clear(ids) => Hidden::Clear(ids.iter().map(Id::as_str).collect::<Vec<_>>().join(",")),
+                // Whoever records a kick-off has just read it. That somebody was named is said in any case.
+                NamedPatients::Sealed(_) => Hidden::Clear(String::new()),
             }),
         }
     }

@@ -30,10 +30,10 @@ use super::layout;
 use crate::job::checkpoint::{FileRecord, FileState};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::output::layout::ObjectName;
-use crate::plan::ExportPlan;
+use crate::plan::kept::KeptPlan;
 
-/// Larger ones are not read: the plan of an export of 800,000 members fits.
-pub(crate) const MOST_BYTES: u64 = 64 * 1024 * 1024;
+/// Larger ones are not read: the sealed plan of an export of 800,000 members fits.
+pub(crate) const MOST_BYTES: u64 = 96 * 1024 * 1024;
 
 const MAGIC: &[u8] = b"offtake-checkpoint-1\n";
 /// What another version's begin with as well.
@@ -48,7 +48,7 @@ pub(crate) struct JobSheet {
     pub(crate) epoch: Epoch,
     pub(crate) job: Job,
     /// None once the job has failed or was deleted.
-    pub(crate) plan: Option<ExportPlan>,
+    pub(crate) plan: Option<KeptPlan>,
 }
 
 /// What one commit of files recorded.

@@ -1,9 +1,10 @@
 //! What every store must do, whatever it keeps the jobs in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::bulk::kickoff::{ExportLevel, Kickoff};
+use crate::bulk::kickoff::{ExportLevel, Kickoff, NamedPatients};
+use crate::bulk::sealed::Sealed;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::outcome::IssueType;
@@ -12,6 +13,7 @@ use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
 use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Day, Exhausted, Spent, Usage};
 use crate::job::{Epoch, Failed, Job, JobId, JobState, Owner, Running};
+use crate::plan::kept::KeptPlan;
 use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
 use crate::profile::{Findings, Found, Profile, ProfileKey, Software};
 use crate::smart::assertion::Use;
@@ -84,11 +86,13 @@ async fn of_a_hundred_kick_offs_at_once_as_many_are_taken_as_may_be(store: Arc<d
 
 async fn a_list_of_jobs_is_without_the_patients_that_they_name(store: &dyn Store) {
     let mut named = job(251);
-    named.kickoff.patients = Some(["a", "b"].into_iter().filter_map(|id| Id::parse(id).ok()).collect());
+    let ids = ["a", "b"].into_iter().filter_map(|id| Id::parse(id).ok()).collect();
+    named.kickoff.patients = Some(NamedPatients::Clear(ids));
     store.create(named.clone()).await.expect("it is kept");
     assert_eq!(store.job(named.id).await.expect("it is there"), Some(named.clone()));
     let listed = store.jobs().await.expect("it is there").into_iter().find(|job| job.id == named.id);
-    assert_eq!(listed.map(|job| job.kickoff.patients), Some(Some(BTreeSet::new())), "they are named, and not told");
+    let patients = listed.and_then(|job| job.kickoff.patients);
+    assert_eq!(patients, Some(NamedPatients::Sealed(Sealed::left_out())), "they are named, and not told");
 }
 
 async fn what_was_used_of_a_day_is_kept_whatever_becomes_of_jobs(store: &dyn Store) {
@@ -427,7 +431,11 @@ pub(super) fn running(sweep: u32) -> Change {
 }
 
 /// A plan for so many members.
-pub(super) fn plan(members: u32) -> ExportPlan {
+pub(super) fn plan(members: u32) -> KeptPlan {
+    KeptPlan::Clear(Box::new(of_members(members)))
+}
+
+fn of_members(members: u32) -> ExportPlan {
     let member = |number| Id::parse(&format!("patient-{number:028}")).expect("an id of the length of a UUID");
     ExportPlan {
         horizon: Horizon {
@@ -491,5 +499,5 @@ fn what_was_stored_without_a_version_is_of_r4() {
     assert_eq!(record.owner, of_client(1).owner, "there were no policies then");
     let list = Consent::default().with([Id::parse("a").expect("an id")].into(), Millis(0));
     assert!(list.has_grown_since(record.consent), "nor lists");
-    assert_eq!(without(&plan(1)).compartments, Compartments::R4);
+    assert_eq!(without(&of_members(1)).compartments, Compartments::R4);
 }

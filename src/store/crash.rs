@@ -17,7 +17,7 @@ use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
-use crate::plan::ExportPlan;
+use crate::plan::kept::KeptPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
 use crate::smart::client::ClientId;
@@ -185,7 +185,7 @@ impl Store for CrashStore {
         self.point.look(self.below.files(id)).boxed()
     }
 
-    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<ExportPlan>, StoreError>> {
+    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<KeptPlan>, StoreError>> {
         self.point.look(self.below.plan(id)).boxed()
     }
 

@@ -11,7 +11,7 @@ use crate::job::checkpoint::{FileNo, FileRecord};
 use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Epoch, Job, JobId, JobState};
-use crate::plan::ExportPlan;
+use crate::plan::kept::KeptPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
 use crate::smart::client::ClientId;
@@ -39,7 +39,7 @@ struct Used {
 struct Kept {
     job: Job,
     epoch: Epoch,
-    plan: Option<ExportPlan>,
+    plan: Option<KeptPlan>,
     files: BTreeMap<FileNo, FileRecord>,
 }
 
@@ -149,7 +149,7 @@ impl Store for MemoryStore {
             .boxed()
     }
 
-    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<ExportPlan>, StoreError>> {
+    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<KeptPlan>, StoreError>> {
         async move { Ok(self.kept().get(&id).and_then(|kept| kept.plan.clone())) }.boxed()
     }
 

@@ -26,7 +26,7 @@ use crate::job::checkpoint::FileRecord;
 use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
-use crate::plan::ExportPlan;
+use crate::plan::kept::KeptPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
 use crate::smart::client::ClientId;
@@ -167,7 +167,7 @@ impl Store for SledStore {
         self.read(move |trees| trees.files(id)).boxed()
     }
 
-    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<ExportPlan>, StoreError>> {
+    fn plan(&self, id: JobId) -> BoxFuture<'_, Result<Option<KeptPlan>, StoreError>> {
         self.read(move |trees| trees.plan(id)).boxed()
     }
 

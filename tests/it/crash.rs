@@ -41,6 +41,8 @@ enum Store {
     Kept,
     /// It is rebuilt from the checkpoint objects.
     Lost,
+    /// It is as a version would have left it that did not seal patients.
+    Unsealed,
 }
 
 #[tokio::test]
@@ -80,6 +82,12 @@ async fn windows_survive_an_abort_at_every_effect_that_costs_the_store() {
 #[tokio::test]
 async fn batches_and_references_survive_an_abort_at_every_effect_that_costs_the_store() {
     abort_everywhere(batches(), Store::Lost).await;
+}
+
+/// SEC-40: exports that were begun by a version that kept patients in the clear go on.
+#[tokio::test]
+async fn batches_of_a_store_from_before_patients_were_sealed_go_on() {
+    abort_everywhere(batches(), Store::Unsealed).await;
 }
 
 /// A slice of more than two pages of this size is not held in memory.
@@ -219,9 +227,11 @@ impl World {
         let second = Crash { at: 1 + crash.at % 9, when: When::After };
         self.live_until(folder.path(), &store, &Arc::new(CrashPoint::new(Some(second))), false).await?;
 
-        if lot == Store::Lost {
-            store = store.rebuilt(&folder.path().join("output")).await?;
-        }
+        store = match lot {
+            Store::Kept => store,
+            Store::Lost => store.rebuilt(&folder.path().join("output")).await?,
+            Store::Unsealed => store.unsealed().await?,
+        };
         let life = self.begin(folder.path(), &store, &Arc::new(CrashPoint::new(None))).await?;
         let client = Client::new();
         let jobs = store.job_ids().await;

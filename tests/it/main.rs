@@ -57,6 +57,7 @@ mod recover;
 mod refusals;
 mod rereads;
 mod restart;
+mod sealed;
 mod shapes;
 mod since;
 mod smart;

@@ -144,6 +144,11 @@ impl Process {
         Ok(kibibytes.trim().parse::<u64>()? * 1024)
     }
 
+    /// What the system allows it, as `/proc` has it.
+    pub(crate) fn limits(&self) -> anyhow::Result<String> {
+        Ok(std::fs::read_to_string(format!("/proc/{}/limits", self.child.id()))?)
+    }
+
     /// Kicks off as soon as it can be done; gives the URL to poll.
     pub(crate) async fn kick_off(&self, client: &Client, path: &str) -> anyhow::Result<String> {
         client.kick_off(&format!("{}{path}", self.base)).await.with_context(|| self.log())

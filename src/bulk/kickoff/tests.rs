@@ -167,7 +167,10 @@ fn a_parameters_body_says_the_same_as_a_query() {
 fn patients_are_named_in_a_body_and_nowhere_else() {
     let named = |value: &str| {
         let body = format!(r#"{{"resourceType":"Parameters","parameter":[{{"name":"patient",{value}}}]}}"#);
-        post(&body).map(|kickoff| kickoff.patients.expect("patients").into_iter().map(String::from).collect::<Vec<_>>())
+        post(&body).map(|kickoff| match kickoff.patients {
+            Some(NamedPatients::Clear(ids)) => ids.into_iter().map(String::from).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        })
     };
     let location = "Parameters.parameter[0]".to_owned();
     let reference = |text: &str| format!(r#""valueReference":{{"reference":"{text}"}}"#);

@@ -19,9 +19,14 @@ impl Files {
         Ok(self.services.store.jobs().await?)
     }
 
-    /// One of them as a whole.
+    /// One of them as a whole; none if its key is lost.
     pub(in crate::engine) async fn whole_job(&self, id: JobId) -> Result<Option<Job>, FilesError> {
-        Ok(self.services.store.job(id).await?)
+        let Some(job) = self.services.store.job(id).await? else { return Ok(None) };
+        match self.services.opened(job).await {
+            Ok(job) => Ok(Some(job)),
+            Err(error) if error.is_lost() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Where a job has noted what its client holds.

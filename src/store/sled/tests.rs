@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 use super::*;
+use crate::bulk::kickoff::{Kickoff, NamedPatients};
+use crate::bulk::sealed::JobKey;
+use crate::fhir::datatypes::Id;
 use crate::job::store::Change;
 use crate::store::conformance::{self, file, job, of_client, plan, running};
 
@@ -80,6 +83,49 @@ async fn what_was_answered_is_there_after_a_restart() {
     fill(&store).await;
     drop(store);
     assert_filled(&opened(&folder)).await;
+}
+
+/// SEC-40: what is sealed is in no byte of the folder, also once it was replaced and removed; what is not sealed is found.
+#[tokio::test]
+async fn whom_a_job_is_for_is_in_no_byte_of_the_folder_if_it_is_sealed() {
+    let (_parent, folder) = folder();
+    let key = JobKey::new(job(2).id, &[7; 32]);
+    let KeptPlan::Clear(clear) = plan(3_000) else { panic!("it is in the clear") };
+    let sealed = KeptPlan::sealed(&clear, &key, [1; 12]);
+    let named = |number| {
+        let ids = (0..50).filter_map(|id| Id::parse(&format!("asked-for-{id:030}")).ok()).collect();
+        let kickoff = Kickoff { patients: Some(NamedPatients::Clear(ids)), ..job(number).kickoff };
+        Job { kickoff, ..job(number) }
+    };
+    let told = |folder: &Path| {
+        let files = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let files: Vec<_> =
+            files.filter(|path| path.is_file()).map(|path| fs::read(path).expect("it is ours")).collect();
+        ["patient-00000000", "asked-for-0000"]
+            .map(|id| files.iter().any(|file| memchr::memmem::find(file, id.as_bytes()).is_some()))
+    };
+    for (number, recorded, plan, expected) in [
+        (2, Job { kickoff: named(2).kickoff.sealed(&key, [2; 12]), ..job(2) }, sealed, [false; 2]),
+        (1, named(1), KeptPlan::Clear(clear), [true; 2]),
+    ] {
+        let store = opened(&folder);
+        store.create(recorded.clone()).await.expect("a new job");
+        let lease = store.claim(recorded.id).await.expect("it is there");
+        for sweep in 0..3 {
+            let change = Change { plan: Some(plan.clone()), ..running(sweep) };
+            store.commit(lease, change).await.expect("the lease is good");
+        }
+        drop(store);
+        assert_eq!(told(&folder), expected, "job {number}");
+        let store = opened(&folder);
+        assert_eq!(store.plan(recorded.id).await.expect("the store answers"), Some(plan));
+        let kept = store.job(recorded.id).await.expect("the store answers").expect("the job is there");
+        assert_eq!(kept.kickoff, recorded.kickoff);
+        assert!(store.delete(recorded.id).await.expect("it is there"));
+        store.purge(recorded.id).await.expect("it is deleted");
+        drop(store);
+        assert_eq!(told(&folder), expected, "job {number}, after it was removed: a log keeps what it held");
+    }
 }
 
 /// The server can be asked again: a profile that cannot be read is none, and nothing else suffers.

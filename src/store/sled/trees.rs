@@ -12,7 +12,7 @@ use crate::job::checkpoint::{FileNo, FileRecord};
 use crate::job::store::{Change, ClockMark, Lease, Restored, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Epoch, Job, JobId, JobState};
-use crate::plan::ExportPlan;
+use crate::plan::kept::KeptPlan;
 use crate::profile::{Found, ProfileKey};
 use crate::smart::assertion::Use;
 use crate::smart::client::ClientId;
@@ -119,7 +119,7 @@ impl Trees {
         records(self.files.scan_prefix(id.as_bytes()), record).map(|file| file.map(|(_, file)| file)).collect()
     }
 
-    pub(super) fn plan(&self, id: JobId) -> Result<Option<ExportPlan>, StoreError> {
+    pub(super) fn plan(&self, id: JobId) -> Result<Option<KeptPlan>, StoreError> {
         one(&self.plans, Record::Plan(id))
     }
 

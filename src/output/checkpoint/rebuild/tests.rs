@@ -5,6 +5,7 @@ use crate::fhir::datatypes::Instant;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{CompleteFile, StoredObject};
 use crate::job::{Complete, Job, JobId, Owner, Running};
+use crate::plan::kept::KeptPlan;
 use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
 use crate::profile::Profile;
 
@@ -43,7 +44,7 @@ fn sheet(state: JobState) -> JobSheet {
         created: Millis(0),
         state,
     };
-    JobSheet { epoch: Epoch(1), job, plan: Some(plan) }
+    JobSheet { epoch: Epoch(1), job, plan: Some(KeptPlan::Clear(Box::new(plan))) }
 }
 
 fn running(sweep: u32) -> JobState {
