@@ -41,8 +41,8 @@ fn of(reference: &str) -> Value {
     json!({ "reference": reference })
 }
 
-fn contained(subject: Value) -> Option<Value> {
-    Some(json!({ "resourceType": "Observation", "id": "c", "subject": subject }))
+fn about(subject: &Value) -> Value {
+    json!({ "resourceType": "Observation", "id": "c", "subject": subject })
 }
 
 /// What leaves, and what does not, with the reason in its name.
@@ -57,7 +57,7 @@ fn fill(upstream: &SampleUpstream) -> (BTreeSet<String>, BTreeSet<String>) {
         ("goes-place", of("Observation/of-a-place"), None),
         ("goes-device", of("Device/of-anna"), None),
         ("goes-binary", of("Binary/of-anna"), None),
-        ("goes-contained", of("#c"), contained(of("Patient/anna"))),
+        ("goes-contained", of("#c"), Some(about(&of("Patient/anna")))),
     ];
     let stays = [
         ("stays-patient", of("Patient/cleo"), None),
@@ -70,9 +70,9 @@ fn fill(upstream: &SampleUpstream) -> (BTreeSet<String>, BTreeSet<String>) {
         ("stays-device", of("Device/of-cleo"), None),
         ("stays-binary", of("Binary/of-whom"), None),
         ("stays-inner", of("Provenance/goes-of-anna"), None),
-        ("stays-contained", of("#c"), contained(of("Observation/of-cleo"))),
-        ("stays-contained-patient", of("#c"), contained(of("Patient/cleo"))),
-        ("stays-contained-named", of("#c"), contained(json!({ "identifier": { "value": "v" } }))),
+        ("stays-contained", of("#c"), Some(about(&of("Observation/of-cleo")))),
+        ("stays-contained-patient", of("#c"), Some(about(&of("Patient/cleo")))),
+        ("stays-contained-named", of("#c"), Some(about(&json!({ "identifier": { "value": "v" } })))),
     ];
     let put = |(id, target, contained): (&str, Value, Option<Value>)| {
         upstream.insert_raw(&provenance(id, &target, contained)).expect("a resource");
