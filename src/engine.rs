@@ -114,6 +114,8 @@ pub(crate) struct EngineSettings {
     pub(crate) page_bytes: usize,
     pub(crate) files: FileLimits,
     pub(crate) coding: Coding,
+    /// The base that clients know.
+    pub(crate) public_base: Box<str>,
     pub(crate) lag_millis: i64,
     pub(crate) output_ttl: Duration,
     pub(crate) most_members: usize,

@@ -9,5 +9,6 @@ pub(crate) mod filter;
 pub(crate) mod history;
 pub(crate) mod inside;
 pub(crate) mod outcome;
+pub(crate) mod rebase;
 pub(crate) mod resource_type;
 pub(crate) mod search;

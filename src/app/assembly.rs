@@ -171,6 +171,7 @@ pub(super) fn engine_settings(config: &Config) -> EngineSettings {
         most_running: config.export.max_running_jobs,
         most_waiting: config.export.max_waiting_jobs,
         most_of_a_client: config.export.max_jobs_per_client,
+        public_base: config.server.public_base_url.as_str().into(),
         share: config.export.share_identical_kickoffs,
         searches: upstream.max_concurrent_searches,
         page_resources: upstream.page_max_resources,

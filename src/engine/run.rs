@@ -190,6 +190,7 @@ impl Inner {
         let types = permitted(plan.types.keys().copied().collect());
         let context = permitted(plan.context.clone());
         let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, context, plan.bases.clone());
+        let grant = grant.on_base(&self.settings.public_base);
         let grant = grant.narrowing(job.filters.keys().copied().collect());
         let grant = grant.of_elements(job.kickoff.elements.as_ref());
         let grant = Arc::new(grant.within(job.owner.policy(), self.services.rights.consent()));

@@ -16,6 +16,7 @@ use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::elements::{Elements, Kept, Wanted};
 use crate::fhir::inside::{Inside, Subject, look_inside};
+use crate::fhir::rebase::Rebase;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
 
@@ -61,6 +62,8 @@ pub(crate) struct Grant {
     kept: Option<Arc<Kept>>,
     /// Of those on it nothing leaves.
     consent: Arc<Consent>,
+    /// What leaves refers to the base that clients know.
+    rebase: Option<Arc<Rebase>>,
 }
 
 /// Why a resource does not leave.
@@ -88,13 +91,19 @@ impl Grant {
         bases: Vec<String>,
     ) -> Self {
         let (withheld, removed, consent) = (Labels::default(), Elements::default(), Arc::default());
-        let (narrowed, kept) = (BTreeSet::new(), None);
-        Self { cohort, compartments, types, context, narrowed, bases, withheld, removed, kept, consent }
+        let (narrowed, kept, rebase) = (BTreeSet::new(), None, None);
+        Self { cohort, compartments, types, context, narrowed, bases, withheld, removed, kept, consent, rebase }
     }
 
     /// The same where these types are narrowed.
     pub(crate) fn narrowing(self, narrowed: BTreeSet<ResourceType>) -> Self {
         Self { narrowed, ..self }
+    }
+
+    /// The same where absolute references to the upstream lead to the base that clients know (DS-025).
+    pub(crate) fn on_base(self, public: &str) -> Self {
+        let rebase = Rebase::new(self.bases.iter().map(String::as_str), public).map(Arc::new);
+        Self { rebase, ..self }
     }
 
     /// The same within a client's policy, if it has one, and without those who withdrew consent.
@@ -129,7 +138,9 @@ impl Grant {
     fn line(&self, entry: &Entry) -> Result<Line, Withheld> {
         let permitted = self.permitted(entry)?;
         let asked_for = self.kept.as_ref().and_then(|kept| kept.cut(entry.resource_type, &permitted.0));
-        Ok(asked_for.map_or(permitted, |left| Line(Bytes::from(left))))
+        let left = asked_for.map_or(permitted, |left| Line(Bytes::from(left)));
+        let rewritten = self.rebase.as_ref().and_then(|rebase| rebase.line(&left.0));
+        Ok(rewritten.map_or(left, |line| Line(Bytes::from(line))))
     }
 
     /// What may leave of it.
