@@ -231,6 +231,8 @@ impl Bulk {
                 None => smart::replace_token_keys(&config.smart, state, None, now)?,
             });
         }
+        // They may have been replaced once more meanwhile.
+        self.edge.key_files.look_again();
         links
     }
 }

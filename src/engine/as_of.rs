@@ -78,9 +78,9 @@ impl Reader {
         let Some(entry) = then else { return Ok(Received { was_there: false, ..resource }) };
         // It may have told of other records then.
         let known = match room {
-            Room::Free => match self.look_at_whom_they_tell_of(std::iter::once(&entry)).await? {
+            Room::Free => match self.look_at_whom_they_tell_of(std::iter::once(&entry), Known::default()).await? {
                 Looked::All(known) => known,
-                Looked::NoRoom(_) => return Err(SearchError::TooLarge { bytes: 0, alone: false }.into()),
+                Looked::NoRoom(..) => return Err(SearchError::TooLarge { bytes: 0, alone: false }.into()),
             },
             Room::Share | Room::Alone => self.look_at_whom_it_tells_of(&entry).await?,
         };

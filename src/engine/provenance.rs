@@ -34,8 +34,8 @@ pub(super) struct Known(HashMap<IdHash, Fate>);
 #[derive(Debug)]
 pub(super) enum Looked {
     All(Known),
-    /// There is no room to ask for these at this moment.
-    NoRoom(Untold),
+    /// There is no room to ask for the rest at this moment.
+    NoRoom(Known, Untold),
 }
 
 /// What came of asking for some records.
@@ -46,26 +46,29 @@ enum Asked<'a> {
 }
 
 impl Reader {
-    /// Looks at whom resources tell of, as far as there is room for it beside what is held.
+    /// Looks at whom resources tell of, as far as there is room for it beside what is held. What is `known` already is not asked
+    /// for.
     pub(super) async fn look_at_whom_they_tell_of(
         &self,
         entries: impl Iterator<Item = &Entry> + Send,
+        mut known: Known,
     ) -> Result<Looked, ReadError> {
-        let (mut known, untold) = self.whom_they_tell_of(entries);
+        let untold = self.whom_they_tell_of(entries, &mut known);
         let left = self.ask(untold, Room::Free, &mut known).await?;
-        Ok(if left.0.is_empty() { Looked::All(known) } else { Looked::NoRoom(left) })
+        Ok(if left.0.is_empty() { Looked::All(known) } else { Looked::NoRoom(known, left) })
     }
 
     /// The same for who holds no memory.
     pub(super) async fn look_at_whom_it_tells_of(&self, entry: &Entry) -> Result<Known, ReadError> {
-        let (mut known, untold) = self.whom_they_tell_of(std::iter::once(entry));
-        self.ask(untold, Room::Share, &mut known).await?;
-        Ok(known)
+        let mut known = Known::default();
+        let untold = self.whom_they_tell_of(std::iter::once(entry), &mut known);
+        self.find_out(untold, known).await
     }
 
     /// Asks for what there was no room for; for who has given back what it held.
-    pub(super) async fn find_out(&self, untold: Untold) -> Result<(), ReadError> {
-        self.ask(untold, Room::Share, &mut Known::default()).await.map(drop)
+    pub(super) async fn find_out(&self, untold: Untold, mut known: Known) -> Result<Known, ReadError> {
+        self.ask(untold, Room::Share, &mut known).await?;
+        Ok(known)
     }
 
     /// Notes what was read itself, where Provenance that is still to come may tell of it.
@@ -79,17 +82,18 @@ impl Reader {
     }
 
     /// What is remembered of whom resources tell of, and what is not.
-    fn whom_they_tell_of<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> (Known, Untold) {
-        let (mut known, mut untold) = (Known::default(), Untold::default());
+    fn whom_they_tell_of<'a>(&self, entries: impl Iterator<Item = &'a Entry>, known: &mut Known) -> Untold {
+        let mut untold = Untold::default();
         if !self.grant.minds_what_is_told() {
-            return (known, untold);
+            return untold;
         }
         for entry in entries {
             let told = self.grant.tells_of(entry);
             let fates = self.fates();
             let fate = |told: &Told| {
                 let of = told.of.as_ref()?;
-                self.grant.fate_by_name(of).or_else(|| fates.get(&hash(of)).copied())
+                let fate = self.grant.fate_by_name(of).or_else(|| known.0.get(&hash(of)).copied());
+                fate.or_else(|| fates.get(&hash(of)).copied())
             };
             let found: Vec<_> = told.iter().map(fate).collect();
             let is_decided = bar(told.iter().zip(&found).filter_map(|(told, fate)| fate.map(|fate| (told, fate))));
@@ -104,25 +108,27 @@ impl Reader {
                 }
             }
         }
-        (known, untold)
+        untold
     }
 
     /// Asks for records; gives those for which there is no room.
     async fn ask(&self, untold: Untold, room: Room, known: &mut Known) -> Result<Untold, ReadError> {
         let mut left = Untold::default();
-        let mut found = Known::default();
+        let (mut found, mut failed) = (Known::default(), Known::default());
         let at_once = if self.plan.profile.id_lists { IDS_PER_SEARCH as usize } else { 1 };
         for (resource_type, ids) in untold.0 {
             let ids: Vec<_> = ids.iter().collect();
             for ids in ids.chunks(at_once) {
                 let mut too_large = Vec::new();
-                match self.ask_for(resource_type, ids, room, &mut found).await? {
+                match self.ask_for(resource_type, ids, room, &mut found, &mut failed).await? {
                     Asked::TooLarge if ids.len() == 1 => too_large.extend(ids.iter().copied()),
                     // A list may be too long, or too much.
                     asked => {
                         let alone = if let Asked::Left(left) = asked { left } else { ids.to_vec() };
                         for id in alone {
-                            if let Asked::TooLarge = self.ask_for(resource_type, &[id], room, &mut found).await? {
+                            if let Asked::TooLarge =
+                                self.ask_for(resource_type, &[id], room, &mut found, &mut failed).await?
+                            {
                                 too_large.push(id);
                             }
                         }
@@ -134,17 +140,18 @@ impl Reader {
             }
         }
         self.keep(found.0.iter().map(|(id, fate)| (*id, *fate)));
-        known.0.extend(found.0);
+        known.0.extend(found.0.into_iter().chain(failed.0));
         Ok(left)
     }
 
-    /// Asks for some records of a type.
+    /// Asks for some records of a type. What the server `failed` to give it may give another time.
     async fn ask_for<'a>(
         &self,
         resource_type: ResourceType,
         ids: &[&'a Id],
         room: Room,
         found: &mut Known,
+        failed: &mut Known,
     ) -> Result<Asked<'a>, ReadError> {
         let query = SearchQuery::new(resource_type).param("_id", list(ids, PatientForm::Id)).count(IDS_PER_SEARCH);
         let scope = PageScope::of(resource_type).with_references();
@@ -154,11 +161,23 @@ impl Reader {
         if ids.len() == 1 && room == Room::Share && matches!(answer, Err(SearchError::TooLarge { .. })) {
             answer = upstream.page(&query, scope, Room::Alone).await;
         }
-        let mut chain = Chain::default();
+        let (mut chain, mut has_failed) = (Chain::default(), false);
         loop {
             let page = match answer {
                 Ok(answer) => answer.page,
                 Err(SearchError::TooLarge { .. }) if room == Room::Free || ids.len() > 1 => return Ok(Asked::TooLarge),
+                Err(SearchError::Failing { .. }) if ids.len() == 1 && !has_failed => {
+                    // It may be the server that fails, and not this record: until it answers anything, it is waited for.
+                    has_failed = true;
+                    let any = SearchQuery::new(ResourceType::PATIENT).count(1);
+                    match self.upstream.page(&any, PageScope::of(ResourceType::PATIENT), room).await {
+                        Err(SearchError::TooLarge { .. }) if room == Room::Free => return Ok(Asked::TooLarge),
+                        Ok(_) | Err(SearchError::TooLarge { .. } | SearchError::Refused { .. }) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                    answer = upstream.page(&query, scope, room).await;
+                    continue;
+                }
                 Err(SearchError::TooLarge { .. } | SearchError::Refused { .. } | SearchError::Failing { .. }) => break,
                 Err(error @ (SearchError::GaveUp { .. } | SearchError::Link | SearchError::Unauthorized)) => {
                     return Err(error.into());
@@ -180,7 +199,8 @@ impl Reader {
         let left: Vec<_> = left.collect();
         match left[..] {
             [id] if ids.len() == 1 => {
-                found.0.insert(IdHash::of(resource_type, id), Fate::IsUnknown);
+                let kept = if has_failed { failed } else { found };
+                kept.0.insert(IdHash::of(resource_type, id), Fate::IsUnknown);
                 Ok(Asked::Left(Vec::new()))
             }
             _ => Ok(Asked::Left(left)),

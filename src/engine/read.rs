@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::isolate::OneByOne;
 use super::pool::{Cutting, Task};
-use super::provenance::Looked;
+use super::provenance::{Known, Looked};
 
 use crate::bulk::manifest::Method;
 use crate::fhir::bundle::{Entry, Page};
@@ -154,6 +154,7 @@ impl Reader {
 
     /// Reads a slice until it is accepted, or has to be read in another way.
     pub(super) async fn read(&self, task: &Task) -> Result<Read, ReadError> {
+        let mut asked = Known::default();
         for _ in 0..ATTEMPTS {
             let accepted = match self.read_by_its_filter(task).await? {
                 Read::Accepted(accepted) => accepted,
@@ -161,14 +162,14 @@ impl Reader {
             };
             self.remember(&accepted.resources);
             let entries = accepted.resources.iter().map(|resource| &resource.entry);
-            match self.look_at_whom_they_tell_of(entries).await? {
+            match self.look_at_whom_they_tell_of(entries, asked).await? {
                 Looked::All(known) => {
                     let can_be_cut = task.slice.can_be_cut(self.cutting(task.slice.resource_type).grid);
                     return self.look_back(&task.slice, can_be_cut, accepted, &known).await;
                 }
-                Looked::NoRoom(untold) => {
+                Looked::NoRoom(known, untold) => {
                     drop(accepted);
-                    self.find_out(untold).await?;
+                    asked = self.find_out(untold, known).await?;
                 }
             }
         }

@@ -14,7 +14,7 @@ use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::files::{Files, FilesError};
 use super::pool::{Order, Pool};
 use super::progress::Progress;
-use super::provenance::Looked;
+use super::provenance::{Known, Looked};
 use super::read::{Again, Bar, Chain, Read, ReadError, Reader, SearchTally, Summary, made_since};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
@@ -298,7 +298,7 @@ impl Worker {
         let mut tally: Option<SearchTally> = None;
         let clock = self.files.clock();
         let mut stops_at: Option<Duration> = None;
-        let mut again = 0;
+        let (mut again, mut asked) = (0, Known::default());
         loop {
             if self.drain.is_cancelled() {
                 // It may be near its end; what was not accepted by then is read after the restart.
@@ -318,21 +318,21 @@ impl Worker {
                 Err(error) if link.is_some() => return Err(StreamError::Read(ReadError::of_next(error))),
                 Err(error) => return Err(StreamError::Read(error.into())),
             };
-            let looked = self.reader.look_at_whom_they_tell_of(answer.page.entries.iter()).await;
+            let looked = self.reader.look_at_whom_they_tell_of(answer.page.entries.iter(), asked).await;
             let known = match looked.map_err(StreamError::Read)? {
                 Looked::All(known) => known,
                 // The page is asked for once more, when this is known.
-                Looked::NoRoom(untold) => {
+                Looked::NoRoom(known, untold) => {
                     drop(answer);
                     again += 1;
                     if again >= ATTEMPTS {
                         return Err(StreamError::Read(ReadError::Unsteady));
                     }
-                    self.reader.find_out(untold).await.map_err(StreamError::Read)?;
+                    asked = self.reader.find_out(untold, known).await.map_err(StreamError::Read)?;
                     continue;
                 }
             };
-            again = 0;
+            (again, asked) = (0, Known::default());
             if let Some(tally) = &mut tally {
                 tally.page(&mut reading, &answer.page);
             } else {

@@ -1,18 +1,26 @@
 //! The keys that sign tokens and links, as their files have them at this moment: what an operator revokes in another process is
-//! good no more from the next request on (SEC-16).
+//! good no more from the next request on (SEC-16). They are looked at where exports work, and one after the other: a folder that
+//! does not answer holds up nobody who passes through.
 
 use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
 
 use super::links::LinkRing;
+use super::problem::Problem;
+use crate::clock::Clock;
 use crate::output::signing::LinkKeys;
 use crate::smart::access_token::TokenKeys;
 use crate::smart::server::AuthorizationServer;
 use crate::telemetry::error_chain;
 
+/// How long a request waits for them.
+const PATIENCE: Duration = Duration::from_secs(5);
 const STAY: &str = "keys that sign tokens or links stay as they were";
 
 /// The files of keys, and who goes by them. Cheap to clone.
@@ -20,6 +28,8 @@ const STAY: &str = "keys that sign tokens or links stay as they were";
 pub(crate) struct KeyFiles(Arc<Inner>);
 
 struct Inner {
+    /// Whose turn it is to look.
+    turn: Arc<tokio::sync::Mutex<()>>,
     links: Option<(KeyFile, LinkRing)>,
     tokens: Option<(KeyFile, Arc<AuthorizationServer>)>,
 }
@@ -29,6 +39,8 @@ struct KeyFile {
     path: PathBuf,
     /// What it was when it was read last.
     seen: Mutex<Option<Version>>,
+    /// The one that could not be read.
+    unreadable: Mutex<Option<Version>>,
 }
 
 /// What tells a file from the one that was in its place before.
@@ -50,20 +62,44 @@ impl Version {
 impl KeyFiles {
     /// None where keys do not outlive the process.
     pub(crate) fn none() -> Self {
-        Self(Arc::new(Inner { links: None, tokens: None }))
+        Self(Arc::new(Inner { turn: Arc::default(), links: None, tokens: None }))
     }
 
     /// Files of the keys that sign links and, where we issue them, tokens.
     pub(crate) fn new(links: (PathBuf, LinkRing), tokens: Option<(PathBuf, Arc<AuthorizationServer>)>) -> Self {
-        let file = |path| KeyFile { path, seen: Mutex::default() };
+        let file = |path| KeyFile { path, seen: Mutex::default(), unreadable: Mutex::default() };
         let (path, ring) = links;
         let tokens = tokens.map(|(path, server)| (file(path), server));
-        Self(Arc::new(Inner { links: Some((file(path), ring)), tokens }))
+        Self(Arc::new(Inner { turn: Arc::default(), links: Some((file(path), ring)), tokens }))
     }
 
     /// Takes up the keys of files that were replaced since. One that is not there, or cannot be read, changes nothing: the keys
     /// that are in use stay so until it can, or until SIGHUP.
-    pub(crate) fn take_up(&self) {
+    ///
+    /// # Errors
+    /// If the folder does not answer: then nobody knows what is good.
+    pub(crate) async fn take_up(&self, runtime: &Handle, clock: &dyn Clock) -> Result<(), Problem> {
+        if self.0.links.is_none() {
+            return Ok(());
+        }
+        let unanswered = || Problem::unavailable("the keys of this server cannot be read at the moment");
+        let looked = async {
+            let turn = Arc::clone(&self.0.turn).lock_owned().await;
+            let files = self.clone();
+            // The turn ends with the look, also where nobody waits for it any more.
+            let look = runtime.spawn_blocking(move || {
+                let _turn = turn;
+                files.look();
+            });
+            look.await.map_err(|_ended| unanswered())
+        };
+        tokio::select! {
+            looked = looked => looked,
+            () = clock.sleep(PATIENCE) => Err(unanswered()),
+        }
+    }
+
+    fn look(&self) {
         if let Some((file, ring)) = &self.0.links {
             file.if_replaced(|text| LinkKeys::read(text).map(|keys| ring.replace(keys)));
         }
@@ -91,7 +127,14 @@ impl KeyFile {
         }
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
-            Err(error) => return tracing::error!(error = error_chain(&error), "{STAY}"),
+            Err(error) => {
+                // It may be readable soon; it is told once.
+                let before = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+                if before != Some(now) {
+                    tracing::error!(error = error_chain(&error), "{STAY}");
+                }
+                return;
+            }
         };
         if let Err(error) = take_up(&text) {
             tracing::error!(error = error_chain(&error), "{STAY}");

@@ -209,8 +209,9 @@ impl<S> Diverted<S> {
                 tracing::info!(reason = %closed, "a bulk request was refused");
                 // It may be let in later, and is refused now all the same (SEC-02).
                 return Ok(witness.record(&edge.ledger, Problem::from(closed).into_response()).await);
+            } else if let Err(unknown) = edge.key_files.take_up(&edge.runtime, &*edge.clock).await {
+                unknown.into_response()
             } else {
-                edge.key_files.take_up();
                 handle(Arc::clone(&edge), request).await
             };
             Ok(seat.until_gone(witness.tell(&edge.ledger, answer).await))

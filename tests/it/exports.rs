@@ -131,7 +131,9 @@ async fn what_refers_to_the_server_leads_to_where_clients_reach_it() {
     let (inner, outer) = (app.upstream_base().to_owned(), app.base.as_str());
     assert_ne!(inner, outer);
     insert(r#"{"resourceType":"Patient","id":"p"}"#);
-    insert(r#"{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p"}}]}"#);
+    insert(
+        r#"{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/p"}}]}"#,
+    );
     let condition = |base: &str| {
         format!(
             r#"{{"resourceType":"Condition","id":"c","subject":{{"reference":"{base}/Patient/p"}},"evidence":[{{"detail":[{{"reference":"https://elsewhere.example/Observation/1"}}]}}],"note":[{{"text":"{inner}/Patient/p"}}]}}"#

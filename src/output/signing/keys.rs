@@ -103,7 +103,10 @@ impl LinkKeys {
     /// # Errors
     /// [`BadLinkKeys`] if it is neither.
     pub(crate) fn read(text: &[u8]) -> Result<Self, BadLinkKeys> {
-        if let Ok(secret) = <&[u8; LENGTH]>::try_from(text) {
+        // What was cut off is no key of the form that all had once.
+        if let Ok(secret) = <&[u8; LENGTH]>::try_from(text)
+            && !text.starts_with(b"{\"version\"")
+        {
             return Ok(Self::new(LinkKey::new(FIRST, secret).map_err(|_| BadLinkKeys)?, None));
         }
         let Kept { version, current, created, previous } = serde_json::from_slice(text).map_err(|_| BadLinkKeys)?;
@@ -178,7 +181,7 @@ mod tests {
     #[test]
     fn what_is_no_set_of_keys_is_refused() {
         let made = LinkKeys::made(&[1; LENGTH], None, NOW, NOW).expect("a good key").text;
-        for text in ["", "{}", "short", &made.replace("\"version\":1", "\"version\":2"), &made[1..]] {
+        for text in ["", "{}", "short", &made.replace("\"version\":1", "\"version\":2"), &made[1..], &made[..LENGTH]] {
             assert_eq!(LinkKeys::read(text.as_bytes()).err(), Some(BadLinkKeys), "{text}");
         }
         assert!(LinkKeys::read(made.as_bytes()).is_ok());

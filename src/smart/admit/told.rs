@@ -16,6 +16,30 @@ use crate::plan::Cohort;
 /// Records that one resource can be about. Of one that is about more nobody is asked.
 const MOST_SUBJECTS: usize = 20_000;
 
+/// Types of which no resource is a patient's.
+const NOBODYS: [&str; 20] = [
+    "ActivityDefinition",
+    "CodeSystem",
+    "ConceptMap",
+    "Endpoint",
+    "HealthcareService",
+    "InsurancePlan",
+    "Library",
+    "Location",
+    "Measure",
+    "Medication",
+    "MedicationKnowledge",
+    "Organization",
+    "OrganizationAffiliation",
+    "PlanDefinition",
+    "Practitioner",
+    "PractitionerRole",
+    "Questionnaire",
+    "StructureDefinition",
+    "Substance",
+    "ValueSet",
+];
+
 /// A record that a resource tells of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Told {
@@ -96,19 +120,26 @@ impl Grant {
         let is_inner = |target: &Target<'_>| target.reference.as_deref().is_some_and(|text| text.starts_with('#'));
         if about.target.iter().any(is_inner) {
             // Which of them is meant does not matter: all of them leave with it.
-            for contained in about.contained {
-                match look_inside(contained.get().as_bytes()) {
-                    Some(inside) if !inside.is_strange => {
-                        let nameless = inside.subjects.iter().any(|subject| subject.reference.is_none());
-                        told.extend(nameless.then(unknown));
-                        let references = inside.references.iter().filter(|target| !target.starts_with('#'));
-                        told.extend(references.map(|target| Told { of: self.local(target), is_subject: true }));
-                    }
-                    Some(_) | None => told.push(unknown()),
-                }
-            }
+            told.extend(about.contained.iter().flat_map(|contained| self.told_by_contained(contained.get())));
         }
         told
+    }
+
+    /// Whom a contained resource is about: one that says so of members by reference, or is nobody's.
+    fn told_by_contained(&self, json: &str) -> Vec<Told> {
+        let unknown = || vec![Told { of: None, is_subject: true }];
+        let Some(inside) = look_inside(json.as_bytes()).filter(|inside| !inside.is_strange) else { return unknown() };
+        let [own] = &inside.resources[..] else { return unknown() };
+        if is_nobodys(&own.resource_type) {
+            return Vec::new();
+        }
+        let told = inside.references.iter().filter(|target| !target.starts_with('#'));
+        let told: Vec<_> = told.map(|target| Told { of: self.local(target), is_subject: true }).collect();
+        let is_patient = |told: &Told| told.of.as_ref().is_some_and(|of| of.resource_type == ResourceType::PATIENT);
+        let is_named = inside.subjects.iter().all(|subject| subject.reference.is_some());
+        // A patient says of nobody else who that is.
+        let is_person = matches!(&*own.resource_type, "Patient" | "Person" | "RelatedPerson");
+        if is_named && !is_person && told.iter().any(is_patient) { told } else { unknown() }
     }
 
     /// What a record makes of what tells of it, where its name says so.
@@ -129,47 +160,60 @@ impl Grant {
         if entry.resource_type == ResourceType::PATIENT {
             return if self.is_member(&entry.id) { Fate::MayLeave } else { Fate::IsOfOthers };
         }
-        match self.admit_context(entry) {
-            Ok(_) => {}
-            Err(Withheld::SharedWithOthers) => return Fate::IsOfOthers,
-            Err(_undecided) => return Fate::IsUnknown,
+        let mut patients = self.patients(entry).peekable();
+        match &entry.resource_type {
+            // Whom it is about, nobody looks up once more.
+            &ResourceType::PROVENANCE | &ResourceType::AUDIT_EVENT => Fate::IsUnknown,
+            &ResourceType::BINARY => {
+                let mut context = entry.references.iter().filter(|reference| &*reference.path == "securityContext");
+                let context = context.next().and_then(|reference| self.local(&reference.target));
+                self.fate_of_those(context.as_ref())
+            }
+            name if name.as_str() == "Device" => match self.admit_context(entry) {
+                Ok(_) => Fate::MayLeave,
+                Err(Withheld::SharedWithOthers) => Fate::IsOfOthers,
+                Err(_undecided) => Fate::IsUnknown,
+            },
+            name if is_nobodys(name.as_str()) => Fate::MayLeave,
+            _ if patients.peek().is_some() => {
+                if patients.all(|id| self.is_member(&id)) {
+                    Fate::MayLeave
+                } else {
+                    Fate::IsOfOthers
+                }
+            }
+            // It is of a compartment and in none.
+            name if self.compartments.hold(*name) => Fate::IsUnknown,
+            _ => self.fate_outside_of_compartments(entry),
         }
-        // Whom it is about, nobody looks up once more.
-        if matches!(entry.resource_type, ResourceType::PROVENANCE | ResourceType::AUDIT_EVENT) {
-            return Fate::IsUnknown;
-        }
-        let is_of_patients = |patient: LocalReference| match patient.resource_type {
-            ResourceType::PATIENT if self.is_member(&patient.id) => Fate::MayLeave,
-            ResourceType::PATIENT => Fate::IsOfOthers,
-            _ => Fate::IsUnknown,
-        };
-        if entry.resource_type == ResourceType::BINARY {
-            let mut context = entry.references.iter().filter(|reference| &*reference.path == "securityContext");
-            let context = context.next().and_then(|reference| self.local(&reference.target));
-            return context.map_or(Fate::IsUnknown, is_of_patients);
-        }
-        self.fate_in_compartments(entry)
     }
 
-    /// The same of what can lie in a compartment: everybody's in whose it does count.
-    fn fate_in_compartments(&self, entry: &Entry) -> Fate {
-        let mut patients = self.patients(entry).peekable();
-        if patients.peek().is_some() {
-            return if patients.all(|id| self.is_member(&id)) { Fate::MayLeave } else { Fate::IsOfOthers };
-        }
-        let links = self.compartments.links(entry.resource_type);
-        if links.clone().next().is_none() {
-            return Fate::MayLeave;
-        }
-        // It is nobody's, or it does not say whose.
-        let is_link = |path: &str| links.clone().any(|link| link.paths.contains(&path));
-        let mut linking = entry.references.iter().filter(|reference| is_link(&reference.path));
-        let is_elsewhere = linking.any(|reference| self.local(&reference.target).is_none());
-        let is_nameless = || {
-            look_inside(&entry.line).is_none_or(|inside| {
-                inside.is_strange || inside.subjects.iter().any(|subject| subject.reference.is_none())
-            })
-        };
-        if is_elsewhere || is_nameless() { Fate::IsUnknown } else { Fate::MayLeave }
+    /// The same of what no compartment has, such as a Task: whoever is referred to counts, wherever in it.
+    fn fate_outside_of_compartments(&self, entry: &Entry) -> Fate {
+        let Some(inside) = look_inside(&entry.line).filter(|inside| !inside.is_strange) else { return Fate::IsUnknown };
+        let is_named = inside.subjects.iter().all(|subject| subject.reference.is_some());
+        let local: Vec<_> = inside.references.iter().filter_map(|target| self.local(target)).collect();
+        let patients = local.iter().filter(|target| target.resource_type == ResourceType::PATIENT);
+        let fate = self.fate_of_those(patients);
+        // What is a resource in it may be somebody's as well.
+        if fate == Fate::MayLeave && !(is_named && inside.resources.len() == 1) { Fate::IsUnknown } else { fate }
     }
+
+    /// What somebody makes of what is theirs: members, others, or nobody of whom that is known.
+    fn fate_of_those<'a>(&self, of: impl IntoIterator<Item = &'a LocalReference>) -> Fate {
+        let mut fate = Fate::IsUnknown;
+        for LocalReference { resource_type, id } in of {
+            match *resource_type {
+                ResourceType::PATIENT if self.is_member(id) => fate = Fate::MayLeave,
+                ResourceType::PATIENT => return Fate::IsOfOthers,
+                _ => return Fate::IsUnknown,
+            }
+        }
+        fate
+    }
+}
+
+/// Whether resources of a type are about nobody.
+fn is_nobodys(name: &str) -> bool {
+    NOBODYS.contains(&name)
 }

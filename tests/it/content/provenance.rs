@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use offtake::config::Size;
-use sample_upstream::{Lies, SampleUpstream, Settings};
+use sample_upstream::{Lies, RequestSeen, SampleUpstream, Settings};
 use serde_json::{Value, json};
 
 use crate::support::App;
 
 const PROOF: &str = "https://offtake.dev/proof";
 /// Anna is in the Group, Cleo is not.
-const RECORDS: [&str; 13] = [
+const RECORDS: [&str; 18] = [
     r#"{"resourceType":"Patient","id":"anna"}"#,
     r#"{"resourceType":"Patient","id":"cleo"}"#,
     r#"{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/anna"}}]}"#,
@@ -23,6 +23,11 @@ const RECORDS: [&str; 13] = [
     r#"{"resourceType":"Observation","id":"of-somebody","subject":{"identifier":{"system":"s","value":"v"}}}"#,
     r#"{"resourceType":"Device","id":"of-anna","patient":{"reference":"Patient/anna"}}"#,
     r#"{"resourceType":"Device","id":"of-cleo","patient":{"reference":"Patient/cleo"}}"#,
+    r#"{"resourceType":"Task","id":"of-anna","for":{"reference":"Patient/anna"}}"#,
+    r#"{"resourceType":"Task","id":"of-cleo","for":{"reference":"Patient/cleo"}}"#,
+    r#"{"resourceType":"Task","id":"of-somebody","for":{"identifier":{"system":"s","value":"v"}},"owner":{"reference":"Patient/anna"}}"#,
+    r#"{"resourceType":"Bundle","id":"document","type":"document","entry":[{"resource":{"resourceType":"Patient","id":"cleo","generalPractitioner":[{"reference":"Patient/anna"}]}}]}"#,
+    r#"{"resourceType":"Appointment","id":"of-somebody","participant":[{"actor":{"type":"Patient","identifier":{"system":"s","value":"v"}}}]}"#,
     r#"{"resourceType":"Binary","id":"of-anna","securityContext":{"reference":"Patient/anna"}}"#,
     r#"{"resourceType":"Binary","id":"of-whom"}"#,
 ];
@@ -54,7 +59,7 @@ fn fill(upstream: &SampleUpstream) -> (BTreeSet<String>, BTreeSet<String>) {
         ("goes-of-anna", of("Observation/of-anna"), None),
         ("goes-version", of("Observation/of-anna/_history/1"), None),
         ("goes-doctor", of("Practitioner/doctor"), None),
-        ("goes-place", of("Observation/of-a-place"), None),
+        ("goes-task", of("Task/of-anna"), None),
         ("goes-device", of("Device/of-anna"), None),
         ("goes-binary", of("Binary/of-anna"), None),
         ("goes-contained", of("#c"), Some(about(&of("Patient/anna")))),
@@ -64,12 +69,22 @@ fn fill(upstream: &SampleUpstream) -> (BTreeSet<String>, BTreeSet<String>) {
         ("stays-of-cleo", of("Observation/of-cleo"), None),
         ("stays-of-both", of("Observation/of-both"), None),
         ("stays-of-somebody", of("Observation/of-somebody"), None),
+        ("stays-place", of("Observation/of-a-place"), None),
+        ("stays-task", of("Task/of-cleo"), None),
+        ("stays-task-of-somebody", of("Task/of-somebody"), None),
+        ("stays-document", of("Bundle/document"), None),
+        ("stays-appointment", of("Appointment/of-somebody"), None),
         ("stays-gone", of("Observation/gone"), None),
         ("stays-elsewhere", of("https://elsewhere.example/fhir/Observation/of-anna"), None),
         ("stays-named", json!({ "type": "Patient", "identifier": { "system": "s", "value": "v" } }), None),
         ("stays-device", of("Device/of-cleo"), None),
         ("stays-binary", of("Binary/of-whom"), None),
         ("stays-inner", of("Provenance/goes-of-anna"), None),
+        (
+            "stays-contained-cleo",
+            of("#c"),
+            Some(json!({ "resourceType": "Patient", "id": "c", "name": [{ "family": "C" }] })),
+        ),
         ("stays-contained", of("#c"), Some(about(&of("Observation/of-cleo")))),
         ("stays-contained-patient", of("#c"), Some(about(&of("Patient/cleo")))),
         ("stays-contained-named", of("#c"), Some(about(&json!({ "identifier": { "value": "v" } })))),
@@ -153,5 +168,23 @@ async fn a_record_that_the_server_fails_on_does_not_end_the_export() {
     let (came, withheld) = exported(&app, "/Group/g/$export?_type=Provenance").await;
     assert_eq!(came, goes);
     assert!(withheld > stays.len() as u64, "{withheld}");
+    app.stop().await;
+}
+
+/// A server that fails for a while says nothing of what it fails on: Provenance waits for it.
+#[tokio::test]
+async fn a_server_that_fails_for_a_while_holds_nothing_back() {
+    let upstream = SampleUpstream::new(Settings::default());
+    let (goes, _) = fill(&upstream);
+    let app = App::before(upstream, |_| {}).await;
+    // It is known by then, so that nothing but this export asks it.
+    exported(&app, "/Group/g/$export?_type=Patient").await;
+    let poisoned = ["Observation/of-anna", "Patient/anna", "Patient/cleo", "Task/of-anna"].map(str::to_owned).into();
+    app.upstream.update_settings(|settings| settings.lies = Lies { poisoned, ..Lies::default() });
+    let recovering = app.upstream.clone();
+    let is_any = |seen: &RequestSeen| seen.path.ends_with("/Patient") && seen.query == "_count=1";
+    app.upstream.first_when(is_any, move || recovering.update_settings(|settings| settings.lies = Lies::default()));
+    assert_eq!(exported(&app, "/Group/g/$export?_type=Provenance").await.0, goes);
+    assert!(app.upstream.requests().iter().any(is_any), "it was asked for anything");
     app.stop().await;
 }
