@@ -108,7 +108,7 @@ pub(crate) struct Running {
     pub(crate) sweep: u32,
     /// Types that the upstream refuses to be searched, and what it said.
     pub(crate) refused: Vec<(ResourceType, Vec<Issue>)>,
-    /// Some members of the Group are no patients that a reference leads to.
+    /// Some members of the Group are of types that come with patients only, or no reference leads to them.
     pub(crate) members_left_out: bool,
     /// Some of the patients that were asked for are not exported.
     #[serde(default)]

@@ -40,6 +40,9 @@ pub(crate) struct ExportPlan {
     /// may have been none.
     #[serde(default, skip_serializing_if = "Listed::is_empty")]
     pub(crate) newcomers: Listed,
+    /// Members of the Group that are no patients, type by type: they are read by their ids.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) others: BTreeMap<ResourceType, Others>,
     /// Types that are read by reference only: what exported resources refer to.
     pub(crate) context: Vec<ResourceType>,
     pub(crate) on_short: OnShort,
@@ -193,6 +196,15 @@ impl Listed {
     }
 }
 
+/// Members of a Group that are all of one type, and no patients.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Others {
+    pub(crate) all: Listed,
+    /// Those that come whatever `_since` says.
+    #[serde(default, skip_serializing_if = "Listed::is_empty")]
+    pub(crate) newcomers: Listed,
+}
+
 impl std::fmt::Debug for Listed {
     /// They are patient data: their number is enough.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -290,10 +302,25 @@ impl ExportPlan {
         }
     }
 
-    /// Whether a slice asks for patients who are exported as a whole. It asks for none else then.
+    /// Whom or what searches of a type ask for where they name somebody: patients, or members that are of that type.
+    pub(crate) fn asked_of(&self, resource_type: ResourceType) -> &[Id] {
+        match self.others.get(&resource_type) {
+            Some(others) => &others.all.0,
+            // They are nobody's, so that to ask for them by patient would be to ask for something else.
+            None if resource_type.is_member_by_itself() => &[],
+            None => self.patients(),
+        }
+    }
+
+    fn newcomers_of(&self, resource_type: ResourceType) -> &Listed {
+        self.others.get(&resource_type).map_or(&self.newcomers, |others| &others.newcomers)
+    }
+
+    /// Whether a slice asks for members who are exported as a whole. It asks for none else then.
     fn is_of_newcomers(&self, slice: &Slice) -> bool {
-        let first = slice.patients().and_then(|members| self.patients().get(members.start as usize));
-        first.is_some_and(|first| self.newcomers.0.binary_search(first).is_ok())
+        let asked = self.asked_of(slice.resource_type);
+        let first = slice.patients().and_then(|members| asked.get(members.start as usize));
+        first.is_some_and(|first| self.newcomers_of(slice.resource_type).0.binary_search(first).is_ok())
     }
 
     /// Whether a resource of a slice, stamped `last_updated`, was asked for. What others refer to comes whatever its age.
@@ -302,15 +329,15 @@ impl ExportPlan {
         slice.phase == Phase::References || horizon.asks_for(last_updated)
     }
 
-    /// The patients in batches of which each is of newcomers or of others.
-    fn batches(&self, lists: Lists) -> Vec<std::ops::Range<u32>> {
-        let patients = self.patients();
-        if self.newcomers.is_empty() {
-            return cohort::batches(patients, lists);
+    /// Those whom searches of a type ask for in batches of which each is of newcomers or of others.
+    fn batches(&self, resource_type: ResourceType, lists: Lists) -> Vec<std::ops::Range<u32>> {
+        let (asked, newcomers) = (self.asked_of(resource_type), self.newcomers_of(resource_type));
+        if newcomers.is_empty() {
+            return cohort::batches(asked, lists);
         }
-        let is_new = |id: &Id| self.newcomers.0.binary_search(id).is_ok();
+        let is_new = |id: &Id| newcomers.0.binary_search(id).is_ok();
         let mut begin = 0;
-        let runs = patients.chunk_by(|one, next| is_new(one) == is_new(next)).flat_map(|run| {
+        let runs = asked.chunk_by(|one, next| is_new(one) == is_new(next)).flat_map(|run| {
             let first = begin;
             begin += u32::try_from(run.len()).unwrap_or(u32::MAX);
             cohort::batches(run, lists).into_iter().map(move |batch| first + batch.start..first + batch.end)
@@ -339,7 +366,8 @@ impl ExportPlan {
     pub(crate) fn manner(&self, slice: &Slice) -> Manner {
         match &slice.scope {
             Scope::Patients { link, members, .. } if self.profile.post && members.len() > 1 && &**link != "_id" => {
-                let asked = self.patients().get(members.start as usize..members.end as usize).unwrap_or_default();
+                let asked = self.asked_of(slice.resource_type);
+                let asked = asked.get(members.start as usize..members.end as usize).unwrap_or_default();
                 let in_a_url = cohort::batches(asked, self.lists_in_a_url(slice.resource_type)).len() <= 1;
                 if in_a_url { Manner::Get } else { Manner::Post }
             }
@@ -387,7 +415,7 @@ impl ExportPlan {
             // A record has no filter on time that could be relied on: a sweep would read all of them once more.
             (Strategy::Records, Phase::Sweep(_)) => Vec::new(),
             (Strategy::Records, Phase::Young) => {
-                let records = self.batches(Lists::NONE).into_iter();
+                let records = self.batches(resource_type, Lists::NONE).into_iter();
                 let scopes = records.map(|members| Scope::Record { members });
                 scopes.map(slice).collect()
             }
@@ -398,7 +426,7 @@ impl ExportPlan {
                     window.from
                 };
                 let scopes = links.iter().flat_map(|link| {
-                    let batches = self.batches(self.lists(link, resource_type)).into_iter();
+                    let batches = self.batches(resource_type, self.lists(link, resource_type)).into_iter();
                     batches.map(move |members| Scope::Patients { link: link.clone(), members, from })
                 });
                 // Only what moves is left for a sweep, whoever it is about.
@@ -491,6 +519,7 @@ mod tests {
                     compartments: Compartments::R4,
                     listed: Listed::default(),
                     newcomers: Listed::default(),
+                    others: BTreeMap::new(),
                     context: Vec::new(),
                     on_short: OnShort::Fail,
                     boundary: Boundary::NoLoss,
@@ -523,6 +552,7 @@ mod tests {
             listed: Listed::default(),
             filters: BTreeMap::new(),
             newcomers: Listed(ids(70..71).chain(ids(100..180)).collect()),
+            others: BTreeMap::new(),
             context: Vec::new(),
             on_short: OnShort::Fail,
             boundary: Boundary::NoLoss,

@@ -235,7 +235,8 @@ impl Kickoff {
         }
     }
 
-    /// The types to export, of those that the upstream can be searched for.
+    /// The types to export, of those that the upstream can be searched for. A Group has `members` of these types beside
+    /// patients, whoever they are.
     ///
     /// # Errors
     /// [`KickoffError::NotExportable`] for a type that was named and is not among them;
@@ -246,6 +247,7 @@ impl Kickoff {
         places: &Places,
         searchable: &BTreeSet<ResourceType>,
         compartments: Compartments,
+        members: &dyn Fn(ResourceType) -> bool,
     ) -> Result<Vec<ResourceType>, KickoffError> {
         let wanted = match &self.types {
             None => searchable,
@@ -259,7 +261,10 @@ impl Kickoff {
         let of_patients = |name: &ResourceType| compartments.hold(*name) && !name.left_out_of_patient_exports();
         let types: Vec<_> = match self.level {
             ExportLevel::System => wanted.iter().copied().collect(),
-            ExportLevel::Patient | ExportLevel::Group(_) => wanted.iter().copied().filter(of_patients).collect(),
+            ExportLevel::Patient => wanted.iter().copied().filter(of_patients).collect(),
+            ExportLevel::Group(_) => {
+                wanted.iter().copied().filter(|name| of_patients(name) || members(*name)).collect()
+            }
         };
         match wanted.first() {
             Some(first) if types.is_empty() && self.types.is_some() => {

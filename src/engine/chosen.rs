@@ -1,6 +1,6 @@
 //! Whose resources an export is to hold: everybody's, a Group's, or those of the patients who were asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::planner::{PlanError, Planner};
 use crate::bulk::kickoff::{ExportLevel, NamedPatients};
@@ -9,7 +9,7 @@ use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::SearchQuery;
 use crate::job::Job;
-use crate::plan::{Cohort, Listed, Newcomers};
+use crate::plan::{Cohort, Listed, Newcomers, Others};
 use crate::profile::Profile;
 use crate::upstream::cohorts::Who;
 use crate::upstream::group::{self, Members, When};
@@ -21,7 +21,9 @@ pub(super) struct Chosen {
     pub(super) cohort: Cohort,
     /// Those of them who come as a whole, whatever `_since` says.
     pub(super) newcomers: Listed,
-    /// Some members of the Group are no patients that a reference leads to.
+    /// Members that are no patients.
+    pub(super) others: BTreeMap<ResourceType, Others>,
+    /// Some members of the Group are of types that come with patients only, or no reference leads to them.
     pub(super) members_left_out: bool,
     /// Some of the patients that were asked for are not there, not in the Group, or not to be exported.
     pub(super) patients_left_out: bool,
@@ -37,6 +39,7 @@ impl Planner {
             Some(NamedPatients::Sealed(_)) => return Err(PlanError::Sealed),
         };
         let (mut candidates, mut newcomers, mut members_left_out) = (BTreeSet::new(), Vec::new(), false);
+        let mut others = BTreeMap::new();
         match (&job.kickoff.level, asked) {
             (ExportLevel::System, _) => return Ok(Chosen::all(Cohort::Everything)),
             (ExportLevel::Patient, None) => return Ok(Chosen::all(Cohort::AllPatients)),
@@ -46,6 +49,9 @@ impl Planner {
                 members_left_out = members.left_out > 0;
                 candidates.extend(members.patients);
                 newcomers = members.newcomers;
+                // Whoever names patients asks for these and nothing else.
+                others = if asked.is_none() { members.others } else { BTreeMap::new() };
+                others.retain(|name, _| job.types.contains(name));
             }
         }
         candidates.retain(|id| !consent.has(id) && asked.is_none_or(|asked| asked.contains(id)));
@@ -53,13 +59,13 @@ impl Planner {
         let newcomers = Listed(newcomers);
         let Some(asked) = asked else {
             let cohort = Cohort::Members(candidates.into_iter().collect());
-            return Ok(Chosen { newcomers, members_left_out, ..Chosen::all(cohort) });
+            return Ok(Chosen { newcomers, others, members_left_out, ..Chosen::all(cohort) });
         };
         // SEC-25: whoever is not there gets the same answer as whoever is no member.
         let candidates: Vec<_> = candidates.into_iter().collect();
         let there = self.there(&candidates, profile).await?;
         let patients_left_out = there.len() < asked.len();
-        Ok(Chosen { cohort: Cohort::Members(there), newcomers, members_left_out, patients_left_out })
+        Ok(Chosen { cohort: Cohort::Members(there), newcomers, others, members_left_out, patients_left_out })
     }
 }
 
@@ -124,7 +130,7 @@ impl Planner {
 
 impl Chosen {
     fn all(cohort: Cohort) -> Self {
-        let newcomers = Listed::default();
-        Self { cohort, newcomers, members_left_out: false, patients_left_out: false }
+        let (newcomers, others) = (Listed::default(), BTreeMap::new());
+        Self { cohort, newcomers, others, members_left_out: false, patients_left_out: false }
     }
 }

@@ -110,7 +110,8 @@ impl Worker {
         }
         let plan = &self.plan;
         let is_only_referred_to = plan.context.contains(&resource_type) && !plan.types.contains_key(&resource_type);
-        let is_asked_by_id = resource_type == ResourceType::PATIENT || is_only_referred_to;
+        let is_asked_by_id =
+            resource_type == ResourceType::PATIENT || plan.others.contains_key(&resource_type) || is_only_referred_to;
         plan.horizon.until.is_none()
             && match plan.cohort {
                 Cohort::Everything => true,

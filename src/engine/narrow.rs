@@ -31,14 +31,14 @@ pub(super) async fn try_on(
     let all = SearchQuery::new(resource_type);
     let bases = match plan.types.get(&resource_type).map(|plan| &plan.strategy) {
         Some(Strategy::Patients { links, .. }) if links.first().is_none_or(|link| &**link == "_id") => {
-            let lists = patients(plan, links, of).into_iter().map(|(_, patients)| patients);
+            let lists = patients(plan, resource_type, links, of).into_iter().map(|(_, patients)| patients);
             by_ids(upstream, all, filter, lists.collect()).await?
         }
         None => by_ids(upstream, all, filter, vec![ids.iter().collect()]).await?,
         Some(Strategy::Patients { links, searches }) => {
             let repeats = searches.iter().flat_map(Narrowing::names).any(|name| filter.names().any(|own| own == name));
             let mut bases = Vec::new();
-            for (link, patients) in patients(plan, links, of) {
+            for (link, patients) in patients(plan, resource_type, links, of) {
                 let of_patients = all.clone().param(link.to_owned(), list(&patients, plan.profile.patients));
                 if searches.is_empty() || repeats {
                     bases.push(of_patients);
@@ -72,12 +72,18 @@ pub(super) async fn by_ids(
 }
 
 /// Whom to search by, and by which parameter: those of the slice, else some of the plan one by one.
-fn patients<'a>(plan: &'a ExportPlan, links: &'a [Box<str>], of: Option<&'a Slice>) -> Vec<(&'a str, Vec<&'a Id>)> {
-    let alone = plan.patients().iter().take(PATIENTS_TRIED).map(|patient| vec![patient]);
+fn patients<'a>(
+    plan: &'a ExportPlan,
+    resource_type: ResourceType,
+    links: &'a [Box<str>],
+    of: Option<&'a Slice>,
+) -> Vec<(&'a str, Vec<&'a Id>)> {
+    let asked = plan.asked_of(resource_type);
+    let alone = asked.iter().take(PATIENTS_TRIED).map(|patient| vec![patient]);
     let alone = links.first().into_iter().flat_map(|link| alone.clone().map(|patient| (&**link, patient)));
     let of_slice = of.and_then(|slice| {
         let Scope::Patients { link, members, .. } = &slice.scope else { return None };
-        let members = plan.patients().get(members.start as usize..members.end as usize)?;
+        let members = asked.get(members.start as usize..members.end as usize)?;
         Some((&**link, members.iter().collect()))
     });
     of_slice.into_iter().chain(alone).collect()

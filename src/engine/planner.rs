@@ -55,7 +55,7 @@ pub(super) struct Planner {
 pub(super) struct Planned {
     pub(super) plan: ExportPlan,
     pub(super) refused: Vec<(ResourceType, Vec<Issue>)>,
-    /// Some members of the Group are no patients that a reference leads to.
+    /// Some members of the Group are of types that come with patients only, or no reference leads to them.
     pub(super) members_left_out: bool,
     /// Some of the patients that were asked for are not there, not in the Group, or not to be exported.
     pub(super) patients_left_out: bool,
@@ -149,7 +149,8 @@ impl Planner {
         let now = survey.date.unwrap_or_else(|| self.upstream.now());
         // Whoever decides who is exported heeds what is known of such servers, and what the operator says of this one.
         let known = findings.profile.clone().known(preset, &self.overrides);
-        let Chosen { cohort, newcomers, members_left_out, patients_left_out } = self.choose(job, now, &known).await?;
+        let chosen = self.choose(job, now, &known).await?;
+        let Chosen { cohort, newcomers, others, members_left_out, patients_left_out } = chosen;
         if matches!(&cohort, Cohort::Members(members) if !members.is_empty()) {
             survey.doubt_emptiness(job.compartments);
         }
@@ -158,9 +159,10 @@ impl Planner {
         let reached = self.reach(job, &mut survey, &some, &given.searches).await?;
         let records = self.records(&mut survey, &cohort, &some, &given).await?;
         if matches!(cohort, Cohort::Members(_)) || !reached.is_empty() {
-            let tried = if matches!(cohort, Cohort::Members(_)) { survey.types.as_slice() } else { &[] };
+            let by_patient = |name: &ResourceType| matches!(cohort, Cohort::Members(_)) && !name.is_member_by_itself();
+            let tried: Vec<_> = survey.types.iter().copied().filter(by_patient).collect();
             let ways = probe::ways(&reached, &given.searches);
-            let found = self.patients(job, &some, &survey.held, tried, &ways, profile.counts).await?;
+            let found = self.patients(job, &some, &survey.held, &tried, &ways, profile.counts).await?;
             profile.note(found.form, found.lists.map(|lists| (lists.url_most_bytes, lists.post)));
         }
         let profile = profile.known(preset, &self.overrides);
@@ -211,6 +213,7 @@ impl Planner {
             compartments,
             listed,
             newcomers,
+            others,
             context,
             on_short,
             boundary,
@@ -317,7 +320,7 @@ impl Planner {
 
 fn strategy(resource_type: ResourceType, compartments: Compartments, cohort: &Cohort, profile: &Profile) -> Strategy {
     match cohort {
-        Cohort::Members(_) if resource_type == ResourceType::PATIENT => {
+        Cohort::Members(_) if resource_type == ResourceType::PATIENT || resource_type.is_member_by_itself() => {
             Strategy::Patients { links: vec!["_id".into()], searches: Vec::new() }
         }
         Cohort::Members(_) => {

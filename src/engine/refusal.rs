@@ -33,6 +33,10 @@ impl Reader {
     /// this one after that once more, and the patients whom it refused are few. Where credentials have expired everybody
     /// is refused, and where a gateway refuses what comes too fast anybody is.
     pub(super) async fn refusal(&self, slice: &Slice) -> Result<RefusalOf, ReadError> {
+        // Of others than patients nobody closes a single record.
+        if self.plan.others.contains_key(&slice.resource_type) {
+            return Ok(RefusalOf::Many);
+        }
         let Some(refused) = slice.patients().map(|members| members.start) else { return Ok(RefusalOf::Many) };
         let all = self.plan.patients().len();
         let mut is_answered = false;

@@ -191,7 +191,8 @@ impl Inner {
         let context = permitted(plan.context.clone());
         let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, context, plan.bases.clone());
         let grant = grant.on_base(&self.settings.public_base);
-        let grant = grant.narrowing(job.filters.keys().copied().collect());
+        let others = plan.others.iter().map(|(name, others)| (*name, others.all.0.clone()));
+        let grant = grant.with_others(others.collect()).narrowing(job.filters.keys().copied().collect());
         let grant = grant.of_elements(job.kickoff.elements.as_ref());
         let grant = Arc::new(grant.within(job.owner.policy(), self.services.rights.consent()));
         let keeps_back = grant.keeps_back_resources();

@@ -30,6 +30,22 @@ impl ResourceType {
         self.0
     }
 
+    /// Whether a Group can have resources of this type as members that are nobody's record: R4 and R5 together, without those
+    /// that lie in the Patient compartment.
+    pub(crate) fn is_member_by_itself(self) -> bool {
+        matches!(
+            self.0,
+            "Device"
+                | "HealthcareService"
+                | "Location"
+                | "Medication"
+                | "Organization"
+                | "Practitioner"
+                | "PractitionerRole"
+                | "Substance"
+        )
+    }
+
     /// Types that lie in the Patient compartment and are still no part of a patient's export: they speak of other
     /// patients, or are logs and summaries.
     pub(crate) fn left_out_of_patient_exports(self) -> bool {

@@ -59,7 +59,7 @@ pub(super) fn run(data: &[u8]) {
     assert!(kickoff.since.zip(kickoff.until).is_none_or(|(since, until)| since < until));
     let there = ["Patient", "Observation", "Device", "Organization"];
     let there: BTreeSet<_> = there.into_iter().filter_map(ResourceType::parse).collect();
-    let Ok(types) = kickoff.resolve(&places, &there, Compartments::R4) else { return };
+    let Ok(types) = kickoff.resolve(&places, &there, Compartments::R4, &|_| false) else { return };
     for name in types {
         let is_asked_for = kickoff.types.as_ref().is_none_or(|types| types.contains(&name));
         assert!(there.contains(&name) && is_asked_for, "{name} was not asked for, or is not there");

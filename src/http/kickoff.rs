@@ -185,16 +185,26 @@ async fn resolve(edge: &Edge, caller: &Caller, kickoff: &Kickoff, places: &Place
         (None, ExportLevel::System) => Compartments::default(),
         (None, ExportLevel::Patient | ExportLevel::Group(_)) => return Err(KickoffError::FhirVersion.into()),
     };
-    let types = kickoff.resolve(places, &capability.searchable(), compartments)?;
+    let searchable = capability.searchable();
+    let of_patients = |_: ResourceType| false;
+    // What no Group can hold is refused before any is read.
+    let may_be_member = |name: ResourceType| name.is_member_by_itself() && kickoff.patients.is_none();
+    kickoff.resolve(places, &searchable, compartments, &may_be_member)?;
     kickoff.check_filters(places, &capability, compartments)?;
-    if let ExportLevel::Group(id) = &kickoff.level
-        && edge.cohorts.get(id).is_none()
-    {
-        // Read again when the plan is made; here only so that a Group that is not there is refused at once.
-        let expands = |id: &Id| caller.permits_group(id);
-        let when = When { now: clock::now(&*edge.clock), since: None };
-        group::members(&edge.upstream, id, edge.most_members, when, &expands).await?;
-    }
+    let types = match &kickoff.level {
+        ExportLevel::Group(id) if edge.cohorts.get(id).is_none() => {
+            // Read again when the plan is made; here so that a Group that is not there is refused at once, and for the types of
+            // its members.
+            let expands = |id: &Id| caller.permits_group(id);
+            let when = When { now: clock::now(&*edge.clock), since: None };
+            let members = group::members(&edge.upstream, id, edge.most_members, when, &expands).await?;
+            let is_member = |name: ResourceType| may_be_member(name) && members.others.contains_key(&name);
+            kickoff.resolve(places, &searchable, compartments, &is_member)?
+        }
+        ExportLevel::System | ExportLevel::Patient | ExportLevel::Group(_) => {
+            kickoff.resolve(places, &searchable, compartments, &of_patients)?
+        }
+    };
     Ok(Resolved { types, compartments, capability })
 }
 

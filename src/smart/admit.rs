@@ -2,7 +2,7 @@
 
 mod told;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,6 +47,8 @@ impl std::fmt::Debug for Line {
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     cohort: Cohort,
+    /// Members of the cohort that are no patients, sorted.
+    others: BTreeMap<ResourceType, Vec<Id>>,
     compartments: Compartments,
     types: Vec<ResourceType>,
     context: Vec<ResourceType>,
@@ -91,8 +93,13 @@ impl Grant {
         bases: Vec<String>,
     ) -> Self {
         let (withheld, removed, consent) = (Labels::default(), Elements::default(), Arc::default());
-        let (narrowed, kept, rebase) = (BTreeSet::new(), None, None);
-        Self { cohort, compartments, types, context, narrowed, bases, withheld, removed, kept, consent, rebase }
+        let (others, narrowed, kept, rebase) = (BTreeMap::new(), BTreeSet::new(), None, None);
+        Self { cohort, others, compartments, types, context, narrowed, bases, withheld, removed, kept, consent, rebase }
+    }
+
+    /// The same with these members beside patients, each of them for itself.
+    pub(crate) fn with_others(self, others: BTreeMap<ResourceType, Vec<Id>>) -> Self {
+        Self { others, ..self }
     }
 
     /// The same where these types are narrowed.
@@ -195,10 +202,15 @@ impl Grant {
     /// Whether a resource is a part of what was asked for, and of nobody else: the patients in whose compartments it lies, at
     /// Patient and Group level and but for Patient resources.
     fn belongs(&self, entry: &Entry) -> Result<Vec<Id>, Withheld> {
+        let is_asked_for = self.types.contains(&entry.resource_type);
+        // The Group itself names it, whomever it names.
+        if is_asked_for && self.is_among_others(entry) == Some(true) {
+            return Ok(Vec::new());
+        }
         if self.context.contains(&entry.resource_type) && !matches!(self.cohort, Cohort::Everything) {
             return self.admit_context(entry);
         }
-        if !self.types.contains(&entry.resource_type) {
+        if !is_asked_for {
             return Err(Withheld::Type);
         }
         match &self.cohort {
@@ -267,6 +279,11 @@ impl Grant {
         LocalReference::parse_on(target, &bases)
     }
 
+    /// Whether a resource of a type of which members are named is one of them; `None` if none of its type is named.
+    fn is_among_others(&self, entry: &Entry) -> Option<bool> {
+        self.others.get(&entry.resource_type).map(|ids| ids.binary_search(&entry.id).is_ok())
+    }
+
     fn is_member(&self, id: &Id) -> bool {
         match &self.cohort {
             Cohort::Everything | Cohort::AllPatients => true,
@@ -327,9 +344,12 @@ impl Grant {
         self.types.contains(resource_type).then(|| Line(Bytes::from(deletion_line(*resource_type, id))))
     }
 
-    /// Whether a search for the cohort's patients cannot have found this resource: it names patients, and none of
-    /// them is a member.
+    /// Whether a search for the cohort's members cannot have found this resource: it names patients, and none of
+    /// them is a member, or it is none itself.
     pub(crate) fn is_foreign(&self, entry: &Entry) -> bool {
+        if let Some(is_one) = self.is_among_others(entry) {
+            return !is_one;
+        }
         if entry.resource_type == ResourceType::PATIENT {
             return !self.is_member(&entry.id);
         }

@@ -452,6 +452,7 @@ fn of_members(members: u32) -> ExportPlan {
         compartments: Compartments::R5,
         listed: Listed::default(),
         newcomers: Listed::default(),
+        others: BTreeMap::new(),
         context: Vec::new(),
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,

@@ -12,6 +12,7 @@ use super::client::{Room, SearchError, Upstream};
 use crate::fhir::bundle::Scope;
 use crate::fhir::datatypes::{Id, Instant, LocalReference, Millis};
 use crate::fhir::resource_type::ResourceType;
+use crate::plan::Others;
 
 /// Groups within groups that one export expands.
 const MOST_GROUPS: usize = 100;
@@ -25,14 +26,18 @@ pub(crate) struct Members {
     pub(crate) patients: Vec<Id>,
     /// Those of them who were no members at the instant that was asked about, or may have been none. Sorted.
     pub(crate) newcomers: Vec<Id>,
-    /// Members that are no patients, or that no reference of ours leads to.
+    /// Members that are no patients and nobody's, such as practitioners and devices.
+    pub(crate) others: BTreeMap<ResourceType, Others>,
+    /// Members of types that are no members by themselves, or that no reference of ours leads to.
     pub(crate) left_out: u64,
 }
 
 impl std::fmt::Debug for Members {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { patients, newcomers, left_out } = self;
-        write!(f, "Members({} patients, {} of them new, {left_out} left out)", patients.len(), newcomers.len())
+        let Self { patients, newcomers, others, left_out } = self;
+        let others: usize = others.values().map(|others| others.all.0.len()).sum();
+        let (patients, new) = (patients.len(), newcomers.len());
+        write!(f, "Members({patients} patients, {new} of them new, {others} others, {left_out} left out)")
     }
 }
 
@@ -121,13 +126,16 @@ pub(crate) async fn members(
                     let is_new = is_new(&target);
                     found.group(target.id, is_new);
                 }
+                Some(target) if target.resource_type.is_member_by_itself() => {
+                    let is_new = is_new(&target);
+                    found.other(target, is_new);
+                }
                 Some(_) | None => found.left_out += 1,
             }
         })?;
         found.check()?;
     }
-    let newcomers = found.patients.iter().filter(|(_, is_new)| **is_new).map(|(id, _)| id.clone()).collect();
-    Ok(Members { newcomers, patients: found.patients.into_keys().collect(), left_out: found.left_out })
+    Ok(found.members())
 }
 
 async fn read(upstream: &Upstream, id: &Id) -> Result<Option<Vec<u8>>, GroupError> {
@@ -147,6 +155,7 @@ async fn read(upstream: &Upstream, id: &Id) -> Result<Option<Vec<u8>>, GroupErro
 struct Found {
     most: usize,
     patients: BTreeMap<Id, bool>,
+    others: BTreeMap<LocalReference, bool>,
     groups: BTreeMap<Id, bool>,
     waiting: VecDeque<Id>,
     left_out: u64,
@@ -155,10 +164,21 @@ struct Found {
 impl Found {
     fn patient(&mut self, id: Id, is_new: bool) {
         // One more than may be is enough to know that it is too many.
-        if self.patients.len() <= self.most {
+        if self.count() <= self.most {
             let known = self.patients.entry(id).or_insert(is_new);
             *known &= is_new;
         }
+    }
+
+    fn other(&mut self, member: LocalReference, is_new: bool) {
+        if self.count() <= self.most {
+            let known = self.others.entry(member).or_insert(is_new);
+            *known &= is_new;
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.patients.len() + self.others.len()
     }
 
     fn group(&mut self, id: Id, is_new: bool) {
@@ -174,10 +194,24 @@ impl Found {
     }
 
     fn check(&self) -> Result<(), GroupError> {
-        if self.patients.len() > self.most {
+        if self.count() > self.most {
             return Err(GroupError::TooLarge(self.most));
         }
         if self.groups.len() > MOST_GROUPS { Err(GroupError::TooDeep) } else { Ok(()) }
+    }
+
+    fn members(self) -> Members {
+        let newcomers = self.patients.iter().filter(|(_, is_new)| **is_new).map(|(id, _)| id.clone()).collect();
+        let mut others: BTreeMap<ResourceType, Others> = BTreeMap::new();
+        // In their order, in which those of one type are sorted.
+        for (LocalReference { resource_type, id }, is_new) in self.others {
+            let of_type = others.entry(resource_type).or_default();
+            if is_new {
+                of_type.newcomers.0.push(id.clone());
+            }
+            of_type.all.0.push(id);
+        }
+        Members { newcomers, others, patients: self.patients.into_keys().collect(), left_out: self.left_out }
     }
 }
 

@@ -86,7 +86,9 @@ pub(crate) enum KickoffError {
     Unsupported { location: String, name: String },
     #[error("{location}: there are no {name} resources to export here")]
     NotExportable { location: String, name: ResourceType },
-    #[error("{location}: none of the types asked for belongs to patients; ask for them at system level")]
+    #[error(
+        "{location}: none of the types asked for belongs to patients, or is that of a member of the Group; ask for them at system level"
+    )]
     OutsideCompartment { location: String },
     #[error(
         "patients can be exported of servers that speak FHIR R4, R4B or R5, and this one speaks another version; System level is offered"

@@ -264,7 +264,7 @@ fn elements_are_lists_or_repeats_and_known_to_some_type() {
         let headers = headers("*/*", "respond-async");
         let parsed = Kickoff::parse(ExportLevel::System, &Method::GET, Some(query), &headers, b"", BASE, now);
         let (kickoff, places) = parsed.expect("a kick-off");
-        kickoff.resolve(&places, &searchable, version)
+        kickoff.resolve(&places, &searchable, version, &|_| false)
     };
     assert!(resolve("_elements=id,content", Compartments::R4).is_ok());
     let unknown = KickoffError::NotAnElement { location: location(), name: "stauts".to_owned() };
@@ -281,7 +281,7 @@ fn types_are_held_against_the_level_and_the_server() {
     let resolve = |level, names: Option<&[&str]>| {
         let types = names.map(types);
         let kickoff = Kickoff { types, ..Kickoff::of(level) };
-        let names = kickoff.resolve(&Places::default(), &searchable, Compartments::R4);
+        let names = kickoff.resolve(&Places::default(), &searchable, Compartments::R4, &|_| false);
         names.map(|names| names.iter().map(|name| name.as_str()).collect::<Vec<_>>())
     };
     assert_eq!(resolve(ExportLevel::System, None), Ok(vec!["Group", "Observation", "Organization", "Patient"]));

@@ -45,9 +45,10 @@ impl OutcomeLine {
         Self::of(&issues)
     }
 
-    /// Members of a Group that lead to no patient.
+    /// Members of a Group of which nothing comes by themselves.
     pub(crate) fn members_left_out() -> Self {
-        let text = "some members of the Group are no patients of this server, or cannot be resolved; they are left out";
+        let text = "some members of the Group are neither patients of this server nor of a type that is exported by itself, or \
+                    cannot be resolved; they are left out";
         Self::of(&[issue(IssueSeverity::Warning, IssueType::NotFound, text)])
     }
 

@@ -103,7 +103,8 @@ impl Planner {
 /// Whether an export asks for resources of a type by their ids: members of a Group, and what comes along.
 fn is_read_by_ids(job: &Job, name: ResourceType) -> bool {
     let names_members = job.kickoff.level.group().is_some() || job.kickoff.patients.is_some();
-    !job.types.contains(&name) || (names_members && name == ResourceType::PATIENT)
+    let is_member = name == ResourceType::PATIENT || name.is_member_by_itself();
+    !job.types.contains(&name) || (names_members && is_member)
 }
 
 /// A search by patient that names another one as well is one that the server may take for either.

@@ -55,8 +55,8 @@ impl Planner {
         }
         let probe::Held { counts: held, date, mut refused } = held;
         if job.kickoff.names_patients() {
-            // Members are read by their ids, whether all patients can be searched or not.
-            refused.retain(|(name, _)| *name != ResourceType::PATIENT);
+            // Members are read by their ids, whether all of their type can be searched or not.
+            refused.retain(|(name, _)| *name != ResourceType::PATIENT && !name.is_member_by_itself());
         }
         types.retain(|name| refused.iter().all(|(refused, _)| refused != name));
         let (by_patient, refused) =

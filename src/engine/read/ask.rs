@@ -108,7 +108,7 @@ impl Reader {
             }
             Scope::Patients { link, members, from: bound } => {
                 let form = if &**link == "_id" { PatientForm::Id } else { self.plan.profile.patients };
-                let members: Vec<_> = range(self.plan.patients(), members).iter().collect();
+                let members: Vec<_> = range(self.plan.asked_of(slice.resource_type), members).iter().collect();
                 from(query.param(String::from(&**link), list(&members, form)), *bound)
             }
             Scope::Record { members } => match range(self.plan.patients(), members) {

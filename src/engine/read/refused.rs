@@ -33,7 +33,8 @@ impl Reader {
         attempt: u32,
     ) -> Result<Option<Read>, ReadError> {
         let SearchError::Refused { status, .. } = &error else { return Err(error.into()) };
-        let patients = slice.patients().map(|members| range(self.plan.patients(), members)).unwrap_or_default();
+        let patients =
+            slice.patients().map(|members| range(self.plan.asked_of(slice.resource_type), members)).unwrap_or_default();
         let is_refused = match (*status, patients) {
             (status, [_, _, ..]) if FOR_LENGTH.contains(&status) || FOR_ONE_OF_MANY.contains(&status) => {
                 return Ok(Some(Read::TooMany { total: counted }));
@@ -63,7 +64,9 @@ impl Reader {
     pub(super) async fn is_list_cut(&self, slice: &Slice, came: &[Received]) -> Result<bool, SearchError> {
         let asked = match &slice.scope {
             Scope::Ids { list } => self.ids(slice.resource_type, list),
-            Scope::Patients { link, members, from: None } if &**link == "_id" => range(self.plan.patients(), members),
+            Scope::Patients { link, members, from: None } if &**link == "_id" => {
+                range(self.plan.asked_of(slice.resource_type), members)
+            }
             Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => return Ok(false),
         };
         let came: HashSet<_> = came.iter().map(|received| &received.entry.id).collect();

@@ -64,4 +64,9 @@ impl Offer<'_> {
         let (Some(name), Some(compartments)) = (ResourceType::parse(name), self.compartments) else { return false };
         (compartments.hold(name) && !name.left_out_of_patient_exports()) || self.context.contains(&name)
     }
+
+    /// The same of exports of Groups, whose members need not be patients.
+    pub(super) fn exports_with_groups(&self, name: &str) -> bool {
+        self.exports_with_patients(name) || ResourceType::parse(name).is_some_and(ResourceType::is_member_by_itself)
+    }
 }

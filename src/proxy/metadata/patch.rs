@@ -195,7 +195,8 @@ fn except(resource: &Object<'_>, name: &str, offer: &Offer<'_>, edits: &mut Edit
         // None of the guide's.
         vec![statement_of_guide()]
     } else if offer.has_patients() && !offer.exports_with_patients(name) {
-        vec![PATIENT.canonical(), GROUP.canonical()]
+        let of_groups = (!offer.exports_with_groups(name)).then(|| GROUP.canonical());
+        std::iter::once(PATIENT.canonical()).chain(of_groups).collect()
     } else {
         return Ok(());
     };

@@ -264,3 +264,30 @@ fn what_tells_of_other_records_names_them() {
         assert_eq!(told(json), expected, "{json}");
     }
 }
+
+/// BD-008: a member that is no patient leaves, whomever it names; others of its type leave as what comes along does, or not.
+#[test]
+fn members_that_are_no_patients_leave_for_themselves_alone() {
+    let ids = |ids: &[&str]| ids.iter().map(|id| Id::parse(id).expect("an id")).collect::<Vec<_>>();
+    let others = BTreeMap::from([(named("Device"), ids(&["d"])), (named("Practitioner"), ids(&["m"]))]);
+    for members in [vec![], ids(&["p"])] {
+        let grant = grant(Cohort::Members(members), "{}", "").with_others(others.clone());
+        for (json, leaves) in [
+            (r#"{"resourceType":"Device","id":"d"}"#, true),
+            (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#, true),
+            (r#"{"resourceType":"Device","id":"e"}"#, false),
+            // It may be referred to.
+            (r#"{"resourceType":"Practitioner","id":"n"}"#, true),
+            (r#"{"resourceType":"Observation","id":"d","performer":[{"reference":"Practitioner/m"}]}"#, false),
+            (r#"{"resourceType":"Patient","id":"d"}"#, false),
+        ] {
+            assert_eq!(grant.admit(&entry(json), |_| {}).is_ok(), leaves, "{json}");
+        }
+        assert!(grant.is_foreign(&entry(r#"{"resourceType":"Device","id":"e"}"#)));
+        assert!(!grant.is_foreign(&entry(r#"{"resourceType":"Device","id":"d"}"#)));
+    }
+    // Consent and labels are heeded of them as of all.
+    let withdrawn = grant(Cohort::Members(vec![]), "{}", "q").with_others(others);
+    let device = entry(r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#);
+    assert_eq!(withdrawn.admit(&device, |_| {}).err(), Some(Withheld::ByPolicy));
+}

@@ -67,8 +67,9 @@ async fn a_group_with_more_members_than_may_be_is_refused() {
     for (id, members) in [
         ("five", list("Patient", 5)),
         ("twice-the-same", format!("{0},{0}", list("Patient", 5))),
-        ("and-others", format!("{},{},{}", list("Device", 50), list("Patient", 5), "{},".repeat(50) + "{}")),
+        ("and-others", format!("{},{},{}", list("Specimen", 50), list("Patient", 5), "{},".repeat(50) + "{}")),
         ("six", list("Patient", 6)),
+        ("two-of-three", format!("{},{}", list("Device", 3), list("Patient", 3))),
         ("endless", format!("{},{}", list("Patient", 7), "{},".repeat(500_000) + "{}")),
         ("groups", list("Group", 101)),
     ] {
@@ -81,7 +82,7 @@ async fn a_group_with_more_members_than_may_be_is_refused() {
         let answer = app.ask("GET", &format!("/Group/{id}/$export?_type=Patient"), &KICKOFF, b"").await;
         assert_eq!(answer.status, 202, "{id}: {}", String::from_utf8_lossy(&answer.body));
     }
-    for id in ["six", "endless", "groups"] {
+    for id in ["six", "two-of-three", "endless", "groups"] {
         let answer = app.ask("GET", &format!("/Group/{id}/$export"), &KICKOFF, b"").await;
         answer.assert_refused(id, 400, "too-costly", None);
     }

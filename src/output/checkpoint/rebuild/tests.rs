@@ -23,6 +23,7 @@ fn sheet(state: JobState) -> JobSheet {
         cohort: Cohort::Everything,
         compartments: Compartments::R4,
         newcomers: Listed::default(),
+        others: BTreeMap::new(),
         context: Vec::new(),
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,
