@@ -1,5 +1,6 @@
 //! The Bulk Data operation as the guide writes it.
 
+pub(crate) mod cohort;
 pub(crate) mod job_id;
 pub(crate) mod kickoff;
 pub(crate) mod manifest;

@@ -203,6 +203,18 @@ impl Config {
                 );
             }
         }
+        // SEC-25: whose they are is told by a token that is for nobody else.
+        let is_apart = self.server.bulk_base_path.is_some() || self.server.bulk_listen.is_some();
+        if self.export.cohorts_by_clients
+            && (self.smart.mode == SmartMode::Open || (self.smart.mode == SmartMode::External && !is_apart))
+        {
+            problems.section = "export";
+            problems.add(
+                "cohorts_by_clients",
+                "needs clients with tokens that are for us alone: smart.mode authorization_server, or external with \
+                 server.bulk_base_path or server.bulk_listen",
+            );
+        }
         self.check_open(&mut problems);
         if problems.found.is_empty() { Ok(()) } else { Err(problems) }
     }

@@ -92,6 +92,8 @@ pub(crate) struct Edge {
     pub(crate) most_members: usize,
     /// Groups that are ours.
     pub(crate) cohorts: Cohorts,
+    /// Cohorts that one client may have, where clients make some.
+    pub(crate) most_cohorts: Option<usize>,
     /// The least that a client may ask for as the largest size of its files.
     pub(crate) least_file_max: u64,
     pub(crate) capabilities: Capabilities,
@@ -207,6 +209,9 @@ impl Edge {
             // What opens a file is for it to say: a token or the link itself.
             BulkRoute::File { job, file } => file::file(self, job, &file, head).await,
             BulkRoute::Cohort(id) => cohort::cohort(self, &id, head).await,
+            BulkRoute::MakeCohort => cohort::client::make(self, head, sent).await,
+            BulkRoute::FindCohorts => cohort::client::find(self, head).await,
+            BulkRoute::DeleteCohort(id) => cohort::client::delete(self, &id, head).await,
             BulkRoute::NoSuchJob => {
                 authorize::caller(self, head).await?;
                 Err(Problem::no_such_job())

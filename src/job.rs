@@ -1,6 +1,7 @@
 //! Job, our record of one export, and its legal transitions: each [`JobState`] holds exactly its own data.
 
 pub(crate) mod checkpoint;
+pub(crate) mod cohort;
 pub(crate) mod index;
 pub(crate) mod pages;
 pub(crate) mod store;
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use self::checkpoint::{FileContent, FileRecord};
+use self::cohort::CohortOfJob;
 pub(crate) use crate::bulk::job_id::JobId;
 use crate::bulk::kickoff::Kickoff;
 use crate::bulk::manifest::TypeProof;
@@ -32,6 +34,9 @@ pub(crate) struct Epoch(pub(crate) u32);
 pub(crate) struct Job {
     pub(crate) id: JobId,
     pub(crate) kickoff: Kickoff,
+    /// The cohort of its client's that it is for, if its Group is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cohort: Option<CohortOfJob>,
     /// Whose it is, and what it may hold. A record from before there were clients is of `open` mode.
     #[serde(default)]
     pub(crate) owner: Owner,
@@ -67,6 +72,14 @@ fn before_all_lists() -> Millis {
 }
 
 impl Job {
+    /// Leaves out whom its kick-off or its cohort names, but not that somebody is named.
+    pub(crate) fn leave_out_patients(&mut self) {
+        self.kickoff.leave_out_patients();
+        if let Some(listed) = self.cohort.as_mut().and_then(|cohort| cohort.members.as_mut()) {
+            listed.patients.clear();
+        }
+    }
+
     /// What passes of a type: what any of these lets pass.
     pub(crate) fn filters_of(&self, resource_type: ResourceType) -> &[Filter] {
         const EVERYTHING: &[Filter] = &[Filter::ALL];

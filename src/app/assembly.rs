@@ -25,7 +25,7 @@ use crate::job::store::Store;
 use crate::ledger::Ledger;
 use crate::output::Output;
 use crate::output::writer::Coding;
-use crate::proxy::metadata::offer::Terms;
+use crate::proxy::metadata::offer::{OwnGroups, Terms};
 use crate::smart::discovery::Endpoints;
 use crate::smart::server::Registry;
 use crate::store::sled::SledStore;
@@ -154,7 +154,11 @@ pub(super) fn terms(config: &Config) -> Terms {
     let named = config.export.follow_references.iter();
     Terms {
         context: named.filter_map(|name| ResourceType::parse(name)).collect(),
-        has_groups: !config.export.cohorts.is_empty(),
+        own_groups: match (config.export.cohorts_by_clients, config.export.cohorts.is_empty()) {
+            (true, _) => OwnGroups::Made,
+            (false, false) => OwnGroups::Read,
+            (false, true) => OwnGroups::None,
+        },
         has_smart: config.smart.mode != SmartMode::Open,
         token_endpoint: match config.smart.mode {
             SmartMode::AuthorizationServer => Some(Endpoints::below(config.server.bulk_base().as_str()).token),

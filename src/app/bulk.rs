@@ -198,6 +198,7 @@ impl Bulk {
             forms: Semaphore::new(TOKEN_FORMS),
             most_members: config.export.group_max_members,
             cohorts: cohorts(config),
+            most_cohorts: config.export.cohorts_by_clients.then_some(config.export.max_cohorts_per_client),
             least_file_max: config.output.least_file_max.bytes(),
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,

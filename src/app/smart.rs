@@ -45,7 +45,7 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
             Ok(Access::Open { exposure })
         }
         SmartMode::AuthorizationServer => {
-            let clients = usable(smart, &Clients::new());
+            let clients = usable(config, &Clients::new());
             let source = key_source(smart, clock)?;
             let keys = token_keys(smart, state, None, clock::now(&**clock))?;
             let base = config.server.bulk_base();
@@ -54,7 +54,7 @@ pub(super) fn access(config: &Config, state: Option<&Path>, clock: &Arc<dyn Cloc
             Ok(Access::Server(Arc::new(server)))
         }
         SmartMode::External => {
-            let clients = usable(smart, &Clients::new());
+            let clients = usable(config, &Clients::new());
             let base = config.server.bulk_base();
             issuer::warn(&smart.issuer, base.as_str());
             let verifier = issuer::verifier(config, base.as_str(), clock)?;
@@ -112,13 +112,13 @@ pub(super) fn reload(access: &Access, verified_by: &MadeOf, config: &Config, clo
         Access::Open { .. } => Ok(()),
         Access::Server(server) => {
             let registry = server.registry();
-            registry.replace(usable(smart, &registry.clients()));
+            registry.replace(usable(config, &registry.clients()));
             // What was fetched is kept as long as was allowed.
             if is_as_it_was { Ok(()) } else { key_source(smart, clock).map(|source| server.use_source(source)) }
         }
         Access::External(issuer) => {
             let registry = issuer.registry();
-            registry.replace(usable(smart, &registry.clients()));
+            registry.replace(usable(config, &registry.clients()));
             if is_as_it_was {
                 // What it has withdrawn is good no more; while it cannot be asked, what it said is.
                 issuer.look_again();
@@ -157,23 +157,28 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
 /// The clients at a start or after a reload. What is wrong with one of them is no reason to let nothing through to the upstream,
 /// nor to let another one keep what it may not have any more: it has the keys that it had `before`, or gets no tokens, and its
 /// exports are kept.
-fn usable(smart: &SmartConfig, before: &Clients) -> Clients {
-    let mut clients = Clients::new();
-    for (number, config) in smart.clients.iter().enumerate() {
-        let read = client(smart.mode, config).or_else(|error| {
+fn usable(config: &Config, before: &Clients) -> Clients {
+    let (smart, mut clients) = (&config.smart, Clients::new());
+    for (number, of_client) in smart.clients.iter().enumerate() {
+        let read = client(smart.mode, of_client).or_else(|error| {
             let error = error_chain(&*error);
             tracing::error!(
                 error,
                 "smart.clients[{number}] has the keys that it had, if any, until a restart or SIGHUP after it is mended"
             );
-            let mut client = named(config, ClientKeys::Unreadable)?;
+            let mut client = named(of_client, ClientKeys::Unreadable)?;
             if let Some(before) = before.get(&client.id) {
                 client.keys = before.keys.clone();
             }
             Ok::<_, anyhow::Error>(client)
         });
         match read {
-            Ok(client) => drop(clients.insert(client.id.clone(), Arc::new(client))),
+            Ok(mut client) => {
+                if !config.export.cohorts_by_clients {
+                    client.scopes = client.scopes.reading();
+                }
+                clients.insert(client.id.clone(), Arc::new(client));
+            }
             Err(error) => tracing::error!(error = error_chain(&*error), "smart.clients[{number}] is left out"),
         }
     }

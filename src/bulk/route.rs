@@ -86,6 +86,12 @@ pub(crate) enum BulkRoute {
     },
     /// A cohort of ours, read as the Group that it is.
     Cohort(Id),
+    /// A cohort is to be made by a client.
+    MakeCohort,
+    /// The caller's own cohorts are looked for.
+    FindCohorts,
+    /// A cohort of the caller's is to go.
+    DeleteCohort(Id),
     /// The route is ours, the job is not one that can be.
     NoSuchJob,
     MethodNotAllowed {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bulk::cohort::PREFIX;
 use crate::fhir::datatypes::Id;
 use crate::fhir::filter::{Escapes, FilterError, TypeFilter};
 use crate::fhir::resource_type::ResourceType;
@@ -60,6 +61,8 @@ pub(super) fn problems(cohorts: &[CohortConfig]) -> Vec<(String, String)> {
             |option: &str, problem: &str| wrong.push((format!("cohorts[{number}].{option}"), problem.to_owned()));
         if Id::parse(&cohort.id).is_err() {
             add("id", "is no id of FHIR: letters, digits, `-` and `.`, 64 at most");
+        } else if cohort.id.starts_with(PREFIX) {
+            add("id", "begins like the ids of cohorts that clients make");
         } else if !ids.insert(&cohort.id) {
             add("id", "is that of another cohort, too");
         }

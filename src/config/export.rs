@@ -36,6 +36,10 @@ pub struct ExportConfig {
     pub group_since_newcomers: Newcomers,
     /// Cohorts of ours, exported as Groups are.
     pub cohorts: Vec<CohortConfig>,
+    /// Whether clients may make cohorts (the Bulk Cohort API).
+    pub cohorts_by_clients: bool,
+    /// Cohorts that one client may have; a further one is answered with 429.
+    pub max_cohorts_per_client: usize,
     /// Types outside of the Patient compartment that come along at Patient and Group level if an exported resource
     /// refers to them.
     pub follow_references: Vec<String>,
@@ -61,6 +65,8 @@ impl Default for ExportConfig {
             group_max_members: 100_000,
             group_since_newcomers: Newcomers::None,
             cohorts: Vec::new(),
+            cohorts_by_clients: false,
+            max_cohorts_per_client: 100,
             follow_references: followed.map(str::to_owned).to_vec(),
             on_short: OnShort::Fail,
             boundary: BoundaryChoice::NoLoss,
@@ -85,6 +91,9 @@ impl Section for ExportConfig {
         }
         if self.group_max_members == 0 {
             problems.add("group_max_members", "is 0, so no Group could be exported");
+        }
+        if !(1..=10_000).contains(&self.max_cohorts_per_client) {
+            problems.add("max_cohorts_per_client", "is not between 1 and 10000");
         }
         for (option, problem) in cohorts::problems(&self.cohorts) {
             problems.add(&option, &problem);

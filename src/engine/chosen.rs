@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::planner::{PlanError, Planner};
 use crate::bulk::kickoff::{ExportLevel, NamedPatients};
 use crate::fhir::datatypes::{Id, Millis};
-use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::SearchQuery;
 use crate::job::Job;
+use crate::job::cohort::CohortOfJob;
 use crate::plan::{Cohort, Listed, Newcomers, Others};
 use crate::profile::Profile;
 use crate::upstream::cohorts::Who;
 use crate::upstream::group::{self, Members, When};
-use crate::upstream::probe::{self, FilterProbeError, Trial};
+use crate::upstream::probe;
 
 /// Whose resources an export is to hold, and whether somebody was left out.
 #[derive(Debug)]
@@ -45,7 +44,10 @@ impl Planner {
             (ExportLevel::Patient, None) => return Ok(Chosen::all(Cohort::AllPatients)),
             (ExportLevel::Patient, Some(asked)) => candidates.extend(asked.iter().cloned()),
             (ExportLevel::Group(id), _) => {
-                let members = self.members(job, id, now, profile).await?;
+                let members = match &job.cohort {
+                    Some(cohort) => self.of_client(job, cohort, now, profile).await?,
+                    None => self.members(job, id, now, profile).await?,
+                };
                 members_left_out = members.left_out > 0;
                 candidates.extend(members.patients);
                 newcomers = members.newcomers;
@@ -76,8 +78,28 @@ impl Planner {
         probe::existing(&self.upstream, patients, profile.id_lists, self.searches).await.map_err(failed)
     }
 
+    /// Who is in a client's cohort. Since when somebody is in it nobody knows.
+    async fn of_client(
+        &self,
+        job: &Job,
+        cohort: &CohortOfJob,
+        now: Millis,
+        profile: &Profile,
+    ) -> Result<Members, PlanError> {
+        let members = self.members_of(job, cohort, now, profile).await?;
+        let are_told = job.kickoff.since.is_some() && self.newcomers == Newcomers::Full;
+        let newcomers = if are_told { members.patients.clone() } else { Vec::new() };
+        Ok(Members { newcomers, ..members })
+    }
+
     /// Who is in a Group, be it the server's or ours, and which of them come as a whole.
-    async fn members(&self, job: &Job, id: &Id, now: Millis, profile: &Profile) -> Result<Members, PlanError> {
+    pub(super) async fn members(
+        &self,
+        job: &Job,
+        id: &Id,
+        now: Millis,
+        profile: &Profile,
+    ) -> Result<Members, PlanError> {
         let since = job.kickoff.since.filter(|_| self.newcomers == Newcomers::Full);
         if let Some(cohort) = self.cohorts.get(id) {
             let members = match &cohort.who {
@@ -96,35 +118,6 @@ impl Planner {
         }
         let expands = |id: &Id| job.owner.policy().is_none_or(|policy| policy.permits_group(id));
         Ok(group::members(&self.upstream, id, self.most_members, When { now, since }, &expands).await?)
-    }
-
-    /// The patients whom a search finds, once a witness has shown that the server heeds it (SEC-21). Where no witness was found
-    /// nobody may be a member: the list has to say the same, by its number or twice.
-    async fn found_by(&self, filter: &Filter, profile: &Profile) -> Result<Members, PlanError> {
-        let resource_type = ResourceType::PATIENT;
-        let statement = |source| PlanError::Statement { resource_type, source: Box::new(source) };
-        let capability = self.profiler.capability().await.map_err(statement)?;
-        let mut kinds = Vec::new();
-        for name in filter.names() {
-            let parameter = || name.to_owned();
-            let kind = capability.parameter(resource_type, name);
-            let kind = kind.ok_or_else(|| FilterProbeError::Unlisted { resource_type, parameter: parameter() })?;
-            // A server that passes over what it cannot read finds everybody.
-            let checked = filter.check_kind(name, kind);
-            checked.map_err(|_| FilterProbeError::Unproven { resource_type, parameter: parameter() })?;
-            kinds.push(kind);
-        }
-        let all = [SearchQuery::new(resource_type)];
-        let trial = probe::filter(&self.upstream, resource_type, &all, filter, &kinds).await?;
-        let (counts, stable, page) = (profile.counts, profile.links_are_stable(), self.page_resources);
-        let patients = probe::all_patients(&self.upstream, counts, stable, page, self.most_members, filter).await?;
-        match trial {
-            Trial::Nothing if !patients.is_empty() => {
-                let parameter = filter.names().next().unwrap_or_default().to_owned();
-                Err(FilterProbeError::Unproven { resource_type, parameter }.into())
-            }
-            Trial::Nothing | Trial::Proven => Ok(Members { patients, ..Members::default() }),
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Makes the plan of a job: asks the upstream what it holds, how it behaves and what time it is.
 
+mod cohort;
 mod filters;
 mod survey;
 mod times;
@@ -108,6 +109,11 @@ impl PlanError {
         self.search().is_some_and(SearchError::is_unauthorized)
     }
 
+    /// Whether a search brought nothing that says anything.
+    pub(super) fn search_failed(&self) -> bool {
+        self.search().is_some()
+    }
+
     /// The search that brought nothing, if it was one.
     fn search(&self) -> Option<&SearchError> {
         match self {
@@ -172,9 +178,7 @@ impl Planner {
         }
         let listed = match &cohort {
             Cohort::Everything | Cohort::AllPatients if !reached.is_empty() || !records.is_empty() => {
-                let (stable, most) = (profile.links_are_stable(), self.most_members);
-                probe::all_patients(&self.upstream, profile.counts, stable, self.page_resources, most, &Filter::ALL)
-                    .await?
+                probe::all_patients(&self.upstream, self.listing(&profile), &Filter::ALL).await?
             }
             Cohort::Everything | Cohort::AllPatients | Cohort::Members(_) => Vec::new(),
         };

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::services::Services;
 use crate::fhir::datatypes::{Id, Millis};
+use crate::fhir::resource_type::ResourceType;
 use crate::job::store::StoreError;
 use crate::job::usage::{Allowance, Day, Exhausted, Spent, Usage};
 use crate::job::{Job, Owner};
 use crate::smart::consent::Consent;
-use crate::smart::policy::Quotas;
+use crate::smart::policy::{Level, Quotas};
 use crate::smart::server::Registry;
 
 /// Who may have what now. Cheap to clone.
@@ -119,7 +120,26 @@ impl Services {
         }
         let level = &job.kickoff.level;
         // Whatever its files are, and whether they can be read.
-        if !registry.covers(&job.owner, level.level(), level.group(), []) {
+        let Some(cohort) = &job.cohort else {
+            return self.is_beyond(registry, job, level.group()).await;
+        };
+        // Its own Group policy cannot name: those in it count, and whether its client may have what finds members.
+        let listed = cohort.members.as_ref();
+        let by_group = |group: &Id| registry.covers(&job.owner, Level::Group, Some(group), []);
+        let groups_are_covered = listed.is_some_and(|listed| listed.groups.iter().all(by_group));
+        let names_patients = listed.is_none_or(|listed| !listed.patients.is_empty());
+        let may_name = !names_patients || registry.covers(&job.owner, Level::Patient, None, []);
+        let searches = cohort.searches.iter().map(|search| (search.resource_type, search.filters.as_slice()));
+        let searches = searches.filter(|(name, _)| *name != ResourceType::PATIENT || job.owner.may_hold_some(*name));
+        let is_covered = may_name
+            && (listed.is_none() || groups_are_covered)
+            && registry.covers(&job.owner, Level::Group, None, searches);
+        if is_covered { self.is_beyond(registry, job, None).await } else { Ok(true) }
+    }
+
+    async fn is_beyond(&self, registry: &Registry, job: &Job, group: Option<&Id>) -> Result<bool, StoreError> {
+        let level = &job.kickoff.level;
+        if !registry.covers(&job.owner, level.level(), group, []) {
             return Ok(true);
         }
         let mut types = job.all_types(&self.store.files(job.id).await?);
@@ -134,6 +154,6 @@ impl Services {
             }
         }
         let narrowed = types.into_iter().map(|name| (name, job.filters_of(name)));
-        Ok(!registry.covers(&job.owner, level.level(), level.group(), narrowed))
+        Ok(!registry.covers(&job.owner, level.level(), group, narrowed))
     }
 }

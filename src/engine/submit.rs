@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::planner::PlanError;
 use super::shared::{Question, SharedExports};
 use super::{Engine, Inner};
 use crate::clock;
@@ -59,8 +60,16 @@ impl Engine {
             if let Some(name) = planner.cannot_be_dated(&job).await {
                 return Err(SubmitError::Undated(name));
             }
-            let narrowed = Box::pin(planner.cannot_be_narrowed(&job)).await;
-            narrowed.map_or(Ok(()), |error| Err(SubmitError::Filter(error)))
+            if let Some(error) = Box::pin(planner.cannot_be_narrowed(&job)).await {
+                return Err(SubmitError::Filter(error));
+            }
+            let searches = job.cohort.as_ref().map_or(&[][..], |cohort| &cohort.searches);
+            match Box::pin(planner.cannot_find_members(searches)).await {
+                Err(PlanError::Filter(error)) if !matches!(error, FilterProbeError::Search { .. }) => {
+                    Err(SubmitError::Filter(error))
+                }
+                Ok(()) | Err(_) => Ok(()),
+            }
         };
         tokio::select! {
             looked_at = looked_at => looked_at?,

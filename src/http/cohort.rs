@@ -1,12 +1,15 @@
 //! `GET [base]/Group/[id]` of a cohort of ours: that there is one, and what it is called. Who is in it an export tells.
 
+pub(super) mod client;
+
+use http::Response;
 use http::request::Parts;
-use http::{HeaderValue, Response, header};
 use serde_json::json;
 
-use super::body::{self, Body};
+use super::body::Body;
 use super::problem::Problem;
 use super::{Edge, authorize};
+use crate::bulk::cohort::CohortId;
 use crate::fhir::datatypes::Id;
 use crate::smart::policy::Level;
 use crate::smart::server::Caller;
@@ -16,6 +19,12 @@ use crate::upstream::group::GroupError;
 pub(super) async fn cohort(edge: &Edge, id: &Id, head: &Parts) -> Result<Response<Body>, Problem> {
     let caller = authorize::caller(edge, head).await?;
     authorize::require_groups(edge, &caller)?;
+    if edge.most_cohorts.is_some()
+        && CohortId::of(id).is_some()
+        && let Some(own) = client::known(edge, &edge.engine().await?, &caller, id).await?
+    {
+        return Ok(client::resource(&own.definition.group(own.id)));
+    }
     // Whatever is hidden from it is unknown, as what is not there is.
     if let Caller::Client(client) = &caller
         && !(client.policy().permits_level(Level::Group) && client.policy().permits_group(id))
@@ -29,9 +38,5 @@ pub(super) async fn cohort(edge: &Edge, id: &Id, head: &Parts) -> Result<Respons
     if let Some(name) = &cohort.name {
         group["name"] = json!(name);
     }
-    let mut answer = Response::new(body::full(group.to_string()));
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/fhir+json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    Ok(answer)
+    Ok(client::resource(&group))
 }

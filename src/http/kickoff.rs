@@ -13,7 +13,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::body::{self, Body, BoxError};
 use super::problem::Problem;
-use super::{Edge, authorize, witness};
+use super::{Edge, authorize, cohort, witness};
 use crate::bulk::kickoff::{ExportLevel, Headers, Kickoff, KickoffError, Operation, Places};
 use crate::clock;
 use crate::engine::SubmitError;
@@ -21,6 +21,7 @@ use crate::fhir::capability::Capability;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
+use crate::job::cohort::{ClientCohort, CohortOfJob};
 use crate::job::{Job, JobId, JobState};
 use crate::smart::server::Caller;
 use crate::upstream::group::{self, GroupError, When};
@@ -30,7 +31,7 @@ const MOST_BODY_BYTES: usize = 1024 * 1024;
 /// How long a body may take to come.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a kick-off waits for what it has to ask of the upstream; clients wait for an answer.
-const UPSTREAM_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const UPSTREAM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// BD-047: 202 and where to ask.
 pub(super) async fn kick_off<B>(
@@ -63,9 +64,13 @@ where
         Kickoff::parse(operation, &head.method, head.uri.query(), &headers, &sent, &edge.links.base(), now.into())?
     };
     kickoff.check_sizes(&places, edge.least_file_max)?;
-    permit(edge, caller, &kickoff)?;
-    let Resolved { types, compartments, capability } = tokio::select! {
-        resolved = resolve(edge, caller, &kickoff, &places) => resolved?,
+    let own = match &kickoff.level {
+        ExportLevel::Group(id) => cohort::client::known(edge, &engine, caller, id).await?,
+        ExportLevel::System | ExportLevel::Patient => None,
+    };
+    permit(edge, caller, &kickoff, own.as_ref())?;
+    let Resolved { types, compartments, capability, cohort } = tokio::select! {
+        resolved = resolve(edge, caller, &kickoff, &places, own.as_ref()) => resolved?,
         () = edge.clock.sleep(UPSTREAM_PATIENCE) => {
             return Err(Problem::unavailable("the FHIR server behind this one does not answer at the moment"));
         }
@@ -82,6 +87,7 @@ where
     let job = Job {
         id,
         kickoff,
+        cohort,
         owner,
         // The engine says what of the list of excluded patients it heeds.
         consent: Millis(i64::MIN),
@@ -122,7 +128,7 @@ fn refused(error: SubmitError, places: &Places) -> Problem {
 }
 
 /// SM-033: what was asked for by name and may not be had is refused before anything is asked of the upstream.
-fn permit(edge: &Edge, caller: &Caller, kickoff: &Kickoff) -> Result<(), Problem> {
+fn permit(edge: &Edge, caller: &Caller, kickoff: &Kickoff, own: Option<&ClientCohort>) -> Result<(), Problem> {
     if kickoff.level.group().is_some() {
         authorize::require_groups(edge, caller)?;
     }
@@ -130,8 +136,11 @@ fn permit(edge: &Edge, caller: &Caller, kickoff: &Kickoff) -> Result<(), Problem
         if !client.policy().permits_level(kickoff.level.level()) {
             return Err(Problem::not_by_policy("this client may not export at this level"));
         }
+        if let Some(own) = own {
+            cohort::client::permit(edge, caller, &own.definition)?;
+        }
         // SEC-15: to whoever may not have it there is no such Group.
-        if kickoff.level.group().is_some_and(|group| !client.policy().permits_group(group)) {
+        if own.is_none() && kickoff.level.group().is_some_and(|group| !client.policy().permits_group(group)) {
             return Err(GroupError::Unknown.into());
         }
     }
@@ -170,10 +179,18 @@ struct Resolved {
     compartments: Compartments,
     /// What it says of itself.
     capability: Arc<Capability>,
+    /// The caller's cohort, if it is for one.
+    cohort: Option<CohortOfJob>,
 }
 
 /// Asks for it, and whether there is the Group.
-async fn resolve(edge: &Edge, caller: &Caller, kickoff: &Kickoff, places: &Places) -> Result<Resolved, Problem> {
+async fn resolve(
+    edge: &Edge,
+    caller: &Caller,
+    kickoff: &Kickoff,
+    places: &Places,
+    own: Option<&ClientCohort>,
+) -> Result<Resolved, Problem> {
     let capability = edge.capability().await?;
     if let Some(base) = &capability.base {
         edge.upstream.advertise(base);
@@ -192,7 +209,7 @@ async fn resolve(edge: &Edge, caller: &Caller, kickoff: &Kickoff, places: &Place
     kickoff.resolve(places, &searchable, compartments, &may_be_member)?;
     kickoff.check_filters(places, &capability, compartments)?;
     let types = match &kickoff.level {
-        ExportLevel::Group(id) if edge.cohorts.get(id).is_none() => {
+        ExportLevel::Group(id) if own.is_none() && edge.cohorts.get(id).is_none() => {
             // Read again when the plan is made; here so that a Group that is not there is refused at once, and for the types of
             // its members.
             let expands = |id: &Id| caller.permits_group(id);
@@ -205,17 +222,21 @@ async fn resolve(edge: &Edge, caller: &Caller, kickoff: &Kickoff, places: &Place
             kickoff.resolve(places, &searchable, compartments, &of_patients)?
         }
     };
-    Ok(Resolved { types, compartments, capability })
+    let cohort = match own {
+        Some(own) => Some(cohort::client::of_job(edge, caller, &own.definition, &capability, compartments).await?),
+        None => None,
+    };
+    Ok(Resolved { types, compartments, capability, cohort })
 }
 
-async fn place(edge: &Edge) -> Result<SemaphorePermit<'_>, Problem> {
+pub(super) async fn place(edge: &Edge) -> Result<SemaphorePermit<'_>, Problem> {
     tokio::select! {
         place = edge.bodies.acquire() => Ok(place.expect("the semaphore is never closed")),
         () = edge.clock.sleep(BODY_PATIENCE) => Err(Problem::unavailable("too many requests are being sent at once")),
     }
 }
 
-async fn read<B>(edge: &Edge, sent: B) -> Result<Bytes, KickoffError>
+pub(super) async fn read<B>(edge: &Edge, sent: B) -> Result<Bytes, KickoffError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,

@@ -29,6 +29,7 @@ use super::statement;
 use super::token;
 use super::witness::{self, Witness};
 use super::{Access, Edge};
+use crate::bulk::cohort::CohortId;
 use crate::bulk::route::{BasePaths, BulkRoute, PathRefused, Route, SmartRoute};
 use crate::fhir::datatypes::Id;
 use crate::job::JobId;
@@ -97,22 +98,32 @@ impl<S> Diverted<S> {
         Box::pin(async move { Ok(answer.await?.map(body::map)) })
     }
 
-    /// The cohort of ours that is asked for. SEC-25: where requests pass through as well it is there for those alone who show a
+    /// What is asked of cohorts of ours. SEC-25: where requests pass through as well it is there for those alone who show a
     /// token of ours, or for everybody if nobody has one.
-    fn own_cohort<B>(&self, edge: &Edge, request: &Request<B>) -> Option<Id> {
-        if edge.cohorts.is_empty() || !matches!(*request.method(), Method::GET | Method::HEAD) {
+    fn own_cohort<B>(&self, edge: &Edge, request: &Request<B>) -> Option<BulkRoute> {
+        let by_clients = edge.most_cohorts.is_some();
+        if edge.cohorts.is_empty() && !by_clients {
             return None;
         }
-        let id = request.uri().path().strip_prefix(self.bases.ours())?.strip_prefix("/Group/")?;
-        let id = Id::parse(id).ok()?;
+        let below = request.uri().path().strip_prefix(self.bases.ours())?.strip_prefix("/Group")?;
+        let route = match (below.strip_prefix('/'), request.method()) {
+            (Some(id), &(Method::GET | Method::HEAD)) => BulkRoute::Cohort(Id::parse(id).ok()?),
+            (Some(id), &Method::DELETE) if by_clients => {
+                let id = Id::parse(id).ok().filter(|id| CohortId::of(id).is_some())?;
+                BulkRoute::DeleteCohort(id)
+            }
+            (None, &Method::POST) if by_clients && below.is_empty() => BulkRoute::MakeCohort,
+            (None, &(Method::GET | Method::HEAD)) if by_clients && below.is_empty() => BulkRoute::FindCohorts,
+            (Some(_) | None, _) => return None,
+        };
         // Whoever has a token of ours is answered alike whether there is none of this name or none for them.
         let is_ours = self.bases.are_apart()
             || match &edge.access {
-                Access::Open { .. } => edge.cohorts.get(&id).is_some(),
+                Access::Open { .. } => matches!(&route, BulkRoute::Cohort(id) if edge.cohorts.get(id).is_some()),
                 Access::Server(server) => authorize::carries_our_token(&server.endpoints().base, request),
                 Access::External(_) => false,
             };
-        is_ours.then_some(id)
+        is_ours.then_some(route)
     }
 
     /// Refuses a request whatever it holds.
@@ -243,7 +254,7 @@ where
         let routed = BulkRoute::of(request.method(), request.uri().path(), &self.bases);
         let Some(edge) = self.desk.edge() else { return self.answer_unattended(request, routed) };
         let routed = match (routed, self.own_cohort(edge, &request)) {
-            (Ok(Route::Upstream | Route::Nowhere), Some(id)) => Ok(Route::Bulk(BulkRoute::Cohort(id))),
+            (Ok(Route::Upstream | Route::Nowhere), Some(route)) => Ok(Route::Bulk(route)),
             (routed, _) => routed,
         };
         match (routed, &edge.access) {

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use super::body::{self, Body};
 use super::polls::{Poll, Poller};
 use super::problem::Problem;
-use super::{Edge, manifest, witness};
+use super::{Edge, cohort, manifest, witness};
 use crate::bulk::shape::StatusForm;
 use crate::clock;
 use crate::engine::Engine;
@@ -28,6 +28,10 @@ pub(super) async fn status(edge: &Edge, caller: &Caller, id: JobId, head: &Parts
     let poller = poller(caller, head);
     let poll = edge.polls.begin(&poller, id).await?;
     let engine = edge.engine().await?;
+    // What was made at once is told where exports are asked about.
+    if let Some(made) = cohort::client::made(edge, &engine, caller, id).await? {
+        return Ok(made);
+    }
     let job = own_job(edge, &engine, caller, id, &poller).await?;
     let retry = retry_seconds(&job, clock::now(&*edge.clock));
     edge.polls.answered(id, retry).await;

@@ -84,7 +84,10 @@ pub(super) fn asked(route: &BulkRoute) -> (Asked, Option<JobId>) {
         BulkRoute::Status(job) | BulkRoute::Page { job, .. } => (Asked::Status, Some(*job)),
         BulkRoute::Delete(job) => (Asked::Delete, Some(*job)),
         BulkRoute::File { job, .. } => (Asked::File, Some(*job)),
-        BulkRoute::Cohort(_) | BulkRoute::NoSuchJob | BulkRoute::MethodNotAllowed { .. } => (Asked::Other, None),
+        BulkRoute::MakeCohort | BulkRoute::DeleteCohort(_) => (Asked::Cohort, None),
+        BulkRoute::Cohort(_) | BulkRoute::FindCohorts | BulkRoute::NoSuchJob | BulkRoute::MethodNotAllowed { .. } => {
+            (Asked::Other, None)
+        }
     }
 }
 

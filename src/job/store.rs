@@ -6,8 +6,10 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{FileNo, FileRecord};
+use super::cohort::ClientCohort;
 use super::usage::{Allowance, Exhausted, Spent, Usage};
 use super::{Epoch, Job, JobId, JobState};
+use crate::bulk::cohort::CohortId;
 use crate::fhir::datatypes::Millis;
 use crate::plan::kept::KeptPlan;
 use crate::profile::{Found, ProfileKey};
@@ -77,6 +79,19 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Keeps who has withdrawn consent, in the place of what was kept before.
     fn keep_consent(&self, consent: Consent) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Records a cohort that a client has made, unless it has `most` of them: whether there was room for it. Of any number at
+    /// once as many are recorded as there is room for. One that is known already stays as it is.
+    fn keep_cohort(&self, cohort: ClientCohort, most: usize) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// A cohort of this client's.
+    fn cohort(&self, client: ClientId, id: CohortId) -> BoxFuture<'_, Result<Option<ClientCohort>, StoreError>>;
+
+    /// All cohorts of a client, in the order of their ids.
+    fn cohorts(&self, client: ClientId) -> BoxFuture<'_, Result<Vec<ClientCohort>, StoreError>>;
+
+    /// Forgets a cohort of this client's; `false` if there is none.
+    fn forget_cohort(&self, client: ClientId, id: CohortId) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Since when it is remembered which assertions were used (SEC-13); `None` before the first was.
     fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>>;

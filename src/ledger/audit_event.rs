@@ -8,7 +8,10 @@
 
 use serde_json::{Value, json};
 
-use super::record::{Actor, Contents, Event, FileBegun, FileEnded, Hidden, KickOff, Links, ManifestRead, Record};
+use super::record::{
+    Actor, CohortDeleted, CohortMade, Contents, Event, FileBegun, FileEnded, Hidden, KickOff, Links, ManifestRead,
+    Record,
+};
 use crate::bulk::kickoff::ExportLevel;
 use crate::job::JobId;
 
@@ -63,7 +66,8 @@ impl Kind {
             Event::KickOff(_) | Event::Denied(_) | Event::DeniedMore(_) => Self::rest("operation", "E"),
             Event::Finished(_) | Event::Failed { .. } => Self::activity("110150", "Application"),
             Event::Manifest(_) | Event::LinkIssued(_) | Event::FileBegun(_) | Event::FileEnded(_) => Self::disclosure(),
-            Event::Deleted(_) => Self::rest("delete", "D"),
+            Event::CohortMade(_) | Event::CohortFailed { .. } => Self::rest("create", "C"),
+            Event::Deleted(_) | Event::CohortDeleted(_) => Self::rest("delete", "D"),
             Event::Expired(_) | Event::Revoked(_) | Event::Purged { .. } | Event::Retired { .. } => Self::destruction(),
         })
     }
@@ -163,6 +167,9 @@ fn outcome(event: &Event) -> (&'static str, String) {
         Event::FileEnded(FileEnded { whole: true, .. }) => "a file was sent",
         Event::FileEnded(FileEnded { whole: false, .. }) => return ("4", "a file was sent in part".to_owned()),
         Event::Deleted(_) => "an export was deleted by its client",
+        Event::CohortMade(_) => "a cohort was made by a client",
+        Event::CohortFailed { code, .. } => return ("8", format!("a cohort was not made: {}", code.as_str())),
+        Event::CohortDeleted(_) => "a cohort was deleted by its client",
         Event::Expired(_) => "an export has expired",
         Event::Revoked(_) => "an export was revoked",
         Event::Purged { .. } => "all of an export is removed",
@@ -211,6 +218,9 @@ fn details(event: &Event) -> Vec<Value> {
                 add("patients-hash", hash.to_string());
             }
         }
+        Event::CohortMade(CohortMade { cohort, .. })
+        | Event::CohortDeleted(CohortDeleted { cohort, .. })
+        | Event::CohortFailed { cohort, .. } => add("group", cohort.group().to_string()),
         Event::Denied(denied) => {
             add("route", format!("{:?}", denied.route));
             add("status", denied.status.to_string());

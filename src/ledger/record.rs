@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::chain::Mac;
+use crate::bulk::cohort::{CohortId, Definition};
 use crate::bulk::kickoff::{ExportLevel, NamedPatients};
 use crate::fhir::datatypes::{Id, Instant};
 use crate::fhir::filter::Filter;
@@ -70,6 +71,12 @@ pub(crate) enum Event {
     Expired(Ended),
     /// The client of an export may not have it any more.
     Revoked(Ended),
+    /// A cohort is about to be made by a client.
+    CohortMade(CohortMade),
+    /// It was not made after all.
+    CohortFailed { cohort: CohortId, code: IssueType },
+    /// A client has deleted its cohort.
+    CohortDeleted(CohortDeleted),
     /// Everything of an export is removed.
     Purged { job: JobId },
     /// Everything before this record was kept for long enough and is removed.
@@ -149,6 +156,37 @@ impl KickOff {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CohortMade {
+    pub(crate) cohort: CohortId,
+    #[serde(flatten)]
+    pub(crate) actor: Actor,
+    /// Of each filter the type, the parameters and their values. All of them have to hold.
+    pub(crate) filters: Vec<(ResourceType, Narrowed)>,
+    /// The members that are named, sorted and with commas between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) members: Option<Hidden>,
+}
+
+impl CohortMade {
+    pub(crate) fn of(cohort: CohortId, definition: &Definition, actor: Actor) -> Self {
+        let filters = definition.filters.iter().map(|filter| (filter.resource_type, recorded(&filter.filter)));
+        let members = definition.members.as_ref().map(|listed| {
+            let patients = listed.patients.iter().map(|id| format!("Patient/{id}"));
+            let named: Vec<_> = patients.chain(listed.groups.iter().map(|id| format!("Group/{id}"))).collect();
+            Hidden::Clear(named.join(","))
+        });
+        Self { cohort, actor, filters: filters.collect(), members }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CohortDeleted {
+    pub(crate) cohort: CohortId,
+    #[serde(flatten)]
+    pub(crate) actor: Actor,
+}
+
 /// The parameters of one filter, and their values.
 type Narrowed = Vec<(Box<str>, Hidden)>;
 
@@ -201,6 +239,8 @@ pub(crate) enum Asked {
     File,
     Token,
     Introspection,
+    /// To make a cohort, or to delete one.
+    Cohort,
     /// A path that could be taken for one of ours, or for two different ones.
     Path,
     /// Something of the FHIR server's, with a token of ours.
@@ -364,6 +404,14 @@ impl Event {
                 }
             }
         }
+        if let Self::CohortMade(CohortMade { filters, members, .. }) = self {
+            let values = filters.iter_mut().flat_map(|(_, narrowed)| narrowed).map(|(_, value)| value);
+            for hidden in values.chain(members) {
+                if let Hidden::Clear(clear) = hidden {
+                    *hidden = Hidden::Hash(hash(clear).into());
+                }
+            }
+        }
         if let Some(Actor { scopes: Some(scopes), .. }) = self.actor_mut() {
             // Short: a token may have many of them, and each record names them.
             *scopes = scopes.hiding(|value| hash(value).chars().take(HASH_OF_SCOPE).collect());
@@ -380,12 +428,15 @@ impl Event {
             | Self::FileBegun(FileBegun { actor, .. })
             | Self::Deleted(Ended { actor, .. })
             | Self::Expired(Ended { actor, .. })
-            | Self::Revoked(Ended { actor, .. }) => Some(actor),
+            | Self::Revoked(Ended { actor, .. })
+            | Self::CohortMade(CohortMade { actor, .. })
+            | Self::CohortDeleted(CohortDeleted { actor, .. }) => Some(actor),
             Self::Begun { .. }
             | Self::Opened { .. }
             | Self::DeniedMore(_)
             | Self::Failed { .. }
             | Self::FileEnded(_)
+            | Self::CohortFailed { .. }
             | Self::Purged { .. }
             | Self::Retired { .. } => None,
         }
@@ -406,7 +457,13 @@ impl Event {
             | Self::Revoked(Ended { job, .. })
             | Self::Purged { job } => Some(*job),
             Self::Denied(denied) => denied.job,
-            Self::Begun { .. } | Self::Opened { .. } | Self::DeniedMore(_) | Self::Retired { .. } => None,
+            Self::Begun { .. }
+            | Self::Opened { .. }
+            | Self::DeniedMore(_)
+            | Self::CohortMade(_)
+            | Self::CohortFailed { .. }
+            | Self::CohortDeleted(_)
+            | Self::Retired { .. } => None,
         }
     }
 
@@ -421,12 +478,15 @@ impl Event {
             | Self::FileBegun(FileBegun { actor, .. })
             | Self::Deleted(Ended { actor, .. })
             | Self::Expired(Ended { actor, .. })
-            | Self::Revoked(Ended { actor, .. }) => Some(actor),
+            | Self::Revoked(Ended { actor, .. })
+            | Self::CohortMade(CohortMade { actor, .. })
+            | Self::CohortDeleted(CohortDeleted { actor, .. }) => Some(actor),
             Self::Begun { .. }
             | Self::Opened { .. }
             | Self::DeniedMore(_)
             | Self::Failed { .. }
             | Self::FileEnded(_)
+            | Self::CohortFailed { .. }
             | Self::Purged { .. }
             | Self::Retired { .. } => None,
         }

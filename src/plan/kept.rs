@@ -17,13 +17,13 @@ pub(crate) enum KeptPlan {
 }
 
 impl ExportPlan {
-    /// Whether it says of somebody that they are a patient.
+    /// Whether it says of somebody that they are a patient, or of something that it may be somebody's.
     pub(crate) fn names_patients(&self) -> bool {
         let has_members = match &self.cohort {
             Cohort::Members(members) => !members.is_empty(),
             Cohort::Everything | Cohort::AllPatients => false,
         };
-        has_members || !self.listed.is_empty() || !self.newcomers.is_empty()
+        has_members || !self.listed.is_empty() || !self.newcomers.is_empty() || !self.others.is_empty()
     }
 }
 
@@ -100,6 +100,7 @@ mod tests {
             compartments: Compartments::R4,
             listed: Listed(listed),
             newcomers: Listed::default(),
+            others: BTreeMap::new(),
             context: Vec::new(),
             on_short: OnShort::Fail,
             boundary: Boundary::NoLoss,

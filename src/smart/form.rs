@@ -38,6 +38,10 @@ impl Form {
     }
 
     /// Whether there is a parameter of this name.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }

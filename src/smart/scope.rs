@@ -1,7 +1,8 @@
 //! Scopes of SMART App Launch: `system/Patient.rs` (v2) and `system/Patient.read` (v1). Pure.
 //!
 //! What is granted is always within what was asked for *and* within what the client is registered for. Only reading
-//! is granted: there is nothing to write here. A scope with a query (`system/Observation.rs?category=…`) narrows its type: each
+//! is granted, and of Group also to make and to delete, where somebody is registered for it: there is nothing else to write
+//! here. A scope with a query (`system/Observation.rs?category=…`) narrows its type: each
 //! search of it carries the query (SM-032). One that cannot be enforced is [told apart](Asked::Filtered) and never granted.
 
 use std::collections::BTreeSet;
@@ -27,7 +28,11 @@ impl Actions {
     pub(crate) const READ: Self = Self(1);
     /// Both that an export needs: `r` and `s`.
     pub(crate) const EXPORT: Self = Self(3);
-    /// `c`, `u` and `d` are known and never granted.
+    /// Making one: granted of Group only, by its name.
+    pub(crate) const CREATE: Self = Self(4);
+    /// Deleting one, likewise.
+    pub(crate) const DELETE: Self = Self(16);
+    /// `u` is known and never granted.
     const LETTERS: [(char, u8); 5] = [('c', 4), ('r', 1), ('u', 8), ('d', 16), ('s', 2)];
 
     /// A subset of `cruds` in that order, or one of the words of v1.
@@ -212,10 +217,17 @@ impl Scopes {
             Asked::Foreign => Err(ScopeError::Foreign),
         });
         let scopes = Self(scopes.collect::<Result<_, _>>()?);
-        if scopes.0.iter().all(|scope| scope.actions.and(Actions::EXPORT) == Actions::NONE) {
-            return Err(ScopeError::Nothing);
-        }
-        Ok(scopes)
+        if scopes.reads_nothing() { Err(ScopeError::Nothing) } else { Ok(scopes) }
+    }
+
+    fn reads_nothing(&self) -> bool {
+        self.0.iter().all(|scope| scope.actions.and(Actions::EXPORT) == Actions::NONE)
+    }
+
+    /// The same without whatever is no reading.
+    pub(crate) fn reading(&self) -> Self {
+        let reading = |scope: &Scope| Scope { actions: scope.actions.and(Actions::EXPORT), ..scope.clone() };
+        Self(self.0.iter().map(reading).filter(|scope| scope.actions != Actions::NONE).collect())
     }
 
     /// What is granted to a client that is registered for these and asks for `text` (SM-024, SM-029): of each word what
@@ -232,7 +244,7 @@ impl Scopes {
             granted.extend(self.within(&asked).into_iter().filter(|scope| seen.insert(scope.clone())));
         }
         let granted = Self(granted);
-        if granted.0.is_empty() {
+        if granted.reads_nothing() {
             return Err(ScopeError::Nothing);
         }
         if granted.to_string().len() > LONGEST { Err(ScopeError::TooLong) } else { Ok(granted) }
@@ -250,7 +262,13 @@ impl Scopes {
 
     /// The part of `asked` that these cover.
     fn within(&self, asked: &Scope) -> Vec<Scope> {
-        let actions = asked.actions.and(Actions::EXPORT);
+        let grantable = match asked.reach {
+            Reach::One(ResourceType::GROUP) if asked.filter.is_all() => {
+                Actions::EXPORT.or(Actions::CREATE).or(Actions::DELETE)
+            }
+            Reach::One(_) | Reach::All => Actions::EXPORT,
+        };
+        let actions = asked.actions.and(grantable);
         // What one of these lets pass as a whole needs no second filter of another one: what was granted stays as it is.
         let lets_all_pass = |own: &Scope| {
             own.reach == asked.reach && own.actions.has(actions) && own.filter.is_as_wide_as(&asked.filter)

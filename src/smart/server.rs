@@ -154,6 +154,21 @@ impl Caller {
         }
     }
 
+    /// Which patients the caller may have anything of, whether it may have Patient resources or not.
+    ///
+    /// # Errors
+    /// [`FilterError`] if that takes too many searches, or too long ones.
+    pub(crate) fn patients(&self) -> Result<Vec<Filter>, FilterError> {
+        match self {
+            Self::Anybody => Ok(vec![Filter::ALL]),
+            Self::Client(Authorization { scopes, policy, .. }) => {
+                let rights = scopes.alternatives(ResourceType::PATIENT);
+                let rights = if rights.is_empty() { vec![Filter::ALL] } else { rights };
+                narrowing::alternatives(&rights, policy.required(ResourceType::PATIENT), &[])
+            }
+        }
+    }
+
     /// What of a type the caller's scopes permit.
     pub(crate) fn scoped(&self, name: ResourceType) -> Vec<Filter> {
         match self {

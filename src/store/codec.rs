@@ -15,6 +15,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::bulk::cohort::CohortId;
 use crate::job::JobId;
 use crate::job::checkpoint::FileNo;
 use crate::job::store::StoreError;
@@ -39,6 +40,8 @@ pub(crate) enum Record {
     RememberedSince,
     /// Of what a client has used of its day, by the hash of its name.
     Usage([u8; 32]),
+    /// A cohort of a client's, by the hash of its name.
+    Cohort([u8; 32], CohortId),
     /// Who has withdrawn consent.
     Consent,
     /// What is known of the clock.
@@ -55,9 +58,24 @@ impl Record {
             Self::Used(hash) => hash.to_vec(),
             Self::RememberedSince => b"remembered-since".to_vec(),
             Self::Usage(hash) => [b"usage-".as_slice(), &hash].concat(),
+            Self::Cohort(hash, id) => [Self::COHORTS, &hash, id.number().as_bytes()].concat(),
             Self::Consent => b"consent".to_vec(),
             Self::ClockMark => b"clock".to_vec(),
         }
+    }
+
+    /// What the keys of all cohorts begin with.
+    const COHORTS: &[u8] = b"cohort-";
+
+    /// What the keys of all cohorts of a client begin with.
+    pub(crate) fn cohorts_of(client: [u8; 32]) -> Vec<u8> {
+        [Self::COHORTS, &client].concat()
+    }
+
+    /// The cohort of a client that a key is one of a part of.
+    pub(crate) fn cohort_of(client: [u8; 32], key: &[u8]) -> Option<Self> {
+        let number = key.strip_prefix(Self::cohorts_of(client).as_slice())?.first_chunk()?;
+        Some(Self::Cohort(client, CohortId::new(JobId::new(*number))))
     }
 
     fn key(self, part: u16) -> Vec<u8> {
@@ -86,6 +104,10 @@ impl fmt::Display for Record {
             Self::RememberedSince => f.write_str("of the memory of assertions"),
             Self::Usage(hash) => {
                 f.write_str("of the usage of client ")?;
+                hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+            Self::Cohort(hash, id) => {
+                write!(f, "of the cohort {} of client ", id.number())?;
                 hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
             Self::Consent => f.write_str("of who withdrew consent"),

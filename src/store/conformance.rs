@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::bulk::cohort::{CohortId, Definition, Listed};
 use crate::bulk::kickoff::{ExportLevel, Kickoff, NamedPatients};
 use crate::bulk::sealed::Sealed;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
+use crate::fhir::filter::{Escapes, TypeFilter};
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState};
+use crate::job::cohort::ClientCohort;
 use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Day, Exhausted, Spent, Usage};
 use crate::job::{Epoch, Failed, Job, JobId, JobState, Owner, Running};
 use crate::plan::kept::KeptPlan;
-use crate::plan::{Boundary, Cohort, ExportPlan, Horizon, Listed, OnShort};
+use crate::plan::{self, Boundary, Cohort, ExportPlan, Horizon, OnShort};
 use crate::profile::{Findings, Found, Profile, ProfileKey, Software};
 use crate::smart::assertion::Use;
 use crate::smart::client::ClientId;
@@ -45,6 +48,54 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     a_list_of_jobs_is_without_the_patients_that_they_name(&*make().await).await;
     jobs_that_run_or_wait_are_counted_for_their_client(&*make().await).await;
     who_withdrew_consent_is_kept(&*make().await).await;
+    a_cohort_is_its_clients_alone_and_of_so_many(&*make().await).await;
+    of_a_hundred_cohorts_at_once_as_many_are_kept_as_may_be(make().await).await;
+}
+
+fn cohort(client: &str, number: u8, members: u32) -> ClientCohort {
+    let members = (0..members).map(|id| Id::parse(&format!("member-{id}")).expect("an id")).collect();
+    ClientCohort {
+        id: CohortId::new(JobId::new([number; 16])),
+        client: ClientId::parse(client).expect("a name"),
+        created: Millis(1),
+        definition: Definition {
+            name: "n".into(),
+            members: Some(Listed { patients: members, ..Listed::default() }),
+            filters: vec![TypeFilter::parse("Patient?gender=female", Escapes::Once).expect("a filter")],
+        },
+    }
+}
+
+/// SEC-25
+async fn a_cohort_is_its_clients_alone_and_of_so_many(store: &dyn Store) {
+    let [a, b] = ["a", "b"].map(|name| ClientId::parse(name).expect("a name"));
+    let kept = async |cohort: ClientCohort| store.keep_cohort(cohort, 2).await.expect("the store answers");
+    // Of many parts, and of one.
+    let (large, small) = (cohort("a", 1, 5_000), cohort("a", 2, 1));
+    assert!(kept(large.clone()).await && kept(small.clone()).await);
+    assert!(!kept(cohort("a", 3, 1)).await, "there are two of them");
+    assert!(kept(cohort("a", 1, 0)).await, "one that is known takes no other place");
+    assert!(kept(cohort("b", 1, 1)).await, "others have their own");
+    let found = async |client: &ClientId, id| store.cohort(client.clone(), id).await.expect("the store answers");
+    assert_eq!(found(&a, large.id).await, Some(large.clone()));
+    assert_eq!(found(&b, small.id).await, None);
+    let all = async |client: &ClientId| store.cohorts(client.clone()).await.expect("the store answers");
+    assert_eq!(all(&a).await, [large.clone(), small.clone()]);
+    assert_eq!(all(&b).await.len(), 1);
+    let forgotten =
+        async |client: &ClientId, id| store.forget_cohort(client.clone(), id).await.expect("the store answers");
+    assert!(!forgotten(&b, small.id).await);
+    assert!(forgotten(&a, large.id).await && !forgotten(&a, large.id).await);
+    assert_eq!(all(&a).await, [small]);
+    assert!(kept(cohort("a", 3, 1)).await, "there is room again");
+}
+
+async fn of_a_hundred_cohorts_at_once_as_many_are_kept_as_may_be(store: Arc<dyn Store>) {
+    let keeping = (0..100).map(|number| store.keep_cohort(cohort("a", number, 1), 7));
+    let kept = futures_util::future::join_all(keeping).await;
+    assert_eq!(kept.into_iter().filter(|kept| matches!(kept, Ok(true))).count(), 7);
+    let all = store.cohorts(ClientId::parse("a").expect("a name")).await.expect("the store answers");
+    assert_eq!(all.len(), 7);
 }
 
 /// What client `a` may use on the first day.
@@ -410,6 +461,7 @@ pub(super) fn job(number: u8) -> Job {
     Job {
         id: JobId::new([number; 16]),
         kickoff: Kickoff::of(ExportLevel::System),
+        cohort: None,
         owner: Owner::Open,
         delivery: crate::job::Delivery::default(),
         consent: Millis(0),
@@ -450,8 +502,8 @@ fn of_members(members: u32) -> ExportPlan {
         filters: BTreeMap::new(),
         cohort: Cohort::Members((0..members).map(member).collect()),
         compartments: Compartments::R5,
-        listed: Listed::default(),
-        newcomers: Listed::default(),
+        listed: plan::Listed::default(),
+        newcomers: plan::Listed::default(),
         others: BTreeMap::new(),
         context: Vec::new(),
         on_short: OnShort::Fail,

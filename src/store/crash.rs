@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
+use crate::bulk::cohort::CohortId;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
+use crate::job::cohort::ClientCohort;
 use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
@@ -223,6 +225,22 @@ impl Store for CrashStore {
 
     fn keep_consent(&self, consent: Consent) -> BoxFuture<'_, Result<(), StoreError>> {
         self.point.effect("store: consent", self.below.keep_consent(consent)).boxed()
+    }
+
+    fn keep_cohort(&self, cohort: ClientCohort, most: usize) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.point.effect("store: cohort", self.below.keep_cohort(cohort, most)).boxed()
+    }
+
+    fn cohort(&self, client: ClientId, id: CohortId) -> BoxFuture<'_, Result<Option<ClientCohort>, StoreError>> {
+        self.point.look(self.below.cohort(client, id)).boxed()
+    }
+
+    fn cohorts(&self, client: ClientId) -> BoxFuture<'_, Result<Vec<ClientCohort>, StoreError>> {
+        self.point.look(self.below.cohorts(client)).boxed()
+    }
+
+    fn forget_cohort(&self, client: ClientId, id: CohortId) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.point.effect("store: forget cohort", self.below.forget_cohort(client, id)).boxed()
     }
 
     fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {

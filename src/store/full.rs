@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
+use crate::bulk::cohort::CohortId;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
+use crate::job::cohort::ClientCohort;
 use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
@@ -147,6 +149,22 @@ impl Store for FullStore {
 
     fn keep_consent(&self, consent: Consent) -> BoxFuture<'_, Result<(), StoreError>> {
         self.write(self.below.keep_consent(consent))
+    }
+
+    fn keep_cohort(&self, cohort: ClientCohort, most: usize) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write(self.below.keep_cohort(cohort, most))
+    }
+
+    fn cohort(&self, client: ClientId, id: CohortId) -> BoxFuture<'_, Result<Option<ClientCohort>, StoreError>> {
+        self.below.cohort(client, id)
+    }
+
+    fn cohorts(&self, client: ClientId) -> BoxFuture<'_, Result<Vec<ClientCohort>, StoreError>> {
+        self.below.cohorts(client)
+    }
+
+    fn forget_cohort(&self, client: ClientId, id: CohortId) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.below.forget_cohort(client, id)
     }
 
     fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {

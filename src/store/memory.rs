@@ -6,8 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
+use crate::bulk::cohort::CohortId;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileNo, FileRecord};
+use crate::job::cohort::ClientCohort;
 use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Epoch, Job, JobId, JobState};
@@ -23,6 +25,7 @@ pub(crate) struct MemoryStore {
     jobs: Mutex<BTreeMap<JobId, Kept>>,
     /// Taken after `jobs` where both are.
     usage: Mutex<BTreeMap<ClientId, Usage>>,
+    cohorts: Mutex<BTreeMap<(ClientId, CohortId), ClientCohort>>,
     consent: Mutex<Option<Consent>>,
     profiles: Mutex<BTreeMap<ProfileKey, Found>>,
     used: Mutex<Used>,
@@ -59,6 +62,10 @@ impl MemoryStore {
 
     fn used_by_clients(&self) -> MutexGuard<'_, BTreeMap<ClientId, Usage>> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cohorts_of_clients(&self) -> MutexGuard<'_, BTreeMap<(ClientId, CohortId), ClientCohort>> {
+        self.cohorts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn withdrawn(&self) -> MutexGuard<'_, Option<Consent>> {
@@ -138,7 +145,7 @@ impl Store for MemoryStore {
     fn jobs(&self) -> BoxFuture<'_, Result<Vec<Job>, StoreError>> {
         let listed = |kept: &Kept| {
             let mut job = kept.job.clone();
-            job.kickoff.leave_out_patients();
+            job.leave_out_patients();
             job
         };
         async move { Ok(self.kept().values().map(listed).collect()) }.boxed()
@@ -217,6 +224,36 @@ impl Store for MemoryStore {
             Ok(())
         }
         .boxed()
+    }
+
+    fn keep_cohort(&self, cohort: ClientCohort, most: usize) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            let mut cohorts = self.cohorts_of_clients();
+            let key = (cohort.client.clone(), cohort.id);
+            let is_known = cohorts.contains_key(&key);
+            let has_room = is_known || cohorts.keys().filter(|(client, _)| *client == cohort.client).count() < most;
+            if has_room {
+                cohorts.entry(key).or_insert(cohort);
+            }
+            Ok(has_room)
+        }
+        .boxed()
+    }
+
+    fn cohort(&self, client: ClientId, id: CohortId) -> BoxFuture<'_, Result<Option<ClientCohort>, StoreError>> {
+        async move { Ok(self.cohorts_of_clients().get(&(client, id)).cloned()) }.boxed()
+    }
+
+    fn cohorts(&self, client: ClientId) -> BoxFuture<'_, Result<Vec<ClientCohort>, StoreError>> {
+        async move {
+            let cohorts = self.cohorts_of_clients();
+            Ok(cohorts.values().filter(|cohort| cohort.client == client).cloned().collect())
+        }
+        .boxed()
+    }
+
+    fn forget_cohort(&self, client: ClientId, id: CohortId) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move { Ok(self.cohorts_of_clients().remove(&(client, id)).is_some()) }.boxed()
     }
 
     fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {

@@ -20,9 +20,11 @@ pub(crate) use self::open::OpenError;
 use self::open::Opened;
 use self::trees::{Trees, Writes};
 use self::writer::{Broken, Room, Shared, Sync, Write};
+use crate::bulk::cohort::CohortId;
 use crate::disk::Ballast;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::FileRecord;
+use crate::job::cohort::ClientCohort;
 use crate::job::store::{Change, ClockMark, Lease, Restored, Store, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Job, JobId};
@@ -205,6 +207,22 @@ impl Store for SledStore {
 
     fn keep_consent(&self, consent: Consent) -> BoxFuture<'_, Result<(), StoreError>> {
         self.write(move |trees| Ok((trees.keep_consent(&consent)?, ()))).boxed()
+    }
+
+    fn keep_cohort(&self, cohort: ClientCohort, most: usize) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write(move |trees| trees.keep_cohort(&cohort, most)).boxed()
+    }
+
+    fn cohort(&self, client: ClientId, id: CohortId) -> BoxFuture<'_, Result<Option<ClientCohort>, StoreError>> {
+        self.read(move |trees| trees.cohort(&client, id)).boxed()
+    }
+
+    fn cohorts(&self, client: ClientId) -> BoxFuture<'_, Result<Vec<ClientCohort>, StoreError>> {
+        self.read(move |trees| trees.cohorts(&client)).boxed()
+    }
+
+    fn forget_cohort(&self, client: ClientId, id: CohortId) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.make_room(move |trees| trees.forget_cohort(&client, id)).boxed()
     }
 
     fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {

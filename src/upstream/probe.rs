@@ -40,7 +40,7 @@ use crate::profile::{
     CountMethod, Findings, Line, NextLinks, PageTotal, PatientForm, Profile, StrictHandling, TimeFilter,
 };
 
-pub(crate) use by_patient::{ListError, Reached, all_patients, reach, records, some_patients};
+pub(crate) use by_patient::{ListError, Listing, Reached, all_patients, reach, records, some_patients, subjects};
 pub(crate) use existing::existing;
 pub(crate) use filter::{FilterProbeError, Trial, filter, passing};
 pub(crate) use patients::{PatientProbeError, Patients, Way, list, patients};

@@ -1,5 +1,6 @@
 //! Groups: whose data an export of one holds, and whose it never holds (spec 6.4, DS-009 to DS-011, SEC-25).
 
+mod by_clients;
 mod others;
 
 use std::collections::{BTreeMap, BTreeSet};

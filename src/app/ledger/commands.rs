@@ -172,6 +172,9 @@ fn line(record: &Record) -> Option<String> {
         Event::Purged { .. } => "removed".to_owned(),
         Event::Failed { .. } => "failed".to_owned(),
         Event::Denied(denied) => format!("refused with {}: {}", denied.status, by(&denied.actor)),
+        Event::CohortMade(made) => format!("cohort {} made by {}", made.cohort.group(), by(&made.actor)),
+        Event::CohortFailed { cohort, .. } => format!("cohort {} not made after all", cohort.group()),
+        Event::CohortDeleted(gone) => format!("cohort {} deleted by {}", gone.cohort.group(), by(&gone.actor)),
         Event::Begun { .. } | Event::Opened { .. } | Event::DeniedMore(_) | Event::Retired { .. } => return None,
     };
     Some(format!("{} {said}", record.at))

@@ -40,7 +40,7 @@ impl Headers {
         if accept.split(',').any(allows) { Ok(()) } else { Err(KickoffError::NotAcceptable) }
     }
 
-    pub(super) fn check_content_type(&self) -> Result<(), KickoffError> {
+    pub(crate) fn check_content_type(&self) -> Result<(), KickoffError> {
         let media = self.content_type.as_deref().unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let is_json = matches!(media.as_str(), "application/fhir+json" | "application/json");
@@ -48,7 +48,7 @@ impl Headers {
     }
 
     /// RFC 7240: a preference counts where it is named first, and an empty value is none.
-    pub(super) fn prefers(&self, name: &str, value: &str) -> bool {
+    pub(crate) fn prefers(&self, name: &str, value: &str) -> bool {
         prefer::first(&self.prefer, name).is_some_and(|first| first.eq_ignore_ascii_case(value))
     }
 }

@@ -6,6 +6,17 @@ use crate::fhir::capability::Capability;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::resource_type::ResourceType;
 
+/// Groups that are ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) enum OwnGroups {
+    #[default]
+    None,
+    /// Cohorts that an operator has written down.
+    Read,
+    /// Cohorts that clients make.
+    Made,
+}
+
 /// What a statement says of exports.
 #[derive(Debug)]
 pub(crate) struct Offer<'a> {
@@ -17,8 +28,8 @@ pub(crate) struct Offer<'a> {
     pub(crate) compartments: Option<Compartments>,
     /// Types that come along with patients.
     pub(crate) context: &'a [ResourceType],
-    /// Whether there are Groups of ours.
-    pub(crate) has_groups: bool,
+    /// Groups of ours.
+    pub(crate) own_groups: OwnGroups,
     /// Whether tokens of SMART Backend Services are wanted.
     pub(crate) has_smart: bool,
     /// Where they are had, as far as that is known.
@@ -29,7 +40,7 @@ pub(crate) struct Offer<'a> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Terms {
     pub(crate) context: Vec<ResourceType>,
-    pub(crate) has_groups: bool,
+    pub(crate) own_groups: OwnGroups,
     pub(crate) has_smart: bool,
     pub(crate) token_endpoint: Option<String>,
 }
@@ -42,7 +53,7 @@ impl Terms {
             searchable: upstream.searchable(),
             compartments: upstream.compartments(),
             context: &self.context,
-            has_groups: self.has_groups,
+            own_groups: self.own_groups,
             has_smart: self.has_smart,
             token_endpoint: self.token_endpoint.as_deref(),
         }

@@ -6,8 +6,9 @@
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::offer::Offer;
+use super::offer::{Offer, OwnGroups};
 use super::text::{Edits, Object, PatchError, find};
+use crate::bulk::cohort::PROFILE;
 
 const GUIDE: &str = "http://hl7.org/fhir/uv/bulkdata";
 /// What a type cannot be exported by: the narrative's address, which the guide's artifact does not have (spec 1.4.2).
@@ -77,16 +78,38 @@ pub(crate) fn with_operations(text: &[u8], offer: &Offer<'_>) -> Result<Vec<u8>,
             if offer.is_open {
                 except(&resource, &name, offer, &mut edits)?;
             }
+            if name == "Group" && offer.is_open && offer.has_patients() && offer.own_groups == OwnGroups::Made {
+                support_cohorts(&resource, &mut edits)?;
+            }
         }
         // Those of ours can be read and exported where the upstream knows of no Groups.
-        if !has_group && offer.has_groups && offer.is_open && offer.has_patients() {
+        if !has_group && offer.own_groups > OwnGroups::None && offer.is_open && offer.has_patients() {
             let operations: Vec<_> =
                 GROUP.names.iter().map(|name| json!({ "name": name, "definition": GROUP.canonical() })).collect();
-            let group = json!({ "type": "Group", "interaction": [{ "code": "read" }], "operation": operations });
+            let are_made = offer.own_groups == OwnGroups::Made;
+            let codes = if are_made { &["read", "search-type", "create", "delete"][..] } else { &["read"] };
+            let interactions: Vec<_> = codes.iter().map(|code| json!({ "code": code })).collect();
+            let mut group = json!({ "type": "Group", "interaction": interactions, "operation": operations });
+            if are_made {
+                group["supportedProfile"] = json!([PROFILE]);
+            }
             edits.append(list_of_types, count, &group.to_string());
         }
     }
     Ok(edits.apply())
+}
+
+/// BD-115: the profile of what clients make.
+fn support_cohorts(group: &Object<'_>, edits: &mut Edits<'_>) -> Result<(), PatchError> {
+    let Some(list) = group.member("supportedProfile")? else {
+        edits.append(group.raw, group.members.len(), &format!("\"supportedProfile\":[\"{PROFILE}\"]"));
+        return Ok(());
+    };
+    let items: Vec<String> = serde_json::from_str(list.get())?;
+    if !items.iter().any(|item| item.split('|').next() == Some(PROFILE)) {
+        edits.append(list, items.len(), &format!("\"{PROFILE}\""));
+    }
+    Ok(())
 }
 
 fn statement_of_guide() -> String {
@@ -256,7 +279,7 @@ mod tests {
             searchable,
             compartments: Some(Compartments::R4),
             context: &[],
-            has_groups: false,
+            own_groups: OwnGroups::None,
             has_smart: false,
             token_endpoint: None,
         }
@@ -282,6 +305,33 @@ mod tests {
 
     fn fourth(definition: &str) -> Value {
         operation("export-v4", &format!("{definition}|4.0.0"))
+    }
+
+    /// BD-115
+    #[test]
+    fn the_profile_of_cohorts_is_claimed_where_clients_make_them() {
+        let other = "http://x.example/profile";
+        for (groups, expected) in [
+            (json!([{ "type": "Group" }]), json!([PROFILE])),
+            (json!([{ "type": "Group", "supportedProfile": [other] }]), json!([other, PROFILE])),
+            (
+                json!([{ "type": "Group", "supportedProfile": [format!("{PROFILE}|3.0.0")] }]),
+                json!([format!("{PROFILE}|3.0.0")]),
+            ),
+            (json!([{ "type": "Patient" }]), json!([PROFILE])),
+        ] {
+            let statement =
+                json!({ "resourceType": "CapabilityStatement", "rest": [{ "mode": "server", "resource": groups }] });
+            let told = |offer: Offer<'_>| {
+                let edited: Value = serde_json::from_str(&patched_by(&statement.to_string(), &offer)).expect("JSON");
+                let resources = edited["rest"][0]["resource"].as_array().expect("a list").clone();
+                resources.into_iter().find(|resource| resource["type"] == "Group")
+            };
+            let group = told(Offer { own_groups: OwnGroups::Made, ..offer() }).expect("there are Groups");
+            assert_eq!(group["supportedProfile"], expected, "{statement}");
+            let off = told(Offer { own_groups: OwnGroups::Read, ..offer() }).expect("there are Groups");
+            assert_eq!(off["supportedProfile"], groups[0]["supportedProfile"], "{statement}");
+        }
     }
 
     #[test]

@@ -160,6 +160,9 @@ impl Grant {
         if entry.resource_type == ResourceType::PATIENT {
             return if self.is_member(&entry.id) { Fate::MayLeave } else { Fate::IsOfOthers };
         }
+        if self.is_among_others(entry) == Some(true) {
+            return Fate::MayLeave;
+        }
         let mut patients = self.patients(entry).peekable();
         match &entry.resource_type {
             // Whom it is about, nobody looks up once more.

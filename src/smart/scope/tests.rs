@@ -219,3 +219,30 @@ fn nothing_is_ever_granted_beyond_both() {
         }
     }
 }
+
+/// BD-115: to make and to delete is granted of Group, by its name, to whoever is registered for it, and beside reading only.
+#[test]
+fn writing_is_granted_of_groups_alone() {
+    for (registered, asked, granted) in [
+        ("system/*.cruds", "system/Group.cruds", Some("system/Group.crds")),
+        ("system/*.cruds", "system/*.cruds", Some("system/*.rs")),
+        ("system/*.cruds", "system/Patient.cruds", Some("system/Patient.rs")),
+        ("system/*.rs", "system/Group.cruds", Some("system/Group.rs")),
+        ("system/*.rs system/Group.c", "system/Group.cruds", Some("system/Group.crs")),
+        ("system/*.rs system/Group.write", "system/Group.write system/*.read", Some("system/Group.cd system/*.read")),
+        ("system/*.cruds", "system/Group.cd", None),
+        ("system/*.cruds", "system/Group.cruds?name=x", Some("system/Group.rs?name=x")),
+    ] {
+        let found = scopes(registered).grant(asked).ok().map(|granted| granted.to_string());
+        assert_eq!(found.as_deref(), granted, "{registered} {asked}");
+        if let Some(granted) = granted {
+            let token = scopes(granted);
+            assert_eq!(token.and(&scopes(registered)).as_ref(), Some(&token), "it is worth what it says");
+            assert!(!token.reading().permit(ResourceType::GROUP, Actions::CREATE));
+        }
+    }
+    let token = scopes("system/Group.crds");
+    assert!(token.permit(ResourceType::GROUP, Actions::CREATE) && token.permit(ResourceType::GROUP, Actions::DELETE));
+    let now = token.and(&scopes("system/Group.rs")).expect("reading");
+    assert!(!now.permit(ResourceType::GROUP, Actions::CREATE), "SEC-14");
+}

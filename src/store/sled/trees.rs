@@ -2,13 +2,17 @@
 //!
 //! Only the writer's thread writes, so that what it has read still holds when it applies what it made of it.
 
+use std::collections::BTreeSet;
+
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use ::sled::{Batch, Db, IVec, Tree};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::bulk::cohort::CohortId;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileNo, FileRecord};
+use crate::job::cohort::ClientCohort;
 use crate::job::store::{Change, ClockMark, Lease, Restored, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Epoch, Job, JobId, JobState};
@@ -99,7 +103,7 @@ impl Trees {
         let jobs = records(self.jobs.iter(), |key| Some(Record::Job(JobId::new(*key.first_chunk()?))));
         let readable = jobs.filter_map(|job| match job {
             Ok((_, JobRecord { mut job, .. })) => {
-                job.kickoff.leave_out_patients();
+                job.leave_out_patients();
                 Some(Ok(job))
             }
             Err(StoreError::Damaged(record)) => {
@@ -199,6 +203,52 @@ impl Trees {
         let mut writes = Writes::default();
         put(&self.meta, &mut writes.meta, Record::Consent, consent)?;
         Ok(writes)
+    }
+
+    /// A record that is damaged takes its place still.
+    pub(super) fn keep_cohort(&self, cohort: &ClientCohort, most: usize) -> Result<(Writes, bool), StoreError> {
+        let (digest, mut writes) = (cohort.client.digest(), Writes::default());
+        let record = Record::Cohort(digest, cohort.id);
+        if !parts(&self.meta, record)?.is_empty() {
+            return Ok((writes, true));
+        }
+        let mut known = BTreeSet::new();
+        for key in self.meta.scan_prefix(Record::cohorts_of(digest)).keys() {
+            let key = key.map_err(|error| failed(error, record))?;
+            known.extend(Record::cohort_of(digest, &key).map(Record::prefix));
+        }
+        if known.len() >= most {
+            return Ok((writes, false));
+        }
+        put(&self.meta, &mut writes.meta, record, cohort)?;
+        Ok((writes, true))
+    }
+
+    pub(super) fn cohort(&self, client: &ClientId, id: CohortId) -> Result<Option<ClientCohort>, StoreError> {
+        one(&self.meta, Record::Cohort(client.digest(), id))
+    }
+
+    /// Every one that can be read.
+    pub(super) fn cohorts(&self, client: &ClientId) -> Result<Vec<ClientCohort>, StoreError> {
+        let digest = client.digest();
+        let all = self.meta.scan_prefix(Record::cohorts_of(digest));
+        let all = records(all, |key| Record::cohort_of(digest, key));
+        let readable = all.filter_map(|cohort| match cohort {
+            Ok((_, cohort)) => Some(Ok(cohort)),
+            Err(StoreError::Damaged(record)) => {
+                tracing::error!(record, "a record of the job store is damaged; its cohort is left out");
+                None
+            }
+            Err(error @ (StoreError::Fenced | StoreError::Full | StoreError::Unavailable(_))) => Some(Err(error)),
+        });
+        readable.collect()
+    }
+
+    pub(super) fn forget_cohort(&self, client: &ClientId, id: CohortId) -> Result<(Writes, bool), StoreError> {
+        let (record, mut writes) = (Record::Cohort(client.digest(), id), Writes::default());
+        let is_there = !parts(&self.meta, record)?.is_empty();
+        remove(&self.meta, &mut writes.meta, record)?;
+        Ok((writes, is_there))
     }
 
     pub(super) fn claim(&self, id: JobId) -> Result<(Writes, Lease), StoreError> {

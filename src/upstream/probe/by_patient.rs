@@ -15,6 +15,7 @@ use crate::fhir::filter::Filter;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::SearchQuery;
+use crate::job::index::IdHash;
 use crate::profile::{CountMethod, Narrowing, PatientForm};
 use crate::upstream::client::{Answer, Room, SearchError, Upstream};
 
@@ -28,6 +29,8 @@ const SEARCHES_TRIED: usize = 24;
 const LISTINGS: usize = 6;
 /// Pages of a record on which its patient is looked for.
 const RECORD_PAGES: usize = 50;
+/// Resources that may tell who the patients are.
+const MOST_MATCHES: usize = 250_000;
 /// Pages in a row without anybody new.
 const MOST_EMPTY_PAGES: u32 = 100;
 
@@ -243,6 +246,8 @@ pub(crate) enum ListError {
     Endless,
     #[error("the probe that lists Patient found more than {0} patients, as export.group_max_members allows")]
     TooMany(usize),
+    #[error("more than {0} resources are found that tell who the patients are: narrow what is searched")]
+    TooManyMatches(usize),
     #[error("the probe that lists Patient gave another list each time")]
     Unsteady,
 }
@@ -253,23 +258,48 @@ pub(crate) async fn some_patients(upstream: &Upstream) -> Result<Option<Vec<Id>>
     Ok(seen.map(|seen| seen.entries.into_iter().map(|entry| entry.id).collect()))
 }
 
-/// Every patient who passes a filter, sorted: as many as the server counts, where its links cannot lose any, else as two readings agree.
-pub(crate) async fn all_patients(
+/// How lists are read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listing {
+    pub(crate) counts: Option<CountMethod>,
+    pub(crate) links_are_stable: bool,
+    pub(crate) page_resources: u32,
+    /// Patients at most.
+    pub(crate) most: usize,
+}
+
+/// What a search finds.
+#[derive(Debug, Default)]
+pub(crate) struct Subjects {
+    pub(crate) patients: BTreeSet<Id>,
+    /// There is nothing that it finds.
+    pub(crate) is_of_nothing: bool,
+}
+
+/// Every patient who passes a filter, sorted.
+pub(crate) async fn all_patients(upstream: &Upstream, listing: Listing, filter: &Filter) -> Result<Vec<Id>, ListError> {
+    let all = filter.narrow(SearchQuery::new(ResourceType::PATIENT)).ids_only();
+    let own = |entry: &Entry| vec![entry.id.clone()];
+    let listed = subjects(upstream, listing, &all, Scope::of(ResourceType::PATIENT), &own).await?;
+    Ok(listed.patients.into_iter().collect())
+}
+
+/// The patients whom all that a search finds is about, as `of` tells: as much of it as the server counts, where its links cannot
+/// lose any, else as two readings agree.
+pub(crate) async fn subjects(
     upstream: &Upstream,
-    counts: Option<CountMethod>,
-    links_are_stable: bool,
-    mut page_resources: u32,
-    most: usize,
-    filter: &Filter,
-) -> Result<Vec<Id>, ListError> {
-    let all = filter.narrow(SearchQuery::new(ResourceType::PATIENT));
-    let mut previous: Option<BTreeSet<Id>> = None;
+    mut listing: Listing,
+    all: &SearchQuery,
+    scope: Scope,
+    of: &(dyn Fn(&Entry) -> Vec<Id> + Sync),
+) -> Result<Subjects, ListError> {
+    let mut previous: Option<BTreeSet<IdHash>> = None;
     for _ in 0..LISTINGS {
-        let counted = match counts {
-            Some(method) => upstream.count(&all, method).await?.0,
+        let counted = match listing.counts {
+            Some(method) => upstream.count(all, method).await?.0,
             None => None,
         };
-        let (listed, pages) = match list_once(upstream, &all, page_resources, most).await {
+        let Listed { seen, patients, pages } = match list_once(upstream, listing, all, scope, of).await {
             Ok(listed) => listed,
             // A list of pages that is known no longer is asked for anew.
             Err(ListError::Search(SearchError::Refused {
@@ -277,52 +307,65 @@ pub(crate) async fn all_patients(
             })) => {
                 continue;
             }
-            Err(ListError::Search(SearchError::TooLarge { .. })) if page_resources > 1 => {
-                page_resources = (page_resources / 4).max(1);
+            Err(ListError::Search(SearchError::TooLarge { .. })) if listing.page_resources > 1 => {
+                listing.page_resources = (listing.page_resources / 4).max(1);
                 continue;
             }
             Err(error) => return Err(error),
         };
         let is_proven = match counted {
-            Some(counted) if counted != listed.len() as u64 => false,
-            Some(_) => pages == 1 || links_are_stable || previous.as_ref() == Some(&listed),
-            None => previous.as_ref() == Some(&listed),
+            Some(counted) if counted != seen.len() as u64 => false,
+            Some(_) => pages == 1 || listing.links_are_stable || previous.as_ref() == Some(&seen),
+            None => previous.as_ref() == Some(&seen),
         };
         if is_proven {
-            return Ok(listed.into_iter().collect());
+            return Ok(Subjects { patients, is_of_nothing: seen.is_empty() });
         }
-        previous = Some(listed);
+        previous = Some(seen);
     }
     Err(ListError::Unsteady)
 }
 
+/// What one reading of a list brought.
+#[derive(Default)]
+struct Listed {
+    seen: BTreeSet<IdHash>,
+    patients: BTreeSet<Id>,
+    pages: u32,
+}
+
 async fn list_once(
     upstream: &Upstream,
+    listing: Listing,
     all: &SearchQuery,
-    page_resources: u32,
-    most: usize,
-) -> Result<(BTreeSet<Id>, u32), ListError> {
-    let scope = Scope::of(ResourceType::PATIENT);
-    let query = all.clone().count(page_resources).ids_only();
+    scope: Scope,
+    of: &(dyn Fn(&Entry) -> Vec<Id> + Sync),
+) -> Result<Listed, ListError> {
+    let query = all.clone().count(listing.page_resources);
     let mut answer = upstream.page(&query, scope, Room::Share).await?;
-    let (mut listed, mut pages, mut empty) = (BTreeSet::new(), 0_u32, 0);
+    let (mut listed, mut empty) = (Listed::default(), 0);
     loop {
         if answer.page.is_troubled() {
             let issues = std::mem::take(&mut answer.page.outcomes);
             return Err(SearchError::Refused { status: StatusCode::OK, issues }.into());
         }
-        pages = pages.saturating_add(1);
-        let before = listed.len();
-        let entries = std::mem::take(&mut answer.page.entries);
-        listed.extend(entries.into_iter().map(|entry| entry.id));
-        if listed.len() > most {
-            return Err(ListError::TooMany(most));
+        listed.pages = listed.pages.saturating_add(1);
+        let before = listed.seen.len();
+        for entry in std::mem::take(&mut answer.page.entries) {
+            listed.seen.insert(IdHash::of(entry.resource_type, &entry.id));
+            listed.patients.extend(of(&entry));
         }
-        empty = if listed.len() == before { empty + 1 } else { 0 };
+        if listed.patients.len() > listing.most {
+            return Err(ListError::TooMany(listing.most));
+        }
+        if listed.seen.len() > listing.most.max(MOST_MATCHES) {
+            return Err(ListError::TooManyMatches(listing.most.max(MOST_MATCHES)));
+        }
+        empty = if listed.seen.len() == before { empty + 1 } else { 0 };
         if empty > MOST_EMPTY_PAGES {
             return Err(ListError::Endless);
         }
-        let Some(next) = answer.page.next.take() else { return Ok((listed, pages)) };
+        let Some(next) = answer.page.next.take() else { return Ok(listed) };
         // Nobody waits for memory while holding some.
         drop(answer);
         answer = upstream.next(&next, scope, Room::Share).await?;

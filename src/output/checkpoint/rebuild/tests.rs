@@ -33,6 +33,7 @@ fn sheet(state: JobState) -> JobSheet {
     let job = Job {
         id: JobId::new([1; 16]),
         kickoff: Kickoff::of(ExportLevel::System),
+        cohort: None,
         owner: Owner::Open,
         delivery: crate::job::Delivery::default(),
         consent: Millis(0),
