@@ -96,11 +96,6 @@ impl App {
         host_of(&self.base)
     }
 
-    /// The FHIR base of the server behind it.
-    pub(crate) fn upstream_base(&self) -> &str {
-        &self.server.base_url
-    }
-
     /// Every file in the output: data objects, sidecars, and uploads that are under way.
     pub(crate) fn output_files(&self) -> Vec<PathBuf> {
         let mut files = files_below(&self.folder.path().join("output"));

@@ -242,7 +242,7 @@ fn what_was_received_and_is_gone_is_told_if_its_type_is_in_the_export() {
 
 #[test]
 fn what_tells_of_other_records_names_them() {
-    let mut grant = grant(Cohort::Everything, "{}", "");
+    let mut grant = grant(Cohort::Everything, r#"{"withheld":["x"]}"#, "");
     grant.types.push(ResourceType::AUDIT_EVENT);
     let told = |json: &str| {
         let told = grant.tells_of(&entry(json)).into_iter();

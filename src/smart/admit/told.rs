@@ -99,7 +99,9 @@ impl Grant {
             let (of, is_subject) = (self.local(&reference.target), &*reference.path == subject);
             // What Provenance contains is looked into.
             let is_inner = entry.resource_type == ResourceType::PROVENANCE && reference.target.starts_with('#');
-            (!is_inner && (is_subject || of.is_some())).then_some(Told { of, is_subject })
+            // What is only named decides nothing but what policy keeps back.
+            let is_named = of.is_some() && self.keeps_back_resources();
+            (!is_inner && (is_subject || is_named)).then_some(Told { of, is_subject })
         });
         let mut told: Vec<_> = told.collect();
         if entry.resource_type == ResourceType::PROVENANCE {
