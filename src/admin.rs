@@ -2,6 +2,7 @@
 //!
 //! It reads and changes nothing. What it shows is counts, options and reasons: no patient, no client, no export by its id.
 
+mod found;
 mod metrics;
 mod page;
 mod snapshot;
@@ -25,6 +26,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+pub(crate) use self::found::Found;
 pub(crate) use self::snapshot::{Jobs, Snapshot};
 use crate::body::{self, Body};
 use crate::http::heads::Heads;
@@ -48,12 +50,14 @@ pub(crate) struct Token([u8; 32]);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Key(Arc<RwLock<Option<Token>>>);
 
-type Look = dyn Fn() -> BoxFuture<'static, Snapshot> + Send + Sync;
+type Glance = dyn Fn() -> Snapshot + Send + Sync;
+type Look = dyn Fn(Snapshot) -> BoxFuture<'static, Snapshot> + Send + Sync;
 
 /// Answers operators. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Admin {
     key: Key,
+    glance: Arc<Glance>,
     look: Arc<Look>,
 }
 
@@ -111,9 +115,13 @@ fn secret_of(authorization: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl Admin {
-    /// `look` says how all stands at the moment.
-    pub(crate) fn new(key: Key, look: impl Fn() -> BoxFuture<'static, Snapshot> + Send + Sync + 'static) -> Self {
-        Self { key, look: Arc::new(look) }
+    /// `glance` says what is known at once, whatever disks and stores do, and `look` adds to it what they say.
+    pub(crate) fn new(
+        key: Key,
+        glance: impl Fn() -> Snapshot + Send + Sync + 'static,
+        look: impl Fn(Snapshot) -> BoxFuture<'static, Snapshot> + Send + Sync + 'static,
+    ) -> Self {
+        Self { key, glance: Arc::new(glance), look: Arc::new(look) }
     }
 
     /// Answers one request, of which only the head is read.
@@ -137,22 +145,32 @@ impl Admin {
     }
 
     async fn page(&self, method: &Method, path: &str) -> Result<Response<Body>, Problem> {
-        let make: Option<fn(&Snapshot) -> Response<Body>> = match path {
-            "/" => Some(page::answer),
-            "/health/live" => None,
-            "/health/ready" => Some(ready),
-            "/metrics" => Some(metrics::answer),
+        let shown = match path {
+            "/" => Shown::All(page::answer),
+            "/health/live" => Shown::Life,
+            "/health/ready" => Shown::Readiness,
+            "/metrics" => Shown::All(metrics::answer),
             _ => return Err(Problem::nothing_here()),
         };
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Err(Problem::method_not_allowed("GET, HEAD"));
         }
-        Ok(match make {
-            Some(make) => make(&(self.look)().await),
+        Ok(match shown {
             // However all else stands: nothing is looked at.
-            None => said(StatusCode::OK, &json!({ "live": true })),
+            Shown::Life => said(StatusCode::OK, &json!({ "live": true })),
+            // A disk that hangs is no reason to close the way to the server.
+            Shown::Readiness => ready(&(self.glance)()),
+            Shown::All(make) => make(&(self.look)((self.glance)()).await),
         })
     }
+}
+
+/// What of all that is known an answer needs.
+#[derive(Clone, Copy)]
+enum Shown {
+    Life,
+    Readiness,
+    All(fn(&Snapshot) -> Response<Body>),
 }
 
 /// On every answer: it is for whoever has asked, as it is now, and it brings nothing from anywhere else.
@@ -256,7 +274,7 @@ mod tests {
     fn admin(snapshot: Snapshot) -> Admin {
         let key = Key::default();
         key.replace(Token::new(TOKEN.as_bytes()));
-        Admin::new(key, move || Box::pin(std::future::ready(snapshot.clone())))
+        Admin::new(key, move || snapshot.clone(), |snapshot| Box::pin(std::future::ready(snapshot)))
     }
 
     /// SEC-10
@@ -316,7 +334,9 @@ mod tests {
             (false, vec![], 200),
             (false, vec!["it is away"], 503),
         ] {
-            let admin = admin(Snapshot { passes_through, refused: refused.clone(), ..Snapshot::default() });
+            let mut admin = admin(Snapshot { passes_through, refused: refused.clone(), ..Snapshot::default() });
+            // Whatever disks and stores do.
+            admin.look = Arc::new(|_| Box::pin(std::future::pending()));
             let answer = admin.answer(&request("GET", "/health/ready", &[&bearer])).await;
             assert_eq!(answer.status().as_u16(), expected, "{passes_through} {refused:?}");
             let body = http_body_util::BodyExt::collect(answer.into_body()).await.expect("a body").to_bytes();

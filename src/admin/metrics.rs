@@ -34,10 +34,12 @@ fn text(snapshot: &Snapshot) -> String {
             jobs.by_state().map(|(state, count)| (Some(("state", state)), i64::try_from(count).unwrap_or(i64::MAX)));
         family(&mut out, "offtake_jobs", "Exports that are known, by how they stand.", jobs);
     }
-    let ends = snapshot.expiries.iter();
-    let ends = ends.map(|expiring| (Some(("what", expiring.what.as_str())), expiring.when.0.div_euclid(1_000)));
-    let help = "When a certificate, key or credential expires, in seconds since 1970.";
-    family(&mut out, "offtake_expiry_timestamp_seconds", help, ends);
+    if let Some(expiries) = &snapshot.expiries {
+        let ends = expiries.iter();
+        let ends = ends.map(|expiring| (Some(("what", expiring.what.as_str())), expiring.when.0.div_euclid(1_000)));
+        let help = "When a certificate, key or credential expires, in seconds since 1970.";
+        family(&mut out, "offtake_expiry_timestamp_seconds", help, ends);
+    }
     out
 }
 
@@ -75,7 +77,7 @@ mod tests {
             refused: vec!["it is away"],
             pause: Some(Reason::QuietHours { until: 480 }),
             jobs: Some(Jobs { running: 2, complete: 7, ..Jobs::default() }),
-            expiries: vec![Expiring { what, when: Millis(1_893_456_000_999), renewal: Renewal::ByHand }],
+            expiries: Some(vec![Expiring { what, when: Millis(1_893_456_000_999), renewal: Renewal::ByHand }]),
             ..Snapshot::default()
         };
         let text = text(&snapshot);
@@ -101,6 +103,10 @@ mod tests {
             ]
         );
         assert_eq!(text.matches("# TYPE").count(), 7);
-        assert!(!self::text(&Snapshot::default()).contains("offtake_jobs"), "what is not known is not zero");
+        let unknown = self::text(&Snapshot::default());
+        assert!(
+            !unknown.contains("offtake_jobs") && !unknown.contains("offtake_expiry"),
+            "what is not known is not zero"
+        );
     }
 }

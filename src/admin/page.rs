@@ -61,6 +61,7 @@ fn content(snapshot: &Snapshot) -> String {
     let ends: Vec<_> = snapshot
         .expiries
         .iter()
+        .flatten()
         .map(|expiring| {
             let outlook = match (expiring.outlook(now), expiring.renewal) {
                 (Outlook::Good, Renewal::ByItself) => "is replaced by itself".to_owned(),
@@ -85,12 +86,22 @@ fn warnings(snapshot: &Snapshot) -> Vec<String> {
     let refused = snapshot.refused.iter().map(|reason| format!("Bulk requests are refused: {reason}."));
     let clock = snapshot.clock.iter().map(|clock| (*clock).to_owned());
     let decided = snapshot.warnings.iter().map(|warning| (*warning).to_owned());
-    let ends = snapshot.expiries.iter().filter_map(|expiring| match (expiring.outlook(now), expiring.renewal) {
-        (Outlook::Good, _) => None,
-        (_, Renewal::ByItself) => Some(format!("{} should have been replaced by itself, and was not", expiring.what)),
-        (outlook, Renewal::ByHand) => Some(format!("{} {outlook}: replace it", expiring.what)),
-    });
-    refused.chain(clock).chain(decided).chain(ends).collect()
+    let ends =
+        snapshot.expiries.iter().flatten().filter_map(|expiring| match (expiring.outlook(now), expiring.renewal) {
+            (Outlook::Good, _) => None,
+            (_, Renewal::ByItself) => {
+                Some(format!("{} should have been replaced by itself, and was not", expiring.what))
+            }
+            (outlook, Renewal::ByHand) => Some(format!("{} {outlook}: replace it", expiring.what)),
+        });
+    // Where bulk requests are refused nobody looks at the store.
+    let has_no_jobs = snapshot.jobs.is_none() && snapshot.refused.is_empty();
+    let unknown = [
+        (has_no_jobs, "the job store cannot be read at the moment"),
+        (snapshot.expiries.is_none(), "when certificates, keys and credentials expire cannot be read at the moment"),
+    ];
+    let unknown = unknown.into_iter().filter_map(|(holds, what)| holds.then(|| what.to_owned()));
+    refused.chain(clock).chain(decided).chain(unknown).chain(ends).collect()
 }
 
 fn table(out: &mut String, title: &str, rows: &[(&str, &str)]) {
@@ -120,6 +131,7 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::snapshot::Jobs;
     use super::*;
     use crate::expiry::Expiring;
     use crate::fhir::datatypes::Millis;
@@ -137,11 +149,11 @@ mod tests {
             refused: vec!["the storage of the output is public"],
             warnings: vec!["smart.mode is open"],
             clock: Some("the clock was set"),
-            expiries: vec![
+            expiries: Some(vec![
                 end("<script>", 3, Renewal::ByHand),
                 end("fine", 300, Renewal::ByHand),
                 end("link.key", -1, Renewal::ByItself),
-            ],
+            ]),
             ..Snapshot::default()
         };
         let html = content(&snapshot);
@@ -158,7 +170,10 @@ mod tests {
         );
         assert!(html.find("<li>") < html.find("<h2>") && !html.contains("<script"), "{html}");
         assert!(html.contains("<th scope=\"row\">the job store</th><td>cannot be read"), "{html}");
-        assert!(content(&Snapshot::default()).contains("Nothing is known to be wrong"));
+        let good = Snapshot { jobs: Some(Jobs::default()), expiries: Some(Vec::new()), ..Snapshot::default() };
+        assert!(content(&good).contains("Nothing is known to be wrong"));
+        let unknown = content(&Snapshot::default());
+        assert_eq!(unknown.matches("cannot be read at the moment</li>").count(), 2, "{unknown}");
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub(crate) struct Snapshot {
     pub(crate) pause: Option<Reason>,
     /// Unknown as long as the job store cannot be read.
     pub(crate) jobs: Option<Jobs>,
-    pub(crate) expiries: Vec<Expiring>,
+    /// Unknown as long as files cannot be read.
+    pub(crate) expiries: Option<Vec<Expiring>>,
 }
 
 /// How many exports there are, by how they stand.

@@ -4,23 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tokio::sync::Mutex;
+use tokio::runtime::Runtime;
 
 use super::{App, Offtake, secrets, warnings};
-use crate::admin::{Admin, Jobs, Key, Snapshot, Token};
+use crate::admin::{Admin, Found, Jobs, Key, Snapshot, Token};
 use crate::clock;
 use crate::clock::watch::Standing as ClockStanding;
 use crate::config::{AdminConfig, Config, LEAST_TOKEN, PassThroughMode, SecretSource};
 use crate::engine::Standing;
+use crate::expiry::Expiring;
 use crate::http::door::{Closed, Door};
 use crate::job::{Job, JobState};
 use crate::telemetry::error_chain;
 
-/// How long the counts of exports are shown: reading them all takes a while where there are thousands.
-const COUNTED_FOR: Duration = Duration::from_secs(2);
+/// How long an operator waits for what a disk or a store says.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-/// When exports were counted last, by the monotonic clock, and what came of it.
-type Counted = Mutex<Option<(Duration, Option<Jobs>)>>;
+/// What has to be read.
+struct Slow {
+    jobs: Found<Option<Jobs>>,
+    expiries: Found<Option<Vec<Expiring>>>,
+}
 
 /// Takes up the token that a configuration names now. One that cannot be read leaves the one before it in use.
 pub(super) fn use_token(key: &Key, config: &AdminConfig) {
@@ -74,18 +78,23 @@ fn count(all: &[Job]) -> Jobs {
 impl Offtake {
     /// What answers operators, where the main listener's bulk requests are behind this door.
     pub(super) fn admin(&self, door: Door) -> Admin {
-        let offtake = self.clone();
-        let counted: Arc<Counted> = Arc::default();
-        Admin::new(self.app.admin_key.clone(), move || {
-            let (offtake, door, counted) = (offtake.clone(), door.clone(), Arc::clone(&counted));
-            Box::pin(async move { offtake.app.snapshot(&door, &counted).await })
+        let (own, offtake) = (self.clone(), self.clone());
+        let slow = Arc::new(Slow { jobs: Found::within(PATIENCE), expiries: Found::within(PATIENCE) });
+        let glance = move || own.app.glance(&door);
+        Admin::new(self.app.admin_key.clone(), glance, move |snapshot| {
+            let (offtake, slow) = (offtake.clone(), Arc::clone(&slow));
+            Box::pin(async move { offtake.app.look(snapshot, &slow).await })
         })
     }
 }
 
 impl App {
-    async fn snapshot(&self, door: &Door, counted: &Counted) -> Snapshot {
-        let standing = self.bulk.get().map(|bulk| bulk.engine.borrow().clone());
+    fn standing(&self) -> Option<Standing> {
+        self.bulk.get().map(|bulk| bulk.engine.borrow().clone())
+    }
+
+    /// What is known without a disk or a store.
+    fn glance(&self, door: &Door) -> Snapshot {
         let clock = match self.watch.look() {
             ClockStanding::Good => None,
             ClockStanding::Set { .. } => {
@@ -95,18 +104,33 @@ impl App {
                 Some("the clock is behind what it was: nothing that was signed is accepted until it is right")
             }
         };
-        let expiries = self.expiries.clone();
-        let expiries = tokio::task::spawn_blocking(move || expiries.list()).await;
         Snapshot {
             now: Some(clock::now(&*self.clock)),
             passes_through: self.config.server.pass_through == PassThroughMode::Forward,
-            refused: self.refused(standing.as_ref(), door),
+            refused: self.refused(self.standing().as_ref(), door),
             warnings: warnings::of(&self.config),
             clock,
             pause: self.bulk.get().and_then(|bulk| bulk.edge.upstream.waiting()),
-            jobs: self.jobs(standing.as_ref(), counted).await,
-            expiries: expiries.unwrap_or_default(),
+            jobs: None,
+            expiries: None,
         }
+    }
+
+    /// What they say as well. It is found out on the threads of exports: those that serve are left alone by a disk that hangs.
+    async fn look(&self, snapshot: Snapshot, slow: &Slow) -> Snapshot {
+        let Some(runtime) = self.runtime.as_ref().map(Runtime::handle) else { return snapshot };
+        let now = self.clock.monotonic();
+        let counted = async {
+            let engine = self.standing()?.engine()?;
+            // Reading them all takes a while where there are thousands.
+            let count = async move { engine.all().await.ok().map(|jobs| count(&jobs)) };
+            slow.jobs.look(now, runtime, count).await?
+        };
+        let expiries = self.expiries.clone();
+        let listed = async move { tokio::task::spawn_blocking(move || expiries.list()).await.ok() };
+        let listed = slow.expiries.look(now, runtime, listed);
+        let (jobs, expiries) = tokio::join!(counted, listed);
+        Snapshot { jobs, expiries: expiries.flatten(), ..snapshot }
     }
 
     /// Why bulk requests are refused, if they are.
@@ -133,20 +157,5 @@ impl App {
             reasons.push("the clock is behind what it was");
         }
         reasons
-    }
-
-    /// How many exports there are, as of a moment ago.
-    async fn jobs(&self, standing: Option<&Standing>, counted: &Counted) -> Option<Jobs> {
-        let engine = standing?.engine()?;
-        let mut counted = counted.lock().await;
-        let now = self.clock.monotonic();
-        if let Some((at, jobs)) = &*counted
-            && now.saturating_sub(*at) < COUNTED_FOR
-        {
-            return *jobs;
-        }
-        let jobs = engine.all().await.ok().map(|jobs| count(&jobs));
-        *counted = Some((now, jobs));
-        jobs
     }
 }

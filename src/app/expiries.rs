@@ -56,9 +56,11 @@ impl Expiries {
 
     /// Takes up what a configuration names now of what can be replaced without a restart.
     pub(super) fn reread(&self, config: &Config, now: Millis) {
+        let before = self.known.lock().unwrap_or_else(PoisonError::into_inner).replaceable.clone();
+        let replaceable = read(replaceable(config), &before);
         {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.replaceable = read(replaceable(config), &known.replaceable);
+            known.replaceable = replaceable;
             known.config = Some(config.clone());
         }
         self.tell(now);
@@ -66,12 +68,18 @@ impl Expiries {
 
     /// All that is known to expire, in the order of its names.
     pub(super) fn list(&self) -> Vec<Expiring> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let by_hand =
-            |(what, when): (&String, &Millis)| Expiring { what: what.clone(), when: *when, renewal: Renewal::ByHand };
-        let given = known.fixed.iter().chain(&known.replaceable).map(by_hand);
-        let renewed = known.config.as_ref().map(|config| renewed(config, self.state.as_deref()));
-        let mut all: Vec<_> = given.chain(renewed.unwrap_or_default()).collect();
+        let (mut all, config) = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let by_hand = |(what, when): (&String, &Millis)| Expiring {
+                what: what.clone(),
+                when: *when,
+                renewal: Renewal::ByHand,
+            };
+            let given: Vec<_> = known.fixed.iter().chain(&known.replaceable).map(by_hand).collect();
+            (given, known.config.clone())
+        };
+        // Nobody is kept waiting by a disk that hangs.
+        all.extend(config.iter().flat_map(|config| renewed(config, self.state.as_deref())));
         all.sort_by(|one, other| one.what.cmp(&other.what));
         all
     }
@@ -79,7 +87,8 @@ impl Expiries {
     /// Tells of what is due, for as long as it is polled.
     pub(super) async fn watch(self, clock: Arc<dyn Clock>) {
         loop {
-            self.tell(clock::now(&*clock));
+            let (own, now) = (self.clone(), clock::now(&*clock));
+            let _told = tokio::task::spawn_blocking(move || own.tell(now)).await;
             clock.sleep(LOOK_EVERY).await;
         }
     }

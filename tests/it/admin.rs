@@ -174,6 +174,36 @@ async fn readiness_tells_why_bulk_requests_are_refused() {
     }
 }
 
+/// A disk that hangs closes no way to the server, and what it holds is said to be unknown.
+#[tokio::test]
+async fn a_disk_that_hangs_keeps_no_probe_waiting() {
+    let address = free().await;
+    let app = App::before(SampleUpstream::new(Settings::default()), listening_at(address)).await;
+    listening(address).await;
+    assert!(shown(address, "/metrics").await.contains("what=\"link.key\""));
+    // Whoever reads that waits for somebody who writes.
+    let key = app.folder.path().join("state/link.key");
+    std::fs::remove_file(&key).expect("it was made");
+    assert!(std::process::Command::new("mkfifo").arg(&key).status().expect("it is a command").success());
+    let prompt = async {
+        loop {
+            let (metrics, page) = tokio::join!(shown(address, "/metrics"), shown(address, "/"));
+            assert!(shown(address, "/health/ready").await.contains("\"ready\":true"));
+            assert!(metrics.contains("offtake_bulk_ready 1\n"), "{metrics}");
+            if !metrics.contains("what=") {
+                assert!(page.contains("<li>when certificates, keys and credentials expire cannot be read"), "{page}");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let answered = tokio::time::timeout(Duration::from_secs(20), prompt).await;
+    // Nobody waits any more.
+    let _writer = tokio::task::spawn_blocking(move || std::fs::File::options().read(true).write(true).open(key)).await;
+    answered.expect("each answer came");
+    app.stop().await;
+}
+
 /// Whoever only connects keeps nobody out for long, and has no more places than its own.
 #[tokio::test]
 async fn an_address_has_a_few_connections_there_and_no_more() {
