@@ -220,6 +220,7 @@ impl App {
             Bulk::start(config, &mut parts, Around { clock, watch, live, ledger, runtime: runtime.handle(), stop })?;
         let edge = Arc::clone(&bulk.edge);
         let _there_was_none = self.bulk.set(bulk);
+        self.expiries.watched_by(config);
         self.desk.open(edge);
         Ok(())
     }

@@ -75,6 +75,12 @@ pub(crate) fn earliest(found: impl IntoIterator<Item = Millis>) -> Option<Millis
     found.into_iter().min()
 }
 
+/// The latest of several of which one is enough: an old one beside a good one does no harm. None if one never ends, as far as it
+/// says.
+pub(crate) fn latest(found: impl IntoIterator<Item = Option<Millis>>) -> Option<Millis> {
+    found.into_iter().collect::<Option<Vec<_>>>()?.into_iter().max()
+}
+
 /// What an operator has been told of, and when.
 #[derive(Debug, Default)]
 pub(crate) struct Told(BTreeMap<String, (Millis, Millis)>);

@@ -17,7 +17,7 @@ use super::smart::{TOKEN_KEYS, kept_token_keys};
 use crate::clock::{self, Clock};
 use crate::config::{ClientConfig, Config, Location, PassThroughMode, SecretSource, SmartMode};
 use crate::doctor::expiries as doctor;
-use crate::expiry::{Expiring, Outlook, Renewal, Told, credentials, earliest, x509};
+use crate::expiry::{Expiring, Outlook, Renewal, Told, credentials, earliest, latest, x509};
 use crate::fhir::datatypes::Millis;
 
 /// How often it is looked what is to be told.
@@ -35,6 +35,8 @@ pub(super) struct Expiries {
 struct Known {
     /// What we or the platform replace is looked at anew by this one.
     config: Option<Config>,
+    /// How old the keys of tokens may get: what they are watched by.
+    token_key_lifetime: Duration,
     /// Those whom we trust.
     fixed: BTreeMap<String, Millis>,
     /// What SIGHUP reads anew.
@@ -47,6 +49,7 @@ impl Expiries {
     pub(super) fn new(config: &Config, state: Option<&Path>) -> Self {
         let known = Known {
             config: Some(config.clone()),
+            token_key_lifetime: config.smart.token_key_lifetime,
             fixed: read(authorities(config), &BTreeMap::new()),
             replaceable: read(replaceable(config), &BTreeMap::new()),
             told: Told::default(),
@@ -66,9 +69,15 @@ impl Expiries {
         self.tell(now);
     }
 
+    /// By this configuration the keys of tokens are watched from now on.
+    pub(super) fn watched_by(&self, config: &Config) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.token_key_lifetime = config.smart.token_key_lifetime;
+    }
+
     /// All that is known to expire, in the order of its names.
     pub(super) fn list(&self) -> Vec<Expiring> {
-        let (mut all, config) = {
+        let (mut all, config, lifetime) = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let by_hand = |(what, when): (&String, &Millis)| Expiring {
                 what: what.clone(),
@@ -76,10 +85,10 @@ impl Expiries {
                 renewal: Renewal::ByHand,
             };
             let given: Vec<_> = known.fixed.iter().chain(&known.replaceable).map(by_hand).collect();
-            (given, known.config.clone())
+            (given, known.config.clone(), known.token_key_lifetime)
         };
         // Nobody is kept waiting by a disk that hangs.
-        all.extend(config.iter().flat_map(|config| renewed(config, self.state.as_deref())));
+        all.extend(config.iter().flat_map(|config| renewed(config, lifetime, self.state.as_deref())));
         all.sort_by(|one, other| one.what.cmp(&other.what));
         all
     }
@@ -136,7 +145,7 @@ fn authorities(config: &Config) -> Vec<Found> {
         ("upstream.pass_through_tls.ca_file", of_pass_through),
         ("output.http.ca_file", output.http.ca_file.as_deref()),
     ];
-    let mut found: Vec<Found> = files.map(|(what, file)| (what.to_owned(), file.map_or(Ok(None), certificates))).into();
+    let mut found: Vec<Found> = files.map(|(what, file)| (what.to_owned(), file.map_or(Ok(None), trusted))).into();
     if matches!(output.place(), Ok(Location::Azure(_))) {
         found.push(("output.azure.sas_token_file".to_owned(), signature(output.azure.sas_token_file.as_deref())));
     }
@@ -146,7 +155,7 @@ fn authorities(config: &Config) -> Vec<Found> {
 /// What SIGHUP reads anew.
 fn replaceable(config: &Config) -> Vec<Found> {
     let Config { upstream, smart, .. } = config;
-    let own = upstream.tls.client_cert_file.as_deref().map_or(Ok(None), certificates);
+    let own = upstream.tls.client_cert_file.as_deref().map_or(Ok(None), chain);
     let mut found = vec![("upstream.tls.client_cert_file".to_owned(), own)];
     if let Some(backend) = &upstream.credentials.smart {
         found.push(("upstream.credentials.smart.key_file".to_owned(), private_jwk(&backend.key_file)));
@@ -167,7 +176,7 @@ fn replaceable(config: &Config) -> Vec<Found> {
 }
 
 /// What we or the platform replace, as it is in its files now.
-fn renewed(config: &Config, state: Option<&Path>) -> Vec<Expiring> {
+fn renewed(config: &Config, token_key_lifetime: Duration, state: Option<&Path>) -> Vec<Expiring> {
     let by_itself = |what: &str, when| Expiring { what: what.to_owned(), when, renewal: Renewal::ByItself };
     let mut found = Vec::new();
     if let Some(state) = state {
@@ -182,7 +191,7 @@ fn renewed(config: &Config, state: Option<&Path>) -> Vec<Expiring> {
         if config.smart.mode == SmartMode::AuthorizationServer
             && let Some(keys) = kept_token_keys(state).ok().flatten()
         {
-            found.push(by_itself(TOKEN_KEYS, due(keys.created(), config.smart.token_key_lifetime)));
+            found.push(by_itself(TOKEN_KEYS, due(keys.created(), token_key_lifetime)));
         }
     }
     let federated = config.output.azure.federated_token_file.as_deref();
@@ -192,14 +201,21 @@ fn renewed(config: &Config, state: Option<&Path>) -> Vec<Expiring> {
     found
 }
 
-/// The first end of several certificates in PEM.
-fn certificates(file: &Path) -> anyhow::Result<Option<Millis>> {
+/// The ends of several certificates in PEM.
+fn certificates(file: &Path) -> anyhow::Result<Vec<Option<Millis>>> {
     let pem = secrets::public_file(file)?;
-    let mut ends = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        ends.extend(x509::not_after(&certificate.context("is no PEM")?)?);
-    }
-    Ok(earliest(ends))
+    let end = |certificate: Result<CertificateDer<'_>, _>| Ok(x509::not_after(&certificate.context("is no PEM")?)?);
+    CertificateDer::pem_slice_iter(&pem).map(end).collect()
+}
+
+/// The last end of those of whom one is enough.
+fn trusted(file: &Path) -> anyhow::Result<Option<Millis>> {
+    Ok(latest(certificates(file)?))
+}
+
+/// The first end of a chain, which needs them all.
+fn chain(file: &Path) -> anyhow::Result<Option<Millis>> {
+    Ok(earliest(certificates(file)?.into_iter().flatten()))
 }
 
 fn signature(file: Option<&Path>) -> anyhow::Result<Option<Millis>> {
@@ -298,8 +314,8 @@ mod tests {
             ("output.http.ca_file", "2036-01-01"),
             ("smart.clients[1].jwks_file", "2032-01-01"),
             ("upstream.credentials.headers.authorization", "2030-01-01"),
-            ("upstream.pass_through_tls.ca_file", "2035-01-01"),
-            ("upstream.tls.ca_file", "2035-01-01"),
+            ("upstream.pass_through_tls.ca_file", "2040-01-01"),
+            ("upstream.tls.ca_file", "2040-01-01"),
             ("upstream.tls.client_cert_file", "2030-01-01"),
         ];
         let expected = expected.map(|(what, end)| (what.to_owned(), end.to_owned()));
@@ -313,14 +329,34 @@ mod tests {
         let after = ends(&known);
         let end = |what: &str| after.iter().find(|(own, _)| own == what).map(|(_, end)| end.as_str());
         assert_eq!(end("upstream.tls.client_cert_file"), Some("2033-01-01"));
-        assert_eq!(end("upstream.tls.ca_file"), Some("2035-01-01"));
+        assert_eq!(end("upstream.tls.ca_file"), Some("2040-01-01"));
         assert_eq!(end("upstream.credentials.headers.authorization"), Some("2030-01-01"));
         assert_eq!(end("smart.clients[1].jwks_file"), None, "who is gone has no keys");
         config.output.azure.sas_token_file = None;
         config.output.azure.federated_token_file = Some(at("federated"));
-        let renewed = renewed(&config, None);
+        let renewed = renewed(&config, Duration::ZERO, None);
         assert_eq!(renewed.len(), 1);
         assert_eq!((renewed[0].when, renewed[0].renewal), (Millis(1_924_992_000_000), Renewal::ByItself));
+    }
+
+    /// SIGHUP does not change how old they may get: no other end is told than that by which they are replaced.
+    #[test]
+    fn the_keys_of_tokens_end_by_what_they_are_watched_by() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let yaml = format!(
+            "{LEAST}upstream: {{ base_url: https://h/fhir }}\nsmart: {{ mode: authorization_server, clients: [{{ client_id: a, scope: system/*.rs, jwks_uri: 'https://c.example/jwks' }}] }}\n"
+        );
+        let mut config = Config::from_yaml(&yaml).expect("good values");
+        super::super::smart::replace_token_keys(&config.smart, folder.path(), None, Millis(1_800_000_000_000))
+            .expect("they are made");
+        let known = Expiries::new(&config, Some(folder.path()));
+        let before = known.list();
+        assert_eq!(before.len(), 1, "{before:?}");
+        config.smart.token_key_lifetime /= 2;
+        known.reread(&config, Millis(0));
+        assert_eq!(known.list(), before);
+        known.watched_by(&config);
+        assert!(known.list()[0].when < before[0].when);
     }
 
     fn jwt(exp: i64) -> String {

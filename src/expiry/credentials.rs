@@ -7,16 +7,16 @@ use base64::prelude::BASE64_STANDARD;
 use chrono::{NaiveDate, NaiveDateTime};
 use serde_json::Value;
 
-use super::{earliest, x509};
+use super::{earliest, latest, x509};
 use crate::fhir::datatypes::{Instant, Millis};
 
 /// Keys of a set, and certificates of a key, that are looked at.
 const MOST: usize = 64;
 
-/// The first end of a JWK or of the keys of a JWK Set: that of a certificate in `x5c`, or `exp` where somebody writes it.
+/// The end of a JWK, that of a certificate in `x5c` or `exp` where somebody writes it, or of the last key of a JWK Set.
 pub(crate) fn of_jwks(jwks: &Value) -> Option<Millis> {
     let keys = jwks.get("keys").and_then(Value::as_array).map_or(std::slice::from_ref(jwks), Vec::as_slice);
-    earliest(keys.iter().take(MOST).filter_map(of_jwk))
+    latest(keys.iter().take(MOST).map(of_jwk))
 }
 
 fn of_jwk(jwk: &Value) -> Option<Millis> {
@@ -74,10 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_a_clients_certificates_to_end_is_found() {
+    fn a_clients_key_ends_with_the_first_of_its_certificates_and_a_set_with_its_last_key() {
         let (soon, late) = (certificate(2030), certificate(2040));
         for (jwks, expected) in [
-            (json!({ "keys": [{ "kty": "RSA" }, { "x5c": [late, soon] }, { "x5c": [late] }] }), Some("2030-01-01")),
+            (json!({ "keys": [{ "x5c": [late, soon] }] }), Some("2030-01-01")),
+            (json!({ "keys": [{ "x5c": [soon] }, { "x5c": [late] }] }), Some("2040-01-01")),
+            (json!({ "keys": [{ "kty": "RSA" }, { "x5c": [soon] }] }), None),
+            (json!({ "keys": [] }), None),
             (json!({ "kty": "EC", "x5c": [late] }), Some("2040-01-01")),
             (json!({ "keys": [{ "x5c": [late], "exp": 1_893_456_000 }] }), Some("2030-01-01")),
             (json!({ "keys": [{ "x5c": ["!", 1, "AAAA"] }, { "x5c": "x" }, 7, null] }), None),
