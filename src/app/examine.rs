@@ -103,11 +103,14 @@ async fn examine_issuer(config: &Config, clock: &Arc<dyn Clock>) -> Option<anyho
     Some(examined.await)
 }
 
-/// SEC-03: directly, and in a batch.
+/// SEC-03: at each level, directly and in a batch.
 async fn own_exports(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<OwnExports> {
     let live = Arc::new(live_traffic(config, clock));
     let upstream = search_upstream(config, credentials::of_searches(&config.upstream, clock)?, clock, PATIENCE, live)?;
-    Ok(OwnExports { direct: upstream.try_own_export().await, batch: upstream.try_own_export_in_a_batch().await })
+    // First: by it is known where the server's links lead.
+    let stated = upstream.states_own_exports().await;
+    let (direct, batch) = (upstream.try_own_exports().await, upstream.try_own_exports_in_a_batch().await);
+    Ok(OwnExports { stated, direct, batch })
 }
 
 async fn upstream(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Examination> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
-use sample_upstream::{Everything, Handling, Lies, Paging, Posts, SampleUpstream, Settings, Total};
+use sample_upstream::{Everything, Handling, Lies, OwnExport, Paging, Posts, SampleUpstream, Settings, Total};
 
 use crate::support::listener;
 
@@ -130,25 +130,44 @@ async fn the_whole_report_of_an_empty_server() {
 /// SEC-03: an export of the server's own is a way round ours. What was begun to find out is ended.
 #[tokio::test]
 async fn an_export_of_the_servers_own_is_found_ended_and_asked_to_be_switched_off() {
-    let settings = Settings { own_export: true, ..Settings::default() };
-    let upstream = SampleUpstream::new(settings);
+    const ALL: &str = "`$export`, `Patient/$export` and `Group/…/$export`";
+    let upstream = SampleUpstream::new(Settings { own_export: OwnExport::Everywhere, ..Settings::default() });
     let report = report_before(&upstream).await;
     for line in [
-        "own export    BEGUN           the server has begun an export by `$export`; it was ended again\n",
-        "              BEGUN           the server has begun an export by `$export` in a batch; it was ended again\n",
-        "SWITCH IT OFF THERE",
+        format!("own export    BEGUN           the server has begun an export by {ALL}; it was ended again\n"),
+        format!(
+            "              BEGUN           the server has begun an export by {ALL} in a batch; it was ended again\n"
+        ),
+        "SWITCH IT OFF THERE".to_owned(),
     ] {
-        assert!(report.contains(line), "{report}");
+        assert!(report.contains(&line), "{report}");
     }
-    let kickoffs: Vec<_> = upstream.requests().into_iter().filter(|seen| seen.path == "/fhir/$export").collect();
-    assert_eq!(kickoffs.len(), 1);
-    assert!(kickoffs[0].query.starts_with("_type=Basic&_since=20"), "{}", kickoffs[0].query);
+    let kickoffs: Vec<_> = upstream.requests().into_iter().filter(|seen| seen.path.ends_with("/$export")).collect();
+    assert_eq!(kickoffs.len(), 3);
+    for kickoff in kickoffs {
+        assert!(kickoff.query.starts_with("_type=Basic&_since=20"), "{}", kickoff.query);
+    }
     assert_eq!(upstream.own_exports(), 0, "nothing is left of it");
-    // Nor is one that names another address: nobody deletes there.
-    upstream.update_settings(|settings| settings.link_base = Some("http://elsewhere.example/fhir".to_owned()));
+    // Nor where the server goes by another name: what it says is asked where searches go.
+    upstream.update_settings(|settings| settings.link_base = Some("http://elsewhere.example/r4".to_owned()));
     let report = report_before(&upstream).await;
-    assert_eq!(report.matches("WHICH COULD NOT BE ENDED: end it there").count(), 2, "{report}");
-    assert_eq!(upstream.own_exports(), 2);
+    assert_eq!(report.matches("it was ended again").count(), 2, "{report}");
+    assert_eq!(upstream.own_exports(), 0);
+}
+
+/// SEC-03: also where it is offered for Groups alone.
+#[tokio::test]
+async fn an_export_of_groups_alone_is_found_by_trying_and_by_what_the_server_says() {
+    for (own_export, group) in [(OwnExport::Groups, "BEGUN"), (OwnExport::KnownGroups, "refused")] {
+        let upstream = SampleUpstream::new(Settings { own_export, ..Settings::default() });
+        let report = report_before(&upstream).await;
+        let begun = "has begun an export by `Group/…/$export`; it was ended again\n";
+        assert_eq!(report.contains(begun), group == "BEGUN", "{report}");
+        assert!(report.contains("answers `$export`"), "{report}");
+        assert!(report.contains("stated          the server's statement offers `Group/…/$export`\n"), "{report}");
+        assert!(report.contains("SWITCH IT OFF THERE"), "{report}");
+        assert_eq!(upstream.own_exports(), 0, "nothing is left of it");
+    }
 }
 
 /// What doctor prints before a server as it is.
@@ -169,8 +188,8 @@ async fn searches_by_patient_that_cannot_be_relied_on_are_named() {
 
 const GOOD: &str = concat!(
     "anonymous     accepted        the server gives to anybody: whoever reaches Offtake reads it through it\n",
-    "own export    refused         the server answers `$export` with 404\n",
-    "              refused         the server answers `$export` in a batch with 405\n",
+    "own export    refused         the server answers `$export`, `Patient/$export` and `Group/…/$export` with 404\n",
+    "              refused         the server answers `$export`, `Patient/$export` and `Group/…/$export` in a batch with 405\n",
     "software      sample upstream 1.2.3\n",
     "preset        none            all that is relied on was found by asking\n",
     "FHIR          4.0.1           all levels can be exported\n",
@@ -196,8 +215,8 @@ const GOOD: &str = concat!(
 );
 const POOR: &str = concat!(
     "anonymous     accepted        the server gives to anybody: whoever reaches Offtake reads it through it\n",
-    "own export    refused         the server answers `$export` with 404\n",
-    "              refused         the server answers `$export` in a batch with 405\n",
+    "own export    refused         the server answers `$export`, `Patient/$export` and `Group/…/$export` with 404\n",
+    "              refused         the server answers `$export`, `Patient/$export` and `Group/…/$export` in a batch with 405\n",
     "software      sample upstream 1.2.3\n",
     "preset        none            all that is relied on was found by asking\n",
     "FHIR          4.0.1           all levels can be exported\n",
@@ -225,8 +244,8 @@ const POOR: &str = concat!(
 );
 const EMPTY: &str = concat!(
     "anonymous     accepted        the server gives to anybody: whoever reaches Offtake reads it through it\n",
-    "own export    refused         the server answers `$export` with 404\n",
-    "              refused         the server answers `$export` in a batch with 405\n",
+    "own export    refused         the server answers `$export`, `Patient/$export` and `Group/…/$export` with 404\n",
+    "              refused         the server answers `$export`, `Patient/$export` and `Group/…/$export` in a batch with 405\n",
     "software      sample upstream 1.2.3\n",
     "preset        none            all that is relied on was found by asking\n",
     "FHIR          4.0.1           all levels can be exported\n",

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::params::{self, Kind};
+use crate::settings::OwnExport;
 use crate::upstream::SampleUpstream;
 use crate::{instant, settings::Settings};
 
@@ -46,11 +47,21 @@ fn resource(name: &str, settings: &Settings) -> Value {
         };
         search_params.push(json!({ "name": param.name, "type": kind }));
     }
-    json!({
+    let mut resource = json!({
         "type": name,
         "interaction": interactions,
         "versioning": "versioned",
         "readHistory": true,
         "searchParam": search_params
-    })
+    });
+    let is_exported = match settings.own_export {
+        OwnExport::None => false,
+        OwnExport::KnownGroups | OwnExport::Groups => name == "Group",
+        OwnExport::Everywhere => matches!(name, "Group" | "Patient"),
+    };
+    if is_exported {
+        let definition = "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export";
+        resource["operation"] = json!([{ "name": "export", "definition": definition }]);
+    }
+    resource
 }

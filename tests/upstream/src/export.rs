@@ -5,7 +5,19 @@ use http::header::{CONTENT_LOCATION, HeaderMap};
 use serde_json::{Value, json};
 
 use crate::answer::{Answer, Refusal};
+use crate::settings::OwnExport;
 use crate::upstream::SampleUpstream;
+
+/// The levels at which it is offered.
+pub(crate) fn is_offered(upstream: &SampleUpstream, path: &[&str]) -> bool {
+    let offered = upstream.settings().own_export;
+    match path {
+        ["$export"] | ["Patient", "$export"] => offered == OwnExport::Everywhere,
+        // Most look for the Group only once the export runs.
+        ["Group", _, "$export"] => matches!(offered, OwnExport::Everywhere | OwnExport::Groups),
+        _ => false,
+    }
+}
 
 fn is_async(headers: &HeaderMap) -> bool {
     headers.get("prefer").is_some_and(|prefer| prefer.as_bytes() == b"respond-async")
@@ -41,7 +53,8 @@ pub(crate) fn batch(
     let entries = bundle["entry"].as_array().map(Vec::as_slice).unwrap_or_default();
     let answered = entries.iter().map(|entry| {
         let url = entry["request"]["url"].as_str().unwrap_or_default();
-        let is_export = entry["request"]["method"] == "GET" && url.split('?').next() == Some("$export");
+        let path: Vec<_> = url.split('?').next().unwrap_or_default().split('/').collect();
+        let is_export = entry["request"]["method"] == "GET" && is_offered(upstream, &path);
         let answer = if is_export { kick_off(upstream, base, headers).ok() } else { None };
         match answer {
             Some(answer) => {

@@ -45,5 +45,5 @@ pub use demand::Demand;
 pub use lies::{Accepts, Bounds, Handling, Lies, Links, Posts};
 pub use requests::RequestSeen;
 pub use server::Running;
-pub use settings::{Everything, Faults, Order, Paging, Rate, Settings, Stamp, Total};
+pub use settings::{Everything, Faults, Order, OwnExport, Paging, Rate, Settings, Stamp, Total};
 pub use upstream::{Op, Pending, SampleUpstream, Stored, Version};

@@ -7,6 +7,7 @@ use crate::answer::{Answer, Refusal};
 use crate::body::Payload;
 use crate::lies::Posts;
 use crate::searchset::Manner;
+use crate::settings::OwnExport;
 use crate::upstream::SampleUpstream;
 use crate::{capability, everything, export, history, instance, searchset};
 
@@ -44,13 +45,11 @@ fn dispatch(upstream: &SampleUpstream, asked: Asked) -> Result<(Answer, bool), R
     let answer = match segments.as_slice() {
         [] if get => return searchset::later_page(upstream, &base, &pairs),
         ["metadata"] if get => Answer::fhir(StatusCode::OK, capability::statement(upstream, &base)),
-        ["$export"] if get && upstream.settings().own_export => export::kick_off(upstream, &base, &headers)?,
-        ["$export-poll-status"] if method == Method::DELETE && upstream.settings().own_export => {
+        path if get && export::is_offered(upstream, path) => export::kick_off(upstream, &base, &headers)?,
+        ["$export-poll-status"] if method == Method::DELETE && has_own_export(upstream) => {
             export::end(upstream, &pairs)?
         }
-        [] if method == Method::POST && upstream.settings().own_export => {
-            export::batch(upstream, &base, &headers, &body)?
-        }
+        [] if method == Method::POST && has_own_export(upstream) => export::batch(upstream, &base, &headers, &body)?,
         ["$bytes"] if get => bytes(&pairs)?,
         ["_history"] | [_, "_history"] | [_, _, "_history"] if get && !upstream.settings().history => {
             return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "not-supported", "there is no history here"));
@@ -90,6 +89,10 @@ fn dispatch(upstream: &SampleUpstream, asked: Asked) -> Result<(Answer, bool), R
         _ => return Err(unknown(&path)),
     };
     Ok((answer, false))
+}
+
+fn has_own_export(upstream: &SampleUpstream) -> bool {
+    upstream.settings().own_export != OwnExport::None
 }
 
 fn unknown(path: &str) -> Refusal {

@@ -67,7 +67,7 @@ pub struct Settings {
     /// `_history` of the server, of types and of resources is answered; otherwise it is 501 (Epic, IRIS).
     pub history: bool,
     /// `$export` can be kicked off, by itself and in a batch; it never ends by itself.
-    pub own_export: bool,
+    pub own_export: OwnExport,
     /// What whoever asks has to show.
     pub demand: Demand,
     /// The token endpoint that the server names, where it demands tokens; none is its own.
@@ -113,7 +113,7 @@ impl Default for Settings {
             one_patient: false,
             everything: Everything::default(),
             history: true,
-            own_export: false,
+            own_export: OwnExport::None,
             demand: Demand::default(),
             token_endpoint: None,
             faults: Faults::default(),
@@ -130,6 +130,19 @@ impl Settings {
     pub(crate) fn version(&self) -> Version {
         if self.fhir_version.starts_with('5') { Version::R5 } else { Version::R4 }
     }
+}
+
+/// Where the server has an `$export` of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OwnExport {
+    #[default]
+    None,
+    /// For Groups that it has, and it looks for them first.
+    KnownGroups,
+    /// For Groups, and it looks for them later.
+    Groups,
+    /// At all levels.
+    Everywhere,
 }
 
 /// What becomes of `Patient/[id]/$everything`.
