@@ -2,6 +2,7 @@
 //!
 //! It reads and changes nothing. What it shows is counts, options and reasons: no patient, no client, no export by its id.
 
+mod connections;
 mod found;
 mod metrics;
 mod page;
@@ -26,14 +27,14 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use self::connections::{Connections, Place};
 pub(crate) use self::found::Found;
 pub(crate) use self::snapshot::{Jobs, Snapshot};
 use crate::body::{self, Body};
 use crate::http::heads::Heads;
 use crate::http::problem::Problem;
-use crate::http::seats::Seats;
 
-/// Connections at a time, of all and of one address. A further one is closed.
+/// Connections at a time, of all and of one address. A further one takes the place of the oldest that has not asked yet.
 const CONNECTIONS: usize = 64;
 const CONNECTIONS_OF_A_PEER: usize = 16;
 /// How long a head may take, and a connection with its one answer.
@@ -83,6 +84,12 @@ impl Key {
     /// From now on this one counts, and no other.
     pub(crate) fn replace(&self, token: Token) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(token);
+    }
+
+    /// Whether it is this one.
+    #[cfg(test)]
+    pub(crate) fn is(&self, token: &str) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some_and(|own| own.is(token.as_bytes()))
     }
 
     /// Whether a request shows it.
@@ -185,12 +192,13 @@ const EVERYWHERE: [(HeaderName, &str); 5] = [
 /// Whether requests should be sent here. Those that pass through are served whatever becomes of bulk requests: an orchestrator
 /// that goes by this must not close the way to the server for them.
 fn ready(snapshot: &Snapshot) -> Response<Body> {
-    let bulk = snapshot.refused.is_empty();
-    let is_ready = bulk || snapshot.passes_through;
+    let reasons = snapshot.reasons();
+    // That the ledger can be written again is seen by requests alone: they must not be kept away for that.
+    let is_ready = snapshot.refused.is_empty() || snapshot.passes_through;
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     said(
         status,
-        &json!({ "ready": is_ready, "passThrough": snapshot.passes_through, "bulk": bulk, "reasons": snapshot.refused }),
+        &json!({ "ready": is_ready, "passThrough": snapshot.passes_through, "bulk": reasons.is_empty(), "reasons": reasons }),
     )
 }
 
@@ -209,7 +217,7 @@ impl fmt::Debug for Admin {
 
 /// Serves connections until `shutdown`. There are few, each for one request, and none for long.
 pub(crate) async fn serve(listener: TcpListener, admin: Admin, shutdown: impl Future<Output = ()>) {
-    let seats = Seats::new(CONNECTIONS, CONNECTIONS_OF_A_PEER);
+    let mut places = Connections::new(CONNECTIONS, CONNECTIONS_OF_A_PEER);
     // Dropped, it ends them all: nobody waits for an answer from here.
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -227,22 +235,24 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, shutdown: impl Fu
                 continue;
             }
         };
-        let Ok(seat) = seats.take(Some(peer.ip())) else {
-            tracing::info!("an operator's connection was closed: as many are open as may be");
+        let Some(place) = places.take(peer.ip()) else {
+            tracing::info!("an operator's connection was closed: as many are being answered as may be");
             continue;
         };
-        let admin = admin.clone();
-        connections.spawn(async move {
-            let _seat = seat;
-            let _ended_by_itself = tokio::time::timeout(CONNECTION_TIMEOUT, converse(stream, peer, admin)).await;
+        let (admin, known) = (admin.clone(), Arc::downgrade(&place));
+        let connection = connections.spawn(async move {
+            let _ended_by_itself =
+                tokio::time::timeout(CONNECTION_TIMEOUT, converse(stream, peer, admin, &place)).await;
         });
+        places.add(peer.ip(), known, connection);
     }
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, admin: Admin) {
+async fn converse(stream: TcpStream, peer: SocketAddr, admin: Admin, place: &Place) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(16 * 1024).keep_alive(false);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        place.has_asked();
         let admin = admin.clone();
         async move {
             let answer = admin.answer(&request).await;
@@ -344,5 +354,10 @@ mod tests {
             assert_eq!(said["reasons"], json!(refused));
             assert_eq!(said["bulk"], json!(refused.is_empty()));
         }
+        let snapshot = Snapshot { ledger_fails: true, ..Snapshot::default() };
+        let answer = ready(&snapshot);
+        assert_eq!(answer.status(), 200, "requests have to find out when it can be written again");
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.expect("a body").to_bytes();
+        assert!(body.starts_with(br#"{"bulk":false,"#), "{body:?}");
     }
 }

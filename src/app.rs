@@ -280,11 +280,17 @@ impl Offtake {
     /// If there can be no other clients: then all stay as they were, and so does what searches show.
     pub(crate) fn reload(&self, config: &Config) -> anyhow::Result<()> {
         let reloaded = self.take_up(config);
-        if reloaded.is_ok() {
+        // Whatever becomes of bulk requests: what operators see is needed most when they are refused.
+        if config.smart.mode == self.app.config.smart.mode {
             self.app.expiries.reread(config, clock::now(&*self.app.clock));
-            admin::use_token(&self.app.admin_key, &config.admin);
         }
+        admin::use_token(&self.app.admin_key, &config.admin);
         reloaded
+    }
+
+    /// Reads the token of the admin listener anew where the start's configuration has it: there is no other one.
+    fn reread_token(&self) {
+        admin::use_token(&self.app.admin_key, &self.app.config.admin);
     }
 
     fn take_up(&self, config: &Config) -> anyhow::Result<()> {

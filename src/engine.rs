@@ -69,7 +69,7 @@ use downloads::Downloads;
 use files::FileLimits;
 use planner::Planner;
 use profiler::{Profiler, ProfilerParts};
-use progress::Progress;
+use progress::{Pause, Progress};
 use rights::Rights;
 use services::Services;
 use shared::SharedExports;
@@ -399,6 +399,17 @@ impl Engine {
         let jobs = self.inner.jobs();
         let progress = jobs.running.get(&id).map(|handle| &handle.progress);
         progress.map_or_else(|| "waiting for its turn".to_owned(), |progress| progress.text_while(waiting))
+    }
+
+    /// What exports are paused for, each once.
+    pub(crate) fn pauses(&self) -> Vec<Pause> {
+        let mut pauses = Vec::new();
+        for pause in self.inner.jobs().running.values().filter_map(|handle| handle.progress.paused()) {
+            if !pauses.contains(&pause) {
+                pauses.push(pause);
+            }
+        }
+        pauses
     }
 
     /// Ends all work: slices that are being read are finished and their files completed, so that a restart reads

@@ -22,6 +22,7 @@ mod copies;
 mod denials;
 mod folder;
 mod forward;
+mod health;
 mod patients;
 pub(crate) mod reader;
 pub(crate) mod record;
@@ -46,6 +47,7 @@ use crate::job::JobId;
 use chain::Keys;
 use denials::Denials;
 pub(crate) use forward::Target;
+use health::Health;
 pub(crate) use patients::Gathering;
 use record::{Denied, Event};
 use writing::Writing;
@@ -92,6 +94,7 @@ struct Open {
     notes: Arc<Semaphore>,
     /// Refusals that found no place in it.
     unplaced: Arc<Mutex<Denials>>,
+    health: Arc<Health>,
 }
 
 /// Why something is not recorded.
@@ -149,11 +152,16 @@ impl Ledger {
         let clock = Arc::clone(watch.clock());
         let settings = Arc::new(settings);
         let (commands, receiver) = mpsc::channel(WAITING);
-        let unplaced = Arc::default();
-        let writing = Writing::new(Arc::clone(&settings), watch, receiver, Arc::clone(&unplaced));
+        let (unplaced, health) = (Arc::default(), Arc::default());
+        let writing = Writing::new(Arc::clone(&settings), watch, receiver, Arc::clone(&unplaced), Arc::clone(&health));
         runtime.spawn(writing.run());
         let (runtime, notes) = (runtime.clone(), Arc::new(Semaphore::new(MOST_NOTES)));
-        Self { open: Some(Open { commands, settings, clock, runtime, notes, unplaced }) }
+        Self { open: Some(Open { commands, settings, clock, runtime, notes, unplaced, health }) }
+    }
+
+    /// Whether what has to be recorded is refused, as far as was seen: its disk is not asked.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.health.is_failing(open.clock.monotonic(), PATIENCE))
     }
 
     /// Records what is about to happen, or has, and gives the number of the record, once it is durable.

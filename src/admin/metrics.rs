@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use http::{HeaderValue, Response, header};
 
-use super::snapshot::{PAUSES, Snapshot, pause};
+use super::snapshot::{PAUSES, Snapshot};
 use crate::body::{self, Body};
 
 const FORM: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -19,15 +19,15 @@ fn text(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     let version = env!("CARGO_PKG_VERSION");
     family(&mut out, "offtake_build_info", "Which version it is.", [(Some(("version", version)), 1)]);
-    let is_ready = i64::from(snapshot.refused.is_empty());
+    let is_ready = i64::from(snapshot.reasons().is_empty());
     family(&mut out, "offtake_bulk_ready", "Whether bulk requests are answered.", [(None, is_ready)]);
     let passes = i64::from(snapshot.passes_through);
     family(&mut out, "offtake_pass_through", "Whether other requests go on to the FHIR server.", [(None, passes)]);
     let is_believed = i64::from(snapshot.clock.is_none());
     family(&mut out, "offtake_clock_believed", "Whether the clock is believed.", [(None, is_believed)]);
-    let now = snapshot.pause.and_then(pause);
+    let now = snapshot.pauses();
     let pauses = PAUSES.iter().enumerate();
-    let pauses = pauses.map(|(number, (reason, _))| (Some(("reason", *reason)), i64::from(now == Some(number))));
+    let pauses = pauses.map(|(number, (reason, _))| (Some(("reason", *reason)), i64::from(now.contains(&number))));
     family(&mut out, "offtake_searches_paused", "What searches of exports wait for.", pauses);
     if let Some(jobs) = snapshot.jobs {
         let jobs =
@@ -65,6 +65,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::super::snapshot::Jobs;
     use super::*;
+    use crate::engine::progress::Pause;
     use crate::expiry::{Expiring, Renewal};
     use crate::fhir::datatypes::Millis;
     use crate::upstream::limit::Reason;
@@ -76,6 +77,7 @@ mod tests {
             passes_through: true,
             refused: vec!["it is away"],
             pause: Some(Reason::QuietHours { until: 480 }),
+            paused: vec![Pause::Storage],
             jobs: Some(Jobs { running: 2, complete: 7, ..Jobs::default() }),
             expiries: Some(vec![Expiring { what, when: Millis(1_893_456_000_999), renewal: Renewal::ByHand }]),
             ..Snapshot::default()
@@ -94,6 +96,8 @@ mod tests {
                 "offtake_searches_paused{reason=\"quiet_hours\"} 1",
                 "offtake_searches_paused{reason=\"away\"} 0",
                 "offtake_searches_paused{reason=\"asked\"} 0",
+                "offtake_searches_paused{reason=\"storage_full\"} 1",
+                "offtake_searches_paused{reason=\"credentials\"} 0",
                 "offtake_jobs{state=\"accepted\"} 0",
                 "offtake_jobs{state=\"running\"} 2",
                 "offtake_jobs{state=\"complete\"} 7",
@@ -103,6 +107,8 @@ mod tests {
             ]
         );
         assert_eq!(text.matches("# TYPE").count(), 7);
+        let failing = Snapshot { ledger_fails: true, ..Snapshot::default() };
+        assert!(self::text(&failing).contains("offtake_bulk_ready 0\n"), "the ledger cannot be written");
         let unknown = self::text(&Snapshot::default());
         assert!(
             !unknown.contains("offtake_jobs") && !unknown.contains("offtake_expiry"),

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::{HeaderValue, Response, header};
 
-use super::snapshot::{PAUSES, Snapshot, pause};
+use super::snapshot::{PAUSES, Snapshot, WRONG};
 use crate::body::{self, Body};
 use crate::expiry::{Outlook, Renewal};
 
@@ -47,9 +47,11 @@ fn content(snapshot: &Snapshot) -> String {
         out.push_str("</ul>\n");
     }
     let passes = if snapshot.passes_through { "go on to the FHIR server" } else { "are answered with 404" };
-    let bulk = if snapshot.refused.is_empty() { "are answered" } else { "ARE REFUSED" };
-    let pause = snapshot.pause.and_then(pause).map_or("go on", |number| PAUSES[number].1);
-    table(&mut out, "Requests", &[("bulk requests", bulk), ("other requests", passes), ("searches of exports", pause)]);
+    let bulk = if snapshot.reasons().is_empty() { "are answered" } else { "ARE REFUSED" };
+    let pauses: Vec<_> = snapshot.pauses().into_iter().map(|number| PAUSES[number].1).collect();
+    let pause = if pauses.is_empty() { "go on".to_owned() } else { pauses.join("; ") };
+    let requests = [("bulk requests", bulk), ("other requests", passes), ("searches of exports", &*pause)];
+    table(&mut out, "Requests", &requests);
     match snapshot.jobs {
         None => table(&mut out, "Exports", &[("the job store", "cannot be read at the moment")]),
         Some(jobs) => {
@@ -83,8 +85,11 @@ fn content(snapshot: &Snapshot) -> String {
 /// What is wrong now, what was decided that is dangerous, and what will be wrong soon.
 fn warnings(snapshot: &Snapshot) -> Vec<String> {
     let now = snapshot.now();
-    let refused = snapshot.refused.iter().map(|reason| format!("Bulk requests are refused: {reason}."));
+    let reasons = snapshot.reasons();
+    let refused = reasons.iter().map(|reason| format!("Bulk requests are refused: {reason}."));
     let clock = snapshot.clock.iter().map(|clock| (*clock).to_owned());
+    let paused = snapshot.pauses().into_iter().filter(|number| WRONG.contains(number));
+    let paused = paused.map(|number| format!("{}.", PAUSES[number].1));
     let decided = snapshot.warnings.iter().map(|warning| (*warning).to_owned());
     let ends =
         snapshot.expiries.iter().flatten().filter_map(|expiring| match (expiring.outlook(now), expiring.renewal) {
@@ -100,8 +105,8 @@ fn warnings(snapshot: &Snapshot) -> Vec<String> {
         (has_no_jobs, "the job store cannot be read at the moment"),
         (snapshot.expiries.is_none(), "when certificates, keys and credentials expire cannot be read at the moment"),
     ];
-    let unknown = unknown.into_iter().filter_map(|(holds, what)| holds.then(|| what.to_owned()));
-    refused.chain(clock).chain(decided).chain(unknown).chain(ends).collect()
+    let unknown = unknown.into_iter().filter(|(holds, _)| *holds).map(|(_, what)| what.to_owned());
+    refused.chain(paused).chain(clock).chain(decided).chain(unknown).chain(ends).collect()
 }
 
 fn table(out: &mut String, title: &str, rows: &[(&str, &str)]) {
@@ -133,8 +138,10 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::super::snapshot::Jobs;
     use super::*;
+    use crate::engine::progress::Pause;
     use crate::expiry::Expiring;
     use crate::fhir::datatypes::Millis;
+    use crate::upstream::limit::Reason;
 
     #[test]
     fn warnings_come_first_and_all_is_text() {
@@ -147,6 +154,9 @@ mod tests {
         let snapshot = Snapshot {
             now: Some(now),
             refused: vec!["the storage of the output is public"],
+            ledger_fails: true,
+            pause: Some(Reason::Away),
+            paused: vec![Pause::Credentials],
             warnings: vec!["smart.mode is open"],
             clock: Some("the clock was set"),
             expiries: Some(vec![
@@ -162,6 +172,8 @@ mod tests {
             warnings,
             [
                 "<li>Bulk requests are refused: the storage of the output is public.</li>",
+                "<li>Bulk requests are refused: the ledger could not be written when that was tried last.</li>",
+                "<li>exports are paused: the FHIR server does not accept what searches show.</li>",
                 "<li>the clock was set</li>",
                 "<li>smart.mode is open</li>",
                 "<li>&lt;script&gt; expires in 3 days: replace it</li>",

@@ -33,8 +33,8 @@ pub(super) fn use_token(key: &Key, config: &AdminConfig) {
         Ok(None) => {}
         Err(error) => tracing::error!(
             error = error_chain(&*error),
-            "the token of the admin listener cannot be used: nobody new is answered there until it was mended and SIGHUP has it \
-             read anew"
+            "the token of the admin listener cannot be used: the one before it stays in use, if there was one, until this was \
+             mended and SIGHUP has it read anew"
         ),
     }
 }
@@ -110,6 +110,11 @@ impl App {
             refused: self.refused(self.standing().as_ref(), door),
             warnings: warnings::of(&self.config),
             clock,
+            ledger_fails: self.ledger.is_failing(),
+            paused: self
+                .standing()
+                .and_then(|standing| standing.engine())
+                .map_or_else(Vec::new, |engine| engine.pauses()),
             pause: self.bulk.get().and_then(|bulk| bulk.edge.upstream.waiting()),
             jobs: None,
             expiries: None,
@@ -157,5 +162,47 @@ impl App {
             reasons.push("the clock is behind what it was");
         }
         reasons
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// SEC-10: a token that was replaced is good no more, whatever else cannot be used.
+    #[tokio::test]
+    async fn the_token_is_read_anew_while_bulk_requests_cannot_be_answered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (state, file) = (folder.path().join("state"), folder.path().join("token"));
+        let write = |token: &str| {
+            std::fs::write(&file, token).expect("the disk takes it");
+            std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("it is ours");
+        };
+        std::fs::create_dir(&state).expect("it is made");
+        std::fs::set_permissions(&state, PermissionsExt::from_mode(0o700)).expect("it is ours");
+        std::fs::write(state.join("link.key"), "damaged").expect("the disk takes it");
+        let yaml = format!(
+            "server: {{ public_base_url: http://127.0.0.1:1/fhir }}\nupstream: {{ base_url: http://127.0.0.1:1/fhir }}\n\
+             output: {{ location: 'file://{at}/output', min_free_bytes: 0 }}\nstore: {{ path: {at}/state }}\n\
+             admin: {{ listen: 127.0.0.1:1, token_file: {at}/token }}\n",
+            at = folder.path().display()
+        );
+        let config = Config::from_yaml(&yaml).expect("good values");
+        let (first, second, third) = ("a".repeat(LEAST_TOKEN), "b".repeat(LEAST_TOKEN), "c".repeat(LEAST_TOKEN));
+        write(&first);
+        let offtake = Offtake::builder(config.clone()).build().expect("it starts");
+        let key = &offtake.app.admin_key;
+        assert!(key.is(&first));
+        write(&second);
+        offtake.reload(&config).expect_err("bulk requests are refused still");
+        assert!(key.is(&second) && !key.is(&first));
+        write("short");
+        offtake.reload(&config).expect_err("bulk requests are refused still");
+        assert!(key.is(&second), "what cannot be used leaves the one before it");
+        write(&third);
+        offtake.reread_token();
+        assert!(key.is(&third));
     }
 }

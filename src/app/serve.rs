@@ -21,7 +21,13 @@ async fn reload_when_told(offtake: &Offtake, file: &Path) -> anyhow::Result<()> 
     use tokio::signal::unix::{SignalKind, signal};
     let mut told = signal(SignalKind::hangup()).context("could not listen for SIGHUP")?;
     while told.recv().await.is_some() {
-        let read = Config::from_file(file).map_err(anyhow::Error::from).and_then(|config| offtake.reload(&config));
+        let read = match Config::from_file(file) {
+            Ok(config) => offtake.reload(&config),
+            Err(error) => {
+                offtake.reread_token();
+                Err(error.into())
+            }
+        };
         if let Err(error) = read {
             tracing::error!(error = error_chain(&*error), "the clients stay as they were");
             // Whoever withdrew consent does not wait for the rest to be mended, nor do keys that were revoked.

@@ -22,7 +22,7 @@ pub(crate) struct Progress {
 /// What stands in the way of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Pause {
+pub(crate) enum Pause {
     /// Files or records have no room.
     Storage = 1,
     /// The upstream does not accept what our searches show.
@@ -84,6 +84,11 @@ impl Progress {
         self.paused.swap(pause as u8, Ordering::Relaxed) == pause as u8
     }
 
+    /// What stands in its way.
+    pub(super) fn paused(&self) -> Option<Pause> {
+        Pause::of(self.paused.load(Ordering::Relaxed))
+    }
+
     pub(super) fn go_on(&self) {
         self.paused.store(0, Ordering::Relaxed);
     }
@@ -111,7 +116,7 @@ impl Progress {
                 format!("; so far {} resources", self.received.load(Ordering::Relaxed))
             }
         };
-        if let Some(pause) = Pause::of(self.paused.load(Ordering::Relaxed)) {
+        if let Some(pause) = self.paused() {
             return format!("paused: {}{}", pause.as_str(), so_far());
         }
         let reason = match waiting {
@@ -166,6 +171,7 @@ mod tests {
         }
         assert_eq!(progress.text_while(Some(Reason::Busy)), progress.text());
         assert!(!progress.pause(Pause::Credentials));
+        assert_eq!(progress.paused(), Some(Pause::Credentials));
         let text = progress.text_while(None);
         assert!(text.starts_with("paused: upstream refuses our credentials; ") && text.len() < 100, "{text}");
         assert!(!progress.pause(Pause::Storage) && progress.pause(Pause::Storage));

@@ -63,7 +63,7 @@ impl Drop for Place {
 }
 
 /// All addresses that one peer is sure to have: of IPv6 it has a whole network.
-pub(super) fn network(peer: IpAddr) -> IpAddr {
+pub(crate) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),

@@ -11,6 +11,7 @@ use super::chain::Head;
 use super::copies::Copies;
 use super::denials::Denials;
 use super::forward::Forward;
+use super::health::Health;
 use super::record::{Denied, Event, Record};
 use super::writer::{Files, OpenError};
 use super::{Command, LedgerError, Settings};
@@ -54,6 +55,8 @@ pub(super) struct Writing {
     unplaced: Arc<Mutex<Denials>>,
     owed: VecDeque<Event>,
     forward: Option<Forward>,
+    /// What operators are told.
+    health: Arc<Health>,
     /// It was said that nothing can be recorded.
     is_failing: bool,
     /// By the monotonic clock.
@@ -75,6 +78,7 @@ impl Writing {
         watch: ClockWatch,
         commands: mpsc::Receiver<Command>,
         unplaced: Arc<Mutex<Denials>>,
+        health: Arc<Health>,
     ) -> Self {
         let forward = settings.forward.clone().and_then(|target| {
             let started = Forward::start(target, settings.server.clone());
@@ -94,6 +98,7 @@ impl Writing {
             unplaced,
             owed: VecDeque::new(),
             forward,
+            health,
             is_failing: false,
             next_tick: began + TICK,
             next_try: began + AGAIN,
@@ -232,6 +237,7 @@ impl Writing {
             Ok(mut records) => {
                 self.head = Some(head);
                 self.owed.drain(..skipped);
+                self.health.tell(false);
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!("the ledger can be written again");
                 }
@@ -256,10 +262,14 @@ impl Writing {
             let error = error_chain(error);
             tracing::error!(error, "the ledger cannot be written: bulk requests are refused until it can");
         }
+        // What is too long says nothing of the files.
+        if error.kind() != io::ErrorKind::InvalidInput {
+            self.health.tell(true);
+        }
         if disk::is_full(error) {
             return LedgerError::Full;
         }
-        // What is too long says nothing of the files. Else somebody has moved them away or changed them, or they are of a
+        // Else somebody has moved them away or changed them, or they are of a
         // mount that has gone: they are looked at anew, as a whole.
         if error.kind() != io::ErrorKind::InvalidInput {
             self.files = None;
@@ -281,11 +291,14 @@ impl Writing {
         work: impl FnOnce(&mut Files) -> T + Send + 'static,
     ) -> Option<T> {
         let mut files = self.files.take()?;
+        self.health.begin(self.clock.monotonic());
         let worked = tokio::task::spawn_blocking(move || {
             let result = work(&mut files);
             (files, result)
         });
-        let (files, result) = worked.await.ok()?;
+        let worked = worked.await;
+        self.health.end();
+        let (files, result) = worked.ok()?;
         self.files = Some(files);
         Some(result)
     }
@@ -293,12 +306,16 @@ impl Writing {
     async fn open(&mut self) -> Result<(), OpenError> {
         let (settings, copies) = (Arc::clone(&self.settings), Arc::clone(&self.copies));
         let (now, head) = (clock::now(&*self.clock), self.head);
+        self.health.begin(self.clock.monotonic());
         let opened = tokio::task::spawn_blocking(move || {
             let files = Files::open(&settings, &copies, now, head)?;
             drop(files.copy_head());
             Ok(files)
         });
-        match opened.await.unwrap_or_else(|_| Err(OpenError::Write(io::ErrorKind::Other.into()))) {
+        let opened = opened.await.unwrap_or_else(|_| Err(OpenError::Write(io::ErrorKind::Other.into())));
+        self.health.end();
+        self.health.tell(opened.is_err());
+        match opened {
             Ok(files) => {
                 self.head = Some(files.head());
                 self.files = Some(files);

@@ -189,8 +189,7 @@ async fn a_disk_that_hangs_keeps_no_probe_waiting() {
         loop {
             let (metrics, page) = tokio::join!(shown(address, "/metrics"), shown(address, "/"));
             assert!(shown(address, "/health/ready").await.contains("\"ready\":true"));
-            assert!(metrics.contains("offtake_bulk_ready 1\n"), "{metrics}");
-            if !metrics.contains("what=") {
+            if !metrics.contains("what=") && metrics.contains("offtake_bulk_ready 1\n") {
                 assert!(page.contains("<li>when certificates, keys and credentials expire cannot be read"), "{page}");
                 return;
             }
@@ -204,14 +203,14 @@ async fn a_disk_that_hangs_keeps_no_probe_waiting() {
     app.stop().await;
 }
 
-/// Whoever only connects keeps nobody out for long, and has no more places than its own.
+/// Whoever only connects keeps nobody out, and has no more places than its own.
 #[tokio::test]
-async fn an_address_has_a_few_connections_there_and_no_more() {
+async fn an_address_has_a_few_connections_there_and_those_that_say_nothing_make_room() {
     let address = free().await;
     let app = App::before(SampleUpstream::new(Settings::default()), listening_at(address)).await;
     listening(address).await;
     shown(address, "/health/live").await;
-    let closed = tokio::task::spawn_blocking(move || {
+    let connected = tokio::task::spawn_blocking(move || {
         let connect = || {
             let stream = std::net::TcpStream::connect(address).expect("it listens");
             stream.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
@@ -219,9 +218,14 @@ async fn an_address_has_a_few_connections_there_and_no_more() {
         };
         let mut held: Vec<_> = (0..40).map(|_| connect()).collect();
         // A closed one can be read to its end at once, of an open one nothing comes.
-        held.iter_mut().filter_map(|stream| stream.read(&mut [0]).ok()).count()
+        let closed = held.iter_mut().filter_map(|stream| stream.read(&mut [0]).ok()).count();
+        (held, closed)
     });
-    assert!(closed.await.expect("it does not panic") >= 24);
-    shown(address, "/health/live").await;
+    let (held, closed) = connected.await.expect("it does not panic");
+    assert!(closed >= 24, "{closed}");
+    for _ in 0..20 {
+        shown(address, "/health/live").await;
+    }
+    drop(held);
     app.stop().await;
 }

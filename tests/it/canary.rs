@@ -10,10 +10,13 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::process::{Options, Process, until};
-use crate::raw::{Answer, KICKOFF};
+use crate::raw::{self, Answer, KICKOFF};
 use crate::smart::process::{ask, exported, token, with_token};
 use crate::smart::{Client, FORM};
 use crate::support::listener;
+
+/// What operators show.
+const OPERATORS: &str = "canary-operators-0123456789abcdef0123456789";
 
 /// What must not be told, and what it is.
 #[derive(Default)]
@@ -73,15 +76,19 @@ impl Marks {
 }
 
 /// A process that logs everything, one JSON object on each line or for people.
-async fn telling(upstream: &str, options: Options, clients: &[&Client], format: &str) -> Process {
+async fn telling(upstream: &str, options: Options, clients: &[&Client], format: &str) -> (Process, String) {
     let clients: Vec<_> = clients
         .iter()
         .map(|client| json!({ "client_id": client.id, "scope": client.scope, "jwks": client.key.jwks() }))
         .collect();
     let smart = format!("mode: authorization_server, clients: {}", Value::from(clients));
     let mut process = Process::start_for(upstream, options, &smart).await.expect("it starts");
-    let telemetry = format!("telemetry: {{ log_level: trace, log_format: {format} }}\n");
-    process.reload(|yaml| yaml + &telemetry).expect("it is told");
+    let operators = listener().await.local_addr().expect("a free port");
+    let secret = written(&process.state().with_file_name("admin.token"), OPERATORS);
+    let more = format!(
+        "telemetry: {{ log_level: trace, log_format: {format} }}\nadmin: {{ listen: {operators}, token_file: '{secret}' }}\n"
+    );
+    process.reload(|yaml| yaml + &more).expect("it is told");
     process.kill().expect("it is killed");
     process.restart().expect("it starts");
     until("it listens", async || {
@@ -90,7 +97,22 @@ async fn telling(upstream: &str, options: Options, clients: &[&Client], format: 
     })
     .await
     .expect("it does");
-    process
+    (process, operators.to_string())
+}
+
+/// Sees what operators are shown, and what others are who ask for that.
+async fn look_as_operators(operators: &str, marks: &mut Marks) {
+    marks.add("the operators' token", OPERATORS);
+    marks.add("another token of operators", "canary-no-operator");
+    for path in ["/", "/health/live", "/health/ready", "/metrics", "/?x=canary-no-operator"] {
+        for (shown, expected) in [(OPERATORS, 200), ("canary-no-operator", 401)] {
+            let authorization = format!("Bearer {shown}");
+            let headers = [("Authorization", authorization.as_str())];
+            let answer = raw::ask(operators, &raw::request("GET", path, operators, &headers, b"")).await;
+            assert_eq!(answer.status, expected, "{path}");
+            marks.are_not_answered("what operators are shown", &answer);
+        }
+    }
 }
 
 /// Says what is no HTTP.
@@ -144,7 +166,7 @@ async fn nothing_of_patients_and_no_secret_is_told_while_exports_go_well() {
     };
     let (own, other) = (Client::new("own", "system/*.rs"), Client::new("other", "system/*.rs"));
     for format in ["json", "text"] {
-        let process = telling(&server.base_url, options, &[&own, &other], format).await;
+        let (process, operators) = telling(&server.base_url, options, &[&own, &other], format).await;
         let (token, foreign) = (token(&process, &own).await, token(&process, &other).await);
         for good in [&token, &foreign] {
             let (_, signature) = good.rsplit_once('.').expect("a JWT");
@@ -216,6 +238,7 @@ async fn nothing_of_patients_and_no_secret_is_told_while_exports_go_well() {
             assert!((400..500).contains(&refused.status), "{}", refused.status);
             marks.are_not_answered("what others are answered", &refused);
         }
+        look_as_operators(&operators, &mut marks).await;
         assert_eq!(with_token(&process, "DELETE", &status, &token).await.status, 202);
         speak_no_http(&process).await;
         until("it logs everything", async || Ok(process.whole_log().contains("DEBUG").then_some(())))
@@ -276,7 +299,7 @@ async fn nothing_that_a_failing_server_says_is_told() {
     let upstream = failing(&marks).await;
     let client = Client::new("own", "system/*.rs");
     let options = Options { upstream: "give_up_after_seconds: 2", ..Options::default() };
-    let process = telling(&upstream, options, &[&client], "json").await;
+    let (process, operators) = telling(&upstream, options, &[&client], "json").await;
     let token = token(&process, &client).await;
     let kickoff = with_token(&process, "GET", &format!("{}/$export", process.base), &token).await;
     marks.are_not_answered("the kick-off", &kickoff);
@@ -296,5 +319,6 @@ async fn nothing_that_a_failing_server_says_is_told() {
     let group = with_token(&process, "GET", &format!("{}/Group/a/$export", process.base), &token).await;
     assert!(group.status >= 400, "{}", group.status);
     marks.are_not_answered("the kick-off of a Group", &group);
+    look_as_operators(&operators, &mut marks).await;
     marks.are_not_told_by(&process);
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use offtake::Offtake;
+use offtake::config::Secret;
 use sample_upstream::{Running, SampleUpstream, Settings};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -16,14 +17,16 @@ use tokio::task::JoinHandle;
 use super::{of_kind, records};
 use crate::client::{Client, Poll};
 use crate::raw::{self, Answer, KICKOFF};
-use crate::support::{config, listener, until};
+use crate::support::{self, config, listener, until};
 
+const TOKEN: &str = "operators-0123456789abcdef0123456789";
 const SOON: Duration = Duration::from_secs(30);
 
 /// An Offtake whose ledger fails while it is told to.
 struct World {
     server: Running,
     base: String,
+    operators: String,
     is_full: Arc<AtomicBool>,
     /// Closed, it keeps writes waiting.
     gate: Arc<(Mutex<bool>, Condvar)>,
@@ -39,7 +42,10 @@ impl World {
         let folder = tempfile::tempdir().expect("a folder");
         let listener = listener().await;
         let base = format!("http://{}/fhir", listener.local_addr().expect("it listens"));
-        let config = config(&server.base_url, &base, folder.path());
+        let mut config = config(&server.base_url, &base, folder.path());
+        let operators = support::listener().await.local_addr().expect("a free port");
+        config.admin.listen = Some(operators);
+        config.admin.token = Some(Secret::from(TOKEN.to_owned()));
         let is_full = Arc::new(AtomicBool::new(false));
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let (disk, passed) = (Arc::clone(&is_full), Arc::clone(&gate));
@@ -52,12 +58,21 @@ impl World {
         let offtake = Offtake::builder(config).ledger_failing(fault).build().expect("everything can be opened");
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move { offtake.run_on(listener, async { drop(stopped.await) }).await });
-        Self { server, base, is_full, gate, folder, serving: Some((stop, serving)) }
+        Self { server, base, operators: operators.to_string(), is_full, gate, folder, serving: Some((stop, serving)) }
     }
 
     async fn ask(&self, method: &str, url: &str) -> Answer {
         let (host, path) = url.trim_start_matches("http://").split_once('/').expect("a path");
         raw::ask(host, &raw::request(method, &format!("/{path}"), host, &KICKOFF, b"")).await
+    }
+
+    /// What operators are shown.
+    async fn shown(&self, path: &str) -> String {
+        let authorization = format!("Bearer {TOKEN}");
+        let asked = raw::request("GET", path, &self.operators, &[("Authorization", &authorization)], b"");
+        let answer = raw::ask(&self.operators, &asked).await;
+        assert_eq!(answer.status, 200, "{path}");
+        String::from_utf8(answer.body).expect("text")
     }
 
     fn close_gate(&self, is_closed: bool) {
@@ -100,12 +115,16 @@ async fn without_a_record_nothing_leaves_and_with_room_everything_goes_on() {
     }
     let pass_through = world.ask("GET", &format!("{}/Patient?_count=1", world.base)).await;
     assert_eq!(pass_through.status, 200, "ordinary requests need no record");
+    let ready = world.shown("/health/ready").await;
+    assert!(ready.contains("\"bulk\":false") && ready.contains("the ledger could not be written"), "{ready}");
+    assert!(world.shown("/metrics").await.contains("offtake_bulk_ready 0\n"));
     let none = format!("{}/$bulk-status/{}", world.base, "0".repeat(32));
     assert_eq!(world.ask("GET", &none).await.status, 404, "a refusal is one, recorded or not");
     assert_eq!(world.kinds("manifest") + world.kinds("kick_off"), 2, "those of before");
     world.fill(false);
     assert_eq!(world.ask("GET", link).await.status, 200, "it goes on by itself");
     assert_eq!(world.ask("GET", &status).await.status, 200);
+    assert!(world.shown("/metrics").await.contains("offtake_bulk_ready 1\n"));
     client.kick_off(&kick_off).await.expect("another kick-off");
     until("what was sent is recorded", SOON, || world.kinds("file_ended") == 1).await;
     world.stop().await;
@@ -127,6 +146,13 @@ async fn an_export_is_complete_only_once_what_it_holds_is_recorded() {
             other => panic!("{other:?}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    if said.starts_with(paused) {
+        let full = "offtake_searches_paused{reason=\"storage_full\"} 1\n";
+        // Between two tries it is not said.
+        while !world.shown("/metrics").await.contains(full) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
     world.fill(false);
     client.wait(&status, |_| {}).await.expect("it goes on by itself");
