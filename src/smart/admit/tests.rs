@@ -291,3 +291,46 @@ fn members_that_are_no_patients_leave_for_themselves_alone() {
     let device = entry(r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#);
     assert_eq!(withdrawn.admit(&device, |_| {}).err(), Some(Withheld::ByPolicy));
 }
+
+/// SEC-20: whose a record is decides whether it may be told of.
+#[test]
+fn what_is_somebody_elses_may_not_be_told_of() {
+    use Fate::{IsOfOthers, IsUnknown, MayLeave};
+    let others = BTreeMap::from([(named("Device"), vec![Id::parse("d").expect("an id")])]);
+    let grant = grant(Cohort::Members(vec![Id::parse("p").expect("an id")]), "{}", "").with_others(others);
+    for (json, expected) in [
+        (r#"{"resourceType":"Patient","id":"p"}"#, MayLeave),
+        (r#"{"resourceType":"Patient","id":"q"}"#, IsOfOthers),
+        (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#, MayLeave),
+        (r#"{"resourceType":"Device","id":"e","patient":{"reference":"Patient/q"}}"#, IsOfOthers),
+        (r#"{"resourceType":"Device","id":"e","patient":{"identifier":{"value":"v"}}}"#, IsUnknown),
+        (r#"{"resourceType":"Device","id":"e"}"#, MayLeave),
+        (r#"{"resourceType":"Medication","id":"e"}"#, MayLeave),
+        (r#"{"resourceType":"Provenance","id":"e","target":[{"reference":"Patient/p"}]}"#, IsUnknown),
+        (r#"{"resourceType":"Binary","id":"b","securityContext":{"reference":"Patient/p"}}"#, MayLeave),
+        (r#"{"resourceType":"Binary","id":"b","securityContext":{"reference":"Patient/q"}}"#, IsOfOthers),
+        (r#"{"resourceType":"Binary","id":"b","securityContext":{"reference":"Practitioner/q"}}"#, IsUnknown),
+        (r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"}}"#, MayLeave),
+        (
+            r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"reference":"Patient/q"}]}"#,
+            IsOfOthers,
+        ),
+        (r#"{"resourceType":"Observation","id":"o","focus":[{"reference":"Patient/p"}]}"#, IsUnknown),
+        (r#"{"resourceType":"Task","id":"t","for":{"reference":"Patient/p"}}"#, MayLeave),
+        (
+            r#"{"resourceType":"Task","id":"t","for":{"reference":"Patient/p"},"owner":{"reference":"Patient/q"}}"#,
+            IsOfOthers,
+        ),
+        (
+            r#"{"resourceType":"Task","id":"t","for":{"identifier":{"value":"v"}},"owner":{"reference":"Patient/p"}}"#,
+            IsUnknown,
+        ),
+        (r#"{"resourceType":"Task","id":"t"}"#, IsUnknown),
+        (
+            r#"{"resourceType":"Bundle","id":"t","entry":[{"resource":{"resourceType":"Patient","link":[{"other":{"reference":"Patient/p"}}]}}]}"#,
+            IsUnknown,
+        ),
+    ] {
+        assert_eq!(grant.fate(&entry(json)), expected, "{json}");
+    }
+}

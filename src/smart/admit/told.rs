@@ -169,11 +169,6 @@ impl Grant {
         match &entry.resource_type {
             // Whom it is about, nobody looks up once more.
             &ResourceType::PROVENANCE | &ResourceType::AUDIT_EVENT => Fate::IsUnknown,
-            &ResourceType::BINARY => {
-                let mut context = entry.references.iter().filter(|reference| &*reference.path == "securityContext");
-                let context = context.next().and_then(|reference| self.local(&reference.target));
-                self.fate_of_those(context.as_ref())
-            }
             name if name.as_str() == "Device" => match self.admit_context(entry) {
                 Ok(_) => Fate::MayLeave,
                 Err(Withheld::SharedWithOthers) => Fate::IsOfOthers,
@@ -193,28 +188,21 @@ impl Grant {
         }
     }
 
-    /// The same of what no compartment has, such as a Task: whoever is referred to counts, wherever in it.
+    /// The same of what no compartment has, such as a Task or a Binary: whoever is referred to counts, wherever in it.
     fn fate_outside_of_compartments(&self, entry: &Entry) -> Fate {
         let Some(inside) = look_inside(&entry.line).filter(|inside| !inside.is_strange) else { return Fate::IsUnknown };
         let is_named = inside.subjects.iter().all(|subject| subject.reference.is_some());
         let local: Vec<_> = inside.references.iter().filter_map(|target| self.local(target)).collect();
         let patients = local.iter().filter(|target| target.resource_type == ResourceType::PATIENT);
-        let fate = self.fate_of_those(patients);
+        let mut fate = Fate::IsUnknown;
+        for patient in patients {
+            if !self.is_member(&patient.id) {
+                return Fate::IsOfOthers;
+            }
+            fate = Fate::MayLeave;
+        }
         // What is a resource in it may be somebody's as well.
         if fate == Fate::MayLeave && !(is_named && inside.resources.len() == 1) { Fate::IsUnknown } else { fate }
-    }
-
-    /// What somebody makes of what is theirs: members, others, or nobody of whom that is known.
-    fn fate_of_those<'a>(&self, of: impl IntoIterator<Item = &'a LocalReference>) -> Fate {
-        let mut fate = Fate::IsUnknown;
-        for LocalReference { resource_type, id } in of {
-            match *resource_type {
-                ResourceType::PATIENT if self.is_member(id) => fate = Fate::MayLeave,
-                ResourceType::PATIENT => return Fate::IsOfOthers,
-                _ => return Fate::IsUnknown,
-            }
-        }
-        fate
     }
 }
 

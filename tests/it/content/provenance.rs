@@ -87,6 +87,22 @@ fn fill(upstream: &SampleUpstream) -> (BTreeSet<String>, BTreeSet<String>) {
         ),
         ("stays-contained", of("#c"), Some(about(&of("Observation/of-cleo")))),
         ("stays-contained-patient", of("#c"), Some(about(&of("Patient/cleo")))),
+        ("stays-contained-nobody", of("#c"), Some(json!({ "resourceType": "Observation", "id": "c" }))),
+        (
+            "stays-contained-link",
+            of("#c"),
+            Some(json!({ "resourceType": "Patient", "id": "c", "link": [{ "other": of("Patient/anna") }] })),
+        ),
+        (
+            "stays-contained-named-too",
+            of("#c"),
+            Some(json!({
+                "resourceType": "Observation",
+                "id": "c",
+                "subject": { "identifier": { "value": "v" } },
+                "performer": [of("Patient/anna")],
+            })),
+        ),
         ("stays-contained-named", of("#c"), Some(about(&json!({ "identifier": { "value": "v" } })))),
     ];
     let put = |(id, target, contained): (&str, Value, Option<Value>)| {

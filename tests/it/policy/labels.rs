@@ -46,6 +46,8 @@ fn fill(rig: &Rig) {
         r#"{"resourceType":"Provenance","id":"of-open","target":[{"reference":"Patient/p"}]}"#.to_owned(),
         format!(r#"{{"resourceType":"Provenance","id":"secret-provenance",{LABEL},"target":[{{"reference":"Patient/p"}}]}}"#),
         // Without a label, and about one that has it.
+        r#"{"resourceType":"Provenance","id":"secret-of-patient","target":[{"reference":"Patient/p"},{"reference":"Patient/secret-patient"}]}"#
+            .to_owned(),
         r#"{"resourceType":"Provenance","id":"secret-told","target":[{"reference":"Patient/p"},{"reference":"Observation/secret-observation"}]}"#
             .to_owned(),
         r#"{"resourceType":"Provenance","id":"secret-made","target":[{"reference":"Patient/p"}],"entity":[{"role":"source","what":{"reference":"Observation/secret-inside"}}]}"#
@@ -100,7 +102,7 @@ async fn a_record_with_a_withheld_label_is_in_no_file() {
         for id in ["secret-observation", "secret-goes", "secret-inside", "secret-escaped", "secret-unclear"] {
             assert!(whole.has(id), "{path}: without a policy {id} is there");
         }
-        for id in ["secret-told", "secret-made", "of-open"] {
+        for id in ["secret-told", "secret-made", "secret-of-patient", "of-open"] {
             assert!(whole.has(id), "{path}: without a policy {id} is there");
         }
         // Whose that is which is gone, nobody knows.
