@@ -364,6 +364,18 @@ mod tests {
         }
     }
 
+    /// BD-033
+    #[test]
+    fn names_of_associated_data_begin_with_an_underscore_and_bring_types() {
+        let with = |named: &str| Config::from_yaml(&format!("{LEAST}export: {{ associated_data: {{ {named} }} }}\n"));
+        assert!(with("_devices: [Device, DeviceUseStatement], _a-1_B: [Basic]").is_ok());
+        for named in ["devices: [Device]", "_: [Device]", "'_a b': [Device]", "_none: []", "_some: [Dragon]"] {
+            let error = with(named).expect_err("it is no name, or brings nothing").to_string();
+            let name = named.split(':').next().unwrap_or_default().trim_matches('\'');
+            assert!(error.contains(&format!("export.associated_data.{name} ")), "{named}: {error}");
+        }
+    }
+
     #[test]
     fn what_is_unknown_or_malformed_is_refused_with_its_place() {
         for (more, expected) in [

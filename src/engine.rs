@@ -3,6 +3,7 @@
 mod accept;
 mod as_of;
 mod assertions;
+mod associated;
 mod chosen;
 mod clean;
 mod cohorts;

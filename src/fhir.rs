@@ -9,6 +9,7 @@ pub(crate) mod filter;
 pub(crate) mod history;
 pub(crate) mod inside;
 pub(crate) mod outcome;
+pub(crate) mod provenance;
 pub(crate) mod rebase;
 pub(crate) mod resource_type;
 pub(crate) mod search;

@@ -35,6 +35,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::body::{self, Body, BoxError};
+use crate::bulk::kickoff::Presets;
 use crate::bulk::route::BulkRoute;
 use crate::clock::Clock;
 use crate::clock::watch::ClockWatch;
@@ -94,6 +95,8 @@ pub(crate) struct Edge {
     pub(crate) cohorts: Cohorts,
     /// Cohorts that one client may have, where clients make some.
     pub(crate) most_cohorts: Option<usize>,
+    /// What clients may call some types by.
+    pub(crate) presets: Presets,
     /// The least that a client may ask for as the largest size of its files.
     pub(crate) least_file_max: u64,
     pub(crate) capabilities: Capabilities,

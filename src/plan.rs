@@ -1,6 +1,7 @@
 //! What an export reads: made once from the kick-off and what is known of the upstream, stored, and never
 //! recomputed, so that an upgrade or a changed server cannot bend a running job.
 
+pub(crate) mod associated;
 pub(crate) mod cohort;
 pub(crate) mod filter;
 pub(crate) mod kept;
@@ -13,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Instant, Millis};
 use crate::fhir::resource_type::ResourceType;
-use crate::fhir::search::Manner;
 use crate::profile::{Narrowing, Profile};
+use associated::ByTarget;
 use cohort::Lists;
 use filter::{FilterNo, PlannedFilter};
 use slice::{Phase, Scope, Slice, Window};
@@ -45,6 +46,13 @@ pub(crate) struct ExportPlan {
     pub(crate) others: BTreeMap<ResourceType, Others>,
     /// Types that are read by reference only: what exported resources refer to.
     pub(crate) context: Vec<ResourceType>,
+    /// The Provenance of what files hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) by_target: Option<ByTarget>,
+    /// Whether the Provenance that is read belongs to the export by the records that it is about, and not only if that is a
+    /// patient (BD-034).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) provenance_of_records: bool,
     pub(crate) on_short: OnShort,
     #[serde(default)]
     pub(crate) boundary: Boundary,
@@ -151,6 +159,8 @@ pub(crate) enum Strategy {
     Records,
     /// The whole type by its next links.
     Chain,
+    /// By the resources that files hold, once all of those are there.
+    Targets,
 }
 
 impl TypePlan {
@@ -168,6 +178,7 @@ impl Strategy {
             Self::Patients { .. } => "patient batches",
             Self::Records => "`$everything`",
             Self::Chain => "a chain of pages",
+            Self::Targets => "what it is about",
         }
     }
 }
@@ -263,7 +274,7 @@ impl Horizon {
             Phase::Old => whole.before(self.young_from()),
             Phase::Young => whole.after(self.young_from()).before(self.windows_until),
             Phase::Sweep(_) => whole.after(Millis(self.windows_until.0 - self.lag_millis)),
-            Phase::Gap | Phase::References => whole,
+            Phase::Gap | Phase::References | Phase::Associated => whole,
         }
     }
 
@@ -326,53 +337,7 @@ impl ExportPlan {
     /// Whether a resource of a slice, stamped `last_updated`, was asked for. What others refer to comes whatever its age.
     pub(crate) fn asks_for(&self, slice: &Slice, last_updated: Option<Instant>) -> bool {
         let horizon = if self.is_of_newcomers(slice) { Horizon { since: None, ..self.horizon } } else { self.horizon };
-        slice.phase == Phase::References || horizon.asks_for(last_updated)
-    }
-
-    /// Those whom searches of a type ask for in batches of which each is of newcomers or of others.
-    fn batches(&self, resource_type: ResourceType, lists: Lists) -> Vec<std::ops::Range<u32>> {
-        let (asked, newcomers) = (self.asked_of(resource_type), self.newcomers_of(resource_type));
-        if newcomers.is_empty() {
-            return cohort::batches(asked, lists);
-        }
-        let is_new = |id: &Id| newcomers.0.binary_search(id).is_ok();
-        let mut begin = 0;
-        let runs = asked.chunk_by(|one, next| is_new(one) == is_new(next)).flat_map(|run| {
-            let first = begin;
-            begin += u32::try_from(run.len()).unwrap_or(u32::MAX);
-            cohort::batches(run, lists).into_iter().map(move |batch| first + batch.start..first + batch.end)
-        });
-        runs.collect()
-    }
-
-    /// How many patients one search of a type by `link` may ask for.
-    fn lists(&self, link: &str, resource_type: ResourceType) -> Lists {
-        let Profile { id_lists, or_lists, post, .. } = self.profile;
-        match link {
-            "_id" if id_lists => Lists::IN_A_URL.beside(self.filter_bytes(resource_type)),
-            "_id" => Lists::NONE,
-            _ if or_lists && post => Lists::IN_A_FORM,
-            _ if or_lists => self.lists_in_a_url(resource_type),
-            _ => Lists::NONE,
-        }
-    }
-
-    fn lists_in_a_url(&self, resource_type: ResourceType) -> Lists {
-        let most = self.profile.url_most_bytes.and_then(|most| usize::try_from(most).ok());
-        Lists::IN_A_URL.within(most.unwrap_or(usize::MAX)).beside(self.filter_bytes(resource_type))
-    }
-
-    /// How the searches of a slice are sent: by POST what is too long for a URL, where that is known to be the same.
-    pub(crate) fn manner(&self, slice: &Slice) -> Manner {
-        match &slice.scope {
-            Scope::Patients { link, members, .. } if self.profile.post && members.len() > 1 && &**link != "_id" => {
-                let asked = self.asked_of(slice.resource_type);
-                let asked = asked.get(members.start as usize..members.end as usize).unwrap_or_default();
-                let in_a_url = cohort::batches(asked, self.lists_in_a_url(slice.resource_type)).len() <= 1;
-                if in_a_url { Manner::Get } else { Manner::Post }
-            }
-            Scope::Patients { .. } | Scope::Record { .. } | Scope::Window(_) | Scope::Ids { .. } => Manner::Get,
-        }
+        matches!(slice.phase, Phase::References | Phase::Associated) || horizon.asks_for(last_updated)
     }
 
     /// What the searches of a slice have to ask for beside its patients; empty if that is enough.
@@ -380,13 +345,16 @@ impl ExportPlan {
         let by_patient = match &slice.scope {
             // A patient is found by its id, which is all that can be asked for beside it.
             Scope::Patients { link, .. } => &**link != "_id",
-            Scope::Record { .. } | Scope::Window(_) | Scope::Ids { .. } => false,
+            Scope::Record { .. } | Scope::Window(_) | Scope::Ids { .. } | Scope::Targets { .. } => false,
         };
         match self.types.get(&slice.resource_type).map(|plan| &plan.strategy) {
             // What the server wants to be told the filter tells it, where it is of the same kind.
             Some(Strategy::Patients { searches, .. }) if by_patient && self.repeats(slice, searches) => &[],
             Some(Strategy::Patients { searches, .. }) if by_patient => searches,
-            Some(Strategy::Patients { .. } | Strategy::Records | Strategy::Windows | Strategy::Chain) | None => &[],
+            Some(
+                Strategy::Patients { .. } | Strategy::Records | Strategy::Windows | Strategy::Chain | Strategy::Targets,
+            )
+            | None => &[],
         }
     }
 
@@ -402,7 +370,8 @@ impl ExportPlan {
         let slice = |scope| Slice { phase, resource_type, filter, scope };
         let one = |scope| vec![slice(scope)];
         match (&plan.strategy, phase) {
-            (_, Phase::References) => Vec::new(), // what they are is known only once the rest is read
+            // What they are, or are of, is known only once the rest is read.
+            (_, Phase::References | Phase::Associated) | (Strategy::Targets, _) => Vec::new(),
             (Strategy::Windows, Phase::Old | Phase::Young) if window.is_empty() => Vec::new(),
             (_, Phase::Sweep(_)) if window.is_empty() => Vec::new(),
             (_, Phase::Old | Phase::Young) if plan.is_empty() => Vec::new(),

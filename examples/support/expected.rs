@@ -62,7 +62,8 @@ impl Held for SampleUpstream {
 /// What the kick-off at `path` asks for, its `_type` included.
 pub(crate) fn of(server: &impl Held, path: &str) -> Expected {
     let all = server.held();
-    let (path, types) = path.split_once("?_type=").map_or((path, None), |(path, types)| (path, Some(types)));
+    let (path, types) =
+        path.split_once("?_type=").map_or((path, None), |(path, types)| (path, types.split('&').next()));
     let asked_for = |name: &str| {
         let resource_type = name.split('/').next().unwrap_or_default();
         types.is_none_or(|types| types.split(',').any(|asked| asked == resource_type))

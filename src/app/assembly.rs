@@ -12,6 +12,7 @@ use super::claim::{Privacy, PrivacyWatch};
 use super::consent::ListFile;
 use super::identity::Identity;
 use super::ledger;
+use crate::bulk::kickoff::Presets;
 use crate::bulk::shape::FileSizes;
 use crate::clock::Clock;
 use crate::clock::watch::ClockWatch;
@@ -149,9 +150,15 @@ pub(super) fn cohorts(config: &Config) -> Cohorts {
     }))
 }
 
+/// What clients may call some types by.
+pub(super) fn presets(config: &Config) -> Presets {
+    let types = |names: &Vec<String>| names.iter().filter_map(|name| ResourceType::parse(name)).collect();
+    config.export.associated_data.iter().map(|(name, names)| (name.clone(), types(names))).collect()
+}
+
 /// What statements say of exports.
 pub(super) fn terms(config: &Config) -> Terms {
-    let named = config.export.follow_references.iter();
+    let named = config.export.follow_references.iter().chain(config.export.associated_data.values().flatten());
     Terms {
         context: named.filter_map(|name| ResourceType::parse(name)).collect(),
         own_groups: match (config.export.cohorts_by_clients, config.export.cohorts.is_empty()) {

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::assembly::{Assembly, cohorts, engine_settings, terms};
+use super::assembly::{Assembly, cohorts, engine_settings, presets, terms};
 use super::consent::ListFile;
 use super::credentials::{self, Rereadable};
 use super::fingerprint::MadeOf;
@@ -199,6 +199,7 @@ impl Bulk {
             most_members: config.export.group_max_members,
             cohorts: cohorts(config),
             most_cohorts: config.export.cohorts_by_clients.then_some(config.export.max_cohorts_per_client),
+            presets: presets(config),
             least_file_max: config.output.least_file_max.bytes(),
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,

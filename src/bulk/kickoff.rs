@@ -1,5 +1,6 @@
 //! `Kickoff`: parameters and `Prefer` become a typed request, or a precise refusal.
 
+mod associated;
 mod elements;
 mod error;
 mod filter;
@@ -21,6 +22,7 @@ use crate::fhir::elements::Wanted;
 use crate::fhir::filter::TypeFilter;
 use crate::fhir::resource_type::ResourceType;
 use crate::smart::policy::Level;
+pub(crate) use associated::{Associated, AssociatedProvenance, Presets};
 pub(crate) use error::KickoffError;
 pub(crate) use filter::names_patients;
 pub(crate) use headers::Headers;
@@ -87,6 +89,9 @@ pub(crate) struct Kickoff {
     /// `_elements`: what is wanted of each resource; `None` is all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) elements: Option<Wanted>,
+    /// `includeAssociatedData`.
+    #[serde(default, skip_serializing_if = "Associated::is_empty")]
+    pub(crate) associated: Associated,
     /// Names of parameters that `handling=lenient` left out, each once.
     pub(crate) ignored: Vec<String>,
     #[serde(default)]
@@ -102,10 +107,15 @@ pub(crate) struct Places {
     /// Of each element, by its name.
     elements: BTreeMap<String, String>,
     largest: Option<String>,
+    /// What was asked for by `includeAssociatedData`, which is settled once it is known who asks.
+    associated: Vec<associated::Value>,
+    /// `handling=lenient`
+    is_lenient: bool,
 }
 
-/// SEC-22: what may be left out leniently, because it never narrows what is exported.
-const LENIENT: [&str; 2] = ["includeAssociatedData", "organizeOutputBy"];
+/// SEC-22: what may be left out leniently, because it never narrows what is exported. `includeAssociatedData` is so value by
+/// value.
+const LENIENT: [&str; 1] = ["organizeOutputBy"];
 /// Longest piece of a request that an answer repeats.
 const LONGEST_ECHO: usize = 64;
 
@@ -114,7 +124,8 @@ impl Kickoff {
     pub(crate) fn of(level: ExportLevel) -> Self {
         let (filters, ignored, shape) = (Vec::new(), Vec::new(), Shape::default());
         let (types, patients, elements) = (None, None, None);
-        Self { level, types, since: None, until: None, patients, filters, elements, ignored, shape }
+        let associated = Associated::default();
+        Self { level, types, since: None, until: None, patients, filters, elements, associated, ignored, shape }
     }
 
     /// Whether it asks for the patients that it names, itself or by a Group, and for nobody else.
@@ -164,7 +175,7 @@ impl Kickoff {
         let status = if separate { StatusForm::Separate } else { StatusForm::Plain };
         let shape = Shape { release, status, ..Shape::default() };
         let mut kickoff = Self { shape, ..Self::of(level) };
-        let mut places = Places::default();
+        let mut places = Places { is_lenient: lenient, ..Places::default() };
         let (mut since_at, mut until_at) = (String::new(), String::new());
         let (mut has_format, mut patients) = (false, None::<BTreeSet<Id>>);
         let mut of_shape = ShapeParameters::default();
@@ -196,6 +207,7 @@ impl Kickoff {
                     let patient = patient(&parameter, &kickoff.level, base)?;
                     patients.get_or_insert_default().insert(patient);
                 }
+                associated::NAME => associated::read(&parameter, release, &mut places.associated)?,
                 name if ShapeParameters::know(name) => of_shape.take(parameter)?,
                 name if lenient && LENIENT.contains(&name) => {
                     if !kickoff.ignored.iter().any(|known| known == name) {
@@ -259,18 +271,19 @@ impl Kickoff {
             },
         };
         let of_patients = |name: &ResourceType| compartments.hold(*name) && !name.left_out_of_patient_exports();
-        let types: Vec<_> = match self.level {
-            ExportLevel::System => wanted.iter().copied().collect(),
-            ExportLevel::Patient => wanted.iter().copied().filter(of_patients).collect(),
-            ExportLevel::Group(_) => {
-                wanted.iter().copied().filter(|name| of_patients(name) || members(*name)).collect()
-            }
+        let at_level = |name: &ResourceType| match self.level {
+            ExportLevel::System => true,
+            ExportLevel::Patient => of_patients(name),
+            ExportLevel::Group(_) => of_patients(name) || members(*name),
         };
+        let mut types: BTreeSet<_> = wanted.iter().copied().filter(at_level).collect();
         match wanted.first() {
             Some(first) if types.is_empty() && self.types.is_some() => {
                 Err(KickoffError::OutsideCompartment { location: places.of(*first) })
             }
             Some(_) | None => {
+                types.extend(self.associated.all_types().filter(|name| searchable.contains(name) && at_level(name)));
+                let types = Vec::from_iter(types);
                 self.check_elements(places, &types, compartments)?;
                 Ok(types)
             }

@@ -1,5 +1,6 @@
 //! The section of its name; each option says what it does.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ pub struct ExportConfig {
     /// Types outside of the Patient compartment that come along at Patient and Group level if an exported resource
     /// refers to them.
     pub follow_references: Vec<String>,
+    /// What clients may call some types by, so that they come along: values of `includeAssociatedData` that begin with `_`.
+    pub associated_data: BTreeMap<String, Vec<String>>,
     /// What becomes of an export of which something that the server counts does not come.
     pub on_short: OnShort,
     /// Whether changes after `transactionTime` that were seen are in the files.
@@ -68,6 +71,7 @@ impl Default for ExportConfig {
             cohorts_by_clients: false,
             max_cohorts_per_client: 100,
             follow_references: followed.map(str::to_owned).to_vec(),
+            associated_data: BTreeMap::new(),
             on_short: OnShort::Fail,
             boundary: BoundaryChoice::NoLoss,
             deletions_by_difference: false,
@@ -97,6 +101,19 @@ impl Section for ExportConfig {
         }
         for (option, problem) in cohorts::problems(&self.cohorts) {
             problems.add(&option, &problem);
+        }
+        for (name, types) in &self.associated_data {
+            let option = format!("associated_data.{name}");
+            let is_code = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+            if !name.strip_prefix('_').is_some_and(|rest| !rest.is_empty() && rest.len() < 64 && is_code(rest)) {
+                problems.add(&option, "is no underscore with letters, digits, `-` and `_` after it");
+            }
+            if types.is_empty() {
+                problems.add(&option, "names no type, so that nothing would come along");
+            }
+            for name in types.iter().filter(|name| ResourceType::parse(name).is_none()) {
+                problems.add(&option, &format!("names {name}, which is no resource type"));
+            }
         }
         for name in &self.follow_references {
             match ResourceType::parse(name) {

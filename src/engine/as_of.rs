@@ -31,6 +31,7 @@ impl Reader {
         let Accepted { mut resources, unreadable, summary, issues, mut reservation } = accepted;
         for resource in &mut resources {
             resource.bar = resource.bar.max(self.bar(&resource.entry, known));
+            resource.tie = self.tie(slice, &resource.entry, known);
         }
         let mut bytes = reservation.as_ref().map_or(0, Reservation::bytes);
         let mut restored = Vec::with_capacity(resources.len());

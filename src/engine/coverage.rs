@@ -80,13 +80,13 @@ impl Worker {
     }
 
     /// Counts the young windows once more: a late commit in one that was read before is read now.
-    pub(super) async fn recount(&mut self) -> Result<(), WorkerError> {
+    pub(super) async fn recount(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
         if self.plan.profile.counts.is_none() {
             return Ok(());
         }
         self.progress.count();
         let mut again = Vec::new();
-        for (slice, counted, received) in self.count_young(|_| true).await? {
+        for (slice, counted, received) in self.count_young(|name| types.contains(&name)).await? {
             if counted > received {
                 again.push(slice);
             }

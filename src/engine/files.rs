@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::associated::Tie;
 use super::read::{Accepted, Bar, Received, Summary};
 use super::rights::Rights;
 use super::services::Services;
@@ -194,7 +195,7 @@ impl Files {
         let Growing { mut closed, open: mut file, .. } = files;
         file.notes.absorb(notes);
         let resource_type = slice.resource_type;
-        file.slices.push(record(slice, summary, tally));
+        file.push(record(slice, summary, tally));
         if !closed.is_empty() {
             // A slice that is in several files is recorded with all of them.
             closed.push(file.finish(&self.services, self.lease, content).await?);
@@ -464,12 +465,18 @@ impl Export {
         let note = |patient: &Id| {
             patients.insert(IdHash::of(ResourceType::PATIENT, patient));
         };
-        let admitted = match resource.bar {
-            Bar::ByPolicy => Err(Withheld::ByPolicy),
+        let admitted = match (resource.bar, resource.tie) {
+            (Bar::ByPolicy, _) => Err(Withheld::ByPolicy),
+            (Bar::Undecided | Bar::TellsOfOthers | Bar::None, Tie::Apart) => Err(Withheld::OutsideCohort),
             // SEC-20: what cannot be decided is refused, and said; unless it is none of the export's anyhow.
-            Bar::Undecided => self.grant.admit(entry, |_| {}).and(Err(Withheld::Undecided)),
-            Bar::TellsOfOthers => self.grant.admit(entry, |_| {}).and(Err(Withheld::SharedWithOthers)),
-            Bar::None => self.grant.admit(entry, note),
+            (Bar::Undecided, Tie::Ordinary) => self.grant.admit(entry, |_| {}).and(Err(Withheld::Undecided)),
+            (Bar::Undecided, Tie::Associated) => {
+                self.grant.admit_associated(entry, |_| {}).and(Err(Withheld::Undecided))
+            }
+            (Bar::TellsOfOthers, Tie::Ordinary) => self.grant.admit(entry, |_| {}).and(Err(Withheld::SharedWithOthers)),
+            (Bar::TellsOfOthers, Tie::Associated) => Err(Withheld::SharedWithOthers),
+            (Bar::None, Tie::Ordinary) => self.grant.admit(entry, note),
+            (Bar::None, Tie::Associated) => self.grant.admit_associated(entry, note),
         };
         match admitted {
             Ok(line) => {

@@ -281,7 +281,8 @@ impl Files {
         Ok(Held { object, lines, types: None })
     }
 
-    async fn lines(&self, object: &StoredObject) -> Result<Lines, FilesError> {
+    /// The lines of an object.
+    pub(super) async fn lines(&self, object: &StoredObject) -> Result<Lines, FilesError> {
         let gzip = object.plain.is_some().then(|| MultiGzDecoder::new(Vec::new()));
         Ok(Lines { stream: self.read(object).await?, gzip, digest: Context::new(&SHA256), rest: BytesMut::new() })
     }
@@ -292,7 +293,7 @@ impl Files {
 }
 
 /// The lines of an object, one after another.
-struct Lines {
+pub(super) struct Lines {
     stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
     /// What unpacks an object that is stored as gzip.
     gzip: Option<MultiGzDecoder<Vec<u8>>>,
@@ -302,7 +303,7 @@ struct Lines {
 
 impl Lines {
     /// The next line without its end; `None` at the end of all.
-    async fn next(&mut self) -> Result<Option<BytesMut>, OutputError> {
+    pub(super) async fn next(&mut self) -> Result<Option<BytesMut>, OutputError> {
         let mut searched = 0;
         loop {
             if let Some(end) = memchr::memchr(b'\n', self.rest.get(searched..).unwrap_or_default()) {

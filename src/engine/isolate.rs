@@ -154,7 +154,9 @@ impl Reader {
             // A search by ids is by this id alone.
             Scope::Ids { .. } => self.of_step(slice),
             Scope::Patients { link, .. } if &**link == "_id" => self.of_step(slice),
-            Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => self.query(slice),
+            Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } | Scope::Targets { .. } => {
+                self.query(slice)
+            }
         };
         let query = query.param("_id", id.as_str().to_owned());
         let room = if isolated.reservation.is_some() { Room::Free } else { Room::Share };
@@ -211,7 +213,7 @@ impl Reader {
                 return Ok(Some((members.iter().cloned().collect(), 1)));
             }
             Scope::Record { .. } => return Ok(None),
-            Scope::Window(_) | Scope::Patients { .. } => {}
+            Scope::Window(_) | Scope::Patients { .. } | Scope::Targets { .. } => {}
         }
         let size = self.page_size(slice.resource_type);
         let query = self.query(slice).count(size.count).ids_only();

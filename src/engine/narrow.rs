@@ -49,7 +49,7 @@ pub(super) async fn try_on(
             bases
         }
         Some(Strategy::Windows) => vec![all.clone().last_updated(Prefix::GreaterOrEqual, EPOCH), all],
-        Some(Strategy::Chain | Strategy::Records) => vec![all],
+        Some(Strategy::Chain | Strategy::Records | Strategy::Targets) => vec![all],
     };
     probe::filter(upstream, resource_type, &bases, filter, kinds).await
 }
@@ -101,7 +101,7 @@ impl Reader {
         }
         let ids = match &slice.scope {
             Scope::Ids { list } => self.ids(slice.resource_type, list),
-            Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => &[],
+            Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } | Scope::Targets { .. } => &[],
         };
         match try_on(&self.upstream, &self.plan, slice.resource_type, planned, Some(slice), ids).await? {
             Trial::Proven => {

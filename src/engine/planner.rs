@@ -2,6 +2,7 @@
 
 mod cohort;
 mod filters;
+mod provenance;
 mod survey;
 mod times;
 
@@ -82,6 +83,10 @@ pub(super) enum PlanError {
     NobodyListed,
     #[error("what belongs to patients can be searched by patient only, and who they are cannot be found out")]
     Listing(#[from] ListError),
+    #[error(
+        "the Provenance of what is exported was asked for, and nothing shows that the server finds it by what it is about (`target`)"
+    )]
+    Provenance,
     #[error("what narrows an export cannot be relied on")]
     Filter(#[from] FilterProbeError),
     #[error("what narrows {resource_type} cannot be held against what the server lists")]
@@ -131,6 +136,7 @@ impl PlanError {
             | Self::NobodyListed
             | Self::Listing(_)
             | Self::Unstamped(_)
+            | Self::Provenance
             | Self::Filter(_)
             | Self::Sealed => None,
         }
@@ -197,14 +203,17 @@ impl Planner {
         plans.extend(reached.iter().map(|(name, reach)| (*name, patient_by_patient(*name, reach, &cohort, &profile))));
         plans.extend(records.iter().map(|name| (*name, by_records())));
         let horizon = self.horizon(job, &profile, newest, now);
-        let asked_for = |name: &ResourceType| kickoff.types.as_ref().is_none_or(|types| types.contains(name));
         // What belongs to patients comes with its patients, or not at all.
         let may_hold = |name: &ResourceType| job.owner.may_hold(*name, job.filters_of(*name));
-        let is_context = |name: &ResourceType| !compartments.hold(*name) && asked_for(name) && may_hold(name);
+        let is_context = |name: &ResourceType| !compartments.hold(*name) && kickoff.asks_for(*name) && may_hold(name);
         let context = match cohort {
             Cohort::Everything => Vec::new(),
-            Cohort::AllPatients | Cohort::Members(_) => self.context.iter().copied().filter(is_context).collect(),
+            Cohort::AllPatients | Cohort::Members(_) => {
+                let named: BTreeSet<_> = self.context.iter().chain(&kickoff.associated.types).copied().collect();
+                named.into_iter().filter(is_context).collect()
+            }
         };
+        let (by_target, provenance_of_records) = self.provenance(job, &cohort, &mut plans).await?;
         let bases = self.upstream.bases().into_iter().map(str::to_owned).collect();
         let boundary = self.boundary(job, plans.keys().chain(&context).copied().collect(), &survey).await?;
         let (listed, on_short) = (Listed(listed), self.on_short);
@@ -219,6 +228,8 @@ impl Planner {
             newcomers,
             others,
             context,
+            by_target,
+            provenance_of_records,
             on_short,
             boundary,
             tells_deletions_by_difference: self.deletions_by_difference,

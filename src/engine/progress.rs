@@ -65,7 +65,7 @@ impl Progress {
             match phase {
                 Phase::Old | Phase::Young | Phase::Gap => READING,
                 Phase::Sweep(_) => SWEEPING,
-                Phase::References => REFERENCES,
+                Phase::References | Phase::Associated => REFERENCES,
             },
             Ordering::Relaxed,
         );

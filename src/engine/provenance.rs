@@ -73,7 +73,7 @@ impl Reader {
 
     /// Notes what was read itself, where Provenance that is still to come may tell of it.
     pub(super) fn remember(&self, resources: &[Received]) {
-        if !self.grant.minds_what_is_told() || !self.plan.types.contains_key(&ResourceType::PROVENANCE) {
+        if !self.grant.minds_who_is_told_of() || !self.plan.types.contains_key(&ResourceType::PROVENANCE) {
             return;
         }
         let is_told_of = |received: &&Received| received.entry.resource_type != ResourceType::PROVENANCE;
@@ -88,7 +88,10 @@ impl Reader {
             return untold;
         }
         for entry in entries {
-            let told = self.grant.tells_of(entry);
+            let mut told = self.grant.tells_of(entry);
+            if !self.grant.minds_who_is_told_of() {
+                self.only_what_ties(entry, &mut told);
+            }
             let fates = self.fates();
             let fate = |told: &Told| {
                 let of = told.of.as_ref()?;
@@ -116,7 +119,12 @@ impl Reader {
         let mut left = Untold::default();
         let (mut found, mut failed) = (Known::default(), Known::default());
         let at_once = if self.plan.profile.id_lists { IDS_PER_SEARCH as usize } else { 1 };
-        for (resource_type, ids) in untold.0 {
+        for (resource_type, mut ids) in untold.0 {
+            if let Some(exported) = &self.exported {
+                let held = exported.hold(resource_type, &ids).await;
+                ids.retain(|id| !held.contains(&IdHash::of(resource_type, id)));
+                known.0.extend(held.into_iter().map(|id| (id, Fate::MayLeave)));
+            }
             let ids: Vec<_> = ids.iter().collect();
             for ids in ids.chunks(at_once) {
                 let mut too_large = Vec::new();
@@ -216,12 +224,18 @@ impl Reader {
 
     /// Whether a resource stays here for what it tells of others.
     pub(super) fn bar(&self, entry: &Entry, known: &Known) -> Bar {
-        if !self.grant.minds_what_is_told() {
+        if !self.grant.minds_who_is_told_of() {
             return Bar::None;
         }
         let told = self.grant.tells_of(entry);
         let fate = |told: &Told| told.of.as_ref().and_then(|of| known.0.get(&hash(of)).copied());
         bar(told.iter().map(|told| (told, fate(told).unwrap_or(Fate::IsUnknown))))
+    }
+
+    /// What is known of one that a resource tells of.
+    pub(super) fn fate_of(&self, told: &Told, known: &Known) -> Option<Fate> {
+        let of = told.of.as_ref()?;
+        self.grant.fate_by_name(of).or_else(|| known.0.get(&hash(of)).copied())
     }
 
     fn keep(&self, fates: impl IntoIterator<Item = (IdHash, Fate)>) {
@@ -247,7 +261,7 @@ fn bar<'a>(told: impl Iterator<Item = (&'a Told, Fate)>) -> Bar {
         Fate::IsKeptBack => Bar::ByPolicy,
         Fate::IsOfOthers if told.is_subject => Bar::TellsOfOthers,
         Fate::IsUnknown if told.is_subject => Bar::Undecided,
-        Fate::IsOfOthers | Fate::IsUnknown | Fate::MayLeave => Bar::None,
+        Fate::IsOfOthers | Fate::IsUnknown | Fate::IsNobodys | Fate::MayLeave => Bar::None,
     });
     bars.max().unwrap_or(Bar::None)
 }

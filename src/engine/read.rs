@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
+use super::associated::{Exported, Targets, Tie};
 use super::isolate::OneByOne;
 use super::pool::{Cutting, Task};
 use super::provenance::{Known, Looked};
@@ -45,6 +46,10 @@ pub(super) struct Reader {
     pub(super) limits: PageLimits,
     /// What exported resources refer to, by type; known once everything else is read.
     pub(super) references: Arc<HashMap<ResourceType, Vec<Id>>>,
+    /// What the complete files hold, where that is asked.
+    pub(super) exported: Option<Arc<Exported>>,
+    /// Exported resources of which something is asked at this moment.
+    pub(super) targets: Arc<Targets>,
     paces: Arc<HashMap<ResourceType, Pace>>,
     /// Resources that the server failed to give, so far.
     pub(super) unreadable: Arc<AtomicU32>,
@@ -113,6 +118,8 @@ pub(super) struct Received {
     pub(super) was_there: bool,
     /// Whether it stays here for what it tells of others.
     pub(super) bar: Bar,
+    /// Whether it is a part of the export for what it tells of others.
+    pub(super) tie: Tie,
 }
 
 /// Whether a resource stays here for what it tells of others, the stronger reason last.
@@ -144,6 +151,8 @@ impl Reader {
             grant,
             limits,
             references: Arc::default(),
+            exported: None,
+            targets: Arc::default(),
             paces,
             unreadable: Arc::default(),
             refused: Arc::default(),

@@ -78,7 +78,7 @@ impl Reader {
         let scope = match &slice.scope {
             Scope::Patients { link, from, .. } => Scope::Patients { link: link.clone(), members, from: *from },
             Scope::Record { .. } => Scope::Record { members },
-            Scope::Window(_) | Scope::Ids { .. } => return Ok(false),
+            Scope::Window(_) | Scope::Ids { .. } | Scope::Targets { .. } => return Ok(false),
         };
         let (query, _) = self.searches(&Slice { scope, ..slice.clone() });
         let page_scope = PageScope::of(slice.resource_type).among_others();

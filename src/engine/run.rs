@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Inner;
+use super::associated::provenance_of;
 use super::files::{Export, Files, FilesError};
 use super::planner::{PlanError, Planned};
 use super::progress::{Pause, Progress};
@@ -192,7 +193,12 @@ impl Inner {
         let grant = Grant::new(plan.cohort.clone(), plan.compartments, types, context, plan.bases.clone());
         let grant = grant.on_base(&self.settings.public_base);
         let others = plan.others.iter().map(|(name, others)| (*name, others.all.0.clone()));
-        let grant = grant.with_others(others.collect()).narrowing(job.filters.keys().copied().collect());
+        // What came as a part of others is not told when it goes: whether it would have come is not known.
+        let only_of_others = plan.by_target.filter(|_| !job.kickoff.asks_for_provenance_itself());
+        let untold = only_of_others.map(|_| ResourceType::PROVENANCE);
+        let grant = grant.with_others(others.collect());
+        let grant = grant.narrowing(job.filters.keys().copied().chain(untold).collect());
+        let grant = grant.with_provenance(provenance_of(&plan));
         let grant = grant.of_elements(job.kickoff.elements.as_ref());
         let grant = Arc::new(grant.within(job.owner.policy(), self.services.rights.consent()));
         let keeps_back = grant.keeps_back_resources();
@@ -382,7 +388,8 @@ impl From<PlanError> for RunError {
             PlanError::Search { .. } | PlanError::Group(_) | PlanError::Patients(_) => IssueType::Processing,
             PlanError::Listing(_) | PlanError::Statement { .. } | PlanError::Sealed => IssueType::Processing,
             PlanError::Filter(FilterProbeError::Search { .. }) => IssueType::Processing,
-            PlanError::Unstamped(_) | PlanError::NobodyListed | PlanError::Filter(_) => IssueType::NotSupported,
+            PlanError::Unstamped(_) | PlanError::NobodyListed => IssueType::NotSupported,
+            PlanError::Provenance | PlanError::Filter(_) => IssueType::NotSupported,
         };
         Self::GivenUp { code, text: error_chain(&error) }
     }

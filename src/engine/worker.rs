@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -15,14 +14,14 @@ use super::files::{Files, FilesError};
 use super::pool::{Order, Pool};
 use super::progress::Progress;
 use super::provenance::{Known, Looked};
-use super::read::{Again, Bar, Chain, Read, ReadError, Reader, SearchTally, Summary, made_since};
+use super::read::{Again, Chain, Read, ReadError, Reader, SearchTally, Summary, made_since};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Running;
 use crate::plan::filter::FilterNo;
 use crate::plan::slice::{Phase, Scope, Slice};
 use crate::plan::{Cohort, ExportPlan, Strategy, TypePlan};
-use crate::upstream::client::{Room, SearchError};
+use crate::upstream::client::SearchError;
 
 /// The worker of one planned job.
 #[derive(Debug)]
@@ -84,7 +83,21 @@ impl Worker {
     }
 
     async fn read_phases(&mut self) -> Result<(), WorkerError> {
-        let windows = self.types_by(|strategy| matches!(strategy, Strategy::Windows));
+        let (late, types): (Vec<_>, Vec<_>) = self.plan.types.keys().partition(|name| self.plan.is_late(**name));
+        self.read_types(&types).await?;
+        if !late.is_empty() {
+            self.files.flush().await?;
+            self.reader.exported = Some(Arc::new(self.files.exported()));
+            self.read_types(&late).await?;
+        }
+        self.read_references().await?;
+        self.read_associated().await?;
+        Ok(self.files.flush().await?)
+    }
+
+    async fn read_types(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
+        let mut windows = self.types_by(|strategy| matches!(strategy, Strategy::Windows));
+        windows.retain(|name| types.contains(name));
         let covers = self.plan.horizon.covers_all() && self.plan.profile.counts.is_some();
         let empty = |name: &ResourceType| self.plan.types.get(name).is_some_and(TypePlan::is_empty);
         if covers {
@@ -92,27 +105,24 @@ impl Worker {
             let occupied: Vec<_> = windows.iter().copied().filter(|name| !empty(name)).collect();
             self.find_gaps(&occupied).await?;
         }
-        self.read_phase(Phase::Old).await?;
-        self.read_phase(Phase::Young).await?;
+        self.read_phase(Phase::Old, types).await?;
+        self.read_phase(Phase::Young, types).await?;
         // What is compared with files from here on must not fall with a crash.
         self.files.flush().await?;
         if covers {
             self.find_gaps(&windows).await?;
-            let gaps: Vec<_> = self.running.gaps.keys().copied().collect();
+            let gaps: Vec<_> = self.running.gaps.keys().copied().filter(|name| types.contains(name)).collect();
             let slices = gaps.iter().flat_map(|name| self.remaining(Phase::Gap, *name)).collect();
             self.drain(slices, Order::Any).await?;
         }
-        self.recount().await?;
+        self.recount(types).await?;
         self.files.flush().await?;
-        self.sweep().await?;
-        self.read_references().await?;
-        Ok(self.files.flush().await?)
+        self.sweep(types).await
     }
 
-    async fn read_phase(&mut self, phase: Phase) -> Result<(), WorkerError> {
+    async fn read_phase(&mut self, phase: Phase, types: &[ResourceType]) -> Result<(), WorkerError> {
         self.progress.enter(phase);
-        let types: Vec<_> = self.plan.types.keys().copied().collect();
-        let slices = types.into_iter().flat_map(|name| self.remaining(phase, name)).collect();
+        let slices = types.iter().flat_map(|name| self.remaining(phase, *name)).collect();
         self.drain(slices, Order::Any).await
     }
 
@@ -202,9 +212,10 @@ impl Worker {
             };
             let resource_type = task.slice.resource_type;
             match read {
-                Ok(Read::Accepted(accepted)) => {
+                Ok(Read::Accepted(mut accepted)) => {
                     self.progress.received(accepted.resources.len());
                     let slice = task.slice.clone();
+                    self.reader.mark_latest(&slice, &mut accepted.resources);
                     pool.read(task, accepted.summary.received, self.reader.cutting(resource_type).grid);
                     self.files.admit(slice, accepted).await?;
                     self.files.close_aged().await?;
@@ -292,6 +303,7 @@ impl Worker {
         let mut chain = Chain::default();
         let counting = self.reader.upstream.date();
         reading.counted_before = self.reader.count_before(slice, judge).await?;
+        let mut latest = Vec::new();
         let mut link: Option<String> = None;
         let (mut search, others) = self.reader.searches(slice);
         let mut searches = others.into_iter();
@@ -350,23 +362,9 @@ impl Worker {
             self.reader.remember(&resources);
             for resource in &mut resources {
                 resource.bar = self.reader.bar(&resource.entry, &known);
+                resource.tie = self.reader.tie(slice, &resource.entry, &known);
             }
-            let (mut too_new, others): (Vec<_>, _) =
-                resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
-            // They are part of the page, whose memory is given back now.
-            for resource in &mut too_new {
-                if self.reader.grant.bars(&resource.entry) {
-                    resource.bar = Bar::ByPolicy;
-                }
-                resource.entry.line = Bytes::new();
-            }
-            self.files.write_staged(stage, slice, others, issues).await?;
-            drop(answer.reservation);
-            // One by one: each may take as much memory as a page.
-            for resource in too_new {
-                let restored = self.reader.restore(resource, Room::Share).await.map_err(StreamError::Read)?;
-                self.files.write_staged(stage, slice, vec![restored], Vec::new()).await?;
-            }
+            self.write_page(stage, slice, (resources, issues, answer.reservation), &mut latest).await?;
             if let Some(next) = &next {
                 let received = tally.as_ref().map_or(0, |tally| tally.received(&seen));
                 chain.step(next, received).map_err(StreamError::Read)?;
@@ -374,7 +372,12 @@ impl Worker {
                 if let Some(tally) = tally.take() {
                     tally.end(&mut reading);
                 }
-                let Some(following) = searches.next() else { return Ok(Some(reading)) };
+                let Some(following) = searches.next() else {
+                    if !latest.is_empty() {
+                        self.files.write_staged(stage, slice, latest, Vec::new()).await?;
+                    }
+                    return Ok(Some(reading));
+                };
                 search = following;
                 chain = Chain::default();
             }
@@ -384,11 +387,11 @@ impl Worker {
 
     /// Reads what moved or was committed late, in ascending order, until a pass brings nothing unknown. Each life
     /// of the process starts afresh: what an earlier one saw of a pass does not count.
-    async fn sweep(&mut self) -> Result<(), WorkerError> {
+    async fn sweep(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
         if !self.plan.profile.filters_by_time() {
             return Ok(());
         }
-        let mut types: BTreeSet<_> = self.plan.types.keys().copied().collect();
+        let mut types: BTreeSet<_> = types.iter().copied().collect();
         for quiet in self.quiet(&types).await? {
             types.remove(&quiet);
         }
@@ -417,7 +420,7 @@ impl Worker {
     }
 
     /// Fetches what exported resources refer to and no search has brought, once.
-    async fn read_references(&mut self) -> Result<(), WorkerError> {
+    pub(super) async fn read_references(&mut self) -> Result<(), WorkerError> {
         if self.plan.context.is_empty() || matches!(self.plan.cohort, Cohort::Everything) {
             return Ok(());
         }
@@ -496,7 +499,7 @@ impl Worker {
 
 /// Why a streamed reading broke off.
 #[derive(Debug)]
-enum StreamError {
+pub(super) enum StreamError {
     Read(ReadError),
     Files(FilesError),
     /// The process is stopping.

@@ -51,7 +51,7 @@ where
     {
         return Err(Problem::not_by_policy(format!("this client exports by `{}` only", release.operation())));
     }
-    let (kickoff, places) = {
+    let (mut kickoff, places) = {
         if sent.size_hint().lower() > MOST_BODY_BYTES as u64 {
             return Err(KickoffError::TooLarge.into());
         }
@@ -64,13 +64,14 @@ where
         Kickoff::parse(operation, &head.method, head.uri.query(), &headers, &sent, &edge.links.base(), now.into())?
     };
     kickoff.check_sizes(&places, edge.least_file_max)?;
+    kickoff.associate(&places, &edge.presets, |name| !caller.lacks([name]).is_empty())?;
     let own = match &kickoff.level {
         ExportLevel::Group(id) => cohort::client::known(edge, &engine, caller, id).await?,
         ExportLevel::System | ExportLevel::Patient => None,
     };
     permit(edge, caller, &kickoff, own.as_ref())?;
     let Resolved { types, compartments, capability, cohort } = tokio::select! {
-        resolved = resolve(edge, caller, &kickoff, &places, own.as_ref()) => resolved?,
+        resolved = resolve(edge, caller, &mut kickoff, &places, own.as_ref()) => resolved?,
         () = edge.clock.sleep(UPSTREAM_PATIENCE) => {
             return Err(Problem::unavailable("the FHIR server behind this one does not answer at the moment"));
         }
@@ -144,7 +145,8 @@ fn permit(edge: &Edge, caller: &Caller, kickoff: &Kickoff, own: Option<&ClientCo
             return Err(GroupError::Unknown.into());
         }
     }
-    authorize::require(edge, caller, kickoff.types.iter().flatten().copied().chain(kickoff.filtered_types()))
+    let named = kickoff.types.iter().flatten().copied().chain(kickoff.filtered_types());
+    authorize::require(edge, caller, named.chain(kickoff.associated.all_types()))
 }
 
 /// What the caller may have of all that there is, where nothing was asked for by name.
@@ -187,7 +189,7 @@ struct Resolved {
 async fn resolve(
     edge: &Edge,
     caller: &Caller,
-    kickoff: &Kickoff,
+    kickoff: &mut Kickoff,
     places: &Places,
     own: Option<&ClientCohort>,
 ) -> Result<Resolved, Problem> {
@@ -202,10 +204,12 @@ async fn resolve(
         (None, ExportLevel::System) => Compartments::default(),
         (None, ExportLevel::Patient | ExportLevel::Group(_)) => return Err(KickoffError::FhirVersion.into()),
     };
+    kickoff.check_associated(places, &capability)?;
     let searchable = capability.searchable();
     let of_patients = |_: ResourceType| false;
     // What no Group can hold is refused before any is read.
-    let may_be_member = |name: ResourceType| name.is_member_by_itself() && kickoff.patients.is_none();
+    let names_patients = kickoff.patients.is_some();
+    let may_be_member = |name: ResourceType| name.is_member_by_itself() && !names_patients;
     kickoff.resolve(places, &searchable, compartments, &may_be_member)?;
     kickoff.check_filters(places, &capability, compartments)?;
     let types = match &kickoff.level {

@@ -181,6 +181,8 @@ impl From<KickoffError> for Problem {
             E::Filter { error, .. } => (StatusCode::BAD_REQUEST, of_filter(error)),
             E::Format { .. }
             | E::Unsupported { .. }
+            | E::NotAssociated { .. }
+            | E::NoProvenance { .. }
             | E::NotExportable { .. }
             | E::OutsideCompartment { .. }
             | E::ElementsOf { .. }

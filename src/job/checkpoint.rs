@@ -167,9 +167,12 @@ pub(crate) fn joined(records: Vec<SliceRecord>) -> Vec<SliceRecord> {
     let window = |record: &SliceRecord| match &record.slice {
         Slice { phase: Phase::Old, scope: Scope::Window(window), .. } => Some(*window),
         Slice {
-            phase: Phase::Old, scope: Scope::Patients { .. } | Scope::Record { .. } | Scope::Ids { .. }, ..
+            phase: Phase::Old,
+            scope: Scope::Patients { .. } | Scope::Record { .. } | Scope::Ids { .. } | Scope::Targets { .. },
+            ..
         }
-        | Slice { phase: Phase::Young | Phase::Gap | Phase::Sweep(_) | Phase::References, .. } => None,
+        | Slice { phase: Phase::Young | Phase::Gap | Phase::Sweep(_), .. }
+        | Slice { phase: Phase::References | Phase::Associated, .. } => None,
     };
     let (mut old, others): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| window(record).is_some());
     old.sort_by_key(|record| (record.slice.resource_type, record.slice.filter, window(record)));
@@ -183,18 +186,42 @@ pub(crate) fn joined(records: Vec<SliceRecord>) -> Vec<SliceRecord> {
                     && last.slice.resource_type == next.slice.resource_type
                     && last.slice.filter == next.slice.filter =>
             {
-                last.absorb(&next, Window { from: before.from, until: after.until });
+                last.absorb(&next, Scope::Window(Window { from: before.from, until: after.until }));
             }
             (_, _) => all.push(next),
         }
     }
-    all.extend(others);
+    all.extend(joined_targets(others));
+    all
+}
+
+/// The same of lines of one file that were asked about side by side.
+fn joined_targets(records: Vec<SliceRecord>) -> Vec<SliceRecord> {
+    let targets = |record: &SliceRecord| match &record.slice.scope {
+        Scope::Targets { file, lines } => Some((*file, lines.clone())),
+        Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } | Scope::Ids { .. } => None,
+    };
+    let (mut lists, mut all): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| targets(record).is_some());
+    lists.sort_by_key(|record| (record.slice.filter, targets(record).map(|(file, lines)| (file, lines.start))));
+    for next in lists {
+        match (all.last_mut(), targets(&next)) {
+            (Some(last), Some((file, lines)))
+                if last.method == next.method
+                    && last.slice.filter == next.slice.filter
+                    && targets(last).is_some_and(|(other, before)| other == file && before.end == lines.start) =>
+            {
+                let from = targets(last).map_or(lines.start, |(_, before)| before.start);
+                last.absorb(&next, Scope::Targets { file, lines: from..lines.end });
+            }
+            (_, _) => all.push(next),
+        }
+    }
     all
 }
 
 impl SliceRecord {
-    fn absorb(&mut self, next: &Self, window: Window) {
-        self.slice.scope = Scope::Window(window);
+    fn absorb(&mut self, next: &Self, scope: Scope) {
+        self.slice.scope = scope;
         self.expected = self.expected.saturating_add(next.expected);
         self.received = self.received.saturating_add(next.received);
         self.written = self.written.saturating_add(next.written);
@@ -254,5 +281,22 @@ mod tests {
         let windows = |records: &[SliceRecord]| records.iter().map(|record| record.slice.window()).collect::<Vec<_>>();
         assert_eq!(Window::ALL.remaining(windows(&kept)), Window::ALL.remaining(windows(&read)), "the same is left");
         assert_eq!(joined(Vec::new()), []);
+    }
+
+    #[test]
+    fn lines_that_were_asked_about_side_by_side_are_one_record() {
+        let targets = |file, lines: std::ops::Range<u32>| {
+            let first = record(Phase::Associated, None, 0, u64::from(lines.end - lines.start), Method::Counted);
+            let scope = Scope::Targets { file, lines };
+            SliceRecord { slice: Slice { scope, ..first.slice.clone() }, ..first }
+        };
+        let read = vec![targets(1, 50..100), targets(2, 0..50), targets(1, 0..50), targets(1, 120..130)];
+        let kept = joined(read.clone());
+        let whole = SliceRecord { reread: 2, ..targets(1, 0..100) };
+        assert_eq!(kept, [whole, targets(1, 120..130), targets(2, 0..50)]);
+        let asked = targets(1, 0..200).slice;
+        let left = asked.remaining(kept.iter().map(|record| &record.slice));
+        assert_eq!(left, asked.remaining(read.iter().map(|record| &record.slice)), "the same is left");
+        assert_eq!(left, [targets(1, 100..120).slice, targets(1, 130..200).slice]);
     }
 }

@@ -2,10 +2,17 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
+use super::ExportPlan;
+use super::slice::{Scope, Slice};
 use crate::fhir::datatypes::Id;
+use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::Manner;
+use crate::profile::Profile;
 
 /// How many patients one search asks for at most; a batch that does not fit a page is halved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lists {
     pub(crate) patients: usize,
     /// Their ids and what stands around them.
@@ -31,19 +38,76 @@ impl Lists {
     }
 }
 
+impl ExportPlan {
+    /// Those whom searches of a type ask for in batches of which each is of newcomers or of others.
+    pub(super) fn batches(&self, resource_type: ResourceType, lists: Lists) -> Vec<Range<u32>> {
+        let (asked, newcomers) = (self.asked_of(resource_type), self.newcomers_of(resource_type));
+        if newcomers.is_empty() {
+            return batches(asked, lists);
+        }
+        let is_new = |id: &Id| newcomers.0.binary_search(id).is_ok();
+        let mut begin = 0;
+        let runs = asked.chunk_by(|one, next| is_new(one) == is_new(next)).flat_map(|run| {
+            let first = begin;
+            begin += u32::try_from(run.len()).unwrap_or(u32::MAX);
+            batches(run, lists).into_iter().map(move |batch| first + batch.start..first + batch.end)
+        });
+        runs.collect()
+    }
+
+    /// How many patients one search of a type by `link` may ask for.
+    pub(super) fn lists(&self, link: &str, resource_type: ResourceType) -> Lists {
+        let Profile { id_lists, or_lists, post, .. } = self.profile;
+        match link {
+            "_id" if id_lists => Lists::IN_A_URL.beside(self.filter_bytes(resource_type)),
+            "_id" => Lists::NONE,
+            _ if or_lists && post => Lists::IN_A_FORM,
+            _ if or_lists => self.lists_in_a_url(resource_type),
+            _ => Lists::NONE,
+        }
+    }
+
+    fn lists_in_a_url(&self, resource_type: ResourceType) -> Lists {
+        let most = self.profile.url_most_bytes.and_then(|most| usize::try_from(most).ok());
+        Lists::IN_A_URL.within(most.unwrap_or(usize::MAX)).beside(self.filter_bytes(resource_type))
+    }
+
+    /// How the searches of a slice are sent: by POST what is too long for a URL, where that is known to be the same.
+    pub(crate) fn manner(&self, slice: &Slice) -> Manner {
+        match &slice.scope {
+            Scope::Patients { link, members, .. } if self.profile.post && members.len() > 1 && &**link != "_id" => {
+                let asked = self.asked_of(slice.resource_type);
+                let asked = asked.get(members.start as usize..members.end as usize).unwrap_or_default();
+                let in_a_url = batches(asked, self.lists_in_a_url(slice.resource_type)).len() <= 1;
+                if in_a_url { Manner::Get } else { Manner::Post }
+            }
+            Scope::Patients { .. }
+            | Scope::Record { .. }
+            | Scope::Window(_)
+            | Scope::Ids { .. }
+            | Scope::Targets { .. } => Manner::Get,
+        }
+    }
+}
+
 /// What stands around an id: a comma and `Patient/`, escaped.
 pub(crate) const AROUND: usize = 13;
 
 /// `members` in batches.
 pub(crate) fn batches(members: &[Id], lists: Lists) -> Vec<Range<u32>> {
+    batches_by(members, lists, |member| member.as_str().len() + AROUND)
+}
+
+/// What is listed in batches, each of which takes so many bytes.
+pub(super) fn batches_by<T>(listed: &[T], lists: Lists, taken: impl Fn(&T) -> usize) -> Vec<Range<u32>> {
     let mut batches: Vec<Range<u32>> = Vec::new();
     let mut bytes = 0;
-    for (number, member) in (0..).zip(members) {
-        bytes += member.as_str().len() + AROUND;
+    for (number, one) in (0..).zip(listed) {
+        bytes += taken(one);
         match batches.last_mut() {
             Some(batch) if batch.len() < lists.patients && bytes <= lists.bytes => batch.end = number + 1,
             Some(_) | None => {
-                bytes = member.as_str().len() + AROUND;
+                bytes = taken(one);
                 batches.push(number..number + 1);
             }
         }

@@ -102,6 +102,8 @@ mod tests {
             newcomers: Listed::default(),
             others: BTreeMap::new(),
             context: Vec::new(),
+            by_target: None,
+            provenance_of_records: false,
             on_short: OnShort::Fail,
             boundary: Boundary::NoLoss,
             tells_deletions_by_difference: false,

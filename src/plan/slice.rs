@@ -34,6 +34,8 @@ pub(crate) enum Phase {
     Sweep(u32),
     /// Resources that the exported ones refer to, by their ids.
     References,
+    /// What is said of the exported ones, by their names.
+    Associated,
 }
 
 /// What narrows a slice.
@@ -48,6 +50,8 @@ pub(crate) enum Scope {
     Record { members: Range<u32> },
     /// Some of the resources that exported ones refer to, by their place in the list of all.
     Ids { list: Range<u32> },
+    /// What is about the resources in these lines of a complete file, by its number.
+    Targets { file: u32, lines: Range<u32> },
 }
 
 /// `[from, until)` in Unix milliseconds; a missing bound is open.
@@ -66,14 +70,18 @@ impl Slice {
             Scope::Window(window) => {
                 let read = read.filter_map(|slice| match &slice.scope {
                     Scope::Window(window) => Some(*window),
-                    Scope::Patients { .. } | Scope::Record { .. } | Scope::Ids { .. } => None,
+                    Scope::Patients { .. } | Scope::Record { .. } | Scope::Ids { .. } | Scope::Targets { .. } => None,
                 });
                 window.remaining(read).into_iter().map(|window| with(Scope::Window(window))).collect()
             }
             Scope::Patients { link, members, from } => {
                 let read = read.filter_map(|slice| match &slice.scope {
                     Scope::Patients { link: other, members, .. } if other == link => Some(members.clone()),
-                    Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } | Scope::Ids { .. } => None,
+                    Scope::Window(_)
+                    | Scope::Patients { .. }
+                    | Scope::Record { .. }
+                    | Scope::Ids { .. }
+                    | Scope::Targets { .. } => None,
                 });
                 let left = uncovered(members.clone(), read.collect()).into_iter();
                 left.map(|members| with(Scope::Patients { link: link.clone(), members, from: *from })).collect()
@@ -81,7 +89,7 @@ impl Slice {
             Scope::Record { members } => {
                 let read = read.filter_map(|slice| match &slice.scope {
                     Scope::Record { members } => Some(members.clone()),
-                    Scope::Window(_) | Scope::Patients { .. } | Scope::Ids { .. } => None,
+                    Scope::Window(_) | Scope::Patients { .. } | Scope::Ids { .. } | Scope::Targets { .. } => None,
                 });
                 let left = uncovered(members.clone(), read.collect()).into_iter();
                 left.map(|members| with(Scope::Record { members })).collect()
@@ -89,9 +97,21 @@ impl Slice {
             Scope::Ids { list } => {
                 let read = read.filter_map(|slice| match &slice.scope {
                     Scope::Ids { list } => Some(list.clone()),
-                    Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => None,
+                    Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } | Scope::Targets { .. } => None,
                 });
                 uncovered(list.clone(), read.collect()).into_iter().map(|list| with(Scope::Ids { list })).collect()
+            }
+            Scope::Targets { file, lines } => {
+                let read = read.filter_map(|slice| match &slice.scope {
+                    Scope::Targets { file: other, lines } if other == file => Some(lines.clone()),
+                    Scope::Window(_)
+                    | Scope::Patients { .. }
+                    | Scope::Record { .. }
+                    | Scope::Ids { .. }
+                    | Scope::Targets { .. } => None,
+                });
+                let left = uncovered(lines.clone(), read.collect()).into_iter();
+                left.map(|lines| with(Scope::Targets { file: *file, lines })).collect()
             }
         }
     }
@@ -100,7 +120,7 @@ impl Slice {
     pub(super) fn whole(mut self) -> Self {
         match &mut self.scope {
             Scope::Patients { from, .. } => *from = None,
-            Scope::Window(_) | Scope::Record { .. } | Scope::Ids { .. } => {}
+            Scope::Window(_) | Scope::Record { .. } | Scope::Ids { .. } | Scope::Targets { .. } => {}
         }
         self
     }
@@ -110,7 +130,7 @@ impl Slice {
         match &self.scope {
             Scope::Window(window) => *window,
             Scope::Patients { from, .. } => Window { from: *from, until: None },
-            Scope::Record { .. } | Scope::Ids { .. } => Window::ALL,
+            Scope::Record { .. } | Scope::Ids { .. } | Scope::Targets { .. } => Window::ALL,
         }
     }
 
@@ -121,24 +141,24 @@ impl Slice {
             Scope::Window(window) => self.phase != Phase::Gap && window.can_be_cut(grid),
             Scope::Patients { members, .. } => members.len() > 1,
             Scope::Record { .. } => false,
-            Scope::Ids { list } => list.len() > 1,
+            Scope::Ids { list } | Scope::Targets { lines: list, .. } => list.len() > 1,
         }
     }
 
-    /// Whether it is a list of patients or ids.
+    /// Whether it is a list of patients, ids or targets.
     pub(crate) fn is_list(&self) -> bool {
-        matches!(self.scope, Scope::Patients { .. } | Scope::Ids { .. })
+        matches!(self.scope, Scope::Patients { .. } | Scope::Ids { .. } | Scope::Targets { .. })
     }
 
     /// Whom it asks for, by their places in the list of all; `None` where it asks for nobody in particular.
     pub(crate) fn patients(&self) -> Option<&Range<u32>> {
         match &self.scope {
             Scope::Patients { members, .. } | Scope::Record { members } => Some(members),
-            Scope::Window(_) | Scope::Ids { .. } => None,
+            Scope::Window(_) | Scope::Ids { .. } | Scope::Targets { .. } => None,
         }
     }
 
-    /// Both halves of a list of patients or ids; `None` for windows, which are cut by what is known of their density.
+    /// Both halves of a list of patients, ids or targets; `None` for windows, which are cut by what is known of their density.
     pub(crate) fn halves(&self) -> Option<[Self; 2]> {
         let with = |scope| Self { scope, ..self.clone() };
         match &self.scope {
@@ -148,6 +168,9 @@ impl Slice {
                 Some(halves.map(|members| with(Scope::Patients { link: link.clone(), members, from: *from })))
             }
             Scope::Ids { list } => Some(halves(list)?.map(|list| with(Scope::Ids { list }))),
+            Scope::Targets { file, lines } => {
+                Some(halves(lines)?.map(|lines| with(Scope::Targets { file: *file, lines })))
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::fhir::rebase::Rebase;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
 
-pub(crate) use told::{Fate, Told};
+pub(crate) use told::{Fate, ProvenanceOf, Told};
 
 /// One line of an output file: a compact resource and a newline. Nothing but [`Grant::admit`] makes one.
 #[derive(Clone)]
@@ -66,6 +66,8 @@ pub(crate) struct Grant {
     consent: Arc<Consent>,
     /// What leaves refers to the base that clients know.
     rebase: Option<Arc<Rebase>>,
+    /// Why Provenance belongs to the export.
+    provenance: ProvenanceOf,
 }
 
 /// Why a resource does not leave.
@@ -94,7 +96,22 @@ impl Grant {
     ) -> Self {
         let (withheld, removed, consent) = (Labels::default(), Elements::default(), Arc::default());
         let (others, narrowed, kept, rebase) = (BTreeMap::new(), BTreeSet::new(), None, None);
-        Self { cohort, others, compartments, types, context, narrowed, bases, withheld, removed, kept, consent, rebase }
+        let provenance = ProvenanceOf::Patients;
+        Self {
+            cohort,
+            others,
+            compartments,
+            types,
+            context,
+            narrowed,
+            bases,
+            withheld,
+            removed,
+            kept,
+            consent,
+            rebase,
+            provenance,
+        }
     }
 
     /// The same with these members beside patients, each of them for itself.

@@ -506,6 +506,8 @@ fn of_members(members: u32) -> ExportPlan {
         newcomers: plan::Listed::default(),
         others: BTreeMap::new(),
         context: Vec::new(),
+        by_target: None,
+        provenance_of_records: false,
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,
         tells_deletions_by_difference: false,

@@ -15,6 +15,7 @@
 //! | P13 `Prefer: handling=strict` | [`strict`] |
 //! | P14 compression and HTTP/2 | [`Upstream::compresses`], [`Upstream::protocol`] |
 //! | what narrows a type, for whoever asks by it | [`filter`](mod@filter) |
+//! | Provenance by what it is about, where exports ask so | [`targets`](mod@targets) |
 //! | P15 batches of searches | not asked: an export never sends one. A batch hides the single search's status, its retry hints and its next link, and is one large answer in memory where pages are small |
 
 mod by_patient;
@@ -23,6 +24,7 @@ mod filter;
 mod long_lists;
 mod patients;
 mod survey;
+mod targets;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +47,7 @@ pub(crate) use existing::existing;
 pub(crate) use filter::{FilterProbeError, Trial, filter, passing};
 pub(crate) use patients::{PatientProbeError, Patients, Way, list, patients};
 pub(crate) use survey::{Silent, Survey, survey, try_patients, ways};
+pub(crate) use targets::{TargetSearch, targets};
 
 /// A type of which at most so many resources are read to see whether counts are exact.
 const READ_AT_MOST: u32 = 200;

@@ -176,10 +176,51 @@ async fn references_that_appear_between_two_lives_are_fetched_too() {
     world.server.stop().await;
 }
 
+/// BD-032: what is found by the lines of complete files is found once, whichever life wrote them.
+#[tokio::test]
+async fn associated_provenance_survives_an_abort_at_every_effect() {
+    abort_everywhere_of(provenance_upstream(), associated(), Store::Kept).await;
+}
+
+#[tokio::test]
+async fn associated_provenance_survives_an_abort_at_every_effect_that_costs_the_store() {
+    abort_everywhere_of(provenance_upstream(), associated(), Store::Lost).await;
+}
+
+fn associated() -> Scenario {
+    Scenario {
+        path: "/$export?_type=Patient,Provenance&includeAssociatedData=LatestProvenanceResources",
+        patients: 0,
+        settings: Settings::default(),
+        change: |config| config.output.file_max_resources = 25,
+    }
+}
+
+/// Each patient has Provenance, and some of it is about two of them.
+fn provenance_upstream() -> SampleUpstream {
+    let upstream = SampleUpstream::new(Settings::default());
+    let insert = |json: String| upstream.insert_raw(&json).expect("a resource");
+    for number in 0..60 {
+        insert(format!(r#"{{"resourceType":"Patient","id":"p{number:02}"}}"#));
+    }
+    for number in 0..60 {
+        let other = (number + 1) % 60;
+        let other = if number % 10 == 4 { format!(r#",{{"reference":"Patient/p{other:02}"}}"#) } else { String::new() };
+        insert(format!(
+            r#"{{"resourceType":"Provenance","id":"v{number:02}","recorded":"2024-01-01T00:00:{number:02}Z","target":[{{"reference":"Patient/p{number:02}"}}{other}]}}"#
+        ));
+    }
+    upstream
+}
+
 /// Runs the scenario once to count its effects, and then once for each side of each of them.
 async fn abort_everywhere(scenario: Scenario, lot: Store) {
     let upstream = SampleUpstream::new(scenario.settings.clone());
     upstream.generate(scenario.patients);
+    abort_everywhere_of(upstream, scenario, lot).await;
+}
+
+async fn abort_everywhere_of(upstream: SampleUpstream, scenario: Scenario, lot: Store) {
     let server = upstream.serve(listener().await).await;
     let world = World { scenario, upstream, server };
     let effects = world.count_effects().await.expect("an undisturbed export");

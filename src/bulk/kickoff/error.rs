@@ -80,8 +80,12 @@ pub(crate) enum KickoffError {
     FilteredNotAsked { location: String, name: ResourceType },
     #[error("{location}: the FHIR server does not list `{parameter}` among the search parameters of {name}")]
     FilterUnlisted { location: String, name: ResourceType, parameter: String },
-    #[error("{location}: `{parameter}` is how {name} is read by patient, and may not be used to filter at this level")]
+    #[error("{location}: `{parameter}` is how {name} is read in this export, and may not be used to filter it")]
     FilterIsUsed { location: String, name: ResourceType, parameter: String },
+    #[error("{location}: `{value}` is no value of `includeAssociatedData` that is known here")]
+    NotAssociated { location: String, value: String },
+    #[error("{location}: the FHIR server does not let Provenance be searched by what it is about (`target`)")]
+    NoProvenance { location: String },
     #[error("{location}: the parameter `{name}` is not supported")]
     Unsupported { location: String, name: String },
     #[error("{location}: there are no {name} resources to export here")]
@@ -125,6 +129,8 @@ impl KickoffError {
             | Self::FilteredNotAsked { location, .. }
             | Self::FilterUnlisted { location, .. }
             | Self::FilterIsUsed { location, .. }
+            | Self::NotAssociated { location, .. }
+            | Self::NoProvenance { location }
             | Self::Unsupported { location, .. } => Some(location),
             Self::NoAccept
             | Self::NotAcceptable

@@ -26,6 +26,11 @@ enum Value {
     Instant(String),
     /// The literal reference of a `Reference` that has one.
     Reference(String),
+    Code(String),
+    Coding {
+        system: Option<String>,
+        code: String,
+    },
     Boolean(bool),
     Integer(u64),
     /// None, or of a type that no supported parameter has.
@@ -62,6 +67,8 @@ impl Parameter {
                 Value::String(_)
                 | Value::Instant(_)
                 | Value::Reference(_)
+                | Value::Code(_)
+                | Value::Coding { .. }
                 | Value::Boolean(_)
                 | Value::Integer(_)
                 | Value::Other,
@@ -80,6 +87,22 @@ impl Parameter {
             | Value::String(_)
             | Value::Instant(_)
             | Value::Reference(_)
+            | Value::Code(_)
+            | Value::Coding { .. }
+            | Value::Integer(_)
+            | Value::Other => Err(KickoffError::Kind { location: self.location.clone(), name }),
+        }
+    }
+
+    /// The system, if it says one, and the code of a parameter that is a `code` to 3.0 and a `Coding` in 4.0.
+    pub(super) fn coding(&self, name: &'static str) -> Result<(Option<&str>, &str), KickoffError> {
+        match &self.value {
+            Value::Query(code) | Value::Code(code) => Ok((None, code)),
+            Value::Coding { system, code } => Ok((system.as_deref(), code)),
+            Value::String(_)
+            | Value::Instant(_)
+            | Value::Reference(_)
+            | Value::Boolean(_)
             | Value::Integer(_)
             | Value::Other => Err(KickoffError::Kind { location: self.location.clone(), name }),
         }
@@ -92,6 +115,8 @@ impl Parameter {
             Value::Query(_)
             | Value::String(_)
             | Value::Instant(_)
+            | Value::Code(_)
+            | Value::Coding { .. }
             | Value::Boolean(_)
             | Value::Integer(_)
             | Value::Other => None,
@@ -107,6 +132,8 @@ impl Parameter {
             | Value::String(_)
             | Value::Instant(_)
             | Value::Reference(_)
+            | Value::Code(_)
+            | Value::Coding { .. }
             | Value::Boolean(_)
             | Value::Other => None,
         };
@@ -155,6 +182,8 @@ fn one(index: usize, sent: &RawValue) -> Result<Parameter, ParametersError> {
         sent.value_string,
         sent.value_instant,
         sent.value_reference,
+        sent.value_code,
+        sent.value_coding,
         sent.value_boolean,
         sent.value_positive_int,
         sent.value_integer,
@@ -168,6 +197,11 @@ fn one(index: usize, sent: &RawValue) -> Result<Parameter, ParametersError> {
         read(text, Value::Instant)
     } else if let Some(truth) = sent.value_boolean {
         read(truth, Value::Boolean)
+    } else if let Some(code) = sent.value_code {
+        read(code, Value::Code)
+    } else if let Some(coding) = sent.value_coding {
+        let coding = object::<Coding>(coding.get());
+        coding.map_or(Value::Other, |Coding { system, code }| Value::Coding { system, code })
     } else if let Some(number) = sent.value_positive_int.or(sent.value_integer) {
         read(number, Value::Integer)
     } else {
@@ -213,6 +247,10 @@ struct Sent<'a> {
     #[serde(borrow)]
     value_reference: Option<&'a RawValue>,
     #[serde(borrow)]
+    value_code: Option<&'a RawValue>,
+    #[serde(borrow)]
+    value_coding: Option<&'a RawValue>,
+    #[serde(borrow)]
     value_boolean: Option<&'a RawValue>,
     #[serde(borrow)]
     value_positive_int: Option<&'a RawValue>,
@@ -226,6 +264,12 @@ struct Sent<'a> {
 #[derive(Deserialize)]
 struct Reference {
     reference: String,
+}
+
+#[derive(Deserialize)]
+struct Coding {
+    system: Option<String>,
+    code: String,
 }
 
 /// The first of a body's parameters, and whether there are more than may be.

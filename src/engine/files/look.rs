@@ -1,15 +1,16 @@
 //! What files tell of themselves: what they hold, refer to and say.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use super::{Files, FilesError};
+use crate::engine::associated::Exported;
 use crate::fhir::datatypes::LocalReference;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
-use crate::job::checkpoint::{FileContent, FileRecord, StoredObject};
+use crate::job::checkpoint::{FileContent, FileNo, FileRecord, StoredObject};
 use crate::job::index::IdHash;
 use crate::job::{Job, JobId};
 
@@ -50,6 +51,28 @@ impl Files {
             FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
         });
         data.collect()
+    }
+
+    /// The complete files of resources of all types but one, in the order of their numbers.
+    pub(in crate::engine) fn all_but(&self, other: ResourceType) -> Vec<(FileNo, ResourceType, StoredObject)> {
+        let data = self.complete.iter().filter_map(|record| match record.content {
+            FileContent::Resources(name) if name != other => Some((record.no, name, record.object()?.clone())),
+            FileContent::Resources(_) | FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
+        });
+        let mut data: Vec<_> = data.collect();
+        data.sort_unstable_by_key(|(no, ..)| *no);
+        data
+    }
+
+    /// What all complete files hold at this moment, for readers.
+    pub(in crate::engine) fn exported(&self) -> Exported {
+        let mut keys: HashMap<ResourceType, Vec<String>> = HashMap::new();
+        for record in &self.complete {
+            if let (FileContent::Resources(name), Some(key)) = (record.content, record.sidecar()) {
+                keys.entry(name).or_default().push(key.to_owned());
+            }
+        }
+        Exported::new(self.services.clone(), keys)
     }
 
     /// What the lines of complete files refer to, each once, in the order of the files' numbers. Files that come later

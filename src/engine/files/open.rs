@@ -13,6 +13,7 @@ use crate::job::index::{IdHash, Notes, Sidecar};
 use crate::job::store::{Change, Lease};
 use crate::output::layout;
 use crate::output::writer::{Coding, FileWriter, Stored};
+use crate::plan::slice::Phase;
 use crate::smart::admit::Line;
 
 /// Slices recorded with one file at most: its record stays small.
@@ -35,6 +36,15 @@ pub(in crate::engine) struct OpenFile {
 impl OpenFile {
     pub(super) fn new(no: FileNo, now: i64) -> Self {
         Self { no, upload: None, ids: HashSet::new(), notes: Notes::default(), slices: Vec::new(), opened: now }
+    }
+
+    /// Notes that it holds a slice. Those of a list of targets are many, and one after another.
+    pub(super) fn push(&mut self, record: SliceRecord) {
+        let is_of_targets = record.slice.phase == Phase::Associated;
+        self.slices.push(record);
+        if is_of_targets && self.slices.len() >= MOST_SLICES {
+            self.slices = joined(std::mem::take(&mut self.slices));
+        }
     }
 
     pub(super) async fn write(

@@ -10,9 +10,9 @@ use crate::fhir::bundle::Scope as PageScope;
 use crate::fhir::datatypes::Id;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Prefix, SearchQuery};
-use crate::plan::Cohort;
 use crate::plan::filter::PlannedFilter;
 use crate::plan::slice::{Scope, Slice};
+use crate::plan::{Cohort, associated};
 use crate::profile::{Narrowing, PageTotal, PatientForm};
 use crate::upstream::client::{Answer, Room, SearchError};
 use crate::upstream::probe::list;
@@ -115,6 +115,7 @@ impl Reader {
                 [patient, ..] => SearchQuery::record_of(patient.clone(), slice.resource_type),
                 [] => query,
             },
+            Scope::Targets { lines, .. } => query.param("target", associated::value(self.targets.asked(lines))),
             Scope::Ids { list } => {
                 let ids: Vec<_> = self.ids(slice.resource_type, list).iter().collect();
                 query.param("_id", self::list(&ids, PatientForm::Id))
@@ -128,6 +129,9 @@ impl Reader {
 
     pub(in crate::engine) fn page_scope(&self, resource_type: ResourceType) -> PageScope {
         match self.plan.cohort {
+            Cohort::Everything if resource_type == ResourceType::PROVENANCE && self.plan.looks_at_targets() => {
+                PageScope::of(resource_type).with_references()
+            }
             // What tells of records that are kept back is looked for.
             Cohort::Everything if self.grant.keeps_back_resources() => PageScope::of(resource_type).with_references(),
             Cohort::Everything => PageScope::of(resource_type),

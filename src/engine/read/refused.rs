@@ -35,7 +35,11 @@ impl Reader {
         let SearchError::Refused { status, .. } = &error else { return Err(error.into()) };
         let patients =
             slice.patients().map(|members| range(self.plan.asked_of(slice.resource_type), members)).unwrap_or_default();
+        let is_long = matches!(&slice.scope, Scope::Targets { lines, .. } if lines.len() > 1);
         let is_refused = match (*status, patients) {
+            (status, _) if is_long && FOR_LENGTH.contains(&status) => {
+                return Ok(Some(Read::TooMany { total: counted }));
+            }
             (status, [_, _, ..]) if FOR_LENGTH.contains(&status) || FOR_ONE_OF_MANY.contains(&status) => {
                 return Ok(Some(Read::TooMany { total: counted }));
             }
@@ -67,7 +71,10 @@ impl Reader {
             Scope::Patients { link, members, from: None } if &**link == "_id" => {
                 range(self.plan.asked_of(slice.resource_type), members)
             }
-            Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } => return Ok(false),
+            // How long a list of targets may be was tried out beforehand.
+            Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } | Scope::Targets { .. } => {
+                return Ok(false);
+            }
         };
         let came: HashSet<_> = came.iter().map(|received| &received.entry.id).collect();
         let missing: Vec<_> = asked.iter().rev().filter(|id| !came.contains(id)).collect();

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::{Bar, ReadError, Reader, Received};
 use crate::engine::accept::Reading;
+use crate::engine::associated::Tie;
 use crate::fhir::bundle::{Entry, Page};
 use crate::fhir::datatypes::{Instant, Millis};
 use crate::fhir::search::is_asked_by;
@@ -47,7 +48,7 @@ impl Reader {
             };
             reading.moved += u64::from(has_moved);
             reading.set.add(id, entry.version_id.as_deref());
-            received.push(Received { entry, id, has_moved, was_there: true, bar: Bar::None });
+            received.push(Received { entry, id, has_moved, was_there: true, bar: Bar::None, tie: Tie::Ordinary });
         }
         received
     }
@@ -80,6 +81,15 @@ impl Reader {
             // What else the server puts into a record is withheld, not a sign of a filter that was ignored.
             Scope::Record { .. } if stamp.is_some_and(|stamp| stamp >= horizon.windows_until) => Place::Moved,
             Scope::Record { .. } => Place::Inside,
+            Scope::Targets { lines, .. } => {
+                if !self.is_about(entry, self.targets.asked(lines)) {
+                    Place::Elsewhere
+                } else if stamp.is_some_and(|stamp| stamp >= horizon.windows_until) {
+                    Place::Moved
+                } else {
+                    Place::Inside
+                }
+            }
             Scope::Ids { list } => {
                 let asked = self.ids(slice.resource_type, list);
                 if asked.contains(&entry.id) { Place::Inside } else { Place::Elsewhere }
@@ -175,6 +185,7 @@ fn repeats(own: &str, slice: &Slice) -> bool {
         // It is a part of the path.
         Scope::Record { .. } => true,
         Scope::Ids { .. } => has("_id"),
+        Scope::Targets { .. } => has("target"),
     }
 }
 

@@ -22,11 +22,10 @@ pub(super) fn filters(
     compartments: Compartments,
 ) -> Result<BTreeMap<ResourceType, Vec<Filter>>, Problem> {
     let (wishes, owner) = (kickoff.alternatives(), caller.owner());
-    let asked_for = |name: &ResourceType| kickoff.types.as_ref().is_none_or(|types| types.contains(name));
     let may_come_along = |name: &ResourceType| match kickoff.level {
         ExportLevel::System => false,
         ExportLevel::Patient | ExportLevel::Group(_) => {
-            !compartments.hold(*name) && asked_for(name) && owner.may_hold_some(*name)
+            !compartments.hold(*name) && kickoff.asks_for(*name) && owner.may_hold_some(*name)
         }
     };
     let narrowed: BTreeSet<_> = caller.narrowed().into_iter().chain(wishes.keys().copied()).collect();
@@ -54,6 +53,7 @@ pub(super) fn filters(
                 _ if names_patients(kickoff.level.level(), compartments, name, parameter) => {
                     "which is how it is read by patient"
                 }
+                _ if kickoff.finds_by(name, parameter) => "which is how it is found of other resources",
                 None => "which the FHIR server does not list",
                 Some(Err(_other_kind)) => "with a value that is none of its kind",
                 Some(Ok(())) => continue,

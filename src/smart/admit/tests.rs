@@ -334,3 +334,44 @@ fn what_is_somebody_elses_may_not_be_told_of() {
         assert_eq!(grant.fate(&entry(json)), expected, "{json}");
     }
 }
+
+/// SEC-20, BD-034: what is found as something of others leaves without a patient of its own, and never with somebody else's.
+#[test]
+fn what_was_found_as_something_of_others_names_nobody_else() {
+    let of_observation = r#"{"resourceType":"Provenance","id":"v","target":[{"reference":"Observation/o"}]}"#;
+    let of_member =
+        r#"{"resourceType":"Provenance","id":"v","target":[{"reference":"Observation/o"},{"reference":"Patient/p"}]}"#;
+    let of_others =
+        r#"{"resourceType":"Provenance","id":"v","target":[{"reference":"Observation/o"},{"reference":"Patient/q"}]}"#;
+    for cohort in levels() {
+        let is_group = matches!(cohort, Cohort::Members(_));
+        let grant = grant(cohort.clone(), "{}", "").with_provenance(ProvenanceOf::Exported);
+        let mut noted = Vec::new();
+        let mut admitted = |json: &str| grant.admit_associated(&entry(json), |id| noted.push(id.to_string())).map(drop);
+        assert_eq!(admitted(of_observation), Ok(()), "{cohort:?}");
+        assert_eq!(admitted(of_member), Ok(()), "{cohort:?}");
+        let expected = if is_group { Err(Withheld::SharedWithOthers) } else { Ok(()) };
+        assert_eq!(admitted(of_others), expected, "{cohort:?}");
+        let encounter = entry(r#"{"resourceType":"Encounter","id":"e"}"#);
+        assert_eq!(grant.admit_associated(&encounter, |_| {}).err(), Some(Withheld::Type), "{cohort:?}");
+        // What it is about is looked at although it names no patient.
+        assert_eq!(grant.tells_of(&entry(of_observation)).len(), 1, "{cohort:?}");
+        assert_eq!(noted.first().map(String::as_str), Some("p"), "{cohort:?}");
+    }
+}
+
+/// BD-034: what makes Provenance a patient's, where all patients are exported.
+#[test]
+fn a_record_of_any_patient_makes_what_is_about_it_theirs() {
+    let grant = grant(Cohort::AllPatients, "{}", "").with_provenance(ProvenanceOf::Records);
+    assert!(grant.minds_what_is_told() && !grant.minds_who_is_told_of());
+    for (json, expected) in [
+        (r#"{"resourceType":"Patient","id":"x"}"#, Fate::MayLeave),
+        (r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/x"}}"#, Fate::MayLeave),
+        (r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Location/x"}}"#, Fate::IsNobodys),
+        (r#"{"resourceType":"Practitioner","id":"d"}"#, Fate::IsNobodys),
+        (r#"{"resourceType":"Group","id":"g","member":[{"entity":{"reference":"Patient/x"}}]}"#, Fate::IsNobodys),
+    ] {
+        assert_eq!(grant.fate(&entry(json)), expected, "{json}");
+    }
+}

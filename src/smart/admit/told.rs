@@ -6,9 +6,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Grant, Withheld};
+use super::{Grant, Line, Withheld};
 use crate::fhir::bundle::Entry;
-use crate::fhir::datatypes::LocalReference;
+use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::inside::look_inside;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
@@ -54,12 +54,26 @@ pub(crate) struct Told {
 pub(crate) enum Fate {
     /// It may be told of.
     MayLeave,
+    /// So may this, and it is no patient's: that something is about it does not make that a part of the export.
+    IsNobodys,
     /// The server does not give it, or it does not say whose it is.
     IsUnknown,
     /// It is somebody's who is none of the export's patients.
     IsOfOthers,
     /// Policy keeps it back.
     IsKeptBack,
+}
+
+/// Why Provenance belongs to an export of patients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum ProvenanceOf {
+    /// It is about a patient.
+    #[default]
+    Patients,
+    /// Or it was found as something of what is exported.
+    Exported,
+    /// Or it is about what lies in any patient's compartment (BD-034).
+    Records,
 }
 
 /// Whom Provenance is about. What it refers to besides, and by whom it was made, is looked for by others.
@@ -78,9 +92,51 @@ struct Target<'a> {
 }
 
 impl Grant {
+    /// The same where Provenance belongs to the export for this.
+    pub(crate) fn with_provenance(self, provenance: ProvenanceOf) -> Self {
+        Self { provenance, ..self }
+    }
+
     /// Whether it matters what resources tell of others.
     pub(crate) fn minds_what_is_told(&self) -> bool {
+        self.minds_who_is_told_of() || self.provenance == ProvenanceOf::Records
+    }
+
+    /// Whether there is anybody of whom nothing may be told.
+    pub(crate) fn minds_who_is_told_of(&self) -> bool {
         self.keeps_back_resources() || matches!(self.cohort, Cohort::Members(_))
+    }
+
+    /// What was found as something of others, or is about them, which are a part of the export: as a line. SEC-20: it names no
+    /// patient who is not.
+    pub(crate) fn admit_associated(&self, entry: &Entry, note: impl FnMut(&Id)) -> Result<Line, Withheld> {
+        if !self.types.contains(&entry.resource_type) {
+            return Err(Withheld::Type);
+        }
+        let (members, others): (Vec<_>, Vec<_>) = self.patients(entry).partition(|id| self.is_member(id));
+        if !others.is_empty() {
+            return Err(Withheld::SharedWithOthers);
+        }
+        let line = self.line(entry)?;
+        members.iter().for_each(note);
+        Ok(line)
+    }
+
+    /// Whether a resource can be a patient's by its type.
+    pub(crate) fn can_be_a_patients(&self, resource_type: ResourceType) -> bool {
+        self.compartments.hold(resource_type) && !resource_type.left_out_of_patient_exports()
+    }
+
+    /// What Provenance is about, as far as that lies on this server.
+    pub(crate) fn targets<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = LocalReference> + 'a {
+        let named = entry.references.iter().filter(|reference| &*reference.path == "target");
+        named.filter_map(|reference| self.local(&reference.target))
+    }
+
+    /// Whether it may be a part of the export, as far as that can be told before it is known what it is about.
+    fn may_belong(&self, entry: &Entry) -> bool {
+        let is_tied = entry.resource_type == ResourceType::PROVENANCE && self.provenance != ProvenanceOf::Patients;
+        if is_tied { self.types.contains(&entry.resource_type) } else { self.belongs(entry).is_ok() }
     }
 
     /// The records that a resource tells of, where it is there for nothing else, or is a part of one. What is none of the
@@ -92,7 +148,7 @@ impl Grant {
             ResourceType::BINARY => "securityContext",
             _ => return Vec::new(),
         };
-        if self.belongs(entry).is_err() {
+        if !self.may_belong(entry) {
             return Vec::new();
         }
         let told = entry.references.iter().filter_map(|reference| {
@@ -157,7 +213,9 @@ impl Grant {
             return Fate::IsKeptBack;
         }
         if !matches!(self.cohort, Cohort::Members(_)) {
-            return Fate::MayLeave;
+            let is_somebodys = self.can_be_a_patients(entry.resource_type)
+                && (entry.resource_type == ResourceType::PATIENT || self.patients(entry).next().is_some());
+            return if is_somebodys { Fate::MayLeave } else { Fate::IsNobodys };
         }
         if entry.resource_type == ResourceType::PATIENT {
             return if self.is_member(&entry.id) { Fate::MayLeave } else { Fate::IsOfOthers };

@@ -45,9 +45,11 @@ fn fill(rig: &Rig) {
         format!(r#"{{"resourceType":"Observation","id":"secret-unclear",{subject},"meta":{{"security":[{{"display":"?"}}]}}}}"#),
         r#"{"resourceType":"Provenance","id":"of-open","target":[{"reference":"Patient/p"}]}"#.to_owned(),
         format!(r#"{{"resourceType":"Provenance","id":"secret-provenance",{LABEL},"target":[{{"reference":"Patient/p"}}]}}"#),
+        r#"{"resourceType":"Provenance","id":"of-goes","target":[{"reference":"Observation/goes"}]}"#.to_owned(),
         // Without a label, and about one that has it.
         r#"{"resourceType":"Provenance","id":"secret-of-patient","target":[{"reference":"Patient/p"},{"reference":"Patient/secret-patient"}]}"#
             .to_owned(),
+        r#"{"resourceType":"Provenance","id":"secret-only","target":[{"reference":"Observation/secret-observation"}]}"#.to_owned(),
         r#"{"resourceType":"Provenance","id":"secret-told","target":[{"reference":"Patient/p"},{"reference":"Observation/secret-observation"}]}"#
             .to_owned(),
         r#"{"resourceType":"Provenance","id":"secret-made","target":[{"reference":"Patient/p"}],"entity":[{"role":"source","what":{"reference":"Observation/secret-inside"}}]}"#
@@ -87,6 +89,28 @@ async fn labelled(client: &Client) -> (Rig, Leap) {
     fill(&rig);
     leap.on();
     (rig, leap)
+}
+
+/// SEC-26: however Provenance is found, by what it is about or as what is about it.
+#[tokio::test]
+async fn what_comes_along_tells_of_no_record_that_is_withheld() {
+    let client = Client::new("a", ALL);
+    let (rig, _leap) = labelled(&client).await;
+    let token = rig.token(&client, ALL).await;
+    for (path, value) in [
+        ("/$export?_type=Observation&", "RelevantProvenanceResources"),
+        ("/$export?_type=Observation&", "LatestProvenanceResources"),
+        ("/Patient/$export?_type=Observation&", "LatestProvenanceResources"),
+        ("/Patient/$export?", "RelevantProvenanceResources"),
+        ("/Group/g/$export?", "LatestProvenanceResources"),
+        ("/Patient/$export?_type=Patient,Provenance&", "RelevantProvenanceResources"),
+    ] {
+        let asked = format!("includeAssociatedData={value}");
+        let export = export(&rig, &token, &format!("{path}{asked}")).await;
+        assert!(export.has("of-goes"), "{path}{asked}: {}", export.output);
+        assert!(!export.output.contains(r#""id":"secret"#), "{path}{asked}: {}", export.output);
+    }
+    rig.stop().await;
 }
 
 /// SEC-20, SEC-26: though the upstream ignores `_security:not`.

@@ -25,6 +25,8 @@ fn sheet(state: JobState) -> JobSheet {
         newcomers: Listed::default(),
         others: BTreeMap::new(),
         context: Vec::new(),
+        by_target: None,
+        provenance_of_records: false,
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,
         tells_deletions_by_difference: false,
