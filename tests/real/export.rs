@@ -100,10 +100,12 @@ pub(crate) async fn is_known(setup: &Setup) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Names and values of the lines, without what is about this run: numbers of resources, clock, keys, storage.
+/// Names and values of the lines, without what stands before them and what is about this run: numbers of resources, clock, keys,
+/// storage.
 fn profile_in(said: &str) -> String {
     const OF_THIS_RUN: [&str; 4] = ["anonymous", "types", "clock", "keys"];
-    let lines = said.lines().take_while(|line| !line.starts_with("storage"));
+    let lines = said.lines().skip_while(|line| !line.starts_with("software"));
+    let lines = lines.take_while(|line| !line.starts_with("storage"));
     let lines = lines.filter(|line| OF_THIS_RUN.iter().all(|name| !line.starts_with(name)));
     lines.map(|line| line.chars().take(VALUE_ENDS).collect::<String>().trim_end().to_owned() + "\n").collect()
 }
