@@ -31,7 +31,7 @@ const OF_R5: [&str; 25] = [
     r#"{"resourceType":"MedicationStatement","id":"own","subject":{"reference":"Patient/anna"}}"#,
     r#"{"resourceType":"NutritionIntake","id":"own","subject":{"reference":"Patient/anna"},"reportedReference":{"reference":"Patient/anna"}}"#,
     r#"{"resourceType":"NutritionIntake","id":"shared","subject":{"reference":"Patient/anna"},"reportedReference":{"reference":"Patient/ben"}}"#,
-    r#"{"resourceType":"Provenance","id":"own","target":[{"reference":"Consent/own"},{"reference":"Task/of-ben"}],"patient":{"reference":"Patient/anna"}}"#,
+    r#"{"resourceType":"Provenance","id":"own","target":[{"reference":"Consent/own"},{"reference":"Practitioner/dr"}],"patient":{"reference":"Patient/anna"}}"#,
     r#"{"resourceType":"RequestOrchestration","id":"own","action":[{"participant":[{"actorReference":{"reference":"Patient/anna"}}]}]}"#,
     r#"{"resourceType":"RequestOrchestration","id":"shared","subject":{"reference":"Patient/anna"},"action":[{"action":[{"participant":[{"actorReference":{"reference":"Patient/ben"}}]}]}]}"#,
     r#"{"resourceType":"ResearchSubject","id":"own","subject":{"reference":"Patient/anna"}}"#,
