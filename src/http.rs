@@ -97,6 +97,8 @@ pub(crate) struct Edge {
     pub(crate) most_cohorts: Option<usize>,
     /// What clients may call some types by.
     pub(crate) presets: Presets,
+    /// Whether Provenance is searched by what it is about.
+    pub(crate) finds_provenance: bool,
     /// The least that a client may ask for as the largest size of its files.
     pub(crate) least_file_max: u64,
     pub(crate) capabilities: Capabilities,

@@ -200,6 +200,7 @@ impl Bulk {
             cohorts: cohorts(config),
             most_cohorts: config.export.cohorts_by_clients.then_some(config.export.max_cohorts_per_client),
             presets: presets(config),
+            finds_provenance: config.export.provenance_by_target,
             least_file_max: config.output.least_file_max.bytes(),
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,

@@ -26,7 +26,7 @@ pub(crate) const PREFIX: &str = "bulk-cohort-";
 
 /// Filters of one cohort: each is proven on the server's own data.
 const MOST_FILTERS: usize = 8;
-const MOST_MEMBERS: usize = 5_000;
+const MOST_MEMBERS: usize = 200;
 /// Groups among them: each is read.
 const MOST_GROUPS: usize = 20;
 const LONGEST_NAME: usize = 200;

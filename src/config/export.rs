@@ -14,6 +14,7 @@ use crate::plan::{BoundaryChoice, Newcomers, OnShort};
 /// What exports may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct ExportConfig {
     /// How long a finished export's manifest and files can be had.
     #[serde(rename = "output_ttl_seconds", with = "seconds")]
@@ -46,6 +47,9 @@ pub struct ExportConfig {
     pub follow_references: Vec<String>,
     /// What clients may call some types by, so that they come along: values of `includeAssociatedData` that begin with `_`.
     pub associated_data: BTreeMap<String, Vec<String>>,
+    /// Whether clients may ask for the Provenance of what is exported (`includeAssociatedData`). Known limits say what it cannot
+    /// be relied on for yet.
+    pub provenance_by_target: bool,
     /// What becomes of an export of which something that the server counts does not come.
     pub on_short: OnShort,
     /// Whether changes after `transactionTime` that were seen are in the files.
@@ -72,6 +76,7 @@ impl Default for ExportConfig {
             max_cohorts_per_client: 100,
             follow_references: followed.map(str::to_owned).to_vec(),
             associated_data: BTreeMap::new(),
+            provenance_by_target: false,
             on_short: OnShort::Fail,
             boundary: BoundaryChoice::NoLoss,
             deletions_by_difference: false,

@@ -127,7 +127,7 @@ impl Services {
         let listed = cohort.members.as_ref();
         let by_group = |group: &Id| registry.covers(&job.owner, Level::Group, Some(group), []);
         let groups_are_covered = listed.is_some_and(|listed| listed.groups.iter().all(by_group));
-        let names_patients = listed.is_none_or(|listed| !listed.patients.is_empty());
+        let names_patients = listed.is_none() || cohort.names_patients;
         let may_name = !names_patients || registry.covers(&job.owner, Level::Patient, None, []);
         let searches = cohort.searches.iter().map(|search| (search.resource_type, search.filters.as_slice()));
         let searches = searches.filter(|(name, _)| *name != ResourceType::PATIENT || job.owner.may_hold_some(*name));

@@ -69,6 +69,10 @@ impl Services {
         if plan.is_none() || !job.kickoff.tells_nobody() {
             job.kickoff.leave_out_patients();
         }
+        // Whom its cohort names, the plan has by now.
+        if let Some(listed) = job.cohort.as_mut().and_then(|cohort| cohort.members.as_mut()) {
+            listed.patients.clear();
+        }
         let sealed = self.seal(id, layout::JOB_CHECKPOINT, &JobSheet { epoch, job, plan });
         self.output.put_again(&self.job_checkpoint(id), sealed).await
     }

@@ -64,7 +64,7 @@ where
         Kickoff::parse(operation, &head.method, head.uri.query(), &headers, &sent, &edge.links.base(), now.into())?
     };
     kickoff.check_sizes(&places, edge.least_file_max)?;
-    kickoff.associate(&places, &edge.presets, |name| !caller.lacks([name]).is_empty())?;
+    kickoff.associate(&places, &edge.presets, edge.finds_provenance, |name| !caller.lacks([name]).is_empty())?;
     let own = match &kickoff.level {
         ExportLevel::Group(id) => cohort::client::known(edge, &engine, caller, id).await?,
         ExportLevel::System | ExportLevel::Patient => None,

@@ -22,6 +22,9 @@ pub(crate) struct ClientCohort {
 pub(crate) struct CohortOfJob {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) members: Option<Listed>,
+    /// Whether patients are among those, also where they are left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) names_patients: bool,
     /// All of them have to find somebody.
     pub(crate) searches: Vec<MemberSearch>,
 }

@@ -220,8 +220,11 @@ impl Grant {
     /// Patient and Group level and but for Patient resources.
     fn belongs(&self, entry: &Entry) -> Result<Vec<Id>, Withheld> {
         let is_asked_for = self.types.contains(&entry.resource_type);
-        // The Group itself names it, whomever it names.
+        // The Group itself names it; of whom a Device is, it says.
         if is_asked_for && self.is_among_others(entry) == Some(true) {
+            if entry.resource_type.as_str() == "Device" {
+                return self.admit_context(entry);
+            }
             return Ok(Vec::new());
         }
         if self.context.contains(&entry.resource_type) && !matches!(self.cohort, Cohort::Everything) {
@@ -276,10 +279,19 @@ impl Grant {
                 members.push(target.id);
             }
         }
-        if members.is_empty() && matches!(self.cohort, Cohort::Members(_)) && has_a_patient(entry) {
-            return Err(Withheld::Undecided);
+        if !matches!(self.cohort, Cohort::Members(_)) || told::is_nobodys(entry.resource_type.as_str()) {
+            return Ok(members);
         }
-        Ok(members)
+        if entry.resource_type.as_str() == "Device" {
+            return if members.is_empty() && has_a_patient(entry) { Err(Withheld::Undecided) } else { Ok(members) };
+        }
+        // Whoever it names, by whatever element, is somebody to whom it may belong.
+        match self.fate_outside_of_compartments(entry) {
+            Fate::IsOfOthers => Err(Withheld::SharedWithOthers),
+            Fate::MayLeave => Ok(members),
+            Fate::IsUnknown | Fate::IsNobodys | Fate::IsKeptBack if names_nobody(entry) => Ok(members),
+            Fate::IsUnknown | Fate::IsNobodys | Fate::IsKeptBack => Err(Withheld::Undecided),
+        }
     }
 
     /// The patients in whose compartments the resource lies.
@@ -307,6 +319,12 @@ impl Grant {
             Cohort::Members(members) => members.binary_search(id).is_ok(),
         }
     }
+}
+
+/// Whether a resource says of nobody that it is about them, by whatever form.
+fn names_nobody(entry: &Entry) -> bool {
+    let inside = look_inside(&entry.line);
+    inside.is_some_and(|inside| !inside.is_strange && inside.subjects.is_empty() && inside.resources.len() == 1)
 }
 
 /// Whether a resource of no compartment has a patient, be it by a reference that is understood or not. What cannot be looked at

@@ -192,7 +192,10 @@ fn associated() -> Scenario {
         path: "/$export?_type=Patient,Provenance&includeAssociatedData=LatestProvenanceResources",
         patients: 0,
         settings: Settings::default(),
-        change: |config| config.output.file_max_resources = 25,
+        change: |config| {
+            config.export.provenance_by_target = true;
+            config.output.file_max_resources = 25;
+        },
     }
 }
 

@@ -96,15 +96,16 @@ impl Kickoff {
     /// refused: the latter by whoever looks at scopes.
     ///
     /// # Errors
-    /// [`KickoffError::NotAssociated`] for a value that is neither in the guide nor one of `presets`.
+    /// [`KickoffError::NotAssociated`] for a value that is neither of the guide, where `finds_provenance`, nor one of `presets`.
     pub(crate) fn associate(
         &mut self,
         places: &Places,
         presets: &Presets,
+        finds_provenance: bool,
         lacks: impl Fn(ResourceType) -> bool,
     ) -> Result<(), KickoffError> {
         for Value { code, location } in &places.associated {
-            let provenance = AssociatedProvenance::of(code);
+            let provenance = AssociatedProvenance::of(code).filter(|_| finds_provenance);
             let types = presets.get(code);
             let is_known = provenance.is_some() || types.is_some();
             if !is_known && !places.is_lenient {

@@ -263,7 +263,8 @@ pub(in crate::http) async fn of_job(
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(CohortOfJob { members: definition.members.clone(), searches })
+    let names_patients = definition.members.as_ref().is_some_and(|listed| !listed.patients.is_empty());
+    Ok(CohortOfJob { members: definition.members.clone(), names_patients, searches })
 }
 
 fn too_long(_: FilterError) -> Problem {

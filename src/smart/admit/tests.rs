@@ -274,7 +274,7 @@ fn members_that_are_no_patients_leave_for_themselves_alone() {
         let grant = grant(Cohort::Members(members), "{}", "").with_others(others.clone());
         for (json, leaves) in [
             (r#"{"resourceType":"Device","id":"d"}"#, true),
-            (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#, true),
+            (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#, false),
             (r#"{"resourceType":"Device","id":"e"}"#, false),
             // It may be referred to.
             (r#"{"resourceType":"Practitioner","id":"n"}"#, true),
@@ -287,7 +287,7 @@ fn members_that_are_no_patients_leave_for_themselves_alone() {
         assert!(!grant.is_foreign(&entry(r#"{"resourceType":"Device","id":"d"}"#)));
     }
     // Consent and labels are heeded of them as of all.
-    let withdrawn = grant(Cohort::Members(vec![]), "{}", "q").with_others(others);
+    let withdrawn = grant(Cohort::Members(ids(&["q"])), "{}", "q").with_others(others);
     let device = entry(r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#);
     assert_eq!(withdrawn.admit(&device, |_| {}).err(), Some(Withheld::ByPolicy));
 }
@@ -301,7 +301,7 @@ fn what_is_somebody_elses_may_not_be_told_of() {
     for (json, expected) in [
         (r#"{"resourceType":"Patient","id":"p"}"#, MayLeave),
         (r#"{"resourceType":"Patient","id":"q"}"#, IsOfOthers),
-        (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#, MayLeave),
+        (r#"{"resourceType":"Device","id":"d","patient":{"reference":"Patient/q"}}"#, IsOfOthers),
         (r#"{"resourceType":"Device","id":"e","patient":{"reference":"Patient/q"}}"#, IsOfOthers),
         (r#"{"resourceType":"Device","id":"e","patient":{"identifier":{"value":"v"}}}"#, IsUnknown),
         (r#"{"resourceType":"Device","id":"e"}"#, MayLeave),

@@ -220,9 +220,6 @@ impl Grant {
         if entry.resource_type == ResourceType::PATIENT {
             return if self.is_member(&entry.id) { Fate::MayLeave } else { Fate::IsOfOthers };
         }
-        if self.is_among_others(entry) == Some(true) {
-            return Fate::MayLeave;
-        }
         let mut patients = self.patients(entry).peekable();
         match &entry.resource_type {
             // Whom it is about, nobody looks up once more.
@@ -247,7 +244,7 @@ impl Grant {
     }
 
     /// The same of what no compartment has, such as a Task or a Binary: whoever is referred to counts, wherever in it.
-    fn fate_outside_of_compartments(&self, entry: &Entry) -> Fate {
+    pub(super) fn fate_outside_of_compartments(&self, entry: &Entry) -> Fate {
         let Some(inside) = look_inside(&entry.line).filter(|inside| !inside.is_strange) else { return Fate::IsUnknown };
         let is_named = inside.subjects.iter().all(|subject| subject.reference.is_some());
         let local: Vec<_> = inside.references.iter().filter_map(|target| self.local(target)).collect();
@@ -265,6 +262,6 @@ impl Grant {
 }
 
 /// Whether resources of a type are about nobody.
-fn is_nobodys(name: &str) -> bool {
+pub(super) fn is_nobodys(name: &str) -> bool {
     NOBODYS.contains(&name)
 }

@@ -44,6 +44,7 @@ async fn app(settings: Settings) -> App {
     }
     App::before(upstream, |config| {
         let devices = vec!["Condition".to_owned(), "Practitioner".to_owned()];
+        config.export.provenance_by_target = true;
         config.export.associated_data = BTreeMap::from([("_care".to_owned(), devices)]);
     })
     .await
@@ -170,7 +171,11 @@ async fn a_preset_brings_its_types() {
 #[tokio::test]
 async fn a_scope_without_provenance_brings_none() {
     let client = Client::new("a", "system/Patient.rs system/Observation.rs");
-    let rig = Rig::configured(&[], |config| config.smart.clients = vec![client.config()]).await;
+    let rig = Rig::configured(&[], |config| {
+        config.export.provenance_by_target = true;
+        config.smart.clients = vec![client.config()];
+    })
+    .await;
     for json in all() {
         rig.upstream.create(&json).expect("a resource");
     }
@@ -215,7 +220,11 @@ async fn the_latest_is_found_among_more_than_memory_holds() {
         told["text"] = json!({ "status": "generated", "div": text });
         upstream.create(&told.to_string()).expect("a resource");
     }
-    let app = App::before(upstream, |config| config.upstream.page_target = Size::kibibytes(16)).await;
+    let app = App::before(upstream, |config| {
+        config.export.provenance_by_target = true;
+        config.upstream.page_target = Size::kibibytes(16);
+    })
+    .await;
     for (level, asked, count) in [("", LATEST, 3), ("/Group/g", LATEST, 2), ("", RELEVANT, 17)] {
         let export = export(&app.base, level, &[code(asked), string("_type", "Observation")], None).await;
         let told = told(&export);
@@ -254,6 +263,15 @@ async fn a_server_that_ignores_targets_is_found_out() {
 }
 
 /// Without the parameter nobody is asked by what Provenance is about: that costs a search for each few resources.
+/// It is not to be relied on yet, and so for an operator to switch on.
+#[tokio::test]
+async fn it_is_refused_unless_an_operator_has_switched_it_on() {
+    let app = App::with_patients(1, Settings::default()).await;
+    let refused = kick_off(&app.base, "", &[code(RELEVANT)], None).await;
+    assert_eq!(refused.status, 400, "{}", String::from_utf8_lossy(&refused.body));
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn nothing_is_searched_by_target_unasked() {
     for settings in servers() {

@@ -27,7 +27,7 @@ fn what_comes_along_is_known_by_its_code_and_the_least_restrictive_counts() {
         let headers = headers(prefer);
         let (mut kickoff, places) =
             Kickoff::parse(ExportLevel::System, &Method::GET, Some(query), &headers, b"", BASE, now)?;
-        kickoff.associate(&places, &presets, |name| lacks.contains(&name.as_str()))?;
+        kickoff.associate(&places, &presets, true, |name| lacks.contains(&name.as_str()))?;
         Ok((kickoff.associated.provenance, kickoff.associated.types.len(), kickoff.ignored))
     };
     let (latest, relevant) = ("LatestProvenanceResources", "RelevantProvenanceResources");
@@ -85,7 +85,7 @@ fn what_comes_along_is_a_code_or_a_coding_of_the_guides_system() {
         let headers = headers("respond-async");
         let (mut kickoff, places) =
             Kickoff::parse(operation, &Method::POST, None, &headers, body.as_bytes(), BASE, now)?;
-        kickoff.associate(&places, &Presets::new(), |_| false)?;
+        kickoff.associate(&places, &Presets::new(), true, |_| false)?;
         Ok(kickoff.associated.provenance)
     };
     let code = r#""valueCode":"LatestProvenanceResources""#;
