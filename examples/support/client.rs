@@ -1,6 +1,6 @@
 //! What a client of an export does: kick off, poll, download, delete.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use serde::Deserialize;
 
 /// Pause between two polls.
 const PAUSE: Duration = Duration::from_millis(100);
+/// An export that says the same for as long as this is stuck: whoever waits for it is told what it said.
+const STUCK: Duration = Duration::from_secs(600);
 
 pub(crate) struct Client {
     http: HttpClient<HttpConnector, Full<Bytes>>,
@@ -62,12 +64,17 @@ impl Client {
         Ok(location.to_str()?.to_owned())
     }
 
-    /// Polls until the export has ended; each progress text goes to `show`.
+    /// Polls until the export has ended; each progress text goes to `show`. One that goes no further is given up.
     pub(crate) async fn wait(&self, status: &str, show: impl Fn(&str)) -> anyhow::Result<Manifest> {
+        let (mut last, mut since) = (String::new(), Instant::now());
         loop {
             match self.poll(status).await? {
                 Poll::Running(progress) => {
                     show(&progress);
+                    ensure!(progress != last || since.elapsed() < STUCK, "the export goes no further: {progress}");
+                    if progress != last {
+                        (last, since) = (progress, Instant::now());
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
                 Poll::Complete(manifest) => return Ok(manifest),

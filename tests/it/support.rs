@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::client::{Client, Manifest};
 use crate::expected;
 use crate::raw::{self, Answer};
+use crate::watchdog;
 
 /// The object that says whose an output is; it stays.
 pub(crate) const MARKER: &str = "offtake.instance";
@@ -163,11 +164,12 @@ pub(crate) fn config(upstream: &str, base: &str, folder: &Path) -> Config {
     config
 }
 
-fn host_of(base: &str) -> String {
+pub(crate) fn host_of(base: &str) -> String {
     base.trim_start_matches("http://").trim_end_matches("/fhir").to_owned()
 }
 
 pub(crate) async fn listener() -> TcpListener {
+    watchdog::look_after_this_test();
     TcpListener::bind("127.0.0.1:0").await.expect("a free port")
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use futures_util::FutureExt as _;
 use http::StatusCode;
 use object_store::ObjectStore;
@@ -24,12 +24,12 @@ use crate::crash::output::CrashOutput;
 use crate::random::Random;
 use crate::support::listener;
 
-/// Between two polls.
+/// Between two polls, and two looks at the clock.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Kick-offs that may be answered with 503 in a row.
 const MOST_REFUSALS: usize = 20;
-/// So many polls without a request in between: everything waits for the clock.
-const QUIET_POLLS: usize = 40;
+/// So many pauses without a request in between: everything waits for the clock.
+const QUIET_PAUSES: usize = 40;
 /// What the clock is moved by then.
 const MOVE: Duration = Duration::from_secs(1);
 /// An export that takes longer hangs.
@@ -152,9 +152,10 @@ impl Chain<'_> {
         }
         let mut refused = 0;
         let status = loop {
-            let error = match self.client.kick_off(&format!("{}{}", life.base, self.path(since))).await {
+            let error = match self.kick_off(&life, since).await? {
                 Ok(status) => break status,
-                Err(error) => error,
+                Err(NoManifest::Failed(said)) => said,
+                Err(NoManifest::Crashed) => String::new(),
             };
             refused += 1;
             if life.point.crashed().now_or_never().is_some() {
@@ -162,12 +163,12 @@ impl Chain<'_> {
                 self.world.say("CRASH");
                 life.abort().await;
                 life = self.begin(limits, None).await?;
-            } else if refused < MOST_REFUSALS && error.to_string().contains("503") {
+            } else if refused < MOST_REFUSALS && error.contains("503") {
                 // A client comes again; by the clock that goes with the requests the server was silent for long.
                 self.clock.advance(MOVE);
                 tokio::time::sleep(PAUSE).await;
             } else {
-                return Err(error);
+                bail!(error);
             }
         };
         self.world.say(&format!("KICK-OFF since {:?}", since.and_then(world::ticks)));
@@ -183,6 +184,40 @@ impl Chain<'_> {
                     life = self.begin(limits, None).await?;
                 }
             }
+        }
+    }
+
+    /// Where to ask for an export that was kicked off. A life that has crashed never answers.
+    async fn kick_off(&self, life: &Life, since: Option<&str>) -> anyhow::Result<Result<String, NoManifest>> {
+        let url = format!("{}{}", life.base, self.path(since));
+        let answered =
+            async { Ok(self.client.kick_off(&url).await.map_err(|error| NoManifest::Failed(format!("{error:#}")))) };
+        tokio::select! {
+            biased;
+            () = life.point.crashed() => Ok(Err(NoManifest::Crashed)),
+            answered = answered => answered,
+            stuck = self.move_on_in_quiet() => stuck,
+        }
+    }
+
+    /// Moves the clock on wherever everything waits for it.
+    ///
+    /// # Errors
+    /// If that is of no use.
+    async fn move_on_in_quiet<T>(&self) -> anyhow::Result<T> {
+        let began = Instant::now();
+        let (mut seen, mut quiet) = (self.world.steps(), 0);
+        loop {
+            ensure!(began.elapsed() < PATIENCE, "an export hangs:\n{}", self.world.trace().join("\n"));
+            let now = self.world.steps();
+            quiet = if now == seen { quiet + 1 } else { 0 };
+            seen = now;
+            if quiet >= QUIET_PAUSES {
+                quiet = 0;
+                self.clock.advance(MOVE);
+                self.world.say("(all is quiet, the clock moves on)");
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -237,30 +272,22 @@ impl Chain<'_> {
 
     /// Waits for the end of an export. Time passes with requests; where everything waits for it, it is moved on.
     async fn wait(&self, life: &Life, status: &str) -> anyhow::Result<Result<Manifest, NoManifest>> {
-        let began = Instant::now();
-        let (mut seen, mut quiet) = (self.world.steps(), 0);
-        loop {
-            let polled = tokio::select! {
-                biased;
-                () = life.point.crashed() => return Ok(Err(NoManifest::Crashed)),
-                polled = self.client.poll(status) => polled?,
-            };
-            match polled {
-                Poll::Complete(manifest) => return Ok(Ok(manifest)),
-                // The store of a new life is not open yet, or that of an old one answers no more.
-                Poll::Other(StatusCode::SERVICE_UNAVAILABLE, _) | Poll::Running(_) => {}
-                Poll::Other(code, said) => return Ok(Err(NoManifest::Failed(format!("{code} {said}")))),
+        let ended = async {
+            loop {
+                match self.client.poll(status).await? {
+                    Poll::Complete(manifest) => return Ok(Ok(manifest)),
+                    // The store of a new life is not open yet, or that of an old one answers no more.
+                    Poll::Other(StatusCode::SERVICE_UNAVAILABLE, _) | Poll::Running(_) => {}
+                    Poll::Other(code, said) => return Ok(Err(NoManifest::Failed(format!("{code} {said}")))),
+                }
+                tokio::time::sleep(PAUSE).await;
             }
-            ensure!(began.elapsed() < PATIENCE, "an export hangs:\n{}", self.world.trace().join("\n"));
-            let now = self.world.steps();
-            quiet = if now == seen { quiet + 1 } else { 0 };
-            seen = now;
-            if quiet >= QUIET_POLLS {
-                quiet = 0;
-                self.clock.advance(MOVE);
-                self.world.say("(all is quiet, the clock moves on)");
-            }
-            tokio::time::sleep(PAUSE).await;
+        };
+        tokio::select! {
+            biased;
+            () = life.point.crashed() => Ok(Err(NoManifest::Crashed)),
+            ended = ended => ended,
+            stuck = self.move_on_in_quiet() => stuck,
         }
     }
 
@@ -320,7 +347,8 @@ struct Life {
 impl Life {
     async fn end(self) {
         drop(self.stop);
-        self.serving.await.expect("serving did not panic").expect("serving ended well");
+        let served = tokio::time::timeout(PATIENCE, self.serving).await.expect("a stop comes to its end");
+        served.expect("serving did not panic").expect("serving ended well");
     }
 
     /// Ends it without a word.
