@@ -11,6 +11,7 @@ pub(crate) struct ResourceType(&'static str);
 
 impl ResourceType {
     pub(crate) const BINARY: Self = Self("Binary");
+    pub(crate) const DEVICE: Self = Self("Device");
     pub(crate) const GROUP: Self = Self("Group");
     pub(crate) const OPERATION_OUTCOME: Self = Self("OperationOutcome");
     pub(crate) const PATIENT: Self = Self("Patient");

@@ -222,7 +222,7 @@ impl Grant {
         let is_asked_for = self.types.contains(&entry.resource_type);
         // The Group itself names it; of whom a Device is, it says.
         if is_asked_for && self.is_among_others(entry) == Some(true) {
-            if entry.resource_type.as_str() == "Device" {
+            if entry.resource_type == ResourceType::DEVICE {
                 return self.admit_context(entry);
             }
             return Ok(Vec::new());
@@ -282,7 +282,7 @@ impl Grant {
         if !matches!(self.cohort, Cohort::Members(_)) || told::is_nobodys(entry.resource_type.as_str()) {
             return Ok(members);
         }
-        if entry.resource_type.as_str() == "Device" {
+        if entry.resource_type == ResourceType::DEVICE {
             return if members.is_empty() && has_a_patient(entry) { Err(Withheld::Undecided) } else { Ok(members) };
         }
         // Whoever it names, by whatever element, is somebody to whom it may belong.

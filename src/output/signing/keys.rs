@@ -179,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_knows_since_when_it_signs_unless_it_is_from_before_that_was_kept() {
+        let first = LinkKeys::read(&[7; LENGTH]).expect("bytes of a key");
+        assert_eq!(first.created(), None);
+        let second = LinkKeys::made(&[8; LENGTH], Some(&first), NOW, NOW + HOUR).expect("a good key");
+        assert_eq!(second.keys.created(), Some(NOW));
+        let read = LinkKeys::read(second.text.as_bytes()).expect("it was just written");
+        assert_eq!(read.created(), Some(NOW));
+    }
+
+    #[test]
     fn what_is_no_set_of_keys_is_refused() {
         let made = LinkKeys::made(&[1; LENGTH], None, NOW, NOW).expect("a good key").text;
         for text in ["", "{}", "short", &made.replace("\"version\":1", "\"version\":2"), &made[1..], &made[..LENGTH]] {

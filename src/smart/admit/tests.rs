@@ -161,6 +161,64 @@ fn what_comes_along_belongs_to_nobody_else() {
     }
 }
 
+/// SEC-23: where every patient is one of the export's, a Device of somebody who is not named is one of theirs.
+#[test]
+fn what_comes_along_to_everybody_may_be_anybodys() {
+    let grant = with_devices(Cohort::AllPatients);
+    for patient in [r#"{"identifier":{"value":"q"}}"#, r#"{"reference":"Patient/q"}"#] {
+        let device = format!(r#"{{"resourceType":"Device","id":"d","patient":{patient}}}"#);
+        assert!(grant.admit(&entry(&device), |_| {}).is_ok(), "{patient}");
+    }
+}
+
+/// SEC-23: of a type that may be somebody's, what does not say whose it is comes along only if it names nobody.
+#[test]
+fn what_may_be_somebodys_comes_along_if_it_names_a_member_or_nobody() {
+    let bases = vec!["http://h/fhir".to_owned()];
+    let [_, _, members] = levels();
+    let grant = Grant::new(members, Compartments::R4, vec![ResourceType::PATIENT], vec![named("Task")], bases);
+    for (json, expected) in [
+        (r#"{"resourceType":"Task","id":"t"}"#, None),
+        (r#"{"resourceType":"Task","id":"t","for":{"reference":"Patient/p"}}"#, None),
+        (r#"{"resourceType":"Task","id":"t","for":{"reference":"Patient/q"}}"#, Some(Withheld::SharedWithOthers)),
+        (r#"{"resourceType":"Task","id":"t","for":{"identifier":{"value":"q"}}}"#, Some(Withheld::Undecided)),
+        (r#"{"resourceType":"Task","id":"t","for":{"reference":"Group/g"}}"#, Some(Withheld::Undecided)),
+        (r#"{"resourceType":"Task","id":"t","contained":[{"resourceType":"Basic"}]}"#, Some(Withheld::Undecided)),
+    ] {
+        assert_eq!(grant.admit(&entry(json), |_| {}).err(), expected, "{json}");
+    }
+}
+
+/// DS-025, BD-025: the line has the public base, and no more than was asked for.
+#[test]
+fn what_leaves_is_on_the_public_base_and_as_far_as_it_was_asked_for() {
+    let json = r#"{"resourceType":"Observation","id":"o","status":"final","code":{},"note":[{"text":"x"}],"subject":{"reference":"http://h/fhir/Patient/p"}}"#;
+    let observation = entry(json);
+    let text = |grant: Grant| {
+        let line = grant.admit(&observation, |_| {}).expect("it may leave").into_bytes();
+        String::from_utf8(line.to_vec()).expect("text")
+    };
+    let plain = || grant(Cohort::AllPatients, "{}", "");
+    assert_eq!(text(plain()), format!("{json}\n"));
+    assert_eq!(
+        text(plain().on_base("https://public/r4")),
+        format!("{json}\n").replace("http://h/fhir", "https://public/r4")
+    );
+    let wanted = "Observation.status".parse().map(|element| {
+        let mut wanted = Wanted::default();
+        wanted.insert(element);
+        wanted
+    });
+    let cut = text(plain().of_elements(Some(&wanted.expect("an element"))));
+    assert!(cut.contains("\"status\"") && cut.contains("SUBSETTED") && !cut.contains("\"note\""), "{cut}");
+}
+
+#[test]
+fn a_line_shows_its_length_and_nothing_else() {
+    let line = grant(Cohort::Everything, "{}", "").admit(&entry(r#"{"resourceType":"Patient","id":"p"}"#), |_| {});
+    assert_eq!(format!("{:?}", line.expect("it may leave")), "Line(36 bytes)");
+}
+
 /// SEC-20, DS-024: what belongs to a member and to somebody else is neither's.
 #[test]
 fn what_lies_in_the_compartment_of_somebody_else_as_well_stays() {

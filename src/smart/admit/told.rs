@@ -224,7 +224,7 @@ impl Grant {
         match &entry.resource_type {
             // Whom it is about, nobody looks up once more.
             &ResourceType::PROVENANCE | &ResourceType::AUDIT_EVENT => Fate::IsUnknown,
-            name if name.as_str() == "Device" => match self.admit_context(entry) {
+            &ResourceType::DEVICE => match self.admit_context(entry) {
                 Ok(_) => Fate::MayLeave,
                 Err(Withheld::SharedWithOthers) => Fate::IsOfOthers,
                 Err(_undecided) => Fate::IsUnknown,
