@@ -1,5 +1,6 @@
 //! What an export holds by the parameters of its kick-off (sections 2.4 and 6 of the checklist).
 
+mod any;
 mod associated;
 mod elements;
 mod patients;
