@@ -134,6 +134,9 @@ pub(crate) enum Assumption {
     NoWitness,
     /// Nothing was there to show that one of its filters finds what it should. It holds until something comes by it.
     NoFiltered,
+    /// Nothing was there to show that its searches by what it is about find what they should. It holds until something comes by
+    /// one.
+    NoTarget,
     /// The server refuses some of the ways in which its resources belong to a patient.
     RefusedLinks,
     /// What `$everything` holds is for the server to say.

@@ -213,7 +213,7 @@ impl Planner {
                 named.into_iter().filter(is_context).collect()
             }
         };
-        let (by_target, provenance_of_records) = self.provenance(job, &cohort, &mut plans).await?;
+        let (by_target, provenance_of_records) = self.provenance(job, &cohort, profile.counts, &mut plans).await?;
         let bases = self.upstream.bases().into_iter().map(str::to_owned).collect();
         let boundary = self.boundary(job, plans.keys().chain(&context).copied().collect(), &survey).await?;
         let (listed, on_short) = (Listed(listed), self.on_short);

@@ -4,6 +4,7 @@ mod associated;
 mod elements;
 mod patients;
 mod provenance;
+mod targets;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

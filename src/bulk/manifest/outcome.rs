@@ -71,6 +71,12 @@ impl OutcomeLine {
         Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
     }
 
+    /// Types of which nothing was found by what it is about, and nothing was there to prove that it would.
+    pub(crate) fn without_target(names: &[ResourceType]) -> Self {
+        let text = "searches by what these are about found none, and nothing was there to show that they would";
+        Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
+    }
+
     /// Types of which the server refuses some of the ways in which they belong to a patient.
     pub(crate) fn refused_links(names: &[ResourceType]) -> Self {
         let text = "the server refuses to search these by each way in which they can belong to a patient; what only a \
