@@ -59,6 +59,10 @@ pub(crate) struct ExportPlan {
     /// Whether deletions that no history tells are found by what the client received before.
     #[serde(default)]
     pub(crate) tells_deletions_by_difference: bool,
+    /// Attachments that are kept as a Binary of the server are inlined, where those of one resource have no more than so many
+    /// bytes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inlines: Option<u64>,
     /// What absolute references to the upstream begin with.
     pub(crate) bases: Vec<String>,
 }
@@ -72,6 +76,17 @@ pub enum OnShort {
     Fail,
     /// It ends, and the proof and the error file say what is missing.
     Report,
+}
+
+/// What becomes of attachments that are kept as a Binary of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attachments {
+    /// They leave as references.
+    #[default]
+    Reference,
+    /// What they hold is written into the resources that refer to it. It costs a request for each.
+    Inline,
 }
 
 /// What is exported with `_since` of patients who became members of the Group after it.

@@ -265,26 +265,39 @@ impl Worker {
         latest: &mut Vec<Received>,
     ) -> Result<(), StreamError> {
         let (resources, issues, reservation) = page;
-        let (mut too_new, mut others): (Vec<_>, Vec<_>) =
-            resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
+        let (mut later, mut others): (Vec<_>, Vec<_>) = resources
+            .into_iter()
+            .partition(|resource| self.reader.is_too_new(resource) || self.reader.is_to_be_filled(slice, resource));
         // They are part of the page, whose memory is given back now.
-        for resource in &mut too_new {
-            if self.reader.grant.bars(&resource.entry) {
-                resource.bar = Bar::ByPolicy;
+        for resource in &mut later {
+            if self.reader.is_too_new(resource) {
+                if self.reader.grant.bars(&resource.entry) {
+                    resource.bar = Bar::ByPolicy;
+                }
+                resource.entry.line = Bytes::new();
+            } else {
+                resource.entry.line = Bytes::copy_from_slice(&resource.entry.line);
             }
-            resource.entry.line = Bytes::new();
         }
         let is_of_latest = self.plan.is_of_latest(slice);
         if is_of_latest {
             others = self.keep_latest(slice, latest, others);
         }
+        self.reader.leave_long_ones(slice, &mut others).await.map_err(StreamError::Read)?;
         self.files.write_staged(stage, slice, others, issues).await?;
         drop(reservation);
         // One by one: each may take as much memory as a page.
-        for resource in too_new {
-            let restored = self.reader.restore(slice, resource, Room::Share).await.map_err(StreamError::Read)?;
-            let others = if is_of_latest { self.keep_latest(slice, latest, vec![restored]) } else { vec![restored] };
+        for mut resource in later {
+            if self.reader.is_too_new(&resource) {
+                resource = self.reader.restore(slice, resource, Room::Share).await.map_err(StreamError::Read)?;
+            }
+            self.reader.fill(slice, &mut resource, Room::Share).await.map_err(StreamError::Read)?;
+            let others = if is_of_latest { self.keep_latest(slice, latest, vec![resource]) } else { vec![resource] };
             self.files.write_staged(stage, slice, others, Vec::new()).await?;
+            // They may be many, and are read again after the restart.
+            if self.drain.is_cancelled() && self.plan.inlines.is_some() {
+                return Err(StreamError::Stopping);
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::worker::{Worker, WorkerError};
 use crate::bulk::manifest::{Method, OutcomeLine, TypeProof};
+use crate::fhir::attachment::Left;
 use crate::fhir::datatypes::Millis;
 use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
@@ -55,7 +56,10 @@ impl Worker {
         lines.extend(short.map(|(name, short)| OutcomeLine::short(name, short)));
         lines.extend(named.iter().map(OutcomeLine::unreadable));
         let said = self.files.outcomes_said().await?;
-        lines.extend(said.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
+        lines.extend(said.iter().map(|(issue, times)| match Left::of(issue) {
+            Some(left) => OutcomeLine::left_as_references(left, *times),
+            None => OutcomeLine::upstream(issue, *times),
+        }));
         if self.running.members_left_out {
             lines.push(OutcomeLine::members_left_out());
         }

@@ -67,8 +67,6 @@ impl ExportPlan {
 /// How Provenance is read beside that.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
-    /// Of each resource the most recent one, and no other.
-    pub(crate) latest_only: bool,
     /// Not only as something of other resources.
     pub(crate) itself: bool,
     /// By time or by a filter.
@@ -77,11 +75,12 @@ pub(crate) struct Asked {
     pub(crate) by_patient: bool,
 }
 
-/// Whether what was wanted has to be searched for by the resources that an export holds: unless it is read as a whole anyhow.
+/// Whether all Provenance of the resources that an export holds has to be searched for by them: unless it is read as a whole
+/// anyhow.
 pub(crate) fn is_searched_by_target(cohort: &Cohort, asked: Asked) -> bool {
-    let Asked { latest_only, itself: is_asked_for, is_bounded, by_patient } = asked;
+    let Asked { itself: is_asked_for, is_bounded, by_patient } = asked;
     let is_read_as_a_whole = *cohort == Cohort::Everything && is_asked_for && !is_bounded && !by_patient;
-    latest_only || !is_read_as_a_whole
+    !is_read_as_a_whole
 }
 
 #[cfg(test)]
@@ -93,17 +92,15 @@ mod tests {
     #[test]
     fn provenance_is_searched_by_target_where_nothing_else_finds_it() {
         let members = Cohort::Members(vec![Id::parse("a").expect("an id")]);
-        for (latest_only, cohort, [itself, is_bounded, by_patient], expected) in [
-            (false, &Cohort::Everything, [true, false, false], false),
-            (false, &Cohort::Everything, [true, false, true], true),
-            (false, &Cohort::Everything, [true, true, false], true),
-            (false, &Cohort::Everything, [false, false, false], true),
-            (false, &Cohort::AllPatients, [true, false, false], true),
-            (false, &members, [true, false, true], true),
-            (true, &Cohort::Everything, [true, false, false], true),
-            (true, &members, [false, true, true], true),
+        for (cohort, [itself, is_bounded, by_patient], expected) in [
+            (&Cohort::Everything, [true, false, false], false),
+            (&Cohort::Everything, [true, false, true], true),
+            (&Cohort::Everything, [true, true, false], true),
+            (&Cohort::Everything, [false, false, false], true),
+            (&Cohort::AllPatients, [true, false, false], true),
+            (&members, [true, false, true], true),
         ] {
-            let asked = Asked { latest_only, itself, is_bounded, by_patient };
+            let asked = Asked { itself, is_bounded, by_patient };
             assert_eq!(is_searched_by_target(cohort, asked), expected, "{cohort:?} {asked:?}");
         }
     }

@@ -1,6 +1,7 @@
 //! What an export holds by the parameters of its kick-off (sections 2.4 and 6 of the checklist).
 
 mod associated;
+mod attachments;
 mod elements;
 mod patients;
 mod provenance;

@@ -176,6 +176,33 @@ async fn references_that_appear_between_two_lives_are_fetched_too() {
     world.server.stop().await;
 }
 
+/// SEC-24: what attachments hold is in the lines that lead to it, whichever life wrote them.
+#[tokio::test]
+async fn inlined_attachments_survive_an_abort_at_every_effect() {
+    let upstream = SampleUpstream::new(Settings { max_count: Some(10), ..Settings::default() });
+    let insert = |json: String| upstream.insert_raw(&json).expect("a resource");
+    insert(r#"{"resourceType":"Patient","id":"p"}"#.to_owned());
+    for number in 1..31 {
+        insert(format!(
+            r#"{{"resourceType":"DocumentReference","id":"d{number}","status":"current","subject":{{"reference":"Patient/p"}},"content":[{{"attachment":{{"contentType":"text/plain","url":"Binary/b{number}"}}}}]}}"#
+        ));
+        insert(format!(
+            r#"{{"resourceType":"Binary","id":"b{number}","contentType":"text/plain","data":"{}"}}"#,
+            "QUFB".repeat(number)
+        ));
+    }
+    let scenario = Scenario {
+        path: "/Patient/$export?_type=DocumentReference",
+        patients: 0,
+        settings: Settings::default(),
+        change: |config| {
+            config.export.attachments = offtake::config::Attachments::Inline;
+            config.output.file_max_resources = 8;
+        },
+    };
+    abort_everywhere_of(upstream, scenario, Store::Kept).await;
+}
+
 /// BD-032: what is found by the lines of complete files is found once, whichever life wrote them.
 #[tokio::test]
 async fn associated_provenance_survives_an_abort_at_every_effect() {
@@ -272,6 +299,17 @@ impl World {
         Ok(effects)
     }
 
+    /// With what the attachments hold that lead to a Binary.
+    fn inline(&self, wanted: &mut expected::Expected) {
+        for binary in self.upstream.resources(Some("Binary")) {
+            let reference = format!(r#""url":"Binary/{}""#, binary.id);
+            let data = serde_json::from_str::<serde_json::Value>(&binary.body).expect("JSON")["data"].to_string();
+            for line in wanted.values_mut() {
+                *line = line.replace(&reference, &format!(r#"{reference},"data":{data}"#));
+            }
+        }
+    }
+
     /// A first life up to `crash`, a second one that is aborted soon as well, and a third one to the end.
     async fn abort_at(&self, crash: Crash, lot: Store) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
@@ -300,6 +338,7 @@ impl World {
             }
             let mut wanted = expected::of(&self.upstream, self.scenario.path);
             wanted.retain(|name, _| !name.starts_with(NOT_THE_LATEST));
+            self.inline(&mut wanted);
             let difference = expected::compare(&wanted, &received)?;
             ensure!(difference.is_none(), "{difference}");
             exact::check_folder(&output, &manifest)?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::TypeProof;
+use crate::fhir::attachment::Left;
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::outcome::{Issue, IssueSeverity, IssueType};
 use crate::fhir::resource_type::ResourceType;
@@ -182,6 +183,18 @@ impl OutcomeLine {
     /// What the server said inside of good answers.
     pub(crate) fn upstream(said: &Issue, times: u64) -> Self {
         Self::of(&[foreign(said, &format!("said by the server {times} times"))])
+    }
+
+    /// Attachments that were to be inlined and are not.
+    pub(crate) fn left_as_references(left: Left, times: u64) -> Self {
+        let why = match left {
+            Left::NotGiven => "the server does not give them as a FHIR Binary",
+            Left::TooLarge => "they are larger than export.attachments_max_bytes, or too many in one resource",
+            Left::OfOthers => "they are not shown to be of a patient of this export",
+            Left::NotPermitted => "Binary is not permitted",
+        };
+        let text = format!("{times} attachments are references and hold no data, as {why}");
+        Self::of(&[issue(IssueSeverity::Warning, left.issue().code, &text)])
     }
 
     pub(crate) fn into_text(self) -> String {

@@ -31,8 +31,8 @@ impl Planner {
         let is_bounded = kickoff.since.is_some() || kickoff.until.is_some() || job.filters.contains_key(&resource_type);
         let by_patient = matches!(plan.strategy, Strategy::Patients { .. } | Strategy::Records);
         let latest_only = kickoff.asks_for_the_latest_only();
-        let asked = Asked { latest_only, itself: is_asked_for, is_bounded, by_patient };
-        let by_target = if is_searched_by_target(cohort, asked) {
+        let asked = Asked { itself: is_asked_for, is_bounded, by_patient };
+        let by_target = if latest_only || is_searched_by_target(cohort, asked) {
             let lists = match self.try_targets(job, counts).await? {
                 TargetSearch::Proven(lists) => Some(lists),
                 // What comes from now on is newer than the export.

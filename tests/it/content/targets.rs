@@ -225,11 +225,11 @@ async fn whom_provenance_may_tell_of_is_in_the_ledger() {
 /// What an older version is about is looked at again: it may have been nothing that is exported.
 #[tokio::test]
 async fn what_an_older_version_is_about_decides_whether_it_comes() {
-    let now = chrono::Utc::now();
-    let at = |seconds: i64| now - chrono::TimeDelta::seconds(seconds);
     for level in ["", "/Patient", "/Group/g"] {
         for small in [false, true] {
             let upstream = SampleUpstream::new(Settings { max_count: small.then_some(2), ..Settings::default() });
+            let now = upstream.now();
+            let at = |seconds: i64| now - chrono::TimeDelta::seconds(seconds);
             for json in PEOPLE {
                 upstream.insert_raw_at(json, at(7_200)).expect("a resource");
             }

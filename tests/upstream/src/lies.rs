@@ -72,6 +72,8 @@ pub struct Lies {
     /// Ids of patients of whom nothing but their own resource may be asked for: searches that name one of them are answered
     /// with 403 (break the glass).
     pub closed_records: BTreeSet<String>,
+    /// Whoever asks for a Binary is sent to that of another base.
+    pub binaries_at: Option<String>,
     /// No resource can be read by its id (facades, and gateways that cannot reach their server for a while).
     pub reads_nothing: bool,
     /// A history of a type or of the server that is not asked for with `_since` lacks its older half (HAPI, under writes).
