@@ -24,7 +24,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use crate::bulk::shape::Release;
-pub use crate::plan::{BoundaryChoice, Newcomers, OnShort};
+pub use crate::plan::{Attachments, BoundaryChoice, Newcomers, OnShort};
 pub use crate::profile::{
     CountMethod, NextLinks, NoneWord, OrNone, PageTotal, PatientForm, PresetChoice, ProfileOverrides, Searches,
     TimeFilter,

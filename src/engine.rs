@@ -4,6 +4,7 @@ mod accept;
 mod as_of;
 mod assertions;
 mod associated;
+mod attachments;
 mod chosen;
 mod clean;
 mod cohorts;
@@ -136,6 +137,8 @@ pub(crate) struct EngineSettings {
     pub(crate) on_short: OnShort,
     pub(crate) boundary: BoundaryChoice,
     pub(crate) deletions_by_difference: bool,
+    /// Attachments of one resource that are inlined have so many bytes together; `None` if none is.
+    pub(crate) inlines: Option<u64>,
     /// How long a job keeps trying when store or output fail.
     pub(crate) give_up_after: Duration,
 }
@@ -256,6 +259,7 @@ impl Engine {
             on_short: settings.on_short,
             boundary: settings.boundary,
             deletions_by_difference: settings.deletions_by_difference,
+            inlines: settings.inlines,
             profiler,
             rights: rights.clone(),
         };

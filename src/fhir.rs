@@ -1,5 +1,6 @@
 //! The little FHIR we speak; knows nothing of exports.
 
+pub(crate) mod attachment;
 pub(crate) mod bundle;
 pub(crate) mod capability;
 pub(crate) mod compartment;

@@ -59,6 +59,10 @@ pub(crate) struct ExportPlan {
     /// Whether deletions that no history tells are found by what the client received before.
     #[serde(default)]
     pub(crate) tells_deletions_by_difference: bool,
+    /// Attachments that are kept as a Binary of the server are inlined, where those of one resource have no more than so many
+    /// bytes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inlines: Option<u64>,
     /// What absolute references to the upstream begin with.
     pub(crate) bases: Vec<String>,
 }
@@ -72,6 +76,17 @@ pub enum OnShort {
     Fail,
     /// It ends, and the proof and the error file say what is missing.
     Report,
+}
+
+/// What becomes of attachments that are kept as a Binary of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attachments {
+    /// They leave as references.
+    #[default]
+    Reference,
+    /// What they hold is written into the resources that refer to it. It costs a request for each.
+    Inline,
 }
 
 /// What is exported with `_since` of patients who became members of the Group after it.
@@ -134,6 +149,9 @@ pub(crate) enum Assumption {
     NoWitness,
     /// Nothing was there to show that one of its filters finds what it should. It holds until something comes by it.
     NoFiltered,
+    /// Nothing was there to show that its searches by what it is about find what they should. It holds until something comes by
+    /// one.
+    NoTarget,
     /// The server refuses some of the ways in which its resources belong to a patient.
     RefusedLinks,
     /// What `$everything` holds is for the server to say.

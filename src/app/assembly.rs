@@ -16,7 +16,7 @@ use crate::bulk::kickoff::Presets;
 use crate::bulk::shape::FileSizes;
 use crate::clock::Clock;
 use crate::clock::watch::ClockWatch;
-use crate::config::{Compression, Config, PublicBucket, SmartMode};
+use crate::config::{Attachments, Compression, Config, PublicBucket, SmartMode};
 use crate::disk::Ballast;
 use crate::engine::files::FileLimits;
 use crate::engine::{Engine, EngineParts, EngineSettings, Standing};
@@ -210,6 +210,10 @@ pub(super) fn engine_settings(config: &Config) -> EngineSettings {
         on_short: config.export.on_short,
         boundary: config.export.boundary,
         deletions_by_difference: config.export.deletions_by_difference,
+        inlines: match config.export.attachments {
+            Attachments::Reference => None,
+            Attachments::Inline => Some(config.export.attachments_max.bytes()),
+        },
         give_up_after: upstream.give_up_after,
     }
 }

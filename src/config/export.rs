@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cohorts::{self, CohortConfig};
-use super::{Problems, Section, seconds};
+use super::{Problems, Section, Size, seconds};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::resource_type::ResourceType;
-use crate::plan::{BoundaryChoice, Newcomers, OnShort};
+use crate::plan::{Attachments, BoundaryChoice, Newcomers, OnShort};
 
 /// What exports may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +47,8 @@ pub struct ExportConfig {
     pub follow_references: Vec<String>,
     /// What clients may call some types by, so that they come along: values of `includeAssociatedData` that begin with `_`.
     pub associated_data: BTreeMap<String, Vec<String>>,
-    /// Whether clients may ask for the Provenance of what is exported (`includeAssociatedData`). Known limits say what it cannot
-    /// be relied on for yet.
+    /// Whether clients may ask for the Provenance of what is exported (`includeAssociatedData`). It costs a search for each few
+    /// resources of an export.
     pub provenance_by_target: bool,
     /// What becomes of an export of which something that the server counts does not come.
     pub on_short: OnShort,
@@ -57,6 +57,11 @@ pub struct ExportConfig {
     /// Whether deletions that the server's history does not tell are found by asking for everything that the client
     /// received before.
     pub deletions_by_difference: bool,
+    /// What becomes of attachments that are kept as a Binary of the server.
+    pub attachments: Attachments,
+    /// Bytes of the attachments of one resource together, as far as they are inlined.
+    #[serde(rename = "attachments_max_bytes")]
+    pub attachments_max: Size,
 }
 
 impl Default for ExportConfig {
@@ -76,10 +81,12 @@ impl Default for ExportConfig {
             max_cohorts_per_client: 100,
             follow_references: followed.map(str::to_owned).to_vec(),
             associated_data: BTreeMap::new(),
-            provenance_by_target: false,
+            provenance_by_target: true,
             on_short: OnShort::Fail,
             boundary: BoundaryChoice::NoLoss,
             deletions_by_difference: false,
+            attachments: Attachments::Reference,
+            attachments_max: Size::mebibytes(8),
         }
     }
 }
@@ -103,6 +110,9 @@ impl Section for ExportConfig {
         }
         if !(1..=10_000).contains(&self.max_cohorts_per_client) {
             problems.add("max_cohorts_per_client", "is not between 1 and 10000");
+        }
+        if !(1..=Size::mebibytes(64).bytes()).contains(&self.attachments_max.bytes()) {
+            problems.add("attachments_max_bytes", "is not between 1 and 64MiB");
         }
         for (option, problem) in cohorts::problems(&self.cohorts) {
             problems.add(&option, &problem);

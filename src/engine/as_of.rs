@@ -40,7 +40,7 @@ impl Reader {
                 // SEC-26: what it was before it was labelled does not leave either.
                 let bar = if self.grant.bars(&resource.entry) { Bar::ByPolicy } else { resource.bar };
                 let resource = Received { bar, ..resource };
-                let resource = match self.restore(resource, Room::Free).await {
+                let resource = match self.restore(slice, resource, Room::Free).await {
                     Ok(resource) => resource,
                     Err(ReadError::Search(SearchError::TooLarge { .. })) => return Ok(in_parts(slice, can_be_cut)),
                     Err(error) => return Err(error),
@@ -63,7 +63,7 @@ impl Reader {
     }
 
     /// A resource as it was; it stays out if it was not there.
-    pub(super) async fn restore(&self, resource: Received, room: Room) -> Result<Received, ReadError> {
+    pub(super) async fn restore(&self, slice: &Slice, resource: Received, room: Room) -> Result<Received, ReadError> {
         let Some(instant) = self.as_of() else { return Ok(resource) };
         let scope = self.page_scope(resource.entry.resource_type);
         let Entry { resource_type, id, .. } = &resource.entry;
@@ -77,7 +77,7 @@ impl Reader {
             then => then?,
         };
         let Some(entry) = then else { return Ok(Received { was_there: false, ..resource }) };
-        // It may have told of other records then.
+        // It may have told of other records then, or have been about others.
         let known = match room {
             Room::Free => match self.look_at_whom_they_tell_of(std::iter::once(&entry), Known::default()).await? {
                 Looked::All(known) => known,
@@ -86,7 +86,8 @@ impl Reader {
             Room::Share | Room::Alone => self.look_at_whom_it_tells_of(&entry).await?,
         };
         let bar = resource.bar.max(self.bar(&entry, &known));
-        Ok(Received { entry, bar, ..resource })
+        let tie = self.tie_then(slice, &entry, &known).await;
+        Ok(Received { entry, bar, tie, ..resource })
     }
 }
 

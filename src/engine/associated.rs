@@ -23,7 +23,7 @@ use crate::job::index::IdHash;
 use crate::output::OutputError;
 use crate::plan::associated::ByTarget;
 use crate::plan::slice::{Phase, Scope, Slice};
-use crate::plan::{Cohort, ExportPlan, TypePlan};
+use crate::plan::{Cohort, ExportPlan};
 use crate::smart::admit::{Fate, ProvenanceOf, Told};
 use crate::upstream::budget::Reservation;
 use crate::upstream::client::Room;
@@ -40,8 +40,8 @@ pub(super) enum Tie {
     Apart,
 }
 
-/// Lines of a complete file that are asked about at a time: what they hold is remembered meanwhile.
-const LINES_AT_ONCE: usize = 5_000;
+/// Lines of a complete file that are asked about at a time: what they hold is remembered meanwhile, in a few megabytes.
+const LINES_AT_ONCE: u32 = 25_000;
 
 /// Resources that a file holds, of which something is asked.
 #[derive(Debug, Default)]
@@ -92,6 +92,24 @@ impl Reader {
         let may_leave = |told: &Told| self.fate_of(told, known) == Some(Fate::MayLeave);
         let is_tied = told.iter().any(|told| told.is_subject && is_of_patients(told) && may_leave(told));
         if is_tied { Tie::Associated } else { Tie::Apart }
+    }
+
+    /// The same of an older version than the one that was found: that may have been about something else, which is a part of the
+    /// export or not.
+    pub(super) async fn tie_then(&self, slice: &Slice, entry: &Entry, known: &Known) -> Tie {
+        let Scope::Targets { lines, .. } = &slice.scope else { return self.tie(slice, entry, known) };
+        let is_about_some = self.is_about(entry, self.targets.asked(lines)) || self.is_about_exported(entry).await;
+        if is_about_some { self.tie(slice, entry, known) } else { Tie::Apart }
+    }
+
+    async fn is_about_exported(&self, entry: &Entry) -> bool {
+        let Some(exported) = &self.exported else { return false };
+        for LocalReference { resource_type, id } in self.grant.targets(entry) {
+            if !exported.hold(resource_type, &BTreeSet::from([id])).await.is_empty() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Leaves of what a resource tells of only what can make it a part of the export; nothing if one does for sure.
@@ -153,13 +171,11 @@ impl Worker {
     pub(super) async fn read_associated(&mut self) -> Result<(), WorkerError> {
         let Some(search) = self.plan.by_target else { return Ok(()) };
         let provenance = ResourceType::PROVENANCE;
-        if self.plan.types.get(&provenance).is_none_or(TypePlan::is_empty) {
-            return Ok(());
-        }
         self.progress.enter(Phase::Associated);
         loop {
             // What they are about is numbered by the lines of complete files.
             self.files.flush().await?;
+            self.reader.exported = Some(Arc::new(self.files.exported()));
             let mut has_asked = false;
             for (no, name, object) in self.files.all_but(provenance) {
                 if !self.left_of(no, 0..u32::try_from(object.lines).unwrap_or(u32::MAX)).is_empty() {
@@ -195,24 +211,14 @@ impl Worker {
         of: ResourceType,
         object: &StoredObject,
     ) -> Result<(), WorkerError> {
-        let mut lines = self.files.lines(object).await?;
-        let mut from = 0_u32;
-        loop {
-            let mut list = Vec::new();
-            while list.len() < LINES_AT_ONCE
-                && let Some(line) = lines.next().await.map_err(FilesError::from)?
-            {
-                let entry = Entry::parse(&line, PageScope::of(of));
-                let entry = entry.ok_or(FilesError::Output(OutputError::Damaged))?;
-                list.push(LocalReference { resource_type: entry.resource_type, id: entry.id });
-            }
-            let until = from.saturating_add(u32::try_from(list.len()).unwrap_or(u32::MAX));
-            if from == until {
-                return Ok(());
-            }
+        let count = u32::try_from(object.lines).unwrap_or(u32::MAX);
+        let mut left = 0..count;
+        while let Some(from) = self.left_of(no, left.clone()).iter().filter_map(first_line).min() {
+            let stretch = from..count.min(from.saturating_add(LINES_AT_ONCE));
+            let list = self.names_in(of, object, &stretch).await?;
             self.reader.targets = Arc::new(Targets { from, list });
             let mut slices = Vec::new();
-            for rest in self.left_of(no, from..until) {
+            for rest in self.left_of(no, stretch.clone()) {
                 let Scope::Targets { file, lines } = &rest.scope else { continue };
                 let asked = self.reader.targets.asked(lines);
                 let parts = self.plan.target_lists(search, asked).into_iter();
@@ -221,8 +227,32 @@ impl Worker {
                     .extend(parts.map(|lines| Slice { scope: Scope::Targets { file: *file, lines }, ..rest.clone() }));
             }
             self.drain(slices, Order::Any).await?;
-            from = until;
+            left.start = stretch.end;
         }
+        self.reader.targets = Arc::default();
+        Ok(())
+    }
+
+    /// What some lines of a file hold. It is read to its end at once, as no download waits for a server that is asked meanwhile;
+    /// and it has to be what was written, or something of what it held would never be asked about.
+    async fn names_in(
+        &self,
+        of: ResourceType,
+        object: &StoredObject,
+        stretch: &Range<u32>,
+    ) -> Result<Vec<LocalReference>, FilesError> {
+        let mut lines = self.files.lines(object).await?;
+        let mut list = Vec::with_capacity(stretch.len());
+        let mut number = 0_u64;
+        while let Some(line) = lines.next().await? {
+            if (u64::from(stretch.start)..u64::from(stretch.end)).contains(&number) {
+                let entry = Entry::parse(&line, PageScope::of(of)).ok_or(OutputError::Damaged)?;
+                list.push(LocalReference { resource_type: entry.resource_type, id: entry.id });
+            }
+            number += 1;
+        }
+        let is_whole = number == object.lines && lines.sha256() == object.sha256;
+        if is_whole { Ok(list) } else { Err(OutputError::Damaged.into()) }
     }
 
     /// Writes what came on one page of a slice that is read page by page. Of what only the most recent is wanted, that is kept
@@ -235,26 +265,39 @@ impl Worker {
         latest: &mut Vec<Received>,
     ) -> Result<(), StreamError> {
         let (resources, issues, reservation) = page;
-        let (mut too_new, mut others): (Vec<_>, Vec<_>) =
-            resources.into_iter().partition(|resource| self.reader.is_too_new(resource));
+        let (mut later, mut others): (Vec<_>, Vec<_>) = resources
+            .into_iter()
+            .partition(|resource| self.reader.is_too_new(resource) || self.reader.is_to_be_filled(slice, resource));
         // They are part of the page, whose memory is given back now.
-        for resource in &mut too_new {
-            if self.reader.grant.bars(&resource.entry) {
-                resource.bar = Bar::ByPolicy;
+        for resource in &mut later {
+            if self.reader.is_too_new(resource) {
+                if self.reader.grant.bars(&resource.entry) {
+                    resource.bar = Bar::ByPolicy;
+                }
+                resource.entry.line = Bytes::new();
+            } else {
+                resource.entry.line = Bytes::copy_from_slice(&resource.entry.line);
             }
-            resource.entry.line = Bytes::new();
         }
         let is_of_latest = self.plan.is_of_latest(slice);
         if is_of_latest {
             others = self.keep_latest(slice, latest, others);
         }
+        self.reader.leave_long_ones(slice, &mut others).await.map_err(StreamError::Read)?;
         self.files.write_staged(stage, slice, others, issues).await?;
         drop(reservation);
         // One by one: each may take as much memory as a page.
-        for resource in too_new {
-            let restored = self.reader.restore(resource, Room::Share).await.map_err(StreamError::Read)?;
-            let others = if is_of_latest { self.keep_latest(slice, latest, vec![restored]) } else { vec![restored] };
+        for mut resource in later {
+            if self.reader.is_too_new(&resource) {
+                resource = self.reader.restore(slice, resource, Room::Share).await.map_err(StreamError::Read)?;
+            }
+            self.reader.fill(slice, &mut resource, Room::Share).await.map_err(StreamError::Read)?;
+            let others = if is_of_latest { self.keep_latest(slice, latest, vec![resource]) } else { vec![resource] };
             self.files.write_staged(stage, slice, others, Vec::new()).await?;
+            // They may be many, and are read again after the restart.
+            if self.drain.is_cancelled() && self.plan.inlines.is_some() {
+                return Err(StreamError::Stopping);
+            }
         }
         Ok(())
     }
@@ -276,6 +319,14 @@ impl Worker {
             }
         }
         others
+    }
+}
+
+/// The first line that a slice asks about.
+fn first_line(slice: &Slice) -> Option<u32> {
+    match &slice.scope {
+        Scope::Targets { lines, .. } => Some(lines.start),
+        Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } | Scope::Ids { .. } => None,
     }
 }
 

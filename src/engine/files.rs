@@ -481,6 +481,7 @@ impl Export {
         match admitted {
             Ok(line) => {
                 tally.written += 1;
+                self::note(notes, resource.left.iter().map(|left| left.issue()));
                 if slice.phase != Phase::References {
                     notes.references.extend(self.grant.follows(entry));
                 }
@@ -500,7 +501,7 @@ impl Export {
 }
 
 /// Adds what the upstream said beside the resources.
-fn note(notes: &mut Notes, issues: Vec<Issue>) {
+fn note(notes: &mut Notes, issues: impl IntoIterator<Item = Issue>) {
     for issue in issues {
         *notes.outcomes.entry(issue).or_default() += 1;
     }

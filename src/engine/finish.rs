@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::worker::{Worker, WorkerError};
 use crate::bulk::manifest::{Method, OutcomeLine, TypeProof};
+use crate::fhir::attachment::Left;
 use crate::fhir::datatypes::Millis;
 use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, SliceRecord};
 use crate::job::{Complete, Job, JobState};
+use crate::plan::slice::Phase;
 use crate::plan::{Assumption, Boundary, Cohort, Strategy};
 use crate::smart::admit::Grant;
 use crate::smart::policy::Policy;
@@ -54,7 +56,10 @@ impl Worker {
         lines.extend(short.map(|(name, short)| OutcomeLine::short(name, short)));
         lines.extend(named.iter().map(OutcomeLine::unreadable));
         let said = self.files.outcomes_said().await?;
-        lines.extend(said.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
+        lines.extend(said.iter().map(|(issue, times)| match Left::of(issue) {
+            Some(left) => OutcomeLine::left_as_references(left, *times),
+            None => OutcomeLine::upstream(issue, *times),
+        }));
         if self.running.members_left_out {
             lines.push(OutcomeLine::members_left_out());
         }
@@ -161,6 +166,7 @@ impl Worker {
         assumed.filter(move |assumption| match assumption {
             Assumption::NoWitness => !found,
             Assumption::NoFiltered => !self.is_found_by_each_filter(name),
+            Assumption::NoTarget => !self.is_found_by_target(name),
             Assumption::RefusedLinks | Assumption::Everything | Assumption::OutsideCompartment => true,
         })
     }
@@ -173,6 +179,12 @@ impl Worker {
                 |record: &SliceRecord| record.slice.resource_type == name && record.slice.filter == Some(number);
             planned.is_proven || self.files.slices().any(|record| of_step(record) && record.received > 0)
         })
+    }
+
+    /// Whether anything of a type came by what it is about.
+    fn is_found_by_target(&self, name: ResourceType) -> bool {
+        let mut of_type = self.files.slices().filter(|record| record.slice.resource_type == name);
+        of_type.any(|record| record.slice.phase == Phase::Associated && record.received > 0)
     }
 
     /// That the server refuses some patients, if it does.
@@ -203,6 +215,7 @@ impl Worker {
             .map(|(assumption, names)| match assumption {
                 Assumption::NoWitness => OutcomeLine::without_witness(names),
                 Assumption::NoFiltered => OutcomeLine::without_filtered(names),
+                Assumption::NoTarget => OutcomeLine::without_target(names),
                 Assumption::RefusedLinks => OutcomeLine::refused_links(names),
                 Assumption::Everything => OutcomeLine::by_records(names),
                 Assumption::OutsideCompartment => OutcomeLine::outside_compartment(names),

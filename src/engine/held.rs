@@ -337,7 +337,7 @@ impl Lines {
     }
 
     /// SHA-256 of all that was read, in hexadecimal digits.
-    fn sha256(&mut self) -> String {
+    pub(super) fn sha256(&mut self) -> String {
         let digest = std::mem::replace(&mut self.digest, Context::new(&SHA256)).finish();
         digest.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }

@@ -46,6 +46,8 @@ pub(super) struct Planner {
     pub(super) on_short: OnShort,
     pub(super) boundary: BoundaryChoice,
     pub(super) deletions_by_difference: bool,
+    /// Attachments of one resource that are inlined have so many bytes together; `None` if none is.
+    pub(super) inlines: Option<u64>,
     /// What was found out about the upstream.
     pub(super) profiler: Profiler,
     /// Who is not to be exported.
@@ -213,7 +215,7 @@ impl Planner {
                 named.into_iter().filter(is_context).collect()
             }
         };
-        let (by_target, provenance_of_records) = self.provenance(job, &cohort, &mut plans).await?;
+        let (by_target, provenance_of_records) = self.provenance(job, &cohort, profile.counts, &mut plans).await?;
         let bases = self.upstream.bases().into_iter().map(str::to_owned).collect();
         let boundary = self.boundary(job, plans.keys().chain(&context).copied().collect(), &survey).await?;
         let (listed, on_short) = (Listed(listed), self.on_short);
@@ -233,6 +235,7 @@ impl Planner {
             on_short,
             boundary,
             tells_deletions_by_difference: self.deletions_by_difference,
+            inlines: self.inlines,
             bases,
         };
         self.prove_filters(&mut plan).await?;

@@ -19,6 +19,7 @@ use super::pool::{Cutting, Task};
 use super::provenance::{Known, Looked};
 
 use crate::bulk::manifest::Method;
+use crate::fhir::attachment::Left;
 use crate::fhir::bundle::{Entry, Page};
 use crate::fhir::datatypes::{Id, LocalReference, Millis};
 use crate::fhir::outcome::Issue;
@@ -120,6 +121,8 @@ pub(super) struct Received {
     pub(super) bar: Bar,
     /// Whether it is a part of the export for what it tells of others.
     pub(super) tie: Tie,
+    /// Why attachments of it are references, although what they hold is wanted.
+    pub(super) left: Vec<Left>,
 }
 
 /// Whether a resource stays here for what it tells of others, the stronger reason last.
@@ -174,7 +177,8 @@ impl Reader {
             match self.look_at_whom_they_tell_of(entries, asked).await? {
                 Looked::All(known) => {
                     let can_be_cut = task.slice.can_be_cut(self.cutting(task.slice.resource_type).grid);
-                    return self.look_back(&task.slice, can_be_cut, accepted, &known).await;
+                    let read = self.look_back(&task.slice, can_be_cut, accepted, &known).await?;
+                    return self.filled(&task.slice, can_be_cut, read).await;
                 }
                 Looked::NoRoom(known, untold) => {
                     drop(accepted);
@@ -359,6 +363,12 @@ impl Reader {
     /// After a page that was too large: asks for smaller ones from now on; `false` if one resource alone is.
     pub(super) fn shrink(&self, resource_type: ResourceType, asked: PageSize) -> bool {
         self.pace(resource_type).shrink(asked)
+    }
+
+    /// After more than fits: asks for no more than so many at a time from now on.
+    pub(super) fn cap(&self, resource_type: ResourceType, most: usize) {
+        let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
+        self.pace(resource_type).count.fetch_min(most, Ordering::Relaxed);
     }
 
     /// How slices of a type are cut at this moment.

@@ -198,7 +198,7 @@ impl Inner {
         let untold = only_of_others.map(|_| ResourceType::PROVENANCE);
         let grant = grant.with_others(others.collect());
         let grant = grant.narrowing(job.filters.keys().copied().chain(untold).collect());
-        let grant = grant.with_provenance(provenance_of(&plan));
+        let grant = grant.with_provenance(provenance_of(&plan)).with_binaries(may_hold(&ResourceType::BINARY));
         let grant = grant.of_elements(job.kickoff.elements.as_ref());
         let grant = Arc::new(grant.within(job.owner.policy(), self.services.rights.consent()));
         let keeps_back = grant.keeps_back_resources();

@@ -21,13 +21,18 @@ pub(crate) struct ByTarget {
 impl ByTarget {
     /// `targets` in lists of which each is for one search.
     pub(crate) fn lists(&self, targets: &[LocalReference], beside: usize) -> Vec<std::ops::Range<u32>> {
-        let bytes = |target: &LocalReference| target.resource_type.as_str().len() + target.id.as_str().len() + AROUND;
-        cohort::batches_by(targets, self.lists.beside(beside), bytes)
+        cohort::batches_by(targets, self.lists.beside(beside), taken)
     }
 }
 
-/// The slash and the comma of a target in a list.
-const AROUND: usize = 2;
+/// The slash and the comma of a target in a list: as long as they are where a server escapes them in its links, or a gateway on
+/// the way.
+pub(crate) const AROUND: usize = "%2F".len() + "%2C".len();
+
+/// What a target takes of a list.
+pub(crate) fn taken(target: &LocalReference) -> usize {
+    target.resource_type.as_str().len() + target.id.as_str().len() + AROUND
+}
 
 /// What a search for Provenance of these asks for.
 pub(crate) fn value(targets: &[LocalReference]) -> String {
@@ -70,14 +75,12 @@ pub(crate) struct Asked {
     pub(crate) by_patient: bool,
 }
 
-/// Whether what was `wanted` has to be searched for by the resources that an export holds: unless it is read as a whole anyhow.
-pub(crate) fn is_searched_by_target(
-    wanted: AssociatedProvenance,
-    cohort: &Cohort,
-    Asked { itself: is_asked_for, is_bounded, by_patient }: Asked,
-) -> bool {
+/// Whether all Provenance of the resources that an export holds has to be searched for by them: unless it is read as a whole
+/// anyhow.
+pub(crate) fn is_searched_by_target(cohort: &Cohort, asked: Asked) -> bool {
+    let Asked { itself: is_asked_for, is_bounded, by_patient } = asked;
     let is_read_as_a_whole = *cohort == Cohort::Everything && is_asked_for && !is_bounded && !by_patient;
-    wanted == AssociatedProvenance::Latest || !is_read_as_a_whole
+    !is_read_as_a_whole
 }
 
 #[cfg(test)]
@@ -88,20 +91,17 @@ mod tests {
     /// BD-032
     #[test]
     fn provenance_is_searched_by_target_where_nothing_else_finds_it() {
-        use AssociatedProvenance::{Latest, Relevant};
         let members = Cohort::Members(vec![Id::parse("a").expect("an id")]);
-        for (wanted, cohort, [itself, is_bounded, by_patient], expected) in [
-            (Relevant, &Cohort::Everything, [true, false, false], false),
-            (Relevant, &Cohort::Everything, [true, false, true], true),
-            (Relevant, &Cohort::Everything, [true, true, false], true),
-            (Relevant, &Cohort::Everything, [false, false, false], true),
-            (Relevant, &Cohort::AllPatients, [true, false, false], true),
-            (Relevant, &members, [true, false, true], true),
-            (Latest, &Cohort::Everything, [true, false, false], true),
-            (Latest, &members, [false, true, true], true),
+        for (cohort, [itself, is_bounded, by_patient], expected) in [
+            (&Cohort::Everything, [true, false, false], false),
+            (&Cohort::Everything, [true, false, true], true),
+            (&Cohort::Everything, [true, true, false], true),
+            (&Cohort::Everything, [false, false, false], true),
+            (&Cohort::AllPatients, [true, false, false], true),
+            (&members, [true, false, true], true),
         ] {
             let asked = Asked { itself, is_bounded, by_patient };
-            assert_eq!(is_searched_by_target(wanted, cohort, asked), expected, "{wanted:?} {cohort:?} {asked:?}");
+            assert_eq!(is_searched_by_target(cohort, asked), expected, "{cohort:?} {asked:?}");
         }
     }
 

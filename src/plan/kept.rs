@@ -107,6 +107,7 @@ mod tests {
             on_short: OnShort::Fail,
             boundary: Boundary::NoLoss,
             tells_deletions_by_difference: false,
+            inlines: None,
             bases: Vec::new(),
         }
     }

@@ -61,6 +61,7 @@ fn what_is_not_cut_by_time_is_read_whatever_until_is() {
                 on_short: OnShort::Fail,
                 boundary: Boundary::NoLoss,
                 tells_deletions_by_difference: false,
+                inlines: None,
                 bases: Vec::new(),
             };
             assert_eq!(plan.slices(Phase::Young, resource_type).len(), 1, "{strategy:?} until {until:?}");
@@ -96,6 +97,7 @@ fn newcomers_are_read_as_a_whole_and_in_batches_of_their_own() {
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,
         tells_deletions_by_difference: false,
+        inlines: None,
         bases: Vec::new(),
     };
     let (mut asked, mut old, mut new) = (BTreeSet::new(), 0, 0);

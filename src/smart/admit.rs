@@ -1,5 +1,6 @@
 //! `Grant::admit`, the only maker of lines that leave. What is there for other records only has a room of its own (`told`).
 
+mod attachments;
 mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use crate::fhir::rebase::Rebase;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
 
+pub(crate) use attachments::Inlining;
 pub(crate) use told::{Fate, ProvenanceOf, Told};
 
 /// One line of an output file: a compact resource and a newline. Nothing but [`Grant::admit`] makes one.
@@ -68,6 +70,8 @@ pub(crate) struct Grant {
     rebase: Option<Arc<Rebase>>,
     /// Why Provenance belongs to the export.
     provenance: ProvenanceOf,
+    /// Whether what a Binary holds may be had.
+    has_binaries: bool,
 }
 
 /// Why a resource does not leave.
@@ -111,6 +115,7 @@ impl Grant {
             consent,
             rebase,
             provenance,
+            has_binaries: false,
         }
     }
 
@@ -160,11 +165,16 @@ impl Grant {
 
     /// What leaves of a resource that is a part of the export: what may, as far as it was asked for.
     fn line(&self, entry: &Entry) -> Result<Line, Withheld> {
-        let permitted = self.permitted(entry)?;
-        let asked_for = self.kept.as_ref().and_then(|kept| kept.cut(entry.resource_type, &permitted.0));
-        let left = asked_for.map_or(permitted, |left| Line(Bytes::from(left)));
+        let left = self.left_of(entry)?;
         let rewritten = self.rebase.as_ref().and_then(|rebase| rebase.line(&left.0));
         Ok(rewritten.map_or(left, |line| Line(Bytes::from(line))))
+    }
+
+    /// The same before its references are written anew.
+    fn left_of(&self, entry: &Entry) -> Result<Line, Withheld> {
+        let permitted = self.permitted(entry)?;
+        let asked_for = self.kept.as_ref().and_then(|kept| kept.cut(entry.resource_type, &permitted.0));
+        Ok(asked_for.map_or(permitted, |left| Line(Bytes::from(left))))
     }
 
     /// What may leave of it.

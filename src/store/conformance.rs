@@ -511,6 +511,7 @@ fn of_members(members: u32) -> ExportPlan {
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,
         tells_deletions_by_difference: false,
+        inlines: None,
         bases: Vec::new(),
     }
 }

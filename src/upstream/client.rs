@@ -1,5 +1,6 @@
 //! Searches: one question in, one validated page out, with patience where it may help.
 
+mod binary;
 mod error;
 pub(crate) mod history;
 pub(crate) mod own_export;
@@ -136,15 +137,17 @@ struct Ask<'a> {
     form: Option<&'a str>,
     /// How parameters are handled can be preferred of searches only.
     is_search: bool,
+    /// Bytes of an answer.
+    most: usize,
 }
 
 impl<'a> Ask<'a> {
     fn get(target: &'a str) -> Self {
-        Self { target, form: None, is_search: false }
+        Self { target, form: None, is_search: false, most: usize::MAX }
     }
 
     fn search(target: &'a str) -> Self {
-        Self { target, form: None, is_search: true }
+        Self { is_search: true, ..Self::get(target) }
     }
 }
 
@@ -518,6 +521,9 @@ impl Upstream {
             let frame = frame.map_err(|error| again(Failure::CutShort(error)))?;
             let Ok(data) = frame.into_data() else { continue };
             let needed = bytes.len() + data.len();
+            if needed > ask.most {
+                return Err(Miss::Final(SearchError::TooLarge { bytes: needed, alone: true }));
+            }
             if needed > reservation.bytes() && !reservation.grow(needed) {
                 return Err(Miss::Final(SearchError::TooLarge { bytes: needed, alone: reservation.is_all() }));
             }

@@ -2,9 +2,11 @@
 
 mod any;
 mod associated;
+mod attachments;
 mod elements;
 mod patients;
 mod provenance;
+mod targets;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

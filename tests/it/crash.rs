@@ -176,6 +176,33 @@ async fn references_that_appear_between_two_lives_are_fetched_too() {
     world.server.stop().await;
 }
 
+/// SEC-24: what attachments hold is in the lines that lead to it, whichever life wrote them.
+#[tokio::test]
+async fn inlined_attachments_survive_an_abort_at_every_effect() {
+    let upstream = SampleUpstream::new(Settings { max_count: Some(10), ..Settings::default() });
+    let insert = |json: String| upstream.insert_raw(&json).expect("a resource");
+    insert(r#"{"resourceType":"Patient","id":"p"}"#.to_owned());
+    for number in 1..31 {
+        insert(format!(
+            r#"{{"resourceType":"DocumentReference","id":"d{number}","status":"current","subject":{{"reference":"Patient/p"}},"content":[{{"attachment":{{"contentType":"text/plain","url":"Binary/b{number}"}}}}]}}"#
+        ));
+        insert(format!(
+            r#"{{"resourceType":"Binary","id":"b{number}","contentType":"text/plain","data":"{}"}}"#,
+            "QUFB".repeat(number)
+        ));
+    }
+    let scenario = Scenario {
+        path: "/Patient/$export?_type=DocumentReference",
+        patients: 0,
+        settings: Settings::default(),
+        change: |config| {
+            config.export.attachments = offtake::config::Attachments::Inline;
+            config.output.file_max_resources = 8;
+        },
+    };
+    abort_everywhere_of(upstream, scenario, Store::Kept).await;
+}
+
 /// BD-032: what is found by the lines of complete files is found once, whichever life wrote them.
 #[tokio::test]
 async fn associated_provenance_survives_an_abort_at_every_effect() {
@@ -193,13 +220,16 @@ fn associated() -> Scenario {
         patients: 0,
         settings: Settings::default(),
         change: |config| {
-            config.export.provenance_by_target = true;
             config.output.file_max_resources = 25;
         },
     }
 }
 
-/// Each patient has Provenance, and some of it is about two of them.
+/// What Provenance is called that is not the latest of anything.
+const NOT_THE_LATEST: &str = "Provenance/earlier-";
+
+/// Each patient has Provenance, and some of it is about two of them. Of some there is another one that was recorded at the same
+/// time and updated before.
 fn provenance_upstream() -> SampleUpstream {
     let upstream = SampleUpstream::new(Settings::default());
     let insert = |json: String| upstream.insert_raw(&json).expect("a resource");
@@ -207,10 +237,17 @@ fn provenance_upstream() -> SampleUpstream {
         insert(format!(r#"{{"resourceType":"Patient","id":"p{number:02}"}}"#));
     }
     for number in 0..60 {
+        let recorded = format!(r#""recorded":"2024-01-01T00:00:{number:02}Z""#);
+        if number % 3 == 0 {
+            let earlier = format!(
+                r#"{{"resourceType":"Provenance","id":"earlier-{number:02}",{recorded},"target":[{{"reference":"Patient/p{number:02}"}}]}}"#
+            );
+            upstream.insert_raw_at(&earlier, upstream.now() - chrono::TimeDelta::hours(1)).expect("a resource");
+        }
         let other = (number + 1) % 60;
         let other = if number % 10 == 4 { format!(r#",{{"reference":"Patient/p{other:02}"}}"#) } else { String::new() };
         insert(format!(
-            r#"{{"resourceType":"Provenance","id":"v{number:02}","recorded":"2024-01-01T00:00:{number:02}Z","target":[{{"reference":"Patient/p{number:02}"}}{other}]}}"#
+            r#"{{"resourceType":"Provenance","id":"v{number:02}",{recorded},"target":[{{"reference":"Patient/p{number:02}"}}{other}]}}"#
         ));
     }
     upstream
@@ -262,6 +299,17 @@ impl World {
         Ok(effects)
     }
 
+    /// With what the attachments hold that lead to a Binary.
+    fn inline(&self, wanted: &mut expected::Expected) {
+        for binary in self.upstream.resources(Some("Binary")) {
+            let reference = format!(r#""url":"Binary/{}""#, binary.id);
+            let data = serde_json::from_str::<serde_json::Value>(&binary.body).expect("JSON")["data"].to_string();
+            for line in wanted.values_mut() {
+                *line = line.replace(&reference, &format!(r#"{reference},"data":{data}"#));
+            }
+        }
+    }
+
     /// A first life up to `crash`, a second one that is aborted soon as well, and a third one to the end.
     async fn abort_at(&self, crash: Crash, lot: Store) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
@@ -288,7 +336,9 @@ impl World {
             for file in &manifest.output {
                 received.entry(file.resource_type.clone()).or_default().extend(client.download(&file.url).await?);
             }
-            let wanted = expected::of(&self.upstream, self.scenario.path);
+            let mut wanted = expected::of(&self.upstream, self.scenario.path);
+            wanted.retain(|name, _| !name.starts_with(NOT_THE_LATEST));
+            self.inline(&mut wanted);
             let difference = expected::compare(&wanted, &received)?;
             ensure!(difference.is_none(), "{difference}");
             exact::check_folder(&output, &manifest)?;

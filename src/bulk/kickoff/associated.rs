@@ -170,6 +170,13 @@ impl Kickoff {
             || self.associated.types.contains(&provenance)
     }
 
+    /// Whether of the Provenance of a resource only the latest is wanted. Whoever asks for all of it by a preset as well has all
+    /// (BD-033).
+    pub(crate) fn asks_for_the_latest_only(&self) -> bool {
+        self.associated.provenance == Some(AssociatedProvenance::Latest)
+            && !self.associated.types.contains(&ResourceType::PROVENANCE)
+    }
+
     /// Whether the export itself asks for a type by this parameter, beside by patients.
     pub(crate) fn finds_by(&self, name: ResourceType, parameter: &str) -> bool {
         self.associated.provenance.is_some() && name == ResourceType::PROVENANCE && parameter == TARGET

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::TypeProof;
+use crate::fhir::attachment::Left;
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::outcome::{Issue, IssueSeverity, IssueType};
 use crate::fhir::resource_type::ResourceType;
@@ -68,6 +69,12 @@ impl OutcomeLine {
     /// Types of which nothing passes a filter that nothing was there to prove.
     pub(crate) fn without_filtered(names: &[ResourceType]) -> Self {
         let text = "a filter found none of these, and nothing was there to show that it would";
+        Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
+    }
+
+    /// Types of which nothing was found by what it is about, and nothing was there to prove that it would.
+    pub(crate) fn without_target(names: &[ResourceType]) -> Self {
+        let text = "searches by what these are about found none, and nothing was there to show that they would";
         Self::about(names, IssueSeverity::Warning, IssueType::Incomplete, text)
     }
 
@@ -176,6 +183,18 @@ impl OutcomeLine {
     /// What the server said inside of good answers.
     pub(crate) fn upstream(said: &Issue, times: u64) -> Self {
         Self::of(&[foreign(said, &format!("said by the server {times} times"))])
+    }
+
+    /// Attachments that were to be inlined and are not.
+    pub(crate) fn left_as_references(left: Left, times: u64) -> Self {
+        let why = match left {
+            Left::NotGiven => "the server does not give them as a FHIR Binary",
+            Left::TooLarge => "they are larger than export.attachments_max_bytes, or too many in one resource",
+            Left::OfOthers => "they are not shown to be of a patient of this export",
+            Left::NotPermitted => "Binary is not permitted",
+        };
+        let text = format!("{times} attachments are references and hold no data, as {why}");
+        Self::of(&[issue(IssueSeverity::Warning, left.issue().code, &text)])
     }
 
     pub(crate) fn into_text(self) -> String {

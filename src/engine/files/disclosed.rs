@@ -37,11 +37,12 @@ impl Files {
             })
             .await?;
         }
-        // Provenance of records that are not in the export tells of patients of whom nothing else may be in it.
+        // What is found by what it is about tells of patients of whom nothing else may be in the export.
+        let plan = &self.export.plan;
         let is_part = job.kickoff.since.is_some() || job.kickoff.until.is_some() || job.kickoff.types.is_some();
-        let tells_of_others = self.export.plan.provenance_of_records
-            && (is_part || !job.filters.is_empty())
-            && contents.counts.contains_key(&ResourceType::PROVENANCE);
+        let has_everybody = !is_part && job.filters.is_empty() && plan.types.contains_key(&ResourceType::PATIENT);
+        let tells_of_others =
+            plan.looks_at_targets() && !has_everybody && contents.counts.contains_key(&ResourceType::PROVENANCE);
         let anybody = tells_of_others || is_all && contents.counts.keys().any(|name| *name != ResourceType::PATIENT);
         let patients = blocking(move || {
             gathering.add(deleted)?;

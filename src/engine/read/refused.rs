@@ -37,10 +37,10 @@ impl Reader {
             slice.patients().map(|members| range(self.plan.asked_of(slice.resource_type), members)).unwrap_or_default();
         let is_long = matches!(&slice.scope, Scope::Targets { lines, .. } if lines.len() > 1);
         let is_refused = match (*status, patients) {
-            (status, _) if is_long && FOR_LENGTH.contains(&status) => {
-                return Ok(Some(Read::TooMany { total: counted }));
-            }
-            (status, [_, _, ..]) if FOR_LENGTH.contains(&status) || FOR_ONE_OF_MANY.contains(&status) => {
+            (status, patients)
+                if (is_long || patients.len() > 1)
+                    && (FOR_LENGTH.contains(&status) || FOR_ONE_OF_MANY.contains(&status)) =>
+            {
                 return Ok(Some(Read::TooMany { total: counted }));
             }
             (StatusCode::NOT_FOUND | StatusCode::GONE, [patient]) if matches!(slice.scope, Scope::Record { .. }) => {

@@ -48,7 +48,15 @@ impl Reader {
             };
             reading.moved += u64::from(has_moved);
             reading.set.add(id, entry.version_id.as_deref());
-            received.push(Received { entry, id, has_moved, was_there: true, bar: Bar::None, tie: Tie::Ordinary });
+            received.push(Received {
+                entry,
+                id,
+                has_moved,
+                was_there: true,
+                bar: Bar::None,
+                tie: Tie::Ordinary,
+                left: Vec::new(),
+            });
         }
         received
     }

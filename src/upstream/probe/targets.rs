@@ -2,42 +2,58 @@
 
 use std::collections::BTreeSet;
 
-use super::{A_FEW, answer};
-use crate::fhir::bundle::Scope;
+use super::{A_FEW, TYPES_COUNTED, allowed, answer, some_patients};
+use crate::fhir::bundle::{Entry, Page, Scope};
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{SearchQuery, is_asked_by};
-use crate::plan::associated::value;
+use crate::plan::associated::{AROUND, taken, value};
 use crate::plan::cohort::Lists;
-use crate::upstream::client::{SearchError, Upstream};
+use crate::profile::CountMethod;
+use crate::upstream::client::{Room, SearchError, Upstream};
 
 /// What came of trying it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TargetSearch {
     /// It is found so, by lists of this length.
     Proven(Lists),
-    /// There is no Provenance to try it on.
+    /// There is no Provenance at all.
     Nothing,
+    /// There may be some, and none was found to try it on.
+    Untried,
     /// It is not, or nothing shows that it is.
     Unproven,
 }
 
 /// Resources that it is tried on.
 const TRIED: usize = 4;
-/// Provenance of one of them that is looked at.
+/// Patients who are asked for where nothing is found without naming one.
+const PATIENTS_TRIED: usize = 8;
+/// Provenance on a page of what is about one of them.
 const PAGE: u32 = 200;
+/// Pages until something has come that tells anything.
+const MOST_PAGES: usize = 20;
 /// Shares of what a URL usually takes that are tried, from the largest.
 const SHARES: [usize; 3] = [1, 4, 16];
 
-/// Tries it.
+/// Tries it. `counts` is how the server counts, if it does; `of_patients` are types that tell whether it shows what is a
+/// patient's to those who name none.
 ///
 /// # Errors
 /// If the server cannot be had.
-pub(crate) async fn targets(upstream: &Upstream) -> Result<TargetSearch, SearchError> {
+pub(crate) async fn targets(
+    upstream: &Upstream,
+    counts: Option<CountMethod>,
+    of_patients: &[ResourceType],
+) -> Result<TargetSearch, SearchError> {
     let probe = Probe { upstream };
-    let Some(some) = probe.found(None, A_FEW).await? else { return Ok(TargetSearch::Unproven) };
+    let Some(mut some) = probe.found(None, A_FEW, is_something).await? else { return Ok(TargetSearch::Unproven) };
     if some.is_empty() {
-        return Ok(TargetSearch::Nothing);
+        some = probe.of_some_patients().await?;
+    }
+    if some.is_empty() {
+        let is_empty = probe.is_empty(counts, of_patients).await?;
+        return Ok(if is_empty { TargetSearch::Nothing } else { TargetSearch::Untried });
     }
     // Each once, and of as many of those that came as can be: the first of each first.
     let mut known = BTreeSet::new();
@@ -57,8 +73,8 @@ pub(crate) async fn targets(upstream: &Upstream) -> Result<TargetSearch, SearchE
     for share in SHARES {
         let usual = Lists::IN_A_URL;
         let lists = Lists { patients: usual.patients.div_ceil(share), bytes: usual.bytes / share };
-        if probe.finds_both(first, last, lists).await? {
-            return Ok(TargetSearch::Proven(lists));
+        if let Some(heeded) = probe.heeds(first, last, lists).await? {
+            return Ok(TargetSearch::Proven(heeded));
         }
     }
     Ok(TargetSearch::Proven(Lists::NONE))
@@ -68,79 +84,206 @@ struct Probe<'a> {
     upstream: &'a Upstream,
 }
 
+/// What Provenance is about, one list for each.
+type About = Vec<Vec<LocalReference>>;
+
+fn is_something(found: &About) -> bool {
+    !found.is_empty()
+}
+
 impl Probe<'_> {
     /// What it finds is about what was asked for, and nothing is about what nobody has.
     async fn tells(&self, target: &LocalReference) -> Result<bool, SearchError> {
-        let Some(own) = self.found(Some(std::slice::from_ref(target)), PAGE).await? else { return Ok(false) };
-        let nobody = self.found(Some(&[nobody(target, 0)]), PAGE).await?;
+        let Some(own) = self.of(std::slice::from_ref(target)).await? else { return Ok(false) };
+        let nobody = self.of(&[nobody(target.resource_type, 0, 0)]).await?;
         let are_all = own.iter().all(|targets| targets.contains(target));
         Ok(!own.is_empty() && are_all && nobody.is_some_and(|found| found.is_empty()))
     }
 
     /// Something is found that is about something else.
     async fn is_ignored(&self, target: &LocalReference) -> Result<bool, SearchError> {
-        let found = self.found(Some(std::slice::from_ref(target)), PAGE).await?;
+        let found = self.of(std::slice::from_ref(target)).await?;
         Ok(found.is_none_or(|found| found.iter().any(|targets| !targets.contains(target))))
     }
 
-    /// Whether a list of that length finds what its first and its last one do.
-    async fn finds_both(
+    /// The length of a list, at most this one, of which every place is heeded: what stands in its last place behind nobody is
+    /// found, and so is what stands in its first one, and what stands in both; and nothing else is, nor anything by nobody alone.
+    async fn heeds(
         &self,
         first: &LocalReference,
         last: &LocalReference,
         lists: Lists,
-    ) -> Result<bool, SearchError> {
-        let ends = value(&[first.clone(), last.clone()]).len();
-        let mut bytes = ends;
-        let mut list = vec![first.clone()];
-        for number in 0.. {
-            let filler = nobody(first, number);
-            bytes += value(std::slice::from_ref(&filler)).len() + 1;
-            if list.len() + 2 > lists.patients || bytes > lists.bytes {
-                break;
-            }
-            list.push(filler);
+    ) -> Result<Option<Lists>, SearchError> {
+        let behind = filled(&[], last, lists);
+        let (_, nobody) = behind.split_last().unwrap_or((last, &[]));
+        if nobody.is_empty() || self.of(nobody).await?.is_none_or(|found| !found.is_empty()) {
+            return Ok(None);
         }
-        list.push(last.clone());
-        let Some(found) = self.found(Some(&list), PAGE).await? else { return Ok(false) };
-        Ok([first, last].iter().all(|end| found.iter().any(|targets| targets.contains(end))))
+        let before = filled(&[], first, lists).into_iter().rev().collect::<Vec<_>>();
+        // The same one twice would show nothing more.
+        let around = if first == last { Vec::new() } else { filled(&[first], last, lists) };
+        let mut heeded = lists;
+        for (list, wanted) in [(behind, vec![last]), (before, vec![first]), (around, vec![first, last])] {
+            if list.is_empty() {
+                continue;
+            }
+            if list.len() <= wanted.len() || !self.finds(&list, &wanted).await? {
+                return Ok(None);
+            }
+            let bytes = list.iter().map(taken).sum();
+            heeded = Lists { patients: heeded.patients.min(list.len()), bytes: heeded.bytes.min(bytes) };
+        }
+        Ok(Some(heeded))
     }
 
-    /// What some Provenance is about, one list for each; `None` if the server refuses to tell, or leaves out by what it is asked.
+    /// Whether a list finds something about each of these, and about nothing else.
+    async fn finds(&self, list: &[LocalReference], wanted: &[&LocalReference]) -> Result<bool, SearchError> {
+        let are_there =
+            |found: &About| wanted.iter().all(|wanted| found.iter().any(|targets| targets.contains(wanted)));
+        let Some(found) = self.found(Some(("target", value(list))), PAGE, are_there).await? else { return Ok(false) };
+        let is_asked = |targets: &Vec<LocalReference>| wanted.iter().any(|wanted| targets.contains(wanted));
+        Ok(are_there(&found) && found.iter().all(is_asked))
+    }
+
+    /// What is found of some patients, each by itself, where the server may want one to be named.
+    async fn of_some_patients(&self) -> Result<About, SearchError> {
+        for id in some_patients(self.upstream).await?.unwrap_or_default().into_iter().take(PATIENTS_TRIED) {
+            let patient = LocalReference { resource_type: ResourceType::PATIENT, id };
+            for name in ["target", "patient"] {
+                let asked = Some((name, value(std::slice::from_ref(&patient))));
+                let found = self.found(asked, A_FEW, is_something).await?;
+                if let Some(found) = found.filter(is_something) {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Whether there is none at all. Where nothing is found of what else is a patient's either, that is likely no emptiness but
+    /// how the server answers those who name nobody.
+    async fn is_empty(&self, counts: Option<CountMethod>, of_patients: &[ResourceType]) -> Result<bool, SearchError> {
+        let Some(method) = counts else { return Ok(false) };
+        let count = async |name: ResourceType| {
+            let counted = allowed(self.upstream.giving_back().count(&SearchQuery::new(name), method).await)?;
+            Ok::<_, SearchError>(counted.and_then(|(count, _)| count))
+        };
+        if count(ResourceType::PROVENANCE).await? != Some(0) {
+            return Ok(false);
+        }
+        for name in of_patients.iter().filter(|name| **name != ResourceType::PROVENANCE).take(TYPES_COUNTED) {
+            if count(*name).await?.is_some_and(|count| count > 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What is about some targets, as far as it comes at first.
+    async fn of(&self, targets: &[LocalReference]) -> Result<Option<About>, SearchError> {
+        self.found(Some(("target", value(targets))), PAGE, is_something).await
+    }
+
+    /// What some Provenance is about, page by page until that is `enough`, or all; `None` if the server refuses to tell, leaves
+    /// out by what it is asked, or comes to no end.
     async fn found(
         &self,
-        targets: Option<&[LocalReference]>,
+        asked: Option<(&'static str, String)>,
         count: u32,
-    ) -> Result<Option<Vec<Vec<LocalReference>>>, SearchError> {
+        enough: impl Fn(&About) -> bool,
+    ) -> Result<Option<About>, SearchError> {
+        let name = asked.as_ref().map(|(name, _)| *name);
         let all = SearchQuery::new(ResourceType::PROVENANCE).count(count);
-        let query = match targets {
-            None => all,
-            Some(targets) => all.param("target", value(targets)),
-        };
-        let bases = self.upstream.bases();
+        let query = asked.into_iter().fold(all, |query, (name, value)| query.param(name, value));
         let scope = Scope::of(ResourceType::PROVENANCE).with_references();
-        match answer(self.upstream, &query, scope).await {
-            Ok(answer) if answer.page.is_troubled() => Ok(None),
-            Ok(answer)
-                if targets.is_some() && answer.page.own.as_deref().is_some_and(|own| !is_asked_by(own, "target")) =>
-            {
-                Ok(None)
-            }
-            Ok(answer) => {
-                let targets_of = |entry: &crate::fhir::bundle::Entry| {
-                    let named = entry.references.iter().filter(|reference| &*reference.path == "target");
-                    named.filter_map(|reference| LocalReference::parse_on(&reference.target, &bases)).collect()
-                };
-                Ok(Some(answer.page.entries.iter().map(targets_of).collect()))
-            }
-            Err(SearchError::Refused { .. } | SearchError::TooLarge { .. } | SearchError::Failing { .. }) => Ok(None),
-            Err(error) => Err(error),
+        let bases = self.upstream.bases();
+        let is_left_out =
+            |page: &Page| name.is_some_and(|name| page.own.as_deref().is_some_and(|own| !is_asked_by(own, name)));
+        let Some(mut answer) = allowed(answer(self.upstream, &query, scope).await)? else { return Ok(None) };
+        if is_left_out(&answer.page) {
+            return Ok(None);
         }
+        let mut found = About::new();
+        for _ in 0..MOST_PAGES {
+            if answer.page.is_troubled() {
+                return Ok(None);
+            }
+            let targets_of = |entry: &Entry| {
+                let named = entry.references.iter().filter(|reference| &*reference.path == "target");
+                named.filter_map(|reference| LocalReference::parse_on(&reference.target, &bases)).collect()
+            };
+            found.extend(answer.page.entries.iter().map(targets_of));
+            let Some(next) = answer.page.next.take().filter(|_| !enough(&found)) else { return Ok(Some(found)) };
+            drop(answer);
+            let following = self.upstream.giving_back().next(&next, scope, Room::Share).await;
+            answer = match allowed(following)? {
+                Some(answer) => answer,
+                None => return Ok(None),
+            };
+        }
+        Ok(None)
     }
 }
 
-/// One like it that nobody has.
-fn nobody(like: &LocalReference, number: u32) -> LocalReference {
-    let id = Id::parse(&format!("offtake-no-such-id-{number}")).expect("letters, digits and dashes");
-    LocalReference { resource_type: like.resource_type, id }
+/// A list that begins with some and ends with one, filled to a length with what nobody has.
+fn filled(begin: &[&LocalReference], end: &LocalReference, lists: Lists) -> Vec<LocalReference> {
+    let real = begin.iter().copied().chain([end]).map(taken).sum::<usize>();
+    let count = lists.patients.saturating_sub(begin.len() + 1);
+    let length = (lists.bytes.saturating_sub(real) / count.max(1))
+        .saturating_sub(AROUND + end.resource_type.as_str().len())
+        .clamp(SHORTEST, LONGEST);
+    let (mut list, mut bytes): (Vec<_>, _) = (begin.iter().copied().cloned().collect(), real);
+    for number in (1..).take(count) {
+        let filler = nobody(end.resource_type, number, length);
+        bytes += taken(&filler);
+        if bytes > lists.bytes {
+            break;
+        }
+        list.push(filler);
+    }
+    list.push(end.clone());
+    list
+}
+
+/// Letters of an id that nobody has.
+const SHORTEST: usize = NOBODY.len() + 3;
+const LONGEST: usize = 64;
+const NOBODY: &str = "offtake-nobody-";
+
+/// What nobody has, with an id of so many letters or a few more.
+fn nobody(resource_type: ResourceType, number: u32, length: usize) -> LocalReference {
+    let width = length.saturating_sub(NOBODY.len());
+    let id = Id::parse(&format!("{NOBODY}{number:0width$}")).expect("letters, digits and dashes");
+    LocalReference { resource_type, id }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is tried is as long as what will be sent, by its number and by its bytes.
+    #[test]
+    fn a_list_is_filled_to_its_length_with_what_nobody_has() {
+        let target = |id: &str| LocalReference {
+            resource_type: ResourceType::parse("Observation").expect("a type"),
+            id: Id::parse(id).expect("an id"),
+        };
+        let (first, last) = (target("a"), target("018f4e5a-0000-7000-8000-000000000000"));
+        for (lists, least) in [
+            (Lists::IN_A_URL, 40),
+            (Lists { patients: 13, bytes: 425 }, 9),
+            (Lists { patients: 50, bytes: 4_000 }, 49),
+            (Lists { patients: 4, bytes: 106 }, 2),
+        ] {
+            for begin in [&[][..], &[&first]] {
+                let list = filled(begin, &last, lists);
+                let bytes: usize = list.iter().map(taken).sum();
+                assert!(list.len() >= least && list.len() <= lists.patients, "{} of {lists:?}", list.len());
+                assert!(bytes <= lists.bytes.max(taken(&first) + taken(&last)), "{bytes} of {lists:?}");
+                assert!(list.len() + 1 >= lists.patients || bytes + 64 > lists.bytes, "{bytes} of {lists:?}");
+                assert_eq!(list.iter().collect::<BTreeSet<_>>().len(), list.len());
+                assert_eq!(list.last(), Some(&last));
+            }
+        }
+    }
 }

@@ -12,14 +12,14 @@ use crate::smart::{Client, Rig};
 use crate::support::App;
 
 /// Each is called after what it is about.
-fn provenance(id: &str, recorded: &str, targets: &[&str]) -> String {
+pub(super) fn provenance(id: &str, recorded: &str, targets: &[&str]) -> String {
     let targets: Vec<_> = targets.iter().map(|target| json!({ "reference": target })).collect();
     json!({ "resourceType": "Provenance", "id": id, "target": targets, "recorded": recorded }).to_string()
 }
 
-const OLD: &str = "2020-01-01T00:00:00Z";
+pub(super) const OLD: &str = "2020-01-01T00:00:00Z";
 /// The same instant as [`NEW`] by other clocks is no other.
-const NEW: &str = "2021-01-01T02:00:00+02:00";
+pub(super) const NEW: &str = "2021-01-01T02:00:00+02:00";
 
 fn all() -> Vec<String> {
     let own = [
@@ -44,8 +44,8 @@ async fn app(settings: Settings) -> App {
     }
     App::before(upstream, |config| {
         let devices = vec!["Condition".to_owned(), "Practitioner".to_owned()];
-        config.export.provenance_by_target = true;
-        config.export.associated_data = BTreeMap::from([("_care".to_owned(), devices)]);
+        let all = vec!["Provenance".to_owned()];
+        config.export.associated_data = BTreeMap::from([("_care".to_owned(), devices), ("_all".to_owned(), all)]);
     })
     .await
 }
@@ -60,17 +60,17 @@ fn servers() -> [Settings; 3] {
 }
 
 /// The Provenance of an export, sorted.
-fn told(export: &Export) -> Vec<String> {
+pub(super) fn told(export: &Export) -> Vec<String> {
     let mut told: Vec<_> =
         export.ids().into_iter().filter_map(|id| Some(id.strip_prefix("Provenance/")?.to_owned())).collect();
     told.sort_unstable();
     told
 }
 
-const LATEST: &str = "LatestProvenanceResources";
-const RELEVANT: &str = "RelevantProvenanceResources";
+pub(super) const LATEST: &str = "LatestProvenanceResources";
+pub(super) const RELEVANT: &str = "RelevantProvenanceResources";
 
-fn code(value: &str) -> Value {
+pub(super) fn code(value: &str) -> Value {
     json!({ "name": "includeAssociatedData", "valueCode": value })
 }
 
@@ -167,12 +167,37 @@ async fn a_preset_brings_its_types() {
     app.stop().await;
 }
 
+/// BD-033: of a preset that names Provenance and the latest of each resource what either brings.
+#[tokio::test]
+async fn a_preset_of_provenance_widens_the_latest() {
+    let every =
+        ["anna", "condition-of-ben", "doc", "gone", "of-anna-new", "of-anna-old", "of-ben", "of-cleo", "of-two"];
+    for settings in servers() {
+        let app = app(settings.clone()).await;
+        for (level, asked, expected) in [
+            ("", &["_all"][..], &every[..]),
+            ("", &["_all", LATEST], &every),
+            ("", &[LATEST, "_all"], &every),
+            ("/Patient", &["_all"], &["anna"]),
+            ("/Patient", &["_all", LATEST], &["anna", "of-anna-new", "of-ben", "of-cleo"]),
+            ("/Patient", &[LATEST], &["of-anna-new", "of-ben", "of-cleo"]),
+            ("/Group/g", &["_all", LATEST], &["anna", "of-anna-new", "of-ben"]),
+            ("/Group/g", &["_all", RELEVANT], &["anna", "of-anna-new", "of-anna-old", "of-ben"]),
+        ] {
+            let mut parameters: Vec<_> = asked.iter().copied().map(code).collect();
+            parameters.push(string("_type", "Observation"));
+            let export = export(&app.base, level, &parameters, None).await;
+            assert_eq!(told(&export), expected, "{level} {asked:?} {settings:?}");
+        }
+        app.stop().await;
+    }
+}
+
 /// SEC-22, SM-033: what no scope covers is refused, or left out leniently, which the error file says.
 #[tokio::test]
 async fn a_scope_without_provenance_brings_none() {
     let client = Client::new("a", "system/Patient.rs system/Observation.rs");
     let rig = Rig::configured(&[], |config| {
-        config.export.provenance_by_target = true;
         config.smart.clients = vec![client.config()];
     })
     .await;
@@ -221,7 +246,6 @@ async fn the_latest_is_found_among_more_than_memory_holds() {
         upstream.create(&told.to_string()).expect("a resource");
     }
     let app = App::before(upstream, |config| {
-        config.export.provenance_by_target = true;
         config.upstream.page_target = Size::kibibytes(16);
     })
     .await;
@@ -262,16 +286,18 @@ async fn a_server_that_ignores_targets_is_found_out() {
     app.stop().await;
 }
 
-/// Without the parameter nobody is asked by what Provenance is about: that costs a search for each few resources.
-/// It is not to be relied on yet, and so for an operator to switch on.
+/// It costs a search for each few resources of an export: an operator may not want that.
 #[tokio::test]
-async fn it_is_refused_unless_an_operator_has_switched_it_on() {
-    let app = App::with_patients(1, Settings::default()).await;
+async fn it_is_refused_where_an_operator_has_switched_it_off() {
+    let upstream = SampleUpstream::new(Settings::default());
+    upstream.generate(1);
+    let app = App::before(upstream, |config| config.export.provenance_by_target = false).await;
     let refused = kick_off(&app.base, "", &[code(RELEVANT)], None).await;
     assert_eq!(refused.status, 400, "{}", String::from_utf8_lossy(&refused.body));
     app.stop().await;
 }
 
+/// Without the parameter nobody is asked by what Provenance is about.
 #[tokio::test]
 async fn nothing_is_searched_by_target_unasked() {
     for settings in servers() {

@@ -83,7 +83,6 @@ async fn labelled(client: &Client) -> (Rig, Leap) {
     let rig = Rig::configured(&[], |config| {
         config.smart.clients = vec![under(client, policy), Client { id: "other", ..client.clone() }.config()];
         config.upstream.settling_lag = Duration::ZERO;
-        config.export.provenance_by_target = true;
     })
     .await;
     let leap = Leap::of(&rig);

@@ -13,6 +13,12 @@ pub struct Lies {
     pub typed_references: bool,
     /// Of a comma list only the first value counts (Oracle Health takes single values).
     pub first_of_list: bool,
+    /// Of a comma list only the last value counts.
+    pub last_of_list: bool,
+    /// A comma list of more values is refused with 400.
+    pub most_values: Option<usize>,
+    /// Types of which nothing is found or counted by whoever names no resource.
+    pub shy: BTreeSet<String>,
     /// Of these parameters a list of several values is passed over, and one alone is heeded.
     pub lists_ignored: BTreeSet<String>,
     /// Of a list of `_id` only so many are read.
@@ -66,6 +72,8 @@ pub struct Lies {
     /// Ids of patients of whom nothing but their own resource may be asked for: searches that name one of them are answered
     /// with 403 (break the glass).
     pub closed_records: BTreeSet<String>,
+    /// Whoever asks for a Binary is sent to that of another base.
+    pub binaries_at: Option<String>,
     /// No resource can be read by its id (facades, and gateways that cannot reach their server for a while).
     pub reads_nothing: bool,
     /// A history of a type or of the server that is not asked for with `_since` lacks its older half (HAPI, under writes).
@@ -185,6 +193,12 @@ impl Lies {
             {
                 *value = first.to_owned();
             }
+            if self.last_of_list
+                && !name.starts_with("_sort")
+                && let Some((_, last)) = value.rsplit_once(',')
+            {
+                *value = last.to_owned();
+            }
             if self.lists_ignored.contains(name) && value.contains(',') {
                 value.clear();
             }
@@ -218,6 +232,19 @@ impl Lies {
                 pairs[at].1.clear();
             }
         }
+    }
+
+    /// Whether a search of a type finds nothing because it names no resource.
+    pub(crate) fn hides(&self, resource_type: &str, pairs: &[(String, String)]) -> bool {
+        let names_one = |(name, value): &(String, String)| {
+            matches!(name.as_str(), "_id" | "patient" | "subject" | "target") && !value.is_empty()
+        };
+        self.shy.contains(resource_type) && !pairs.iter().any(names_one)
+    }
+
+    /// Whether one of these parameters has more values than the server takes.
+    pub(crate) fn is_too_long(&self, pairs: &[(String, String)]) -> bool {
+        self.most_values.is_some_and(|most| pairs.iter().any(|(_, value)| value.split(',').count() > most))
     }
 
     /// Whether one of these parameters is written in a way that the server refuses.

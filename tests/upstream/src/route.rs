@@ -78,6 +78,13 @@ fn dispatch(upstream: &SampleUpstream, asked: Asked) -> Result<(Answer, bool), R
         }
         [resource_type] if method == Method::POST => instance::write(upstream, &base, resource_type, None, &body)?,
         [_, _] if get && upstream.settings().lies.reads_nothing => return Err(unknown(&path)),
+        ["Binary", id] if get && upstream.settings().lies.binaries_at.is_some() => {
+            let place = upstream.settings().lies.binaries_at.clone().unwrap_or_default();
+            Answer::empty(StatusCode::FOUND).with(http::header::LOCATION, &format!("{place}/Binary/{id}"))
+        }
+        [resource_type, id] if get && upstream.settings().lies.poisoned.contains(&format!("{resource_type}/{id}")) => {
+            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "exception", "a required field is missing"));
+        }
         [resource_type, id] if get => unchanged(&headers, instance::read(upstream, resource_type, id, None)?),
         [resource_type, id] if method == Method::PUT => {
             instance::write(upstream, &base, resource_type, Some(id), &body)?

@@ -131,6 +131,9 @@ pub(crate) fn search(
     if settings.lies.refuses(&pairs) {
         return Err(Refusal::invalid("times are given in whole seconds"));
     }
+    if settings.lies.is_too_long(&pairs) {
+        return Err(Refusal::invalid("too many values"));
+    }
     let asked = pairs.clone();
     if manner.by_post && settings.lies.posts == Posts::ListsCut {
         for (_, value) in &mut pairs {
@@ -147,6 +150,9 @@ pub(crate) fn search(
     settings.lies.bend(&mut pairs, manner.cached);
     let mut search = Search::parse(resource_type, pairs, &settings, &held)?;
     search.pairs = asked;
+    if settings.lies.hides(resource_type, &search.pairs) {
+        search.filters.ids = Some(Vec::new());
+    }
     let own = if manner.by_post {
         format!("{base}/{resource_type}/_search")
     } else if let Some(left_out) = &settings.lies.self_without {

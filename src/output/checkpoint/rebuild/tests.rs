@@ -30,6 +30,7 @@ fn sheet(state: JobState) -> JobSheet {
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,
         tells_deletions_by_difference: false,
+        inlines: None,
         bases: Vec::new(),
     };
     let job = Job {
