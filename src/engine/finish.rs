@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::worker::{Worker, WorkerError};
+use crate::bulk::kickoff::ExportLevel;
 use crate::bulk::manifest::{Method, OutcomeLine, TypeProof};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::filter::Filter;
@@ -57,6 +58,9 @@ impl Worker {
         lines.extend(said.iter().map(|(issue, times)| OutcomeLine::upstream(issue, *times)));
         if self.running.members_left_out {
             lines.push(OutcomeLine::members_left_out());
+        }
+        if self.plan.is_organized && job.kickoff.level == ExportLevel::System {
+            lines.push(OutcomeLine::only_blocks());
         }
         if self.leaves_patients_out(job) {
             lines.push(OutcomeLine::patients_left_out());

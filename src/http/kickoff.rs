@@ -77,6 +77,7 @@ where
         }
     };
     let types = narrow(edge, caller, &kickoff, types)?;
+    narrow::organized(caller, &kickoff, &types, compartments)?;
     let filters = narrow::filters(caller, &kickoff, &places, &types, &capability, compartments)?;
     let now = clock::now(&*edge.clock);
     let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
@@ -200,6 +201,7 @@ async fn resolve(
     let compartments = match (capability.compartments(), &kickoff.level) {
         (Some(compartments), _) => compartments,
         (None, _) if kickoff.elements.is_some() => return Err(KickoffError::ElementsOfVersion.into()),
+        (None, _) if kickoff.shape.organized_by.is_some() => return Err(KickoffError::FhirVersion.into()),
         // Only how types are searched that are refused without a patient hangs on it, and is tried out.
         (None, ExportLevel::System) => Compartments::default(),
         (None, ExportLevel::Patient | ExportLevel::Group(_)) => return Err(KickoffError::FhirVersion.into()),
@@ -208,8 +210,9 @@ async fn resolve(
     let searchable = capability.searchable();
     let of_patients = |_: ResourceType| false;
     // What no Group can hold is refused before any is read.
-    let names_patients = kickoff.patients.is_some();
-    let may_be_member = |name: ResourceType| name.is_member_by_itself() && !names_patients;
+    // Who is no patient has no block.
+    let only_patients = kickoff.patients.is_some() || kickoff.shape.organized_by.is_some();
+    let may_be_member = |name: ResourceType| name.is_member_by_itself() && !only_patients;
     kickoff.resolve(places, &searchable, compartments, &may_be_member)?;
     kickoff.check_filters(places, &capability, compartments)?;
     let types = match &kickoff.level {

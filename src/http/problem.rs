@@ -183,6 +183,8 @@ impl From<KickoffError> for Problem {
             | E::Unsupported { .. }
             | E::NotAssociated { .. }
             | E::NoProvenance { .. }
+            | E::OrganizedBy { .. }
+            | E::ProvenanceInBlocks { .. }
             | E::NotExportable { .. }
             | E::OutsideCompartment { .. }
             | E::ElementsOf { .. }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::consent::Consent;
 use super::labels::Labels;
 use super::policy::Policy;
-use crate::bulk::manifest::{OutcomeLine, deletion_line};
+use crate::bulk::manifest::{OutcomeLine, deletion_line, header_line};
 use crate::fhir::bundle::Entry;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, LocalReference};
@@ -34,6 +34,11 @@ impl Line {
     /// Its bytes.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// The same in memory of its own: the page that it is a part of can go.
+    pub(crate) fn copied(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
     }
 }
 
@@ -335,6 +340,12 @@ fn has_a_patient(entry: &Entry) -> bool {
 }
 
 impl Grant {
+    /// What a patient's block begins with (BD-040); `None` of whoever is not exported.
+    pub(crate) fn admit_header(&self, patient: &Id) -> Option<Line> {
+        let may_leave = self.is_member(patient) && !self.consent.has(patient);
+        may_leave.then(|| Line(Bytes::from(header_line(patient))))
+    }
+
     /// What we say ourselves about an export: it holds nothing of a resource.
     pub(crate) fn admit_outcome(outcome: OutcomeLine) -> Line {
         Line(Bytes::from(outcome.into_text()))
