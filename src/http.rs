@@ -99,6 +99,8 @@ pub(crate) struct Edge {
     pub(crate) presets: Presets,
     /// Whether Provenance is searched by what it is about.
     pub(crate) finds_provenance: bool,
+    /// Whether lines may stand in blocks, one for each patient.
+    pub(crate) organizes: bool,
     /// The least that a client may ask for as the largest size of its files.
     pub(crate) least_file_max: u64,
     pub(crate) capabilities: Capabilities,

@@ -88,9 +88,10 @@ impl Job {
 
     /// All types that it tells of by these files, also those that came along by reference.
     pub(crate) fn all_types(&self, files: &[FileRecord]) -> BTreeSet<ResourceType> {
-        let listed = files.iter().filter_map(|file| match file.content {
-            FileContent::Resources(name) => Some(name),
-            FileContent::Outcomes | FileContent::Deletions | FileContent::Held => None,
+        let listed = files.iter().flat_map(|file| match file.content {
+            FileContent::Resources(name) => BTreeSet::from([name]),
+            FileContent::Blocks => file.types().into_keys().collect(),
+            FileContent::Outcomes | FileContent::Deletions | FileContent::Held => BTreeSet::new(),
         });
         self.types.iter().copied().chain(listed).collect()
     }

@@ -5,6 +5,7 @@ pub(crate) mod associated;
 pub(crate) mod cohort;
 pub(crate) mod filter;
 pub(crate) mod kept;
+pub(crate) mod organized;
 pub(crate) mod slice;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +54,9 @@ pub(crate) struct ExportPlan {
     /// patient (BD-034).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) provenance_of_records: bool,
+    /// Whether its lines stand in blocks, one for each patient: then everything is read by patients.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_organized: bool,
     pub(crate) on_short: OnShort,
     #[serde(default)]
     pub(crate) boundary: Boundary,

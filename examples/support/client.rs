@@ -42,7 +42,8 @@ pub(crate) enum Poll {
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct File {
-    #[serde(rename = "type")]
+    /// Empty where its resources are of many.
+    #[serde(rename = "type", default)]
     pub(crate) resource_type: String,
     pub(crate) url: String,
     pub(crate) count: usize,

@@ -101,13 +101,23 @@ pub(crate) fn belongs(name: &str, resource: &Value, is_member: impl Fn(&str) -> 
     if resource_type == "Patient" {
         return is_member(name);
     }
+    let patients = whose(name, resource);
+    !patients.is_empty() && patients.iter().all(|patient| is_member(patient))
+}
+
+/// The patients in whose compartments a resource lies, as `Patient/id`; a patient is their own.
+pub(crate) fn whose(name: &str, resource: &Value) -> BTreeSet<String> {
+    let resource_type = type_of(name);
     let mut patients = BTreeSet::new();
+    if resource_type == "Patient" {
+        patients.insert(name.to_owned());
+    }
     let links = LINKS.iter().find(|(name, _)| *name == resource_type).map_or(&[] as &[&str], |(_, elements)| elements);
     for element in links {
         references(&resource[element], &mut patients);
     }
     patients.retain(|reference| reference.starts_with("Patient/"));
-    !patients.is_empty() && patients.iter().all(|patient| is_member(patient))
+    patients
 }
 
 /// What comes along with an exported resource because it refers to it.

@@ -201,6 +201,7 @@ impl Bulk {
             most_cohorts: config.export.cohorts_by_clients.then_some(config.export.max_cohorts_per_client),
             presets: presets(config),
             finds_provenance: config.export.provenance_by_target,
+            organizes: config.export.organize_by_patient,
             least_file_max: config.output.least_file_max.bytes(),
             bodies: Semaphore::new(KICKOFF_BODIES),
             capabilities,

@@ -115,11 +115,26 @@ pub(crate) struct Places {
 
 /// SEC-22: what may be left out leniently, because it never narrows what is exported. `includeAssociatedData` is so value by
 /// value.
-const LENIENT: [&str; 1] = ["organizeOutputBy"];
+const LENIENT: [&str; 1] = [shape::ORGANIZED];
 /// Longest piece of a request that an answer repeats.
 const LONGEST_ECHO: usize = 64;
 
 impl Kickoff {
+    /// Where files are not organized: leniently it is done without.
+    ///
+    /// # Errors
+    /// [`KickoffError::NotOrganized`] if that was asked for.
+    pub(crate) fn do_not_organize(&mut self, places: &Places) -> Result<(), KickoffError> {
+        match self.shape.organized_by.take() {
+            Some(_) if !places.is_lenient => Err(KickoffError::NotOrganized),
+            Some(_) => {
+                self.ignored.push(shape::ORGANIZED.to_owned());
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Everything at a level.
     pub(crate) fn of(level: ExportLevel) -> Self {
         let (filters, ignored, shape) = (Vec::new(), Vec::new(), Shape::default());
@@ -131,6 +146,14 @@ impl Kickoff {
     /// Whether it asks for the patients that it names, itself or by a Group, and for nobody else.
     pub(crate) fn names_patients(&self) -> bool {
         self.patients.is_some() || self.level.group().is_some()
+    }
+
+    /// The level at which it is read: what is organized by patient is read by patients, whoever asks for all of them.
+    pub(crate) fn read_at(&self) -> Level {
+        match self.level.level() {
+            Level::System if self.shape.organized_by.is_some() => Level::Patient,
+            level => level,
+        }
     }
 
     /// Whether another one asks for the same at the same level, whatever the types, the times and what is left out of each
@@ -208,12 +231,13 @@ impl Kickoff {
                     patients.get_or_insert_default().insert(patient);
                 }
                 associated::NAME => associated::read(&parameter, release, &mut places.associated)?,
-                name if ShapeParameters::know(name) => of_shape.take(parameter)?,
+                _ if ShapeParameters::can_organize(&parameter) => of_shape.take(parameter)?,
                 name if lenient && LENIENT.contains(&name) => {
                     if !kickoff.ignored.iter().any(|known| known == name) {
                         kickoff.ignored.push(parameter.name);
                     }
                 }
+                name if ShapeParameters::know(name) => of_shape.take(parameter)?,
                 name => {
                     let name = echo(name);
                     return Err(KickoffError::Unsupported { location: parameter.location, name });
@@ -271,8 +295,9 @@ impl Kickoff {
             },
         };
         let of_patients = |name: &ResourceType| compartments.hold(*name) && !name.left_out_of_patient_exports();
+        let is_organized = self.shape.organized_by.is_some();
         let at_level = |name: &ResourceType| match self.level {
-            ExportLevel::System => true,
+            ExportLevel::System => !is_organized || of_patients(name),
             ExportLevel::Patient => of_patients(name),
             ExportLevel::Group(_) => of_patients(name) || members(*name),
         };

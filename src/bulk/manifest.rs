@@ -13,7 +13,7 @@ use super::shape::Release;
 use crate::fhir::datatypes::Instant;
 use crate::fhir::outcome::IssueSeverity;
 use crate::fhir::resource_type::ResourceType;
-pub(crate) use outcome::{OutcomeLine, deletion_line};
+pub(crate) use outcome::{OutcomeLine, deletion_line, header_line};
 pub(crate) use proof::{Method, TypeProof};
 
 /// What a finished export tells of itself.
@@ -22,6 +22,8 @@ pub(crate) struct Manifest {
     pub(crate) transaction_time: Instant,
     pub(crate) request: String,
     pub(crate) requires_access_token: bool,
+    /// What the files of `output` have blocks of, if they have (BD-076).
+    pub(crate) organized_by: Option<ResourceType>,
     pub(crate) output: Vec<ManifestFile>,
     /// Present only where `_since` was given (BD-078).
     pub(crate) deleted: Option<Vec<ManifestFile>>,
@@ -36,7 +38,8 @@ pub(crate) struct Manifest {
 /// One file of a manifest.
 #[derive(Debug, Clone)]
 pub(crate) struct ManifestFile {
-    pub(crate) resource_type: ResourceType,
+    /// None where its lines are of several types (BD-075).
+    pub(crate) resource_type: Option<ResourceType>,
     pub(crate) url: String,
     pub(crate) count: u64,
     pub(crate) bytes: u64,
@@ -46,6 +49,8 @@ pub(crate) struct ManifestFile {
     pub(crate) is_gzip: bool,
     /// Of a file of outcomes: how many there are whose gravest issue is of a severity.
     pub(crate) severities: BTreeMap<IssueSeverity, u64>,
+    /// The address of the file in which its last block goes on (BD-043).
+    pub(crate) continued_in: Option<String>,
 }
 
 /// What our extensions are called (BD-087).
@@ -59,6 +64,9 @@ impl Manifest {
             Release::Three => stu3::written(self),
             Release::Four => stu4::written(self),
         };
+        if let Some(name) = self.organized_by {
+            written["outputOrganizedBy"] = name.as_str().into();
+        }
         if let Some(url) = &self.next {
             written["link"] = json!([{ "relation": "next", "url": url }]);
         }

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fhir::resource_type::ResourceType;
+
 /// The shape of all answers about one export. A record from before there was a choice is of the first of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -12,6 +14,10 @@ pub(crate) struct Shape {
     /// The manifest may have pages, and those that are whole may be read while the export runs (`allowPartialManifests`).
     pub(crate) allows_partial: bool,
     pub(crate) file_sizes: FileSizes,
+    /// Lines stand in blocks, one for each of these, and not in files of one type (`organizeOutputBy`). It is `Patient` or
+    /// nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) organized_by: Option<ResourceType>,
 }
 
 /// How large files may be, in bytes of their lines (`_minimumFileSize`, `_maximumFileSize`).

@@ -39,7 +39,10 @@ impl Planner {
         };
         let (mut candidates, mut newcomers, mut members_left_out) = (BTreeSet::new(), Vec::new(), false);
         let mut others = BTreeMap::new();
+        let is_organized = job.kickoff.shape.organized_by.is_some();
         match (&job.kickoff.level, asked) {
+            // What belongs to nobody has no block.
+            (ExportLevel::System, _) if is_organized => return Ok(Chosen::all(Cohort::AllPatients)),
             (ExportLevel::System, _) => return Ok(Chosen::all(Cohort::Everything)),
             (ExportLevel::Patient, None) => return Ok(Chosen::all(Cohort::AllPatients)),
             (ExportLevel::Patient, Some(asked)) => candidates.extend(asked.iter().cloned()),
@@ -53,7 +56,8 @@ impl Planner {
                 newcomers = members.newcomers;
                 // Whoever names patients asks for these and nothing else.
                 others = if asked.is_none() { members.others } else { BTreeMap::new() };
-                others.retain(|name, _| job.types.contains(name));
+                members_left_out |= is_organized && !others.is_empty();
+                others.retain(|name, _| job.types.contains(name) && !is_organized);
             }
         }
         candidates.retain(|id| !consent.has(id) && asked.is_none_or(|asked| asked.contains(id)));

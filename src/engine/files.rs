@@ -1,13 +1,14 @@
 //! The files of one job: which lines they hold, which are open, and the one commit that completes them. It
 //! decides what is written, so that each resource has one line.
 
+mod blocks;
 mod disclosed;
 mod growing;
 mod look;
 mod open;
 mod pages;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use super::rights::Rights;
 use super::services::Services;
 use crate::bulk::shape::FileSizes;
 use crate::clock::Clock;
-use crate::fhir::datatypes::{Id, Millis};
+use crate::fhir::attachment::Left;
+use crate::fhir::datatypes::{Id, LocalReference, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, FileState, SliceRecord};
@@ -32,6 +34,8 @@ use crate::plan::slice::{Phase, Slice};
 use crate::smart::admit::{Grant, Line, Withheld};
 use crate::store::keys::KeyError;
 
+use blocks::BlockStage;
+pub(super) use blocks::{Together, some};
 use growing::Growing;
 pub(super) use open::OpenFile;
 use pages::Turn;
@@ -65,8 +69,12 @@ pub(super) struct Files {
     export: Export,
     limits: FileLimits,
     complete: Vec<FileRecord>,
-    open: BTreeMap<ResourceType, OpenFile>,
+    open: BTreeMap<FileContent, OpenFile>,
     next: u32,
+    /// What may stand in blocks of several patients and was written by this run.
+    shared: HashSet<IdHash>,
+    /// So many of the complete files may have more of that.
+    before: usize,
     /// What the store holds of the job's state, as each commit's checkpoint object repeats it.
     running: Running,
     /// The number of the latest commit that completed files.
@@ -116,9 +124,11 @@ impl FilesError {
 /// Lines of one slice that is being judged while it is written: files of its own, committed together or removed.
 #[derive(Debug)]
 pub(super) struct Stage {
-    resource_type: ResourceType,
+    content: FileContent,
     files: Growing,
     tally: Tally,
+    /// Where it is the block of one patient.
+    block: Option<BlockStage>,
 }
 
 /// What became of a slice's resources.
@@ -143,9 +153,11 @@ impl Files {
     ) -> Self {
         let next = records.iter().map(|record| record.no.0 + 1).max().unwrap_or(0);
         let commits = records.iter().map(FileRecord::commit).max().unwrap_or(0);
-        let complete = records.into_iter().filter(|record| matches!(record.state, FileState::Complete(_))).collect();
+        let complete: Vec<_> =
+            records.into_iter().filter(|record| matches!(record.state, FileState::Complete(_))).collect();
         let turn = Turn::from(services.clock.unix_millis());
-        Self { services, lease, export, limits, complete, open: BTreeMap::new(), next, running, commits, turn }
+        let (open, shared, before) = (BTreeMap::new(), HashSet::new(), complete.len());
+        Self { services, lease, export, limits, complete, open, next, shared, before, running, commits, turn }
     }
 
     pub(super) fn clock(&self) -> Arc<dyn Clock> {
@@ -176,17 +188,21 @@ impl Files {
         note(&mut notes, issues);
         notes.unreadable.extend(unreadable);
         let now = self.services.clock.unix_millis();
-        let open = if let Some(open) = self.open.remove(&slice.resource_type) {
+        let content = FileContent::Resources(slice.resource_type);
+        let open = if let Some(open) = self.open.remove(&content) {
             open
         } else {
             self.make_room().await?;
             OpenFile::new(self.number(), now)
         };
         let mut files = Growing::new(open);
-        let content = FileContent::Resources(slice.resource_type);
         for (resource, known) in resources.into_iter().zip(known) {
             // One by one: a line is memory of its own where something is taken out of it.
-            if let Some((id, line)) = self.export.weigh(&slice, resource, known, &mut tally, &mut notes) {
+            let (note, refer) = notes.hear();
+            if let Some(Weighed { id, line, left }) =
+                self.export.weigh(&slice, resource, known, &mut tally, note, refer)
+            {
+                self::note(&mut notes, left.iter().map(|left| left.issue()));
                 self.roll_before(&mut files, content, &line).await?;
                 files.open.write(&self.services, self.lease, content, id, line).await?;
             }
@@ -194,7 +210,6 @@ impl Files {
         drop(reservation);
         let Growing { mut closed, open: mut file, .. } = files;
         file.notes.absorb(notes);
-        let resource_type = slice.resource_type;
         file.push(record(slice, summary, tally));
         if !closed.is_empty() {
             // A slice that is in several files is recorded with all of them.
@@ -202,15 +217,15 @@ impl Files {
             return self.complete(closed, None).await;
         }
         let is_full = file.is_full(&self.limits, now);
-        self.open.insert(resource_type, file);
-        if is_full { self.close(resource_type).await } else { Ok(()) }
+        self.open.insert(content, file);
+        if is_full { self.close(content).await } else { Ok(()) }
     }
 
     /// Completes every open file.
     pub(super) async fn flush(&mut self) -> Result<(), FilesError> {
         let mut records = Vec::with_capacity(self.open.len());
-        while let Some((resource_type, file)) = self.open.pop_first() {
-            records.push(file.finish(&self.services, self.lease, FileContent::Resources(resource_type)).await?);
+        while let Some((content, file)) = self.open.pop_first() {
+            records.push(file.finish(&self.services, self.lease, content).await?);
         }
         self.turn.at_next_commit();
         if records.is_empty() { Ok(()) } else { self.complete(records, None).await }
@@ -219,9 +234,9 @@ impl Files {
     /// Completes the files that have been open for long, so that a crash costs little on a slow server too.
     pub(super) async fn close_aged(&mut self) -> Result<(), FilesError> {
         let now = self.services.clock.unix_millis();
-        let aged = self.open.iter().filter(|(_, file)| file.age(now) >= self.limits.age).map(|(name, _)| *name);
-        for resource_type in aged.collect::<Vec<_>>() {
-            self.close(resource_type).await?;
+        let aged = self.open.iter().filter(|(_, file)| file.age(now) >= self.limits.age).map(|(content, _)| *content);
+        for content in aged.collect::<Vec<_>>() {
+            self.close(content).await?;
         }
         Ok(())
     }
@@ -308,9 +323,10 @@ impl Files {
     pub(super) fn stage(&mut self, resource_type: ResourceType) -> Stage {
         let no = self.number();
         Stage {
-            resource_type,
+            content: FileContent::Resources(resource_type),
             files: Growing::new(OpenFile::new(no, self.services.clock.unix_millis())),
             tally: Tally::default(),
+            block: None,
         }
     }
 
@@ -322,12 +338,19 @@ impl Files {
         resources: Vec<Received>,
         issues: Vec<Issue>,
     ) -> Result<(), FilesError> {
+        if stage.block.is_some() {
+            return self.write_to_block(stage, slice, resources, issues).await;
+        }
         let known = self.known(slice, &resources, Some(stage)).await?;
         let mut notes = Notes::default();
         note(&mut notes, issues);
-        let content = FileContent::Resources(stage.resource_type);
+        let content = stage.content;
         for (resource, known) in resources.into_iter().zip(known) {
-            if let Some((id, line)) = self.export.weigh(slice, resource, known, &mut stage.tally, &mut notes) {
+            let (note, refer) = notes.hear();
+            if let Some(Weighed { id, line, left }) =
+                self.export.weigh(slice, resource, known, &mut stage.tally, note, refer)
+            {
+                self::note(&mut notes, left.iter().map(|left| left.issue()));
                 self.roll_before(&mut stage.files, content, &line).await?;
                 stage.files.open.write(&self.services, self.lease, content, id, line).await?;
             }
@@ -343,8 +366,7 @@ impl Files {
     pub(super) async fn accept(&mut self, stage: Stage, slice: Slice, summary: Summary) -> Result<(), FilesError> {
         let Growing { mut closed, open: mut last, .. } = stage.files;
         last.slices.push(record(slice, summary, stage.tally));
-        let content = FileContent::Resources(stage.resource_type);
-        closed.push(last.finish(&self.services, self.lease, content).await?);
+        closed.push(last.finish(&self.services, self.lease, stage.content).await?);
         self.complete(closed, None).await
     }
 
@@ -357,8 +379,7 @@ impl Files {
             writer.abort().await?;
             forgotten.push(stage.files.open.no);
             let state = FileState::Open { key, epoch: self.lease.epoch, upload };
-            let record =
-                FileRecord { no: stage.files.open.no, content: FileContent::Resources(stage.resource_type), state };
+            let record = FileRecord { no: stage.files.open.no, content: stage.content, state };
             keys.extend(record.keys());
             self.services.output.end_uploads(&self.services.folder(self.lease.job), &[record]).await?;
         }
@@ -411,7 +432,7 @@ impl Files {
         }
         let ids: Vec<_> = resources.iter().map(|resource| resource.id).collect();
         let mut known = self.are_complete(slice.resource_type, &ids).await?;
-        let open = self.open.get(&slice.resource_type);
+        let open = self.open.get(&FileContent::Resources(slice.resource_type));
         for (known, id) in known.iter_mut().zip(&ids) {
             *known |= open.is_some_and(|file| file.ids.contains(id)) || stage.is_some_and(|stage| stage.files.hold(id));
         }
@@ -423,15 +444,15 @@ impl Files {
     async fn make_room(&mut self) -> Result<(), FilesError> {
         while self.open.values().filter(|file| file.upload.is_some()).count() >= MOST_OPEN {
             let uploads = self.open.iter().filter(|(_, file)| file.upload.is_some());
-            let Some(resource_type) = uploads.min_by_key(|(_, file)| file.opened).map(|(name, _)| *name) else { break };
-            self.close(resource_type).await?;
+            let Some(content) = uploads.min_by_key(|(_, file)| file.opened).map(|(content, _)| *content) else { break };
+            self.close(content).await?;
         }
         Ok(())
     }
 
-    async fn close(&mut self, resource_type: ResourceType) -> Result<(), FilesError> {
-        let Some(file) = self.open.remove(&resource_type) else { return Ok(()) };
-        let record = file.finish(&self.services, self.lease, FileContent::Resources(resource_type)).await?;
+    async fn close(&mut self, content: FileContent) -> Result<(), FilesError> {
+        let Some(file) = self.open.remove(&content) else { return Ok(()) };
+        let record = file.finish(&self.services, self.lease, content).await?;
         self.complete(vec![record], None).await
     }
 
@@ -442,16 +463,25 @@ impl Files {
     }
 }
 
+/// A resource that leaves.
+struct Weighed {
+    id: IdHash,
+    line: Line,
+    /// What is not in it though it could be.
+    left: Vec<Left>,
+}
+
 impl Export {
-    /// What becomes of one resource: its line, if it has one.
+    /// What becomes of one resource: its line, if it has one. `note` is told whose it is, and `refer` what it refers to.
     fn weigh(
         &self,
         slice: &Slice,
         resource: Received,
         known: bool,
         tally: &mut Tally,
-        notes: &mut Notes,
-    ) -> Option<(IdHash, Line)> {
+        note: impl FnMut(&Id),
+        refer: impl FnMut(LocalReference),
+    ) -> Option<Weighed> {
         let entry = &resource.entry;
         if known {
             tally.repeated += 1;
@@ -461,10 +491,6 @@ impl Export {
             tally.withheld += 1;
             return None;
         }
-        let patients = &mut notes.patients;
-        let note = |patient: &Id| {
-            patients.insert(IdHash::of(ResourceType::PATIENT, patient));
-        };
         let admitted = match (resource.bar, resource.tie) {
             (Bar::ByPolicy, _) => Err(Withheld::ByPolicy),
             (Bar::Undecided | Bar::TellsOfOthers | Bar::None, Tie::Apart) => Err(Withheld::OutsideCohort),
@@ -481,11 +507,10 @@ impl Export {
         match admitted {
             Ok(line) => {
                 tally.written += 1;
-                self::note(notes, resource.left.iter().map(|left| left.issue()));
                 if slice.phase != Phase::References {
-                    notes.references.extend(self.grant.follows(entry));
+                    self.grant.follows(entry).for_each(refer);
                 }
-                Some((resource.id, line))
+                Some(Weighed { id: resource.id, line, left: resource.left })
             }
             // SEC-26: as if it had not been there. What has moved is not counted as received.
             Err(Withheld::ByPolicy) => {

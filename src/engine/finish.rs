@@ -63,6 +63,9 @@ impl Worker {
         if self.running.members_left_out {
             lines.push(OutcomeLine::members_left_out());
         }
+        if self.plan.is_organized && self.plan.cohort == Cohort::AllPatients {
+            lines.push(OutcomeLine::only_blocks());
+        }
         if self.leaves_patients_out(job) {
             lines.push(OutcomeLine::patients_left_out());
         }

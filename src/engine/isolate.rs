@@ -13,7 +13,6 @@ use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Direction, SearchQuery};
 use crate::job::index::IdHash;
-use crate::plan::Cohort;
 use crate::plan::slice::{Scope, Slice};
 use crate::upstream::budget::Reservation;
 use crate::upstream::client::{Room, SearchError};
@@ -208,8 +207,8 @@ impl Reader {
         match &slice.scope {
             Scope::Ids { list } => return Ok(Some((self.ids(slice.resource_type, list).iter().cloned().collect(), 1))),
             Scope::Patients { link, members, .. } if &**link == "_id" => {
-                let Cohort::Members(all) = &self.plan.cohort else { return Ok(None) };
-                let members = all.get(members.start as usize..members.end as usize).unwrap_or_default();
+                let members =
+                    self.plan.patients().get(members.start as usize..members.end as usize).unwrap_or_default();
                 return Ok(Some((members.iter().cloned().collect(), 1)));
             }
             Scope::Record { .. } => return Ok(None),

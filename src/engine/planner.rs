@@ -165,16 +165,21 @@ impl Planner {
         let known = findings.profile.clone().known(preset, &self.overrides);
         let chosen = self.choose(job, now, &known).await?;
         let Chosen { cohort, newcomers, others, members_left_out, patients_left_out } = chosen;
-        if matches!(&cohort, Cohort::Members(members) if !members.is_empty()) {
+        let everybody = self.everybody(job, &survey, &cohort, &known).await?;
+        let by_patient = matches!(cohort, Cohort::Members(_)) || everybody.is_some();
+        if matches!((&cohort, &everybody), (Cohort::Members(some), _) | (_, Some(some)) if !some.is_empty()) {
             survey.doubt_emptiness(job.compartments);
         }
         let mut profile = findings.profile;
-        let some = self.some_patients(job, &mut survey, &cohort, &given).await?;
+        let some = match &everybody {
+            Some(all) => all.clone(),
+            None => self.some_patients(job, &mut survey, &cohort, &given).await?,
+        };
         let reached = self.reach(job, &mut survey, &some, &given.searches).await?;
         let records = self.records(&mut survey, &cohort, &some, &given).await?;
-        if matches!(cohort, Cohort::Members(_)) || !reached.is_empty() {
-            let by_patient = |name: &ResourceType| matches!(cohort, Cohort::Members(_)) && !name.is_member_by_itself();
-            let tried: Vec<_> = survey.types.iter().copied().filter(by_patient).collect();
+        if by_patient || !reached.is_empty() {
+            let is_tried = |name: &ResourceType| by_patient && !name.is_member_by_itself();
+            let tried: Vec<_> = survey.types.iter().copied().filter(is_tried).collect();
             let ways = probe::ways(&reached, &given.searches);
             let found = self.patients(job, &some, &survey.held, &tried, &ways, profile.counts).await?;
             profile.note(found.form, found.lists.map(|lists| (lists.url_most_bytes, lists.post)));
@@ -184,15 +189,17 @@ impl Planner {
         if !profile.filters_by_time() && (kickoff.since.is_some() || kickoff.until.is_some()) {
             self.must_be_stamped(job, &survey, &reached, &records).await?;
         }
-        let listed = match &cohort {
-            Cohort::Everything | Cohort::AllPatients if !reached.is_empty() || !records.is_empty() => {
+        let is_organized = kickoff.shape.organized_by.is_some();
+        let listed = match (&cohort, everybody) {
+            (_, Some(everybody)) => everybody,
+            (Cohort::Everything | Cohort::AllPatients, None) if !reached.is_empty() || !records.is_empty() => {
                 probe::all_patients(&self.upstream, self.listing(&profile), &Filter::ALL).await?
             }
-            Cohort::Everything | Cohort::AllPatients | Cohort::Members(_) => Vec::new(),
+            (Cohort::Everything | Cohort::AllPatients | Cohort::Members(_), None) => Vec::new(),
         };
         let mut plans = BTreeMap::new();
         for resource_type in survey.types.iter().filter(|name| job.types.contains(name)) {
-            let strategy = strategy(*resource_type, job.compartments, &cohort, &profile);
+            let strategy = strategy(*resource_type, job.compartments, by_patient, &profile);
             let baseline = profile.counts.and_then(|_| survey.held.get(resource_type).copied());
             plans.insert(*resource_type, TypePlan { strategy, baseline, oldest: None, assumed: BTreeSet::new() });
         }
@@ -232,9 +239,11 @@ impl Planner {
             context,
             by_target,
             provenance_of_records,
+            is_organized,
             on_short,
             boundary,
-            tells_deletions_by_difference: self.deletions_by_difference,
+            // It takes files of one type.
+            tells_deletions_by_difference: self.deletions_by_difference && !is_organized,
             inlines: self.inlines,
             bases,
         };
@@ -316,6 +325,8 @@ impl Planner {
     async fn boundary(&self, job: &Job, types: BTreeSet<ResourceType>, survey: &Survey) -> Result<Boundary, PlanError> {
         match self.boundary {
             BoundaryChoice::NoLoss => return Ok(Boundary::NoLoss),
+            // Whose block an older version would stand in, the patients who are read together do not say.
+            BoundaryChoice::AsOf if job.kickoff.shape.organized_by.is_some() => return Ok(Boundary::NoLoss),
             BoundaryChoice::AsOf => {}
         }
         let narrowed: Vec<_> = types.iter().copied().filter(|name| job.filters.contains_key(name)).collect();
@@ -336,18 +347,15 @@ impl Planner {
     }
 }
 
-fn strategy(resource_type: ResourceType, compartments: Compartments, cohort: &Cohort, profile: &Profile) -> Strategy {
-    match cohort {
-        Cohort::Members(_) if resource_type == ResourceType::PATIENT || resource_type.is_member_by_itself() => {
-            Strategy::Patients { links: vec!["_id".into()], searches: Vec::new() }
-        }
-        Cohort::Members(_) => {
-            let links = compartments.links(resource_type).map(|link| link.param.into());
-            Strategy::Patients { links: links.collect(), searches: profile.searches.of(resource_type).to_vec() }
-        }
-        Cohort::Everything | Cohort::AllPatients if profile.filters_by_time() => Strategy::Windows,
-        Cohort::Everything | Cohort::AllPatients => Strategy::Chain,
+fn strategy(resource_type: ResourceType, compartments: Compartments, by_patient: bool, profile: &Profile) -> Strategy {
+    if !by_patient {
+        return if profile.filters_by_time() { Strategy::Windows } else { Strategy::Chain };
     }
+    if resource_type == ResourceType::PATIENT || resource_type.is_member_by_itself() {
+        return Strategy::Patients { links: vec!["_id".into()], searches: Vec::new() };
+    }
+    let links = compartments.links(resource_type).map(|link| link.param.into());
+    Strategy::Patients { links: links.collect(), searches: profile.searches.of(resource_type).to_vec() }
 }
 
 /// The plan of a type that cannot be searched without a patient.

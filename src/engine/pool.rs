@@ -34,6 +34,13 @@ pub(super) struct Task {
     sibling: Option<(Slice, u64)>,
 }
 
+impl Task {
+    /// A slice that is read by itself.
+    pub(super) fn alone(slice: Slice) -> Self {
+        Self { slice, count_first: false, sibling: None }
+    }
+}
+
 /// Slices that wait, and what is left of those that did not fit a page.
 #[derive(Debug)]
 pub(super) struct Pool {

@@ -12,6 +12,7 @@ use super::read::{PageLimits, Reader};
 use super::reaper::ended;
 use super::room::{RoomWait, Stopped};
 use super::worker::{Worker, WorkerError};
+use crate::fhir::filter::Filter;
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::FileState;
@@ -187,6 +188,8 @@ impl Inner {
         let plan = Arc::new(plan);
         // Whatever is planned: what the client may not have does not leave.
         let may_hold = |name: &ResourceType| job.owner.may_hold(*name, job.filters_of(*name));
+        // What is inlined passes no filter.
+        let may_hold_any = |name: ResourceType| job.owner.may_hold(name, &[Filter::ALL]);
         let permitted = |names: Vec<ResourceType>| names.into_iter().filter(may_hold).collect();
         let types = permitted(plan.types.keys().copied().collect());
         let context = permitted(plan.context.clone());
@@ -198,7 +201,7 @@ impl Inner {
         let untold = only_of_others.map(|_| ResourceType::PROVENANCE);
         let grant = grant.with_others(others.collect());
         let grant = grant.narrowing(job.filters.keys().copied().chain(untold).collect());
-        let grant = grant.with_provenance(provenance_of(&plan)).with_binaries(may_hold(&ResourceType::BINARY));
+        let grant = grant.with_provenance(provenance_of(&plan)).with_binaries(may_hold_any(ResourceType::BINARY));
         let grant = grant.of_elements(job.kickoff.elements.as_ref());
         let grant = Arc::new(grant.within(job.owner.policy(), self.services.rights.consent()));
         let keeps_back = grant.keeps_back_resources();

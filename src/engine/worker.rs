@@ -9,19 +9,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
-use super::files::{Files, FilesError};
+use super::files::{Files, FilesError, Together};
 use super::pool::{Order, Pool};
 use super::progress::Progress;
-use super::provenance::{Known, Looked};
-use super::read::{Again, Chain, Read, ReadError, Reader, SearchTally, Summary, made_since};
+use super::read::{Read, ReadError, Reader};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Running;
 use crate::plan::filter::FilterNo;
 use crate::plan::slice::{Phase, Scope, Slice};
 use crate::plan::{Cohort, ExportPlan, Strategy, TypePlan};
-use crate::upstream::client::SearchError;
 
 /// The worker of one planned job.
 #[derive(Debug)]
@@ -63,7 +60,7 @@ impl WorkerError {
 }
 
 /// How long slices that are being read may take once the process is to stop.
-const DRAIN_GRACE: Duration = Duration::from_secs(10);
+pub(super) const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// How often the output is asked whether there is room.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Sweep passes at most; what still moves then comes with the next export.
@@ -83,6 +80,10 @@ impl Worker {
     }
 
     async fn read_phases(&mut self) -> Result<(), WorkerError> {
+        if self.plan.is_organized {
+            self.read_blocks().await?;
+            return Ok(self.files.flush().await?);
+        }
         let (late, types): (Vec<_>, Vec<_>) = self.plan.types.keys().partition(|name| self.plan.is_late(**name));
         self.read_types(&types).await?;
         if !late.is_empty() {
@@ -148,6 +149,16 @@ impl Worker {
 
     /// Reads slices until none is left. What does not fit into memory is read alone, after the others of its turn.
     pub(super) async fn drain(&mut self, slices: Vec<Slice>, order: Order) -> Result<(), WorkerError> {
+        self.drain_into(None, slices, order).await.map(drop)
+    }
+
+    /// The same, and holds what was read of some patients; `false` if not all of it can be held.
+    pub(super) async fn drain_into(
+        &mut self,
+        mut together: Option<&mut Together>,
+        slices: Vec<Slice>,
+        order: Order,
+    ) -> Result<bool, WorkerError> {
         let mut pool = self.pool(slices, order);
         let mut reading = JoinSet::new();
         let mut large: VecDeque<Slice> = VecDeque::new();
@@ -157,6 +168,7 @@ impl Worker {
             clock.sleep(DRAIN_GRACE).await;
         });
         let mut look = self.files.clock().sleep(LOOK_EVERY);
+        let mut stopped = false;
         loop {
             if self.drain.is_cancelled() {
                 pool.clear();
@@ -195,7 +207,9 @@ impl Worker {
                 if self.drain.is_cancelled() {
                     return Err(WorkerError::Draining);
                 }
-                let Some(slice) = large.pop_front() else { return Ok(()) };
+                let Some(slice) = large.pop_front() else {
+                    return if stopped { Err(WorkerError::Draining) } else { Ok(true) };
+                };
                 let resource_type = slice.resource_type;
                 let number = self.progress.begin_slice();
                 let span = self.span(resource_type, number);
@@ -217,171 +231,22 @@ impl Worker {
                     let slice = task.slice.clone();
                     self.reader.mark_latest(&slice, &mut accepted.resources);
                     pool.read(task, accepted.summary.received, self.reader.cutting(resource_type).grid);
-                    self.files.admit(slice, accepted).await?;
+                    if !self.files.take(together.as_deref_mut(), slice, accepted).await? {
+                        return Ok(false);
+                    }
                     self.files.close_aged().await?;
                 }
                 Ok(Read::TooMany { total }) => pool.put_back(task, total, self.reader.cutting(resource_type)),
                 Ok(Read::InHalves) => pool.halve(task, self.reader.cutting(resource_type).grid),
+                Ok(Read::Large) if together.is_some() => return Ok(false),
                 Ok(Read::Large) => large.push_back(pool.set_aside(task)),
                 // Others that are being read may still come to their end.
-                Err(source) if source.is_stopping() => pool.clear(),
+                Err(source) if source.is_stopping() => {
+                    stopped = true;
+                    pool.clear();
+                }
                 Err(source) => return Err(self.failed(resource_type, number, source)),
             }
-        }
-    }
-
-    /// Reads a slice of several pages while nothing else is read, and writes it to files of its own, which are
-    /// recorded only if it is accepted.
-    async fn stream(&mut self, slice: Slice, number: u64) -> Result<(), WorkerError> {
-        let resource_type = slice.resource_type;
-        let mut judge = self.reader.judge(&slice);
-        let (mut missing, mut is_troubled) = (0, false);
-        for attempt in 0..ATTEMPTS {
-            let mut stage = self.files.stage(resource_type);
-            let walked = self.walk(&slice, &judge, &mut stage).await;
-            let verdict = match walked {
-                Ok(Some(reading)) => (judge.judge(&reading, &self.plan.profile), reading),
-                Ok(None) => {
-                    Again::Smaller.tell(attempt);
-                    self.files.reject(stage).await?;
-                    continue;
-                }
-                Err(StreamError::Read(ReadError::Expired)) if attempt + 1 < ATTEMPTS => {
-                    Again::Expired.tell(attempt);
-                    self.files.reject(stage).await?;
-                    continue;
-                }
-                Err(StreamError::Read(source)) => {
-                    self.files.reject(stage).await?;
-                    return Err(self.failed(resource_type, number, source));
-                }
-                Err(StreamError::Stopping) => {
-                    self.files.reject(stage).await?;
-                    return Err(WorkerError::Draining);
-                }
-                Err(StreamError::Files(error)) => return Err(error.into()),
-            };
-            match verdict {
-                (Verdict::Accept { method, expected }, reading) => {
-                    let summary = Summary::accepted(&reading, expected, attempt, method);
-                    return Ok(self.files.accept(stage, slice, summary).await?);
-                }
-                (Verdict::Again { by }, reading) => {
-                    missing = by;
-                    if let Some(summary) = self.reader.in_spite(&slice, &reading, by, attempt) {
-                        return Ok(self.files.accept(stage, slice, summary).await?);
-                    }
-                    Again::judged(&reading, by).tell(attempt);
-                    self.files.reject(stage).await?;
-                }
-                (Verdict::Troubled, reading) => {
-                    (missing, is_troubled) = (0, true);
-                    if let Some(summary) = self.reader.in_spite(&slice, &reading, 0, attempt) {
-                        return Ok(self.files.accept(stage, slice, summary).await?);
-                    }
-                    self.files.reject(stage).await?;
-                }
-                (Verdict::OverExport, _) => return Err(self.failed(resource_type, number, ReadError::OverExport)),
-                (Verdict::IgnoredFilter, _) => {
-                    return Err(self.failed(resource_type, number, ReadError::IgnoredFilter));
-                }
-            }
-        }
-        let error = ReadError::unaccepted(missing, is_troubled);
-        Err(self.failed(resource_type, number, error))
-    }
-
-    /// One reading of a slice, page by page into its stage; `None` if pages turned out to be too large.
-    async fn walk(
-        &mut self,
-        slice: &Slice,
-        judge: &Judge,
-        stage: &mut super::files::Stage,
-    ) -> Result<Option<Reading>, StreamError> {
-        let mut reading = Reading::default();
-        let mut seen = std::collections::HashSet::new();
-        let mut chain = Chain::default();
-        let counting = self.reader.upstream.date();
-        reading.counted_before = self.reader.count_before(slice, judge).await?;
-        let mut latest = Vec::new();
-        let mut link: Option<String> = None;
-        let (mut search, others) = self.reader.searches(slice);
-        let mut searches = others.into_iter();
-        let mut tally: Option<SearchTally> = None;
-        let clock = self.files.clock();
-        let mut stops_at: Option<Duration> = None;
-        let (mut again, mut asked) = (0, Known::default());
-        loop {
-            if self.drain.is_cancelled() {
-                // It may be near its end; what was not accepted by then is read after the restart.
-                let now = clock.monotonic();
-                if now >= *stops_at.get_or_insert(now + DRAIN_GRACE) {
-                    return Err(StreamError::Stopping);
-                }
-            }
-            let size = self.reader.page_size(slice.resource_type);
-            let answer = match &link {
-                None => self.reader.first_page(&search, size).await,
-                Some(link) => self.reader.next_page(slice, link, size.room).await,
-            };
-            let mut answer = match answer {
-                Ok(answer) => answer,
-                Err(SearchError::TooLarge { .. }) if self.reader.shrink(slice.resource_type, size) => return Ok(None),
-                Err(error) if link.is_some() => return Err(StreamError::Read(ReadError::of_next(error))),
-                Err(error) => return Err(StreamError::Read(error.into())),
-            };
-            let looked = self.reader.look_at_whom_they_tell_of(answer.page.entries.iter(), asked).await;
-            let known = match looked.map_err(StreamError::Read)? {
-                Looked::All(known) => known,
-                // The page is asked for once more, when this is known.
-                Looked::NoRoom(known, untold) => {
-                    drop(answer);
-                    again += 1;
-                    if again >= ATTEMPTS {
-                        return Err(StreamError::Read(ReadError::Unsteady));
-                    }
-                    asked = self.reader.find_out(untold, known).await.map_err(StreamError::Read)?;
-                    continue;
-                }
-            };
-            (again, asked) = (0, Known::default());
-            if let Some(tally) = &mut tally {
-                tally.page(&mut reading, &answer.page);
-            } else {
-                reading.total = answer.page.total;
-                tally = Some(self.reader.tally(slice, &mut reading, &answer.page));
-            }
-            let next = answer.page.next.take();
-            let issues = answer.page.outcomes.clone();
-            let mut resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
-            reading.made_since = made_since(&resources, counting).map(|more| more + reading.made_since.unwrap_or(0));
-            self.progress.received(resources.len());
-            if !resources.is_empty() && !self.reader.relies_on_filter(slice).await.map_err(StreamError::Read)? {
-                return Err(StreamError::Read(ReadError::Unsteady));
-            }
-            self.reader.remember(&resources);
-            for resource in &mut resources {
-                resource.bar = self.reader.bar(&resource.entry, &known);
-                resource.tie = self.reader.tie(slice, &resource.entry, &known);
-            }
-            self.write_page(stage, slice, (resources, issues, answer.reservation), &mut latest).await?;
-            if let Some(next) = &next {
-                let received = tally.as_ref().map_or(0, |tally| tally.received(&seen));
-                chain.step(next, received).map_err(StreamError::Read)?;
-            } else {
-                if let Some(tally) = tally.take() {
-                    tally.end(&mut reading);
-                }
-                let Some(following) = searches.next() else {
-                    if !latest.is_empty() {
-                        self.files.write_staged(stage, slice, latest, Vec::new()).await?;
-                    }
-                    return Ok(Some(reading));
-                };
-                search = following;
-                chain = Chain::default();
-            }
-            link = next;
         }
     }
 
@@ -479,7 +344,7 @@ impl Worker {
         Ok(all)
     }
 
-    fn failed(&self, resource_type: ResourceType, slice: u64, source: ReadError) -> WorkerError {
+    pub(super) fn failed(&self, resource_type: ResourceType, slice: u64, source: ReadError) -> WorkerError {
         if source.is_stopping() {
             return WorkerError::Draining;
         }
@@ -487,34 +352,13 @@ impl Worker {
     }
 
     /// Whatever is logged while a slice is read says which one it is: as a failure does, and no parameter's value.
-    fn span(&self, resource_type: ResourceType, slice: u64) -> tracing::Span {
+    pub(super) fn span(&self, resource_type: ResourceType, slice: u64) -> tracing::Span {
         let (job, strategy) = (self.files.job(), self.strategy(resource_type));
         tracing::info_span!("slice", export.job_id = %job, %resource_type, strategy, slice)
     }
 
     fn strategy(&self, resource_type: ResourceType) -> &'static str {
         self.plan.types.get(&resource_type).map_or("references", |plan| plan.strategy.name())
-    }
-}
-
-/// Why a streamed reading broke off.
-#[derive(Debug)]
-pub(super) enum StreamError {
-    Read(ReadError),
-    Files(FilesError),
-    /// The process is stopping.
-    Stopping,
-}
-
-impl From<SearchError> for StreamError {
-    fn from(error: SearchError) -> Self {
-        Self::Read(error.into())
-    }
-}
-
-impl From<FilesError> for StreamError {
-    fn from(error: FilesError) -> Self {
-        Self::Files(error)
     }
 }
 

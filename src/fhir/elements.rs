@@ -116,12 +116,11 @@ impl Elements {
         others.0.iter().all(|other| self.0.iter().any(|own| own.includes(other)))
     }
 
-    /// Whether what stands at a path from the root of a resource, without indices, is taken out.
-    pub(crate) fn reach(&self, resource_type: ResourceType, path: &str) -> bool {
-        self.of(resource_type.as_str()).any(|own| {
-            let mut names = path.split('.');
-            own.iter().all(|own| names.next().is_some_and(|name| is_named(own, name)))
-        })
+    /// Whether anything of what stands at a path from the root of a resource, without indices, is taken out: it, what it is in,
+    /// or a part of it.
+    pub(crate) fn touch(&self, resource_type: ResourceType, path: &str) -> bool {
+        self.of(resource_type.as_str())
+            .any(|own| own.iter().zip(path.split('.')).all(|(own, name)| is_named(own, name)))
     }
 
     /// The paths of those of a type.
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_reached_with_all_below_it() {
+    fn a_path_is_touched_with_all_below_it_and_all_above() {
         let some = elements(&["Encounter.participant", "Observation.value[x]", "*.performer.onBehalfOf"]);
         for (name, path, expected) in [
             ("Encounter", "participant.individual", true),
@@ -211,9 +210,10 @@ mod tests {
             ("Observation", "valueless", false),
             ("Procedure", "performer.onBehalfOf", true),
             ("Procedure", "performer.actor", false),
+            ("Procedure", "performer", true),
             ("Patient", "participant.individual", false),
         ] {
-            assert_eq!(some.reach(ResourceType::parse(name).expect("a type"), path), expected, "{name}.{path}");
+            assert_eq!(some.touch(ResourceType::parse(name).expect("a type"), path), expected, "{name}.{path}");
         }
     }
 

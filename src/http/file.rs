@@ -201,6 +201,7 @@ async fn find(
     if let Some(caller) = caller {
         let of_file = match file.content {
             FileContent::Resources(name) => BTreeSet::from([name]),
+            FileContent::Blocks => file.types().into_keys().collect(),
             // They tell of everything in the export.
             FileContent::Outcomes | FileContent::Deletions | FileContent::Held => job.all_types(&files),
         };

@@ -63,6 +63,9 @@ where
         let now = edge.upstream.now();
         Kickoff::parse(operation, &head.method, head.uri.query(), &headers, &sent, &edge.links.base(), now.into())?
     };
+    if !edge.organizes {
+        kickoff.do_not_organize(&places)?;
+    }
     kickoff.check_sizes(&places, edge.least_file_max)?;
     kickoff.associate(&places, &edge.presets, edge.finds_provenance, |name| !caller.lacks([name]).is_empty())?;
     let own = match &kickoff.level {
@@ -77,6 +80,7 @@ where
         }
     };
     let types = narrow(edge, caller, &kickoff, types)?;
+    narrow::organized(caller, &kickoff, &types, compartments)?;
     let filters = narrow::filters(caller, &kickoff, &places, &types, &capability, compartments)?;
     let now = clock::now(&*edge.clock);
     let path = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
@@ -200,6 +204,7 @@ async fn resolve(
     let compartments = match (capability.compartments(), &kickoff.level) {
         (Some(compartments), _) => compartments,
         (None, _) if kickoff.elements.is_some() => return Err(KickoffError::ElementsOfVersion.into()),
+        (None, _) if kickoff.shape.organized_by.is_some() => return Err(KickoffError::FhirVersion.into()),
         // Only how types are searched that are refused without a patient hangs on it, and is tried out.
         (None, ExportLevel::System) => Compartments::default(),
         (None, ExportLevel::Patient | ExportLevel::Group(_)) => return Err(KickoffError::FhirVersion.into()),
@@ -208,8 +213,9 @@ async fn resolve(
     let searchable = capability.searchable();
     let of_patients = |_: ResourceType| false;
     // What no Group can hold is refused before any is read.
-    let names_patients = kickoff.patients.is_some();
-    let may_be_member = |name: ResourceType| name.is_member_by_itself() && !names_patients;
+    // Who is no patient has no block.
+    let only_patients = kickoff.patients.is_some() || kickoff.shape.organized_by.is_some();
+    let may_be_member = |name: ResourceType| name.is_member_by_itself() && !only_patients;
     kickoff.resolve(places, &searchable, compartments, &may_be_member)?;
     kickoff.check_filters(places, &capability, compartments)?;
     let types = match &kickoff.level {

@@ -85,22 +85,31 @@ pub(super) async fn page(
         None => wanted,
     };
     let entries = files.iter().filter(|file| file.content.is_for_clients());
-    let entries = entries.filter_map(|file| Some((file, file.object()?)));
-    let listed: Vec<_> = entries.map(|(file, object)| listed(edge, job, file, object, links_until)).collect();
+    let entries: Vec<_> = entries.filter_map(|file| Some((file, file.object()?))).collect();
+    let listed: Vec<_> = entries.iter().map(|(file, object)| listed(edge, job, file, object, links_until)).collect();
     // In their order; some clouds are asked for each signature.
     let signed = futures_util::stream::iter(listed).buffered(SIGNED_AT_ONCE).try_collect::<Vec<_>>();
-    let signed = tokio::select! {
+    let mut signed = tokio::select! {
         signed = signed => signed?,
         () = edge.clock.sleep(SIGNING_PATIENCE) => {
             return Err(Problem::unavailable("the links cannot be signed at the moment"));
         }
     };
+    // A block that goes on does so in a file of the same page: they were completed together.
+    let numbers: Vec<_> = entries.iter().map(|(file, _)| file.no).collect();
+    for (at, (file, _)) in entries.iter().enumerate() {
+        let next = file.continued_in().and_then(|next| numbers.iter().position(|no| *no == next));
+        let url = next.and_then(|next| signed.get(next)).map(|(_, next)| next.url.clone());
+        if let Some((_, entry)) = signed.get_mut(at) {
+            entry.continued_in = url;
+        }
+    }
     let actor = Actor::of(&caller.owner(), witness::peer(head));
     edge.ledger.append(Event::Manifest(read(edge, actor, job, &files, links_until))).await?;
     let (mut output, mut deleted, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
     for (content, entry) in signed {
         match content {
-            FileContent::Resources(_) => output.push(entry),
+            FileContent::Resources(_) | FileContent::Blocks => output.push(entry),
             FileContent::Deletions => deleted.push(entry),
             FileContent::Outcomes => outcomes.push(entry),
             FileContent::Held => {}
@@ -114,6 +123,7 @@ pub(super) async fn page(
         transaction_time: said.transaction_time,
         request: job.request.clone(),
         requires_access_token: edge.files_need_token(&job.owner),
+        organized_by: job.kickoff.shape.organized_by,
         output,
         deleted: job.kickoff.since.map(|_| deleted),
         outcomes,
@@ -152,14 +162,16 @@ fn listed<'a>(
     until: Millis,
 ) -> BoxFuture<'a, Result<(FileContent, ManifestFile), OutputError>> {
     let resource_type = match file.content {
-        FileContent::Resources(resource_type) => resource_type,
-        FileContent::Outcomes | FileContent::Deletions | FileContent::Held => ResourceType::OPERATION_OUTCOME,
+        FileContent::Resources(resource_type) => Some(resource_type),
+        FileContent::Blocks => None,
+        FileContent::Outcomes | FileContent::Deletions | FileContent::Held => Some(ResourceType::OPERATION_OUTCOME),
     };
     let listed = async move {
         let url = link(edge, job, file, object, until).await?;
         let StoredObject { lines: count, bytes, sha256, plain, .. } = object.clone();
-        let (is_gzip, severities) = (plain.is_some(), BTreeMap::new());
-        Ok((file.content, ManifestFile { resource_type, url, count, bytes, sha256, is_gzip, severities }))
+        let (is_gzip, severities, continued_in) = (plain.is_some(), BTreeMap::new(), None);
+        let entry = ManifestFile { resource_type, url, count, bytes, sha256, is_gzip, severities, continued_in };
+        Ok((file.content, entry))
     };
     listed.boxed()
 }

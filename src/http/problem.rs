@@ -183,6 +183,9 @@ impl From<KickoffError> for Problem {
             | E::Unsupported { .. }
             | E::NotAssociated { .. }
             | E::NoProvenance { .. }
+            | E::OrganizedBy { .. }
+            | E::NotOrganized
+            | E::ProvenanceInBlocks { .. }
             | E::NotExportable { .. }
             | E::OutsideCompartment { .. }
             | E::ElementsOf { .. }

@@ -1,10 +1,13 @@
 //! What is committed: the files of a job and the slices that each of them holds. What no complete file holds
 //! is left to do; that is the whole of resuming.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Epoch;
 use crate::bulk::manifest::Method;
+use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::slice::{Phase, Scope, Slice, Window};
 
@@ -22,10 +25,12 @@ pub(crate) struct FileRecord {
 }
 
 /// What the lines of a file are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FileContent {
     Resources(ResourceType),
+    /// Blocks of patients, each of which begins with a line that says whose it is. Its resources are of many types.
+    Blocks,
     Deletions,
     Outcomes,
     /// What the client holds after this export, for the next one to find out what was deleted: `Type/id` on each line. It is
@@ -37,7 +42,7 @@ impl FileContent {
     /// Whether clients may fetch it.
     pub(crate) fn is_for_clients(self) -> bool {
         match self {
-            Self::Resources(_) | Self::Deletions | Self::Outcomes => true,
+            Self::Resources(_) | Self::Blocks | Self::Deletions | Self::Outcomes => true,
             Self::Held => false,
         }
     }
@@ -60,7 +65,7 @@ pub(crate) enum FileState {
 }
 
 /// What a complete file holds. One without an object holds slices that brought no new line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CompleteFile {
     pub(crate) object: Option<StoredObject>,
     /// The key of the sidecar; there is none beside outcomes, nor where there is nothing to say.
@@ -70,6 +75,12 @@ pub(crate) struct CompleteFile {
     /// where there is no such object.
     #[serde(default)]
     pub(crate) commit: u32,
+    /// Of what types the lines of a file of blocks are, and how many of each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) types: BTreeMap<ResourceType, u64>,
+    /// The file in which its last block goes on, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) continued_in: Option<FileNo>,
 }
 
 /// One object in the output.
@@ -144,6 +155,33 @@ impl FileRecord {
         }
     }
 
+    /// The types of the resources that a complete file has, and how many lines are of each.
+    pub(crate) fn types(&self) -> BTreeMap<ResourceType, u64> {
+        match (self.content, &self.state) {
+            (FileContent::Resources(name), _) => self.object().map(|object| (name, object.lines)).into_iter().collect(),
+            (FileContent::Blocks, FileState::Complete(file)) => file.types.clone(),
+            (FileContent::Blocks, FileState::Open { .. }) => BTreeMap::new(),
+            (FileContent::Deletions | FileContent::Outcomes | FileContent::Held, _) => BTreeMap::new(),
+        }
+    }
+
+    /// The file in which the last block of a complete file goes on.
+    pub(crate) fn continued_in(&self) -> Option<FileNo> {
+        match &self.state {
+            FileState::Complete(file) => file.continued_in,
+            FileState::Open { .. } => None,
+        }
+    }
+
+    /// Whether resources of a type may be among its lines.
+    pub(crate) fn may_hold(&self, resource_type: ResourceType) -> bool {
+        match self.content {
+            FileContent::Resources(name) => name == resource_type,
+            FileContent::Blocks => true,
+            FileContent::Deletions | FileContent::Outcomes | FileContent::Held => false,
+        }
+    }
+
     /// The number of the commit that completed it; zero as long as it is open.
     pub(crate) fn commit(&self) -> u32 {
         match &self.state {
@@ -195,6 +233,58 @@ pub(crate) fn joined(records: Vec<SliceRecord>) -> Vec<SliceRecord> {
     all
 }
 
+/// The same of patients who were asked for side by side, by one link and since the same time, and of all that their blocks
+/// refer to. Those whom the server refuses stay: they are counted.
+pub(crate) fn joined_patients(records: Vec<SliceRecord>) -> Vec<SliceRecord> {
+    let patients = |record: &SliceRecord| match &record.slice.scope {
+        Scope::Patients { link, members, from } if !record.refused => {
+            Some((Way::Link(link.clone(), *from), members.clone()))
+        }
+        Scope::Record { members } if !record.refused => Some((Way::Record, members.clone())),
+        // Which of them it was says nothing later: they are found anew of each patient.
+        Scope::Ids { list } => Some((Way::Id, list.clone())),
+        Scope::Patients { .. } | Scope::Record { .. } | Scope::Window(_) | Scope::Targets { .. } => None,
+    };
+    let (mut lists, mut all): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| patients(record).is_some());
+    lists.sort_by_cached_key(|record| {
+        let (way, members) = patients(record).unwrap_or((Way::Id, 0..0));
+        (record.slice.resource_type, record.slice.filter, way, members.start)
+    });
+    for next in lists {
+        let both = all.last().and_then(|last: &SliceRecord| patients(last)).zip(patients(&next));
+        let meet = both
+            .filter(|((way, before), (other, after))| way == other && (before.end == after.start || *way == Way::Id));
+        match (all.last_mut(), meet) {
+            (Some(last), Some(((way, before), (_, after))))
+                if last.method == next.method
+                    && last.slice.resource_type == next.slice.resource_type
+                    && last.slice.filter == next.slice.filter =>
+            {
+                let members = before.start..after.end;
+                let scope = match way {
+                    Way::Link(link, from) => Scope::Patients { link, members, from },
+                    Way::Record => Scope::Record { members },
+                    Way::Id => {
+                        Scope::Ids { list: 0..(before.end - before.start).saturating_add(after.end - after.start) }
+                    }
+                };
+                last.absorb(&next, scope);
+            }
+            (_, _) => all.push(next),
+        }
+    }
+    all
+}
+
+/// How patients are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Link(Box<str>, Option<Millis>),
+    Record,
+    /// They are none, but what lines of their blocks refer to.
+    Id,
+}
+
 /// The same of lines of one file that were asked about side by side.
 fn joined_targets(records: Vec<SliceRecord>) -> Vec<SliceRecord> {
     let targets = |record: &SliceRecord| match &record.slice.scope {
@@ -238,7 +328,6 @@ impl SliceRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fhir::datatypes::Millis;
 
     fn record(phase: Phase, from: Option<i64>, until: i64, written: u64, method: Method) -> SliceRecord {
         let window = Window { from: from.map(Millis), until: Some(Millis(until)) };
@@ -298,5 +387,37 @@ mod tests {
         let left = asked.remaining(kept.iter().map(|record| &record.slice));
         assert_eq!(left, asked.remaining(read.iter().map(|record| &record.slice)), "the same is left");
         assert_eq!(left, [targets(1, 100..120).slice, targets(1, 130..200).slice]);
+    }
+
+    #[test]
+    fn patients_who_were_asked_for_side_by_side_are_one_record() {
+        let patients = |link: &str, members: std::ops::Range<u32>, refused| {
+            let first = record(Phase::Young, None, 0, u64::from(members.end - members.start), Method::Counted);
+            let scope = Scope::Patients { link: link.into(), members, from: None };
+            SliceRecord { slice: Slice { scope, ..first.slice.clone() }, refused, ..first }
+        };
+        let ids = |list: std::ops::Range<u32>| {
+            let first = record(Phase::References, None, 0, u64::from(list.end - list.start), Method::Counted);
+            SliceRecord { slice: Slice { scope: Scope::Ids { list }, ..first.slice.clone() }, ..first }
+        };
+        let read = vec![
+            patients("subject", 2..4, false),
+            ids(0..2),
+            patients("performer", 0..4, false),
+            patients("subject", 4..5, true),
+            patients("subject", 0..2, false),
+            patients("subject", 6..8, false),
+            ids(0..3),
+        ];
+        let kept = joined_patients(read.clone());
+        let whole = SliceRecord { reread: 2, ..patients("subject", 0..4, false) };
+        let of_ids = SliceRecord { reread: 2, ..ids(0..5) };
+        for expected in [&whole, &of_ids, &read[2], &read[3], &read[5]] {
+            assert!(kept.contains(expected), "{expected:?} in {kept:?}");
+        }
+        assert_eq!(kept.len(), 5, "{kept:?}");
+        let asked = patients("subject", 0..9, false).slice;
+        let left = asked.remaining(kept.iter().map(|record| &record.slice));
+        assert_eq!(left, asked.remaining(read.iter().map(|record| &record.slice)), "the same is left");
     }
 }

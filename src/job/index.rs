@@ -74,6 +74,18 @@ impl Notes {
     /// Distinct references, outcomes and unreadable resources kept in one file; a file is closed when it holds as many.
     pub(crate) const MOST: usize = 50_000;
 
+    /// What hears of the patients whose a line is, and what of its references.
+    pub(crate) fn hear(&mut self) -> (impl FnMut(&Id), impl FnMut(LocalReference)) {
+        let Self { patients, references, .. } = self;
+        let note = |patient: &Id| {
+            patients.insert(IdHash::of(ResourceType::PATIENT, patient));
+        };
+        let refer = |reference| {
+            references.insert(reference);
+        };
+        (note, refer)
+    }
+
     pub(crate) fn absorb(&mut self, other: Self) {
         self.references.extend(other.references);
         self.unreadable.extend(other.unreadable);

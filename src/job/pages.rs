@@ -49,7 +49,13 @@ mod tests {
     use crate::job::checkpoint::{CompleteFile, FileContent, FileNo, FileState};
 
     fn file(commit: u32) -> FileRecord {
-        let state = FileState::Complete(CompleteFile { object: None, sidecar: None, slices: Vec::new(), commit });
+        let state = FileState::Complete(CompleteFile {
+            object: None,
+            sidecar: None,
+            slices: Vec::new(),
+            commit,
+            ..CompleteFile::default()
+        });
         FileRecord { no: FileNo(commit), content: FileContent::Resources(ResourceType::PATIENT), state }
     }
 

@@ -280,7 +280,11 @@ impl Contents {
         listed.sort_unstable_by_key(|file| file.no);
         for (file, object) in listed.into_iter().filter_map(|file| Some((file, file.object()?))) {
             match file.content {
-                FileContent::Resources(name) => *contents.counts.entry(name).or_default() += object.lines,
+                FileContent::Resources(_) | FileContent::Blocks => {
+                    for (name, lines) in file.types() {
+                        *contents.counts.entry(name).or_default() += lines;
+                    }
+                }
                 FileContent::Deletions => contents.deletions += object.lines,
                 FileContent::Outcomes | FileContent::Held => {}
             }

@@ -235,7 +235,13 @@ mod tests {
             let object =
                 StoredObject { key: object.to_owned(), lines: 1, bytes: 1, sha256: String::new(), plain: None };
             let (object, sidecar) = (Some(object), Some(sidecar.to_owned()));
-            let state = FileState::Complete(CompleteFile { object, sidecar, slices: Vec::new(), commit: 1 });
+            let state = FileState::Complete(CompleteFile {
+                object,
+                sidecar,
+                slices: Vec::new(),
+                commit: 1,
+                ..CompleteFile::default()
+            });
             let content = FileContent::Resources(ResourceType::PATIENT);
             let files = vec![FileRecord { no: FileNo(0), content, state }];
             Commit { epoch: Epoch(1), files, state: JobState::Running(Running::default()) }

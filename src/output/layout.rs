@@ -80,6 +80,7 @@ impl<'a> ObjectName<'a> {
             "deleted" => FileContent::Deletions,
             "OperationOutcome" => FileContent::Outcomes,
             "held" => FileContent::Held,
+            "blocks" => FileContent::Blocks,
             name => FileContent::Resources(ResourceType::parse(name)?),
         };
         if stem != format!("{}-{no:05}.{epoch}", content_name(content)) {
@@ -123,6 +124,7 @@ fn content_name(content: FileContent) -> &'static str {
         FileContent::Deletions => "deleted",
         FileContent::Outcomes => "OperationOutcome",
         FileContent::Held => "held",
+        FileContent::Blocks => "blocks",
     }
 }
 
@@ -162,6 +164,7 @@ mod tests {
                 "OperationOutcome-00000.1.ndjson",
                 Some(ObjectName::Data { content: FileContent::Outcomes, stem: "OperationOutcome-00000.1" }),
             ),
+            ("blocks-00003.1.ndjson", Some(ObjectName::Data { content: FileContent::Blocks, stem: "blocks-00003.1" })),
             (JOB_CHECKPOINT, Some(ObjectName::JobCheckpoint)),
             ("00012.checkpoint", Some(ObjectName::CommitCheckpoint(12))),
             ("123456.checkpoint", Some(ObjectName::CommitCheckpoint(123_456))),

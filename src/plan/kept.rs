@@ -104,6 +104,7 @@ mod tests {
             context: Vec::new(),
             by_target: None,
             provenance_of_records: false,
+            is_organized: false,
             on_short: OnShort::Fail,
             boundary: Boundary::NoLoss,
             tells_deletions_by_difference: false,

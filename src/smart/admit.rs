@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::consent::Consent;
 use super::labels::Labels;
 use super::policy::Policy;
-use crate::bulk::manifest::{OutcomeLine, deletion_line};
+use crate::bulk::manifest::{OutcomeLine, deletion_line, header_line};
 use crate::fhir::bundle::Entry;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, LocalReference};
@@ -36,6 +36,11 @@ impl Line {
     /// Its bytes.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// The same in memory of its own: the page that it is a part of can go.
+    pub(crate) fn copied(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
     }
 }
 
@@ -267,7 +272,7 @@ impl Grant {
     /// What `entry` refers to outside of the compartment and the export follows, as far as that stays in it.
     pub(crate) fn follows<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = LocalReference> + 'a {
         let stays = |path: &str| {
-            !self.removed.reach(entry.resource_type, path)
+            !self.removed.touch(entry.resource_type, path)
                 && self.kept.as_ref().is_none_or(|kept| kept.reach(entry.resource_type, path))
         };
         let left = entry.references.iter().filter(move |reference| stays(&reference.path));
@@ -345,6 +350,12 @@ fn has_a_patient(entry: &Entry) -> bool {
 }
 
 impl Grant {
+    /// What a patient's block begins with (BD-040); `None` of whoever is not exported.
+    pub(crate) fn admit_header(&self, patient: &Id) -> Option<Line> {
+        let may_leave = self.is_member(patient) && !self.consent.has(patient);
+        may_leave.then(|| Line(Bytes::from(header_line(patient))))
+    }
+
     /// What we say ourselves about an export: it holds nothing of a resource.
     pub(crate) fn admit_outcome(outcome: OutcomeLine) -> Line {
         Line(Bytes::from(outcome.into_text()))

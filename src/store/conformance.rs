@@ -508,6 +508,7 @@ fn of_members(members: u32) -> ExportPlan {
         context: Vec::new(),
         by_target: None,
         provenance_of_records: false,
+        is_organized: false,
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,
         tells_deletions_by_difference: false,

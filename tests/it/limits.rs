@@ -71,6 +71,44 @@ async fn a_hundred_thousand_resources_are_exported_in_little_memory() {
     }
 }
 
+/// BD-040: a block of each patient takes no more memory than any export.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_patients_have_their_blocks_in_little_memory() {
+    const PATIENTS: usize = 2_000;
+    let upstream = SampleUpstream::new(Settings::default());
+    let note = "x".repeat(2_000);
+    let mut members = Vec::with_capacity(PATIENTS);
+    for number in 0..PATIENTS {
+        let patient = format!(r#""subject":{{"reference":"Patient/p{number}"}}"#);
+        members.push(format!(r#"{{"entity":{{"reference":"Patient/p{number}"}}}}"#));
+        upstream.insert_raw(&format!(r#"{{"resourceType":"Patient","id":"p{number}"}}"#)).expect("a patient");
+        for (name, more) in [("Observation", r#""status":"final""#), ("Condition", r#""recordedDate":"2024""#)] {
+            for of in 0..4 {
+                let resource = format!(
+                    r#"{{"resourceType":"{name}","id":"{number}-{of}",{more},"code":{{"text":"{note}"}},{patient}}}"#
+                );
+                upstream.insert_raw(&resource).expect("a resource");
+            }
+        }
+    }
+    let members = members.join(",");
+    let group = format!(r#"{{"resourceType":"Group","id":"all","type":"person","actual":true,"member":[{members}]}}"#);
+    upstream.insert_raw(&group).expect("a Group");
+    let server = upstream.serve(listener().await).await;
+    let process = Process::start(&server.base_url, Options::default()).await.expect("it starts");
+    let client = Client::new();
+    for path in ["/Group/all/$export?organizeOutputBy=Patient", "/Patient/$export?organizeOutputBy=Patient"] {
+        let began = Instant::now();
+        let status = process.kick_off(&client, path).await.expect("a kick-off");
+        let manifest = process.finished(&client, &status).await.expect("an export");
+        let (took, peak) = (began.elapsed(), process.peak_memory().expect("a figure"));
+        println!("{path}: {took:?}, {peak} bytes at most");
+        let checked = crate::organized::check(&client, &manifest, &upstream, path).await;
+        checked.unwrap_or_else(|error| panic!("{path}: {error:#}"));
+        assert!(peak <= MOST, "{path}: {peak} bytes");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_resources_are_exported_in_little_memory() {
     let count = large_resources();

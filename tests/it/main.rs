@@ -44,6 +44,7 @@ mod lies;
 mod limits;
 mod links;
 mod model;
+mod organized;
 mod outage;
 mod paths;
 mod poisoned;

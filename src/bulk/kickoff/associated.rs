@@ -125,12 +125,14 @@ impl Kickoff {
     /// Whether the upstream has what it takes to find the Provenance of a resource; leniently it is done without.
     ///
     /// # Errors
-    /// [`KickoffError::NoProvenance`] if not.
+    /// [`KickoffError::NoProvenance`] if not; [`KickoffError::ProvenanceInBlocks`] if it was to be found for blocks, which are
+    /// whole before all is there that it could be about.
     pub(crate) fn check_associated(&mut self, places: &Places, capability: &Capability) -> Result<(), KickoffError> {
         let provenance = ResourceType::PROVENANCE;
         let is_found =
             capability.searchable().contains(&provenance) && capability.parameter(provenance, TARGET).is_some();
-        if self.associated.provenance.is_none() || is_found {
+        let is_organized = self.shape.organized_by.is_some();
+        if self.associated.provenance.is_none() || (is_found && !is_organized) {
             return Ok(());
         }
         for Value { code, location } in &places.associated {
@@ -138,7 +140,12 @@ impl Kickoff {
                 continue;
             }
             if !places.is_lenient {
-                return Err(KickoffError::NoProvenance { location: location.clone() });
+                let location = location.clone();
+                return Err(if is_organized {
+                    KickoffError::ProvenanceInBlocks { location }
+                } else {
+                    KickoffError::NoProvenance { location }
+                });
             }
             self.ignore_associated(code);
         }

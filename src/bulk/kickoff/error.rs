@@ -86,6 +86,12 @@ pub(crate) enum KickoffError {
     NotAssociated { location: String, value: String },
     #[error("{location}: the FHIR server does not let Provenance be searched by what it is about (`target`)")]
     NoProvenance { location: String },
+    #[error("{location}: files can be organized by `Patient`, and not by `{value}`")]
+    OrganizedBy { location: String, value: String },
+    #[error("files that are organized by patient (`organizeOutputBy`) are not to be had here")]
+    NotOrganized,
+    #[error("{location}: the Provenance of what is exported cannot be had in files that are organized by patient")]
+    ProvenanceInBlocks { location: String },
     #[error("{location}: the parameter `{name}` is not supported")]
     Unsupported { location: String, name: String },
     #[error("{location}: there are no {name} resources to export here")]
@@ -131,8 +137,11 @@ impl KickoffError {
             | Self::FilterIsUsed { location, .. }
             | Self::NotAssociated { location, .. }
             | Self::NoProvenance { location }
+            | Self::OrganizedBy { location, .. }
+            | Self::ProvenanceInBlocks { location }
             | Self::Unsupported { location, .. } => Some(location),
             Self::NoAccept
+            | Self::NotOrganized
             | Self::NotAcceptable
             | Self::NotAsync
             | Self::ContentType

@@ -93,7 +93,7 @@ impl Kickoff {
                 return Err(KickoffError::NotExportable { location: location(), name });
             }
             for parameter in filter.names() {
-                if names_patients(self.level.level(), compartments, name, parameter) || self.finds_by(name, parameter) {
+                if names_patients(self.read_at(), compartments, name, parameter) || self.finds_by(name, parameter) {
                     let parameter = parameter.to_owned();
                     return Err(KickoffError::FilterIsUsed { location: location(), name, parameter });
                 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::KickoffError;
+use super::shape::ORGANIZED;
 
 /// One parameter as it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +63,7 @@ impl Parameter {
     pub(super) fn text(&self, name: &'static str) -> Result<&str, KickoffError> {
         match (&self.value, name) {
             (Value::Query(text), _) | (Value::Instant(text), "_since" | "_until") => Ok(text),
-            (Value::String(text), "_elements" | "_type" | "_typeFilter" | "_outputFormat") => Ok(text),
+            (Value::String(text), "_elements" | "_type" | "_typeFilter" | "_outputFormat" | ORGANIZED) => Ok(text),
             (
                 Value::String(_)
                 | Value::Instant(_)

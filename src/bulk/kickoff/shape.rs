@@ -1,8 +1,9 @@
 //! The parameters that say nothing of what is exported, and only in what shape it comes.
 
 use super::parameters::Parameter;
-use super::{KickoffError, once};
+use super::{KickoffError, echo, once};
 use crate::bulk::shape::{FileSizes, Shape};
+use crate::fhir::resource_type::ResourceType;
 
 /// Such parameters as they are read.
 #[derive(Debug, Default)]
@@ -12,16 +13,24 @@ pub(super) struct ShapeParameters {
     largest: Option<u64>,
     /// Where that one stood.
     largest_at: Option<String>,
+    organized_by: Option<ResourceType>,
 }
 
 const ALLOWS_PARTIAL: &str = "allowPartialManifests";
 const SMALLEST: &str = "_minimumFileSize";
 const LARGEST: &str = "_maximumFileSize";
+/// By which files are put in order.
+pub(super) const ORGANIZED: &str = "organizeOutputBy";
 
 impl ShapeParameters {
     /// Whether a parameter of this name is one of them.
     pub(super) fn know(name: &str) -> bool {
-        [ALLOWS_PARTIAL, SMALLEST, LARGEST].contains(&name)
+        [ALLOWS_PARTIAL, SMALLEST, LARGEST, ORGANIZED].contains(&name)
+    }
+
+    /// Whether it is the wish for an order that can be had.
+    pub(super) fn can_organize(parameter: &Parameter) -> bool {
+        parameter.name == ORGANIZED && parameter.text(ORGANIZED) == Ok(ResourceType::PATIENT.as_str())
     }
 
     pub(super) fn take(&mut self, parameter: Parameter) -> Result<(), KickoffError> {
@@ -32,13 +41,20 @@ impl ShapeParameters {
                 self.largest_at = Some(parameter.location);
                 Ok(())
             }
+            ORGANIZED if Self::can_organize(&parameter) => {
+                once(&mut self.organized_by, ResourceType::PATIENT, &parameter, ORGANIZED)
+            }
+            ORGANIZED => {
+                let value = echo(parameter.text(ORGANIZED)?);
+                Err(KickoffError::OrganizedBy { location: parameter.location, value })
+            }
             _ => once(&mut self.allows_partial, parameter.truth(ALLOWS_PARTIAL)?, &parameter, ALLOWS_PARTIAL),
         }
     }
 
     /// What they say together, added to `shape`; and where `_maximumFileSize` stood.
     pub(super) fn end(self, shape: Shape) -> Result<(Shape, Option<String>), KickoffError> {
-        let Self { allows_partial, smallest, largest, largest_at } = self;
+        let Self { allows_partial, smallest, largest, largest_at, organized_by } = self;
         // BD-046
         if let (Some(smallest), Some(largest), Some(location)) = (smallest, largest, &largest_at)
             && largest <= smallest
@@ -46,6 +62,7 @@ impl ShapeParameters {
             return Err(KickoffError::Sizes { location: location.clone() });
         }
         let file_sizes = FileSizes { smallest, largest };
-        Ok((Shape { allows_partial: allows_partial.unwrap_or(false), file_sizes, ..shape }, largest_at))
+        let allows_partial = allows_partial.unwrap_or(false);
+        Ok((Shape { allows_partial, file_sizes, organized_by, ..shape }, largest_at))
     }
 }

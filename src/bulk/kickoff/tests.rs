@@ -106,7 +106,11 @@ fn all_spellings_of_the_format_and_an_unescaped_plus_are_taken() {
 #[test]
 fn lenient_leaves_out_only_what_cannot_narrow() {
     let lenient = "respond-async, handling=lenient";
-    assert_eq!(get_with("organizeOutputBy=Patient", lenient).expect("a kick-off").ignored, ["organizeOutputBy"]);
+    for by in ["Encounter", "Group", "patient", "Dragon", ""] {
+        let query = format!("organizeOutputBy={by}");
+        assert_eq!(get_with(&query, lenient).expect("a kick-off").ignored, ["organizeOutputBy"], "{by}");
+        assert!(get(&query).is_err(), "strict is the default: {by}");
+    }
     for query in [
         "_typeFilter=Patient%3F_count%3D1",
         "patient=Patient/1",
@@ -117,7 +121,26 @@ fn lenient_leaves_out_only_what_cannot_narrow() {
     ] {
         assert!(get_with(query, lenient).is_err(), "{query}");
     }
-    assert!(get("organizeOutputBy=Patient").is_err(), "strict is the default");
+}
+
+/// BD-024, BD-040: by `Patient`, and by nothing else.
+#[test]
+fn files_are_organized_by_patient_or_not_at_all() {
+    assert_eq!(get("_type=Patient").expect("a kick-off").shape.organized_by, None);
+    for prefer in ["respond-async", "respond-async, handling=lenient"] {
+        let kickoff = get_with("organizeOutputBy=Patient", prefer).expect("a kick-off");
+        assert_eq!((kickoff.shape.organized_by, kickoff.ignored.len()), (Some(ResourceType::PATIENT), 0));
+    }
+    let location = "http.organizeOutputBy".to_owned();
+    let refused = get("organizeOutputBy=Encounter").expect_err("it cannot be had");
+    assert_eq!(refused, KickoffError::OrganizedBy { location: location.clone(), value: "Encounter".to_owned() });
+    let twice = get("organizeOutputBy=Patient&organizeOutputBy=Patient").expect_err("there is one");
+    assert_eq!(twice, KickoffError::Twice { location, name: "organizeOutputBy" });
+    let of =
+        |value: &str| format!(r#"{{"resourceType":"Parameters","parameter":[{{"name":"organizeOutputBy",{value}}}]}}"#);
+    let kickoff = post(&of(r#""valueString":"Patient""#)).expect("a kick-off");
+    assert_eq!(kickoff.shape.organized_by, Some(ResourceType::PATIENT));
+    assert!(post(&of(r#""valueBoolean":true"#)).is_err());
 }
 
 #[test]

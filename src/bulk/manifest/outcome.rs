@@ -17,6 +17,13 @@ pub(crate) fn deletion_line(resource_type: ResourceType, id: &Id) -> String {
     format!("{bundle}\n")
 }
 
+/// BD-040: what a patient's block begins with.
+pub(crate) fn header_line(patient: &Id) -> String {
+    let header = json!({ "name": "header", "valueReference": { "reference": format!("Patient/{patient}") } });
+    let header = json!({ "resourceType": "Parameters", "parameter": [header] });
+    format!("{header}\n")
+}
+
 /// One line of the file of outcomes: an `OperationOutcome` and a newline.
 #[derive(Debug, Clone)]
 pub(crate) struct OutcomeLine {
@@ -51,6 +58,13 @@ impl OutcomeLine {
         let text = "some members of the Group are neither patients of this server nor of a type that is exported by itself, or \
                     cannot be resolved; they are left out";
         Self::of(&[issue(IssueSeverity::Warning, IssueType::NotFound, text)])
+    }
+
+    /// That what belongs to no patient has no block, where all was asked for.
+    pub(crate) fn only_blocks() -> Self {
+        let text = "the files hold what belongs to patients, in a block for each of them, and what that refers to; what lies in \
+                    no patient's compartment, or in that of a patient whom the server does not list, is left out";
+        Self::of(&[issue(IssueSeverity::Warning, IssueType::Informational, text)])
     }
 
     /// Patients that were asked for and are not exported: the same whatever the reason, and without a name or a number (SEC-25).

@@ -32,7 +32,12 @@ pub(super) fn written(manifest: &Manifest) -> Value {
 
 fn typed(file: &ManifestFile) -> Value {
     let mut item = item(file);
-    item["type"] = file.resource_type.as_str().into();
+    if let Some(resource_type) = file.resource_type {
+        item["type"] = resource_type.as_str().into();
+    }
+    if let Some(next) = &file.continued_in {
+        item["continuesInFile"] = next.as_str().into();
+    }
     item
 }
 

@@ -19,13 +19,14 @@ fn proof() -> TypeProof {
 
 fn file(name: &str) -> ManifestFile {
     ManifestFile {
-        resource_type: ResourceType::parse(name).expect("a type"),
+        resource_type: Some(ResourceType::parse(name).expect("a type")),
         url: format!("http://h/{name}"),
         count: 2,
         bytes: 40,
         sha256: "ab".to_owned(),
         is_gzip: false,
         severities: BTreeMap::new(),
+        continued_in: None,
     }
 }
 
@@ -35,6 +36,7 @@ fn manifest() -> Manifest {
         transaction_time: Instant::from(Millis(0)),
         request: "http://h/$export".to_owned(),
         requires_access_token: false,
+        organized_by: None,
         output: vec![file("Patient")],
         deleted: None,
         outcomes: vec![ManifestFile { is_gzip: true, severities, ..file("OperationOutcome") }],
@@ -172,4 +174,32 @@ fn an_outcome_is_one_line() {
         assert_eq!(value["resourceType"], "OperationOutcome", "{text}");
         assert!(value["issue"].as_array().is_some_and(|issues| !issues.is_empty()), "{text}");
     }
+}
+
+/// BD-043, BD-075, BD-076
+#[test]
+fn files_of_blocks_have_no_type_and_say_where_they_go_on() {
+    let blocks = ManifestFile { resource_type: None, continued_in: Some("http://h/b".to_owned()), ..file("Patient") };
+    let whole = Manifest { organized_by: Some(ResourceType::PATIENT), output: vec![blocks], ..manifest() };
+    for release in [Release::Three, Release::Four] {
+        let written = written(&whole, release);
+        assert_eq!(written["outputOrganizedBy"], "Patient", "{written}");
+        let output = &written["output"][0];
+        assert!(output.get("type").is_none() && output["continuesInFile"] == "http://h/b", "{written}");
+        let plain = super::tests::written(&manifest(), release);
+        assert!(plain.get("outputOrganizedBy").is_none(), "{plain}");
+        assert!(
+            plain["output"][0]["type"] == "Patient" && plain["output"][0].get("continuesInFile").is_none(),
+            "{plain}"
+        );
+    }
+}
+
+/// BD-040
+#[test]
+fn a_block_begins_with_whose_it_is() {
+    let header = header_line(&Id::parse("p-1").expect("an id"));
+    let header: serde_json::Value = serde_json::from_str(header.strip_suffix('\n').expect("a line")).expect("JSON");
+    let named = json!([{ "name": "header", "valueReference": { "reference": "Patient/p-1" } }]);
+    assert_eq!(header, json!({ "resourceType": "Parameters", "parameter": named }));
 }

@@ -46,7 +46,8 @@ impl Files {
         content: FileContent,
         line: &Line,
     ) -> Result<(), FilesError> {
-        let is_too_much = self.limits.asked.largest.is_some() && files.open.lacks_room_for(line, self.limits.bytes);
+        let is_too_much =
+            self.limits.asked.largest.is_some() && files.open.lacks_room_for(line.len(), self.limits.bytes);
         if is_too_much { self.roll(files, content).await } else { Ok(()) }
     }
 }

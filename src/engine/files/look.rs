@@ -48,7 +48,7 @@ impl Files {
     pub(in crate::engine) fn data(&self) -> Vec<(ResourceType, StoredObject)> {
         let data = self.complete.iter().filter_map(|record| match record.content {
             FileContent::Resources(resource_type) => Some((resource_type, record.object()?.clone())),
-            FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
+            FileContent::Blocks | FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
         });
         data.collect()
     }
@@ -57,7 +57,8 @@ impl Files {
     pub(in crate::engine) fn all_but(&self, other: ResourceType) -> Vec<(FileNo, ResourceType, StoredObject)> {
         let data = self.complete.iter().filter_map(|record| match record.content {
             FileContent::Resources(name) if name != other => Some((record.no, name, record.object()?.clone())),
-            FileContent::Resources(_) | FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
+            FileContent::Resources(_) | FileContent::Blocks => None,
+            FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
         });
         let mut data: Vec<_> = data.collect();
         data.sort_unstable_by_key(|(no, ..)| *no);
@@ -125,7 +126,7 @@ impl Files {
         ids: &[IdHash],
     ) -> Result<Vec<bool>, FilesError> {
         let mut known = vec![false; ids.len()];
-        for record in self.complete.iter().filter(|record| record.content == FileContent::Resources(resource_type)) {
+        for record in self.complete.iter().filter(|record| record.may_hold(resource_type)) {
             let Some(key) = record.sidecar() else { continue };
             let sidecar = self.services.sidecar(key).await?;
             known.iter_mut().zip(ids).for_each(|(known, id)| *known |= sidecar.contains(*id));

@@ -1,18 +1,19 @@
 //! A file that is being written: its upload, and what its sidecar and its record will say.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{FileLimits, FilesError};
 use crate::engine::services::Services;
+use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{
-    CompleteFile, FileContent, FileNo, FileRecord, FileState, SliceRecord, StoredObject, joined,
+    CompleteFile, FileContent, FileNo, FileRecord, FileState, SliceRecord, StoredObject, joined, joined_patients,
 };
 use crate::job::index::{IdHash, Notes, Sidecar};
 use crate::job::store::{Change, Lease};
 use crate::output::layout;
-use crate::output::writer::{Coding, FileWriter, Stored};
+use crate::output::writer::{Coding, FileWriter, Stored, Written};
 use crate::plan::slice::Phase;
 use crate::smart::admit::Line;
 
@@ -31,11 +32,36 @@ pub(in crate::engine) struct OpenFile {
     pub(super) notes: Notes,
     pub(super) slices: Vec<SliceRecord>,
     pub(super) opened: i64,
+    /// Of a file of blocks: how many lines of each type it has.
+    types: BTreeMap<ResourceType, u64>,
+    /// The file in which its last block goes on.
+    pub(super) continued_in: Option<FileNo>,
 }
 
 impl OpenFile {
     pub(super) fn new(no: FileNo, now: i64) -> Self {
-        Self { no, upload: None, ids: HashSet::new(), notes: Notes::default(), slices: Vec::new(), opened: now }
+        let (ids, notes, slices, types) = (HashSet::new(), Notes::default(), Vec::new(), BTreeMap::new());
+        Self { no, upload: None, ids, notes, slices, opened: now, types, continued_in: None }
+    }
+
+    /// Notes what was read of some patients. Those who come after one another are read in the same way: what is recorded of a
+    /// file grows with the types, and not with its patients.
+    pub(super) fn push_patients(&mut self, records: Vec<SliceRecord>) {
+        self.slices.extend(records);
+        self.slices = joined_patients(std::mem::take(&mut self.slices));
+    }
+
+    /// The same as [`write`](Self::write) for a line of a block.
+    pub(super) async fn write_in_block(
+        &mut self,
+        services: &Services,
+        lease: Lease,
+        (resource_type, id): (ResourceType, IdHash),
+        line: Line,
+    ) -> Result<(), FilesError> {
+        self.write(services, lease, FileContent::Blocks, id, line).await?;
+        *self.types.entry(resource_type).or_default() += 1;
+        Ok(())
     }
 
     /// Notes that it holds a slice. Those of a list of targets are many, and one after another.
@@ -108,7 +134,7 @@ impl OpenFile {
         services.output.check_private()?;
         let says_something = self.upload.is_some() || !self.notes.is_empty();
         let sidecar = match content {
-            FileContent::Resources(_) if says_something => {
+            FileContent::Resources(_) | FileContent::Blocks if says_something => {
                 let key = match &self.upload {
                     Some((key, _)) => key.clone(),
                     None => self.announce(services, lease, content).await?,
@@ -119,7 +145,8 @@ impl OpenFile {
                 services.sidecars.keep(&name, Arc::new(sidecar)).await;
                 Some(name)
             }
-            FileContent::Resources(_) | FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
+            FileContent::Resources(_) | FileContent::Blocks => None,
+            FileContent::Deletions | FileContent::Outcomes | FileContent::Held => None,
         };
         let object = match self.upload {
             None => None,
@@ -128,7 +155,9 @@ impl OpenFile {
                 Some(StoredObject { key, lines, bytes, sha256, plain })
             }
         };
-        let state = FileState::Complete(CompleteFile { object, sidecar, slices: joined(self.slices), commit: 0 });
+        let slices = if content == FileContent::Blocks { joined_patients(self.slices) } else { joined(self.slices) };
+        let (types, continued_in) = (self.types, self.continued_in);
+        let state = FileState::Complete(CompleteFile { object, sidecar, slices, commit: 0, types, continued_in });
         Ok(FileRecord { no: self.no, content, state })
     }
 
@@ -136,20 +165,26 @@ impl OpenFile {
         Duration::from_millis(u64::try_from(now.saturating_sub(self.opened)).unwrap_or(0))
     }
 
-    /// Whether a line would make it larger than it may be. A file has one line at least.
-    pub(super) fn lacks_room_for(&self, line: &Line, largest: u64) -> bool {
-        let written = self.upload.as_ref().map(|(_, writer)| writer.written()).unwrap_or_default();
-        written.lines > 0 && written.bytes.saturating_add(line.len() as u64) > largest
+    /// Whether so many bytes would make it larger than it may be. A file has one line at least.
+    pub(super) fn lacks_room_for(&self, bytes: usize, largest: u64) -> bool {
+        let written = self.written();
+        written.lines > 0 && written.bytes.saturating_add(bytes as u64) > largest
+    }
+
+    /// What it has so far.
+    pub(super) fn written(&self) -> Written {
+        self.upload.as_ref().map(|(_, writer)| writer.written()).unwrap_or_default()
     }
 
     pub(super) fn is_full(&self, limits: &FileLimits, now: i64) -> bool {
-        let written = self.upload.as_ref().map(|(_, writer)| writer.written()).unwrap_or_default();
+        let written = self.written();
         written.bytes >= limits.bytes
             || (written.lines >= limits.lines && written.bytes >= limits.asked.smallest.unwrap_or(0))
             // Which resources a file has is remembered while it is written, whatever a client asks for.
             || written.lines >= limits.lines.saturating_mul(MOST_TIMES)
             || self.age(now) >= limits.age
-            || self.slices.len() >= MOST_SLICES
+            // What is recorded of blocks grows no longer at some time.
+            || (self.slices.len() >= MOST_SLICES && self.types.is_empty())
             || self.notes.len() >= Notes::MOST
     }
 }

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use super::{PlanError, Planner};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
+use crate::fhir::filter::Filter;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::Job;
@@ -89,6 +90,28 @@ impl Planner {
             survey.refused.append(&mut survey.alone);
         }
         Ok(some.unwrap_or_default())
+    }
+
+    /// Every patient, where each is to have a block and no Group says who they are.
+    pub(super) async fn everybody(
+        &self,
+        job: &Job,
+        survey: &Survey,
+        cohort: &Cohort,
+        known: &Profile,
+    ) -> Result<Option<Vec<Id>>, PlanError> {
+        if job.kickoff.shape.organized_by.is_none() || *cohort != Cohort::AllPatients {
+            return Ok(None);
+        }
+        let mut all = probe::all_patients(&self.upstream, self.listing(known), &Filter::ALL).await?;
+        let is_held =
+            |name: &ResourceType| survey.held.get(name) != Some(&0) && job.compartments.are_read_by_patient(*name);
+        if all.is_empty() && survey.types.iter().any(is_held) {
+            return Err(PlanError::NobodyListed);
+        }
+        let consent = self.rights.consent();
+        all.retain(|id| !consent.has(id));
+        Ok(Some(all))
     }
 
     /// How the types that want a patient can be searched by some of `patients`.

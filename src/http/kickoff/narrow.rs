@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::StatusCode;
 
-use crate::bulk::kickoff::{ExportLevel, Kickoff, Places, names_patients};
+use crate::bulk::kickoff::{Kickoff, Places, names_patients};
 use crate::fhir::capability::Capability;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
 use crate::http::problem::Problem;
+use crate::smart::policy::Level;
 use crate::smart::server::Caller;
 
 /// The filters of the types that are exported, which are `types`, and of those that may come by reference.
@@ -22,9 +23,9 @@ pub(super) fn filters(
     compartments: Compartments,
 ) -> Result<BTreeMap<ResourceType, Vec<Filter>>, Problem> {
     let (wishes, owner) = (kickoff.alternatives(), caller.owner());
-    let may_come_along = |name: &ResourceType| match kickoff.level {
-        ExportLevel::System => false,
-        ExportLevel::Patient | ExportLevel::Group(_) => {
+    let may_come_along = |name: &ResourceType| match kickoff.read_at() {
+        Level::System => false,
+        Level::Patient | Level::Group => {
             !compartments.hold(*name) && kickoff.asks_for(*name) && owner.may_hold_some(*name)
         }
     };
@@ -50,7 +51,7 @@ pub(super) fn filters(
         for (filter, parameter) in filters.iter().flat_map(|filter| filter.names().map(move |name| (filter, name))) {
             let kind = capability.parameter(name, parameter);
             let why = match kind.map(|kind| filter.check_kind(parameter, kind)) {
-                _ if names_patients(kickoff.level.level(), compartments, name, parameter) => {
+                _ if names_patients(kickoff.read_at(), compartments, name, parameter) => {
                     "which is how it is read by patient"
                 }
                 _ if kickoff.finds_by(name, parameter) => "which is how it is found of other resources",
@@ -68,6 +69,26 @@ pub(super) fn filters(
     Ok(all)
 }
 
+/// Whether files may be organized by patient: a block says whose its lines are, also where policy takes that out of them.
+pub(super) fn organized(
+    caller: &Caller,
+    kickoff: &Kickoff,
+    types: &[ResourceType],
+    compartments: Compartments,
+) -> Result<(), Problem> {
+    let Caller::Client(client) = caller else { return Ok(()) };
+    let tells = |name: &ResourceType| {
+        let mut paths = compartments.links(*name).flat_map(|link| link.paths);
+        paths.any(|path| client.policy().removed.touch(*name, path))
+    };
+    if kickoff.shape.organized_by.is_some() && types.iter().any(tells) {
+        return Err(Problem::not_by_policy(
+            "this client may not have all that says whose resources are, and files that are organized by patient would say it",
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -76,7 +97,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue, Method};
 
     use super::*;
-    use crate::bulk::kickoff::{Headers, Operation};
+    use crate::bulk::kickoff::{ExportLevel, Headers, Operation};
     use crate::bulk::shape::Release;
     use crate::fhir::datatypes::Instant;
     use crate::smart::client::ClientId;

@@ -51,7 +51,13 @@ impl Grant {
         if binary.resource_type != ResourceType::BINARY || self.bars(binary) {
             return Inlining::ByPolicy;
         }
-        if matches!(self.cohort, Cohort::Everything) || !attachment::has_security_context(&binary.line) {
+        // SEC-24: whoever may write a reference to a Binary may not thereby read it. Where it matters whose it is, it says so.
+        let may_be_anybodys = match self.cohort {
+            Cohort::Everything => true,
+            Cohort::AllPatients => !attachment::has_security_context(&binary.line),
+            Cohort::Members(_) => false,
+        };
+        if may_be_anybodys {
             return Inlining::Permitted;
         }
         let mut contexts =

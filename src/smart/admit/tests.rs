@@ -433,3 +433,19 @@ fn a_record_of_any_patient_makes_what_is_about_it_theirs() {
         assert_eq!(grant.fate(&entry(json)), expected, "{json}");
     }
 }
+
+/// BD-040, SEC-14, SEC-20: no block says anything of whoever is not exported.
+#[test]
+fn a_block_is_begun_for_nobody_but_who_is_exported() {
+    let id = |id: &str| Id::parse(id).expect("an id");
+    let members = Cohort::Members(vec![id("gone"), id("p")]);
+    for (cohort, patient, has_block) in [
+        (members.clone(), "p", true),
+        (members.clone(), "q", false),
+        (members, "gone", false),
+        (Cohort::AllPatients, "q", true),
+        (Cohort::AllPatients, "gone", false),
+    ] {
+        assert_eq!(grant(cohort, "{}", "gone").admit_header(&id(patient)).is_some(), has_block, "{patient}");
+    }
+}

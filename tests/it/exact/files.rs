@@ -141,7 +141,8 @@ pub(super) fn listed(manifest: &Manifest, kind: &str) -> anyhow::Result<Vec<List
         let details = &file["extension"]["https://offtake.dev/file"];
         let text = |value: &Value| value.as_str().map(str::to_owned).context("a manifest's file lacks a member");
         Ok(Listed {
-            resource_type: text(&file["type"])?,
+            // There is none where it has blocks.
+            resource_type: file["type"].as_str().unwrap_or_default().to_owned(),
             url: text(&file["url"])?,
             count: file["count"].as_u64().context("no count")?,
             bytes: details["bytes"].as_u64().context("no size")?,

@@ -55,6 +55,8 @@ async fn each_patient_of_an_export_is_found_in_it_and_nobody_else() {
     let members: Vec<_> = patients.iter().filter(|id| *id != "outside").cloned().collect();
     assert!(members.len() >= 4);
     let (of_group, status) = export(&process, "/Group/all/$export?_type=Observation,Condition").await;
+    let (of_blocks, _) =
+        export(&process, "/Group/all/$export?_type=Observation,Condition&organizeOutputBy=Patient").await;
     let (of_patients, _) = export(&process, "/Patient/$export?_type=Observation").await;
     let (of_system, _) = export(&process, "/$export?_type=Patient").await;
     let (of_all, _) = export(&process, "/$export?_type=Observation").await;
@@ -70,6 +72,7 @@ async fn each_patient_of_an_export_is_found_in_it_and_nobody_else() {
             resources.any(|stored| stored.body.contains(&format!("Patient/{patient}\"")))
         };
         assert_eq!(holds(&of_group), members.contains(patient) && has_data(&["Observation", "Condition"]), "{patient}");
+        assert_eq!(holds(&of_blocks), holds(&of_group), "{patient}: in blocks as well");
         assert_eq!(holds(&of_patients), has_data(&["Observation"]), "{patient}");
         assert!(holds(&of_system), "{patient}");
         assert!(!holds(&of_all) && found[&of_all].contains("whole server"), "{patient}: {found:?}");

@@ -94,7 +94,7 @@ async fn a_parameter_that_says_nothing_we_understand_is_refused_by_its_place() {
         (&of(r#"{"name":"_typeFilter","valueString":"Patient?_count=1"}"#), "not-supported", first),
         (&of(r#"{"name":"_elements","valueString":"stauts"}"#), "value", first),
         (&of(r#"{"name":"includeAssociatedData","valueCode":"x"}"#), "not-supported", first),
-        (&of(r#"{"name":"organizeOutputBy","valueString":"Patient"}"#), "not-supported", first),
+        (&of(r#"{"name":"organizeOutputBy","valueString":"Encounter"}"#), "not-supported", first),
         (&of(r#"{"name":"allowPartialManifests","valueString":"true"}"#), "invalid", first),
         (&of(r#"{"name":"_maximumFileSize","valuePositiveInt":1}"#), "too-costly", first),
         (&of(r#"{"name":"foo","resource":{"resourceType":"Patient"}}"#), "not-supported", first),

@@ -77,7 +77,7 @@ async fn every_spelling_that_says_what_is_wanted_works() {
         ("respond-async, handling=lenien", 400),
         ("respond-async, note=\"handling=lenient\"", 400),
     ] {
-        let answer = bench.send("GET", "/$export?organizeOutputBy=Patient", &[ACCEPT, ("Prefer", prefer)], b"").await;
+        let answer = bench.send("GET", "/$export?organizeOutputBy=Encounter", &[ACCEPT, ("Prefer", prefer)], b"").await;
         assert_eq!(answer.status, status, "{prefer}");
     }
     bench.app.stop().await;

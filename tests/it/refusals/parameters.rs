@@ -141,7 +141,7 @@ async fn parameters_that_are_not_supported_are_named_and_refused() {
         ("foo", "bar"),
         ("", "x"),
     ];
-    let permitting = [("includeAssociatedData", "_custom"), ("organizeOutputBy", "Patient")];
+    let permitting = [("includeAssociatedData", "_custom"), ("organizeOutputBy", "Encounter")];
     for (name, value) in narrowing.iter().chain(&permitting) {
         for query in [format!("/$export?{name}={value}"), format!("/Patient/$export?_type=Patient&{name}={value}")] {
             let place = format!("http.{}", name.replace("%20", " "));
@@ -150,7 +150,7 @@ async fn parameters_that_are_not_supported_are_named_and_refused() {
         }
     }
     for (name, value) in narrowing {
-        for also in ["", "organizeOutputBy=Patient&"] {
+        for also in ["", "organizeOutputBy=Patient&", "organizeOutputBy=Encounter&"] {
             let query = format!("/Patient/$export?{also}{name}={value}");
             let place = format!("http.{}", name.replace("%20", " "));
             let answer = bench.send("GET", &query, &LENIENT, b"").await;
@@ -175,7 +175,7 @@ async fn parameters_that_are_not_supported_are_named_and_refused() {
 async fn what_is_left_out_leniently_is_told_in_the_error_file() {
     let app = App::with_patients(2, sample_upstream::Settings::default()).await;
     let query =
-        "/$export?_type=Patient&includeAssociatedData=_custom&organizeOutputBy=Patient&includeAssociatedData=_custom";
+        "/$export?_type=Patient&includeAssociatedData=_custom&organizeOutputBy=Encounter&includeAssociatedData=_custom";
     let kickoff = app.ask("GET", query, &LENIENT, b"").await;
     assert_eq!(kickoff.status, 202);
     let client = crate::client::Client::new();

@@ -27,6 +27,7 @@ fn sheet(state: JobState) -> JobSheet {
         context: Vec::new(),
         by_target: None,
         provenance_of_records: false,
+        is_organized: false,
         on_short: OnShort::Fail,
         boundary: Boundary::NoLoss,
         tells_deletions_by_difference: false,
@@ -75,7 +76,8 @@ fn file(no: u32, epoch: u32, commit: u32) -> FileRecord {
     let key = format!("{FOLDER}/{}", name(no, epoch));
     let sidecar = Some(layout::sidecar(&key));
     let object = Some(StoredObject { key, lines: 1, bytes: 10, sha256: String::new(), plain: None });
-    let state = FileState::Complete(CompleteFile { object, sidecar, slices: Vec::new(), commit });
+    let state =
+        FileState::Complete(CompleteFile { object, sidecar, slices: Vec::new(), commit, ..CompleteFile::default() });
     FileRecord { no: FileNo(no), content: FileContent::Resources(ResourceType::PATIENT), state }
 }
 
