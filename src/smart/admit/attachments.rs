@@ -100,7 +100,7 @@ mod tests {
         let document = entry(r#"{"resourceType":"DocumentReference","id":"d","subject":{"reference":"Patient/anna"}}"#);
         let binary = |context: &str| entry(&format!(r#"{{"resourceType":"Binary","id":"b"{context},"data":"aGk="}}"#));
         for (context, expected) in [
-            ("", true),
+            ("", false),
             (r#","securityContext":{"reference":"Patient/anna"}"#, true),
             (r#","securityContext":{"reference":"http://inner/fhir/DocumentReference/d"}"#, true),
             (r#","securityContext":{"reference":"Patient/ben"}"#, false),
@@ -113,6 +113,8 @@ mod tests {
             assert_eq!(told == Inlining::Permitted, expected, "{context}");
             assert_eq!(grant(Cohort::Everything).may_inline(&binary(context), &document), Inlining::Permitted);
         }
+        let of_all_patients = grant(Cohort::AllPatients).may_inline(&binary(""), &document);
+        assert_eq!(of_all_patients, Inlining::Permitted, "whoever it is of is one of them, or it is nobody's");
         assert_eq!(grant(members()).may_inline(&document, &document), Inlining::ByPolicy, "it is no Binary");
     }
 
