@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tokio::net::TcpListener;
 
 /// A process; dropped, it is told to end, and killed if it does not.
@@ -48,6 +48,25 @@ impl Process {
         }
     }
 
+    /// Tells it to end, and waits until it has, for so long at most.
+    pub(crate) async fn stop(mut self, patience: Duration) -> anyhow::Result<()> {
+        self.terminate();
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            ensure!(began.elapsed() < patience, "it does not end: {}", self.said());
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    fn terminate(&self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            // It may have ended already; there is nobody to tell.
+            let _ended = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+
     /// What it has said last.
     pub(crate) fn said(&self) -> String {
         let said = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -58,11 +77,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            // It may have ended already; there is nobody to tell.
-            let _ended = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+        self.terminate();
         let began = Instant::now();
         while began.elapsed() < TO_END {
             if !matches!(self.child.try_wait(), Ok(None)) {

@@ -1,8 +1,11 @@
 //! Requests to servers, whatever they answer.
 
+use std::io::Read as _;
+
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use flate2::read::MultiGzDecoder;
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -15,6 +18,7 @@ pub(crate) struct Http(Client<HttpConnector, Full<Bytes>>);
 
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -40,12 +44,24 @@ impl Http {
         }
         let (head, body) = self.0.request(request.body(Full::new(body.into()))?).await?.into_parts();
         let body = body.collect().await.context("reading an answer")?.to_bytes();
-        Ok(Answer { status: head.status, body })
+        Ok(Answer { status: head.status, headers: head.headers, body })
     }
 
     /// A JSON document that is there.
     pub(crate) async fn get<T: DeserializeOwned>(&self, url: &str) -> anyhow::Result<T> {
         self.send(Method::GET, url, &[JSON, FRESH], Bytes::new()).await?.json(url)
+    }
+
+    /// The same, packed on its way.
+    pub(crate) async fn get_packed<T: DeserializeOwned>(&self, url: &str) -> anyhow::Result<T> {
+        let headers = [JSON, FRESH, ("Accept-Encoding", "gzip")];
+        let mut answer = self.send(Method::GET, url, &headers, Bytes::new()).await?;
+        if answer.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip") {
+            let mut body = Vec::new();
+            MultiGzDecoder::new(&answer.body[..]).read_to_end(&mut body)?;
+            answer.body = body.into();
+        }
+        answer.json(url)
     }
 
     /// Posts a document, and gives the one that it is answered with.

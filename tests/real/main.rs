@@ -7,17 +7,27 @@ mod client;
 mod expected;
 #[path = "../components/runner.rs"]
 mod runner;
+// Which versions an export may hold: the rules are those of the sample server.
+#[path = "../it/exact/judge.rs"]
+mod judge;
+#[path = "../it/exact/listed.rs"]
+mod listed;
 
+mod beside;
 mod child;
 mod clients;
 mod data;
 mod export;
 mod http;
+mod loaded;
 mod relay;
 mod server;
 mod sidecar;
 mod stored;
 mod table;
+mod walk;
+mod writer;
+mod written;
 
 use std::process::ExitCode;
 
@@ -29,14 +39,29 @@ type Test = runner::Test<Setup>;
 /// Which servers a test is about.
 type Where = runner::Where<Setup>;
 
-const ALL: Where = |_| true;
 /// Where clients of others are tried, if any is there.
 const ASKED_BY_OTHERS: Where = |setup| setup.name == "hapi" && data::given("OFFTAKE_REAL_CLIENTS").is_some();
 
-const TESTS: [(&str, Where, Test); 3] = [
-    ("what_is_found_out", ALL, |setup| export::is_known(setup).boxed_local()),
-    ("exports_at_every_level", ALL, |setup| export::is_exact(setup).boxed_local()),
+/// Where nobody else writes.
+const LEFT_ALONE: Where = |setup| setup.name != "hapi-written";
+/// Where naive clients are tried as well.
+const WALKED: Where = |setup| setup.name == "hapi-large" || of_pages(setup) || setup.name == "hapi-prefetch-2003";
+/// Where the server's own export is tried, which leaves resources behind.
+const EXPORTS_ITSELF: Where = |setup| setup.name == "hapi-large";
+/// Where others write: the last of all tests, since what is stored is something else then.
+const WRITTEN: Where = |setup| setup.name == "hapi-written" || of_pages(setup);
+
+fn of_pages(setup: &Setup) -> bool {
+    setup.name.starts_with("hapi-pages-")
+}
+
+const TESTS: [(&str, Where, Test); 6] = [
+    ("what_is_found_out", LEFT_ALONE, |setup| export::is_known(setup).boxed_local()),
+    ("exports_at_every_level", LEFT_ALONE, |setup| export::is_exact(setup).boxed_local()),
     ("clients_in_the_open", ASKED_BY_OTHERS, |setup| clients::are_served(setup).boxed_local()),
+    ("beside_walks", WALKED, |setup| beside::walks(setup).boxed_local()),
+    ("beside_its_own_export", EXPORTS_ITSELF, |setup| beside::its_own(setup).boxed_local()),
+    ("exports_while_written", WRITTEN, |setup| written::are_whole(setup).boxed_local()),
 ];
 
 fn main() -> ExitCode {

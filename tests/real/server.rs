@@ -1,6 +1,6 @@
 //! The servers, and how each is started.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 use crate::child::{Process, free_port};
 use crate::data::{self, Resources};
 use crate::http::Http;
+use crate::loaded;
 use crate::relay::Relay;
 use crate::stored::Stored;
 
@@ -24,21 +25,42 @@ pub(crate) struct Setup {
 }
 
 pub(crate) struct Server {
-    /// Everything that is asked of it goes through here.
+    /// Everything that is asked of it to export it goes through here.
     pub(crate) relay: Relay,
+    /// Its own FHIR base, for whoever writes to it.
+    pub(crate) base: String,
     pub(crate) stored: Stored,
     _process: Process,
     _folder: TempDir,
 }
 
-/// Options of `Upstream.java` for each of the ways in which a HAPI is set up.
-fn hapi_options(name: &str) -> anyhow::Result<&'static [&'static str]> {
-    Ok(match name {
-        // The defaults of HAPI's own starter project.
-        "hapi" => &[],
-        other => anyhow::bail!("no such server: {other}"),
-    })
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// A few thousand resources, in memory.
+    Little,
+    /// More than 50,000, in a file.
+    Much,
 }
+
+/// Each of the ways in which a HAPI is set up: what it holds, and options of `Upstream.java`.
+const HAPI: [(&str, Holds, &[&str]); 11] = [
+    // The defaults of HAPI's own starter project.
+    ("hapi", Holds::Little, &[]),
+    ("hapi-large", Holds::Much, &[]),
+    // The same, for others to write to.
+    ("hapi-written", Holds::Much, &[]),
+    ("hapi-pages-20", Holds::Much, &["--default-page-size", "20", "--max-page-size", "20"]),
+    ("hapi-pages-500", Holds::Much, &["--default-page-size", "500", "--max-page-size", "500"]),
+    ("hapi-pages-1000", Holds::Much, &["--default-page-size", "1000", "--max-page-size", "1000"]),
+    ("hapi-foreign", Holds::Much, &["--server-address", "https://fhir.example.org/r4"]),
+    // Lists that are of no use to anybody after a minute, and pages that need lists.
+    ("hapi-short-lists", Holds::Much, &["--retain-ms", "1", "--reuse-ms", "off", "--max-page-size", "100"]),
+    ("hapi-compact", Holds::Much, &["--pretty", "false"]),
+    // Lists are made at once and in whole.
+    ("hapi-prefetch-all", Holds::Much, &["--prefetch", "-1"]),
+    // Lists end there, whatever more there is.
+    ("hapi-prefetch-2003", Holds::Much, &["--prefetch", "13,503,2003"]),
+];
 
 impl Setup {
     pub(crate) fn named(name: &str) -> Self {
@@ -53,26 +75,46 @@ impl Setup {
 
 impl Server {
     async fn start(name: &str) -> anyhow::Result<Self> {
+        let (_, holds, options) = HAPI.iter().find(|(own, ..)| *own == name).context("no such server")?;
         let folder = tempfile::tempdir()?;
         let port = free_port().await?;
-        let process = hapi(name, port, &folder).await.with_context(|| format!("starting {name}"))?;
-        let http = Http::new();
-        let base = format!("http://127.0.0.1:{port}/fhir");
-        let written: Resources = data::read("OFFTAKE_REAL_DATA")?;
-        data::load(&http, &base, "transaction", &written).await.context("loading it")?;
-        let stored = Stored::read(&http, &base, &written).await.context("reading what it holds")?;
+        let (base, http) = (format!("http://127.0.0.1:{port}/fhir"), Http::new());
+        let starting = || format!("starting {name}");
+        let (process, stored) = match holds {
+            Holds::Little => {
+                let process = hapi(options, port, folder.path(), None).await.with_context(starting)?;
+                let written: Resources = data::read("OFFTAKE_REAL_DATA")?;
+                data::load(&http, &base, "transaction", &written).await.context("loading it")?;
+                (process, Stored::read(&http, &base, &written).await.context("reading what it holds")?)
+            }
+            Holds::Much => {
+                let stored = loaded::copied_to(folder.path()).await?;
+                let process = hapi(options, port, folder.path(), Some(folder.path())).await.with_context(starting)?;
+                (process, stored)
+            }
+        };
+        stored.is_counted(&http, &base).await?;
         let relay = Relay::before(port, "/fhir").await?;
-        Ok(Self { relay, stored, _process: process, _folder: folder })
+        Ok(Self { relay, base, stored, _process: process, _folder: folder })
     }
 }
 
-async fn hapi(name: &str, port: u16, folder: &TempDir) -> anyhow::Result<Process> {
+/// Starts a HAPI; its log lies in `folder`, its data in a file of `database`, or in memory.
+pub(crate) async fn hapi(
+    options: &[&str],
+    port: u16,
+    folder: &Path,
+    database: Option<&Path>,
+) -> anyhow::Result<Process> {
     let home = PathBuf::from(data::needed("OFFTAKE_REAL_HAPI")?);
     let classes = format!("{0}/hapi-upstream.jar:{0}/lib/*", home.display());
     let mut command = Command::new("java");
     command.args(["-Xmx1500m", "-cp", &classes, "offtake.real.Upstream", "--port", &port.to_string()]);
-    command.args(hapi_options(name)?);
-    let mut process = Process::start(&mut command, &folder.path().join("log"))?;
+    if let Some(database) = database {
+        command.arg("--db").arg(database);
+    }
+    command.args(options);
+    let mut process = Process::start(&mut command, &folder.join("log"))?;
     process.until(TO_START, async |said: &str| said.contains("ready http://")).await?;
     Ok(process)
 }

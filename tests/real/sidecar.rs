@@ -9,6 +9,8 @@ use tempfile::TempDir;
 use crate::child::{Process, free_port};
 use crate::http::Http;
 
+/// Searches at the same time, at most.
+pub(crate) const SEARCHES: usize = 4;
 /// How long a start may take.
 const TO_START: Duration = Duration::from_mins(1);
 
@@ -21,7 +23,7 @@ pub(crate) struct Sidecar {
 }
 
 impl Sidecar {
-    /// Starts it in front of `upstream`, with these lines of the configuration besides.
+    /// Starts it in front of `upstream`, with these options of `upstream` besides.
     pub(crate) async fn before(upstream: &str, more: &str) -> anyhow::Result<Self> {
         let port = free_port().await?;
         let (folder, config) = configured(upstream, port, more)?;
@@ -47,8 +49,8 @@ impl Sidecar {
 }
 
 /// What `offtake doctor` says of this server.
-pub(crate) async fn doctor(upstream: &str, more: &str) -> anyhow::Result<String> {
-    let (_folder, config) = configured(upstream, 1, more)?;
+pub(crate) async fn doctor(upstream: &str) -> anyhow::Result<String> {
+    let (_folder, config) = configured(upstream, 1, "")?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
     command.arg("doctor").arg("--config").arg(config);
     let ended = tokio::task::spawn_blocking(move || command.output()).await??;
@@ -66,9 +68,9 @@ fn configured(upstream: &str, port: u16, more: &str) -> anyhow::Result<(TempDir,
         &config,
         format!(
             "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir }}\n\
-             upstream: {{ base_url: '{upstream}', accepts_anonymous: acknowledged, max_concurrent_searches: 4 }}\n\
+             upstream: {{ base_url: '{upstream}', accepts_anonymous: acknowledged, max_concurrent_searches: {SEARCHES}{more} }}\n\
              output: {{ location: 'file://{path}/output', min_free_bytes: 0 }}\n\
-             store: {{ path: '{path}/state' }}\n{more}"
+             store: {{ path: '{path}/state' }}\n"
         ),
     )?;
     Ok((folder, config))

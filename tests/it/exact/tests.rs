@@ -1,8 +1,13 @@
 //! A judge that never finds anything proves nothing: here are exports with one thing wrong.
 
+use std::collections::BTreeMap;
+
+use sample_upstream::SampleUpstream;
 use serde_json::json;
 
-use super::*;
+use super::{Exported, Moment};
+use crate::client::Manifest;
+use crate::expected::compact;
 
 const PATIENT: &str = r#"{"resourceType":"Patient","id":"p"}"#;
 

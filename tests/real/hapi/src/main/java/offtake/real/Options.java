@@ -15,7 +15,7 @@ final class Options {
         values.put("default-page-size", "20");
         values.put("max-page-size", "unlimited");
         values.put("prefetch", "13,503,2003,-1");
-        values.put("reuse-ms", "60000");              // how long an equal search gets the same list
+        values.put("reuse-ms", "60000");              // how long an equal search gets the same list; or off
         values.put("retain-ms", "3600000");           // life of a list of results
         values.put("pretty", "true");
         values.put("server-address", "");             // base that links advertise; as the request came in if empty

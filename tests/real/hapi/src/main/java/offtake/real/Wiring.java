@@ -137,7 +137,8 @@ public class Wiring {
         s.setAllowExternalReferences(true);
         s.setFetchSizeDefaultMaximum(options.number("max-page-size"));
         s.setSearchPreFetchThresholds(options.numbers("prefetch"));
-        s.setReuseCachedSearchResultsForMillis(Long.valueOf(options.text("reuse-ms")));
+        String reuse = options.text("reuse-ms");
+        s.setReuseCachedSearchResultsForMillis(reuse.equals("off") ? null : Long.valueOf(reuse));
         s.setExpireSearchResultsAfterMillis(Long.parseLong(options.text("retain-ms")));
         // An export that is measured begins anew.
         s.setEnableBulkExportJobReuse(false);
