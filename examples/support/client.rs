@@ -15,7 +15,7 @@ use serde::Deserialize;
 /// Pause between two polls.
 const PAUSE: Duration = Duration::from_millis(100);
 /// An export that says the same for as long as this is stuck: whoever waits for it is told what it said.
-const STUCK: Duration = Duration::from_secs(600);
+const STUCK: Duration = Duration::from_mins(10);
 
 pub(crate) struct Client {
     http: HttpClient<HttpConnector, Full<Bytes>>,

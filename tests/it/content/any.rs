@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::support::App;
 
 /// Questions to each server.
-const QUESTIONS: u64 = 24;
+const QUESTIONS: usize = 24;
 
 /// All of them are patients' and come by no reference.
 const TYPES: [&str; 7] = ["Condition", "Coverage", "Encounter", "Immunization", "Observation", "Patient", "Procedure"];
@@ -75,7 +75,7 @@ async fn whatever_is_asked_for_is_what_comes() {
         }
         app.stop().await;
     }
-    assert!(answered > 500 && empty < QUESTIONS as usize, "{answered} resources, {empty} questions with none");
+    assert!(answered > 500 && empty < QUESTIONS, "{answered} resources, {empty} questions with none");
 }
 
 #[derive(Debug)]
@@ -117,7 +117,8 @@ impl Question {
 
     fn parameters(&self) -> Vec<Value> {
         let instant = |name: &str, value: &String| json!({ "name": name, "valueInstant": value });
-        let listed = |name: &str, set: &BTreeSet<&str>| string(name, &Vec::from_iter(set.iter().copied()).join(","));
+        let listed =
+            |name: &str, set: &BTreeSet<&str>| string(name, &set.iter().copied().collect::<Vec<_>>().join(","));
         let mut parameters = Vec::new();
         parameters.extend(self.types.as_ref().map(|types| listed("_type", types)));
         parameters.extend(self.filters.iter().map(|number| {
