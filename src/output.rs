@@ -93,7 +93,7 @@ pub(crate) enum OutputError {
     NoRoom,
     #[error("the storage of the output is public")]
     Public,
-    #[error("a sidecar is damaged")]
+    #[error("a file or a sidecar is not what was written")]
     Damaged,
 }
 

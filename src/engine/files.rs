@@ -108,6 +108,15 @@ pub(super) enum FilesError {
 }
 
 impl FilesError {
+    /// Whether something that was written is gone, or is not what it was.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Output(error) => matches!(error, OutputError::Damaged) || error.is_missing(),
+            Self::Store(error) => matches!(error, StoreError::Damaged(_)),
+            Self::Ledger(_) | Self::Key(_) | Self::Revoked | Self::Quota => false,
+        }
+    }
+
     /// Whether it is tried again once there is room, or a place that keeps to itself what it gets.
     pub(super) fn must_wait(&self) -> bool {
         match self {

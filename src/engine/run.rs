@@ -102,7 +102,8 @@ impl Inner {
                     }
                 }
                 Err(RunError::Interrupted(error)) => {
-                    if self.completed(id).await > before {
+                    // What is gone or damaged stays so, however much is completed anew beside it.
+                    if !error.is_damage() && self.completed(id).await > before {
                         (failures, since, refused) = (0, None, Refusals::default());
                     }
                     failures += 1;

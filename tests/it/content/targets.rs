@@ -1,14 +1,18 @@
 //! How far searches of Provenance by what it is about are relied on (DS-004): whatever a server makes of them, what was asked
 //! for comes, or the export says that it may not.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use chrono::SecondsFormat;
 use offtake::config::{BoundaryChoice, Size};
 use sample_upstream::{Lies, RequestSeen, SampleUpstream, Settings};
 use serde_json::json;
 
 use super::associated::{LATEST, NEW, OLD, RELEVANT, code, provenance, told};
-use super::{PEOPLE, export, string};
+use super::{PEOPLE, export, kick_off, string};
 use crate::ledger::of_kind;
+use crate::raw::{ask, request};
 use crate::smart::{Client, Rig};
 use crate::support::App;
 
@@ -137,6 +141,57 @@ async fn a_list_that_is_refused_later_is_asked_for_in_halves() {
 fn is_of_export(seen: &RequestSeen) -> bool {
     let mut pairs = url::form_urlencoded::parse(seen.query.as_bytes());
     pairs.any(|(name, value)| name == "target" && value.contains(',') && !value.contains("nobody"))
+}
+
+/// What the files hold is read before anybody is asked about it, and has to be what was written.
+#[tokio::test]
+async fn what_is_asked_about_is_what_was_written() {
+    let all = [provenance("of-ben", OLD, &["Observation/of-ben"]), provenance("cleo", OLD, &["Patient/cleo"])];
+    let upstream = upstream(Settings::default(), &all);
+    let app = App::before(upstream, |config| config.upstream.give_up_after = Duration::from_secs(1)).await;
+    let (folder, is_done) = (app.folder.path().join("output"), AtomicBool::new(false));
+    // When the first file is asked about, the other one changes behind our back.
+    app.upstream.first_when(
+        move |seen| {
+            let is_of_export = is_of_export(seen);
+            if is_of_export && !is_done.swap(true, Ordering::SeqCst) {
+                let of_patients = seen.query.contains("Patient");
+                let (other, from, to) = if of_patients {
+                    ("\"resourceType\":\"Observation\"", "\"of-ben\"", "\"of-bon\"")
+                } else {
+                    ("\"resourceType\":\"Patient\"", "\"cleo\"", "\"clio\"")
+                };
+                for path in crate::exact::paths_below(&folder).expect("a folder") {
+                    let Ok(text) = std::fs::read_to_string(&path) else { continue };
+                    if text.starts_with(&format!("{{{other}")) {
+                        std::fs::write(&path, text.replace(from, to)).expect("it is written");
+                    }
+                }
+            }
+            is_of_export
+        },
+        || {},
+    );
+    let kickoff = kick_off(&app.base, "", &[code(RELEVANT), string("_type", "Patient,Observation")], None).await;
+    let ended = ended(&app, kickoff.header("content-location")).await;
+    assert_eq!(ended.0, 500, "{}", ended.1);
+    assert!(ended.1.contains("the export's own storage failed for too long"), "{}", ended.1);
+    let changed = |seen: &RequestSeen| seen.query.contains("of-bon") || seen.query.contains("clio");
+    assert!(!app.upstream.requests().iter().any(changed), "the server was asked about what nobody wrote");
+    app.stop().await;
+}
+
+/// The status and text of an export that does not complete.
+async fn ended(app: &App, status: &str) -> (u16, String) {
+    let host = app.host();
+    let target = status.strip_prefix(&format!("http://{host}")).expect("ours").to_owned();
+    loop {
+        let answer = ask(&host, &request("GET", &target, &host, &[], b"")).await;
+        if answer.status != 202 {
+            return (answer.status, String::from_utf8_lossy(&answer.body).into_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// SEC-43: Provenance of what is exported may tell of patients of whom nothing else is.
