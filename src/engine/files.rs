@@ -217,11 +217,16 @@ impl Files {
             }
         }
         drop(reservation);
-        let Growing { mut closed, open: mut file, .. } = files;
-        file.notes.absorb(notes);
-        file.push(record(slice, summary, tally));
+        files.open.notes.absorb(notes);
+        files.open.push(record(slice, summary, tally));
+        self.leave_open(content, files, now).await
+    }
+
+    /// Leaves the last one of some files open for what comes next. If there are others before it, or it is full, all are
+    /// completed: what is in several files is recorded with all of them.
+    async fn leave_open(&mut self, content: FileContent, files: Growing, now: i64) -> Result<(), FilesError> {
+        let Growing { mut closed, open: file, .. } = files;
         if !closed.is_empty() {
-            // A slice that is in several files is recorded with all of them.
             closed.push(file.finish(&self.services, self.lease, content).await?);
             return self.complete(closed, None).await;
         }

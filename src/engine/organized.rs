@@ -22,6 +22,7 @@ const MOST_PAGES: usize = 4;
 /// How far a slice has come that is written as it is read.
 struct Tries {
     judge: Judge,
+    /// Readings that were not accepted.
     attempt: u32,
     missing: u64,
     is_troubled: bool,
@@ -104,7 +105,8 @@ impl Worker {
         let members = member..member.saturating_add(1);
         let patient = some(self.plan.patients(), &members).first().cloned();
         let Some(patient) = patient else { return Ok(()) };
-        let mut tries = HashMap::new();
+        let mut tries: HashMap<Slice, Tries> = HashMap::new();
+        let mut wanted_before = Vec::new();
         loop {
             let mut stage = self.files.stage_block(&patient)?;
             let slices = self.plan.slices_of_patients(&members);
@@ -112,6 +114,13 @@ impl Worker {
             if matches!(is_whole, Ok(true)) {
                 let wanted: Vec<_> = stage.wanted().cloned().collect();
                 let slices = self.slices_of_wanted(wanted.iter());
+                if wanted != wanted_before {
+                    // Their places in the lists are others' now.
+                    for (slice, tried) in tries.iter_mut().filter(|(slice, _)| slice.phase == Phase::References) {
+                        tried.judge = self.reader.judge(slice);
+                    }
+                    wanted_before = wanted;
+                }
                 is_whole = self.write_slices(&mut stage, slices, &mut tries).await;
             }
             match is_whole {
@@ -156,19 +165,17 @@ impl Worker {
                         return Err(failed(StreamError::Read(error)));
                     }
                     let came = self.try_once(&slice, &mut tried.judge, stage, tried.attempt).await.map_err(failed)?;
-                    tried.attempt += 1;
                     match came {
-                        Tried::Accepted(summary) => stage.end_slice(slice, summary, Vec::new()),
-                        Tried::InVain => return Ok(false),
-                        Tried::Missing(by) => {
-                            tried.missing = by;
-                            return Ok(false);
+                        Tried::Accepted(summary) => {
+                            stage.end_slice(slice, summary, Vec::new());
+                            continue;
                         }
-                        Tried::Troubled => {
-                            (tried.missing, tried.is_troubled) = (0, true);
-                            return Ok(false);
-                        }
+                        Tried::InVain => {}
+                        Tried::Missing(by) => tried.missing = by,
+                        Tried::Troubled => (tried.missing, tried.is_troubled) = (0, true),
                     }
+                    tried.attempt += 1;
+                    return Ok(false);
                 }
             }
         }

@@ -101,14 +101,7 @@ fn blocks() -> Scenario {
 fn blocks_upstream() -> SampleUpstream {
     let upstream = SampleUpstream::new(Settings::default());
     upstream.generate(4);
-    let patient = upstream.resources(Some("Patient"))[1].id.clone();
-    let note = "x".repeat(9_000);
-    for number in 0..36 {
-        let large = format!(
-            r#"{{"resourceType":"Observation","id":"large-{number}","status":"final","code":{{"text":"{note}"}},"subject":{{"reference":"Patient/{patient}"}}}}"#
-        );
-        upstream.insert_raw(&large).expect("a resource");
-    }
+    organized::give_large_ones(&upstream, &upstream.resources(Some("Patient"))[1].id, 36, 9_000);
     upstream
 }
 

@@ -264,19 +264,11 @@ impl Files {
                 self.write_in_block(&mut files, &mut block, what, held.line.clone()).await?;
             }
         }
-        let Growing { mut closed, open: mut file, .. } = files;
-        file.notes.absorb(together.notes);
-        file.notes.patients.extend(patients);
-        file.push_patients(together.slices);
+        files.open.notes.absorb(together.notes);
+        files.open.notes.patients.extend(patients);
+        files.open.push_patients(together.slices);
         self.remember(together.lines.iter().filter(|held| held.is_shared).map(|held| held.id));
-        if !closed.is_empty() {
-            // What is in several files is recorded with all of them.
-            closed.push(file.finish(&self.services, self.lease, content).await?);
-            return self.complete(closed, None).await;
-        }
-        let is_full = file.is_full(&self.limits, now);
-        self.open.insert(content, file);
-        if is_full { self.close(content).await } else { Ok(()) }
+        self.leave_open(content, files, now).await
     }
 
     /// Begins the block of one patient whose record is written as it comes.
@@ -316,8 +308,9 @@ impl Files {
         let shared: Vec<_> = leaving.iter().filter(|leaving| is_shared(leaving)).map(|leaving| leaving.id).collect();
         self.tell_repeated(&shared, tally).await?;
         own.shared.extend(shared);
-        for Leaving { id, line, whose, refers, .. } in leaving {
+        for Leaving { id, line, whose, refers, left, .. } in leaving {
             own.wanted.extend(refers);
+            note(&mut files.open.notes, left.iter().map(|left| left.issue()));
             self.write_in_block(files, &mut own.block, (slice.resource_type, id), line).await?;
             let whose = whose.iter().chain([&own.patient]);
             files.open.notes.patients.extend(whose.map(|patient| IdHash::of(ResourceType::PATIENT, patient)));

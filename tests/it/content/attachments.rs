@@ -170,9 +170,10 @@ async fn a_binary_is_had_from_the_server_or_not_at_all() {
 async fn scopes_and_labels_keep_what_attachments_hold_back() {
     let all = "system/DocumentReference.rs system/Patient.rs system/Binary.rs";
     let few = "system/DocumentReference.rs system/Patient.rs";
+    let some = "system/DocumentReference.rs system/Patient.rs system/Binary.rs?_tag=public";
     let client = Client::new("a", all);
     let mut configured = client.config();
-    configured.policy = serde_json::from_value(json!({ "withheld_labels": ["http://l|secret"] })).expect("a policy");
+    configured.policy = serde_json::from_value(json!({ "withheld_labels": ["http://l|secret"], "filter_parameters": ["Binary?_tag"] })).expect("a policy");
     let rig = Rig::configured(&[], |config| {
         config.smart.clients = vec![configured];
         inline(config);
@@ -187,10 +188,17 @@ async fn scopes_and_labels_keep_what_attachments_hold_back() {
     ] {
         rig.upstream.create(&json).expect("a resource");
     }
-    for (scopes, expected, refused) in [(all, [Some("aGk="), None], 0), (few, [None, None], 1)] {
+    let with_binaries = "DocumentReference,Binary";
+    for (scopes, types, expected, refused) in [
+        (all, DOCUMENTS, [Some("aGk="), None], 0),
+        (few, DOCUMENTS, [None, None], 1),
+        // Whoever may have those alone that pass a filter has none of them this way, which passes none.
+        (some, DOCUMENTS, [None, None], 1),
+        (some, with_binaries, [None, None], 1),
+    ] {
         let before = asked(&rig.upstream).len();
         let token = rig.token(&client, scopes).await;
-        let export = export(&rig.base, "", &[string("_type", DOCUMENTS)], Some(&token)).await;
+        let export = export(&rig.base, "", &[string("_type", types)], Some(&token)).await;
         let data: Vec<_> = said(export.line("DocumentReference/d")).into_iter().map(|(_, data)| data).collect();
         assert_eq!(data.iter().map(Option::as_deref).collect::<Vec<_>>(), expected, "{scopes}");
         assert_eq!(export.says("as Binary is not permitted"), refused, "{scopes}: {}", export.error);

@@ -38,6 +38,8 @@ async fn what_policy_keeps_from_a_client_no_block_tells() {
         (json!(["Observation.subject"]), "Patient,Observation", true),
         (json!(["*.subject"]), "Patient,Condition", true),
         (json!(["Observation.subject"]), "Patient,Condition", false),
+        // A part of it says it, or all that does not is of no use.
+        (json!(["*.subject.reference"]), "Patient,Condition", true),
         (json!(["Patient.telecom"]), "Patient,Observation", false),
     ] {
         let client = Client::new("a", ALL);
