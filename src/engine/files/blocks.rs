@@ -24,7 +24,7 @@ use crate::smart::admit::Line;
 const AROUND_A_LINE: usize = 160;
 const AROUND_A_NAME: usize = 64;
 /// Resources of several blocks that are remembered at most; beyond that they are looked up in the sidecars.
-const MOST_SHARED: usize = 500_000;
+const MOST_SHARED: usize = 50_000;
 
 /// What is read of some patients, until all of it is here.
 #[derive(Debug)]

@@ -19,6 +19,8 @@ use crate::smart::admit::Line;
 
 /// Slices recorded with one file at most: its record stays small.
 const MOST_SLICES: usize = 100;
+/// The same for a file of blocks, which has some of every type and link: those of many patients join, unless a server refused some.
+const MOST_SLICES_OF_BLOCKS: usize = 2_000;
 /// So many times the lines that it may have usually, where a client wants files of some size.
 const MOST_TIMES: u64 = 4;
 
@@ -183,8 +185,7 @@ impl OpenFile {
             // Which resources a file has is remembered while it is written, whatever a client asks for.
             || written.lines >= limits.lines.saturating_mul(MOST_TIMES)
             || self.age(now) >= limits.age
-            // What is recorded of blocks grows no longer at some time.
-            || (self.slices.len() >= MOST_SLICES && self.types.is_empty())
+            || self.slices.len() >= if self.types.is_empty() { MOST_SLICES } else { MOST_SLICES_OF_BLOCKS }
             || self.notes.len() >= Notes::MOST
     }
 }

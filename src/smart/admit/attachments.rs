@@ -45,16 +45,17 @@ impl Grant {
         found.into_iter().filter(|attachment| stays.iter().any(|left| left.binary == attachment.binary)).collect()
     }
 
-    /// Whether what a Binary holds may leave in this resource: by its labels, and by what it says decides who may have it, if it
-    /// says anything. That has to be the resource itself or, at Patient and Group level, a patient of the export.
+    /// Whether what a Binary holds may leave in this resource: by its labels, and by what it says decides who may have it. That has
+    /// to be the resource itself or a patient of the export, and one whose the resource is where single resources are kept back:
+    /// nobody asks whether another one may leave. What says nothing leaves where it does not matter whose it is.
     pub(crate) fn may_inline(&self, binary: &Entry, of: &Entry) -> Inlining {
         if binary.resource_type != ResourceType::BINARY || self.bars(binary) {
             return Inlining::ByPolicy;
         }
         // SEC-24: whoever may write a reference to a Binary may not thereby read it. Where it matters whose it is, it says so.
         let may_be_anybodys = match self.cohort {
-            Cohort::Everything => true,
-            Cohort::AllPatients => !attachment::has_security_context(&binary.line),
+            Cohort::Everything if !self.keeps_back_resources() => true,
+            Cohort::Everything | Cohort::AllPatients => !attachment::has_security_context(&binary.line),
             Cohort::Members(_) => false,
         };
         if may_be_anybodys {
@@ -65,7 +66,10 @@ impl Grant {
         let is_theirs = contexts.peek().is_some()
             && contexts.all(|context| {
                 self.local(&context.target).is_some_and(|target| {
-                    let is_patient = target.resource_type == ResourceType::PATIENT && self.is_member(&target.id);
+                    let may_be_any = !self.keeps_back_resources();
+                    let is_patient = target.resource_type == ResourceType::PATIENT
+                        && self.is_member(&target.id)
+                        && (may_be_any || self.patients(of).any(|id| id == target.id));
                     is_patient || (target.resource_type == of.resource_type && target.id == of.id)
                 })
             });
@@ -75,10 +79,13 @@ impl Grant {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::fhir::bundle::Scope;
     use crate::fhir::compartment::Compartments;
     use crate::fhir::datatypes::Id;
+    use crate::smart::policy::Policy;
 
     fn entry(json: &str) -> Entry {
         let name = json.split('"').nth(3).and_then(ResourceType::parse).expect("a type");
@@ -112,6 +119,21 @@ mod tests {
             let told = grant(members()).may_inline(&binary(context), &document);
             assert_eq!(told == Inlining::Permitted, expected, "{context}");
             assert_eq!(grant(Cohort::Everything).may_inline(&binary(context), &document), Inlining::Permitted);
+        }
+        let labels: Policy = serde_json::from_str(r#"{"withheld":["s|x"]}"#).expect("a policy");
+        for (context, expected) in [
+            ("", Inlining::Permitted),
+            (r#","securityContext":{"reference":"Patient/anna"}"#, Inlining::Permitted),
+            (r#","securityContext":{"reference":"DocumentReference/d"}"#, Inlining::Permitted),
+            (r#","securityContext":{"reference":"Patient/ben"}"#, Inlining::OfOthers),
+            (r#","securityContext":{"reference":"DocumentReference/e"}"#, Inlining::OfOthers),
+        ] {
+            let keeping_back = grant(Cohort::Everything).within(Some(&labels), Arc::default());
+            assert_eq!(
+                keeping_back.may_inline(&binary(context), &document),
+                expected,
+                "it may be kept back: {context}"
+            );
         }
         let of_all_patients = grant(Cohort::AllPatients).may_inline(&binary(""), &document);
         assert_eq!(of_all_patients, Inlining::Permitted, "whoever it is of is one of them, or it is nobody's");

@@ -173,7 +173,9 @@ async fn scopes_and_labels_keep_what_attachments_hold_back() {
     let some = "system/DocumentReference.rs system/Patient.rs system/Binary.rs?_tag=public";
     let client = Client::new("a", all);
     let mut configured = client.config();
-    configured.policy = serde_json::from_value(json!({ "withheld_labels": ["http://l|secret"], "filter_parameters": ["Binary?_tag"] })).expect("a policy");
+    configured.policy =
+        serde_json::from_value(json!({ "withheld_labels": ["http://l|secret"], "filter_parameters": ["Binary?_tag"] }))
+            .expect("a policy");
     let rig = Rig::configured(&[], |config| {
         config.smart.clients = vec![configured];
         inline(config);
