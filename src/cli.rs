@@ -358,7 +358,7 @@ fn replace_keys(file: &Path, how: Replacing) -> ExitCode {
     write_for_nobody_else();
     match app::replace_keys(&config, how, clock::now(&SystemClock)) {
         Ok(()) => {
-            println!("there are new keys: a process that serves goes by them from its next request on");
+            println!("there are new keys, and a process that serves goes by them");
             ExitCode::SUCCESS
         }
         Err(error) => {

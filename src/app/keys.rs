@@ -10,7 +10,7 @@ use crate::clock::{self, Clock};
 use crate::config::{Config, SmartMode};
 pub(super) use crate::disk::{keep, sync_folder_of};
 use crate::fhir::datatypes::Millis;
-use crate::http::key_files::KeyFiles;
+use crate::http::key_files::{FRESH, KeyFiles};
 use crate::http::links::LinkRing;
 use crate::output::signing::{LinkKey, LinkKeys};
 use crate::smart::generate::Pair;
@@ -102,7 +102,7 @@ pub(crate) enum Replacing {
     Revoke,
 }
 
-/// Replaces the keys that sign tokens and links by new ones; a process that serves takes them up with its next request.
+/// Replaces the keys that sign tokens and links by new ones, and waits until a process that serves goes by them.
 ///
 /// # Errors
 /// If the old ones cannot be read, or the new ones cannot be kept. Then something may have been replaced.
@@ -121,6 +121,7 @@ pub(crate) fn replace(config: &Config, how: Replacing, now: Millis) -> anyhow::R
     }
     let before = if overlaps { kept_link_keys(state)? } else { None };
     replace_link_keys(state, before.as_ref(), config.output.link_ttl, now)?;
+    std::thread::sleep(2 * FRESH);
     Ok(())
 }
 

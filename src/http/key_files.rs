@@ -1,6 +1,6 @@
-//! The keys that sign tokens and links, as their files have them at this moment: what an operator revokes in another process is
-//! good no more from the next request on (SEC-16). They are looked at where exports work, and one after the other: a folder that
-//! does not answer holds up nobody who passes through.
+//! The keys that sign tokens and links, as their files have them: what an operator revokes in another process is good no more
+//! once the command has ended (SEC-16), which waits until whoever serves has looked at them anew. They are looked at where exports
+//! work, and one after the other: a folder that does not answer holds up nobody who passes through.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -13,12 +13,15 @@ use tokio::runtime::Handle;
 
 use super::links::LinkRing;
 use super::problem::Problem;
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::output::signing::LinkKeys;
 use crate::smart::access_token::TokenKeys;
 use crate::smart::server::AuthorizationServer;
 use crate::telemetry::error_chain;
 
+/// For how long they are taken to be what they were when they were looked at last. Time passes for files of others as it does
+/// for everybody, whatever clock is given.
+pub(crate) const FRESH: Duration = Duration::from_millis(100);
 /// How long a request waits for them.
 const PATIENCE: Duration = Duration::from_secs(5);
 const STAY: &str = "keys that sign tokens or links stay as they were";
@@ -30,6 +33,8 @@ pub(crate) struct KeyFiles(Arc<Inner>);
 struct Inner {
     /// Whose turn it is to look.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// When the last look that has ended began.
+    looked: Mutex<Option<Duration>>,
     links: Option<(KeyFile, LinkRing)>,
     tokens: Option<(KeyFile, Arc<AuthorizationServer>)>,
 }
@@ -62,7 +67,7 @@ impl Version {
 impl KeyFiles {
     /// None where keys do not outlive the process.
     pub(crate) fn none() -> Self {
-        Self(Arc::new(Inner { turn: Arc::default(), links: None, tokens: None }))
+        Self(Arc::new(Inner { turn: Arc::default(), looked: Mutex::default(), links: None, tokens: None }))
     }
 
     /// Files of the keys that sign links and, where we issue them, tokens.
@@ -70,7 +75,12 @@ impl KeyFiles {
         let file = |path| KeyFile { path, seen: Mutex::default(), unreadable: Mutex::default() };
         let (path, ring) = links;
         let tokens = tokens.map(|(path, server)| (file(path), server));
-        Self(Arc::new(Inner { turn: Arc::default(), links: Some((file(path), ring)), tokens }))
+        Self(Arc::new(Inner {
+            turn: Arc::default(),
+            looked: Mutex::default(),
+            links: Some((file(path), ring)),
+            tokens,
+        }))
     }
 
     /// Takes up the keys of files that were replaced since. One that is not there, or cannot be read, changes nothing: the keys
@@ -79,7 +89,7 @@ impl KeyFiles {
     /// # Errors
     /// If the folder does not answer: then nobody knows what is good.
     pub(crate) async fn take_up(&self, runtime: &Handle, clock: &dyn Clock) -> Result<(), Problem> {
-        if self.0.links.is_none() {
+        if self.0.links.is_none() || self.is_fresh() {
             return Ok(());
         }
         let unanswered = || Problem::unavailable("the keys of this server cannot be read at the moment");
@@ -89,7 +99,10 @@ impl KeyFiles {
             // The turn ends with the look, also where nobody waits for it any more.
             let look = runtime.spawn_blocking(move || {
                 let _turn = turn;
-                files.look();
+                // Whoever was before may have looked since.
+                if !files.is_fresh() {
+                    files.look();
+                }
             });
             look.await.map_err(|_ended| unanswered())
         };
@@ -99,13 +112,20 @@ impl KeyFiles {
         }
     }
 
+    fn is_fresh(&self) -> bool {
+        let looked = *self.0.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        looked.is_some_and(|began| SystemClock.monotonic().saturating_sub(began) < FRESH)
+    }
+
     fn look(&self) {
+        let began = SystemClock.monotonic();
         if let Some((file, ring)) = &self.0.links {
             file.if_replaced(|text| LinkKeys::read(text).map(|keys| ring.replace(keys)));
         }
         if let Some((file, server)) = &self.0.tokens {
             file.if_replaced(|text| TokenKeys::read(text).map(|keys| server.use_keys(keys)));
         }
+        *self.0.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
     }
 
     /// Has both files read at the next request, whatever was read: for who has replaced one.
@@ -114,6 +134,7 @@ impl KeyFiles {
         for file in links.chain(self.0.tokens.iter().map(|(file, _)| file)) {
             *file.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
+        *self.0.looked.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -10,7 +10,7 @@ mod writer;
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -37,6 +37,8 @@ use crate::smart::consent::Consent;
 /// The embedded job store.
 pub(crate) struct SledStore {
     shared: Arc<Shared>,
+    /// It is written once, so that it need not be read again for each assertion.
+    remembered_since: Arc<OnceLock<Millis>>,
     /// `Some` until it is dropped.
     queue: Option<mpsc::Sender<Write>>,
     writer: Option<JoinHandle<()>>,
@@ -73,7 +75,7 @@ impl SledStore {
             let shared = Arc::clone(&shared);
             move || writer::run(writes, &shared, sync)
         })?;
-        Ok(Self { shared, queue: Some(queue), writer: Some(writer), _lock: lock })
+        Ok(Self { shared, remembered_since: Arc::default(), queue: Some(queue), writer: Some(writer), _lock: lock })
     }
 
     async fn read<T: Send + 'static>(
@@ -226,7 +228,12 @@ impl Store for SledStore {
     }
 
     fn remembered_since(&self) -> BoxFuture<'_, Result<Option<Millis>, StoreError>> {
-        self.read(Trees::remembered_since).boxed()
+        if let Some(known) = self.remembered_since.get() {
+            return std::future::ready(Ok(Some(*known))).boxed();
+        }
+        let known = Arc::clone(&self.remembered_since);
+        let read = move |trees: &Trees| Ok(trees.remembered_since()?.map(|since| *known.get_or_init(|| since)));
+        self.read(read).boxed()
     }
 
     fn was_used(&self, hash: [u8; 32]) -> BoxFuture<'_, Result<bool, StoreError>> {

@@ -138,7 +138,7 @@ async fn a_damaged_token_key_can_be_removed() {
     assert!(path.exists());
 }
 
-/// SEC-16: `keys rotate` takes nothing away from anybody, `keys revoke` acts at the next request.
+/// SEC-16: `keys rotate` takes nothing away from anybody, `keys revoke` acts once it has ended.
 #[tokio::test]
 async fn an_operator_replaces_the_keys_of_tokens_and_links() {
     let kept = Kept::start().await;

@@ -2,10 +2,10 @@
 //!
 //! Only the writer's thread writes, so that what it has read still holds when it applies what it made of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
-use ::sled::{Batch, Db, IVec, Tree};
+use ::sled::{Db, IVec, Tree};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,31 @@ pub(super) struct Writes {
     used: Batch,
     meta: Batch,
     active: Batch,
+}
+
+/// What is written to one tree: values by their keys, none where the key is removed.
+#[derive(Default)]
+struct Batch(BTreeMap<IVec, Option<IVec>>);
+
+impl Batch {
+    fn insert(&mut self, key: impl Into<IVec>, value: impl Into<IVec>) {
+        self.0.insert(key.into(), Some(value.into()));
+    }
+
+    fn remove(&mut self, key: impl Into<IVec>) {
+        self.0.insert(key.into(), None);
+    }
+
+    fn to_sled(&self) -> ::sled::Batch {
+        let mut batch = ::sled::Batch::default();
+        for (key, value) in &self.0 {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        batch
+    }
 }
 
 /// A job with what only the store needs to know of it.
@@ -399,15 +424,30 @@ impl Trees {
     /// Makes `writes` visible; durable they are once `flush` was called and the file synced.
     pub(super) fn apply(&self, writes: &Writes) -> ::sled::Result<()> {
         let Writes { jobs, plans, files, profiles, used, meta, active } = writes;
-        let trees = (&self.jobs, &self.plans, &self.files, &self.profiles, &self.used, &self.meta, &self.active);
-        let applied = trees.transaction(|trees| {
-            trees.0.apply_batch(jobs)?;
-            trees.1.apply_batch(plans)?;
-            trees.2.apply_batch(files)?;
-            trees.3.apply_batch(profiles)?;
-            trees.4.apply_batch(used)?;
-            trees.5.apply_batch(meta)?;
-            trees.6.apply_batch(active)?;
+        let batches = [
+            (&self.jobs, jobs),
+            (&self.plans, plans),
+            (&self.files, files),
+            (&self.profiles, profiles),
+            (&self.used, used),
+            (&self.meta, meta),
+            (&self.active, active),
+        ];
+        let mut single = batches.iter().flat_map(|(tree, batch)| batch.0.iter().map(move |write| (tree, write)));
+        // One key is written as a whole anyhow. A transaction rolls sled's buffer over twice, and each of them is a write and a
+        // sync of its own.
+        if let (Some((tree, (key, value))), None) = (single.next(), single.next()) {
+            return match value {
+                Some(value) => tree.insert(key, value).map(drop),
+                None => tree.remove(key).map(drop),
+            };
+        }
+        let trees = batches.each_ref().map(|(tree, _)| *tree);
+        let batches = batches.map(|(_, batch)| batch.to_sled());
+        let applied = trees.as_slice().transaction(|trees| {
+            for (tree, batch) in trees.iter().zip(&batches) {
+                tree.apply_batch(batch)?;
+            }
             Ok::<_, ConflictableTransactionError<::sled::Error>>(())
         });
         applied.map_err(|(TransactionError::Abort(error) | TransactionError::Storage(error))| error)
