@@ -48,7 +48,7 @@ pub struct ExportConfig {
     /// What clients may call some types by, so that they come along: values of `includeAssociatedData` that begin with `_`.
     pub associated_data: BTreeMap<String, Vec<String>>,
     /// Whether clients may ask for the Provenance of what is exported (`includeAssociatedData`). It costs a search for each few
-    /// resources of an export, and a server that heeds only some of the targets that are there has Provenance missing unsaid.
+    /// resources of an export.
     pub provenance_by_target: bool,
     /// Whether clients may have files of blocks, one for each patient (`organizeOutputBy=Patient`).
     pub organize_by_patient: bool,
@@ -83,8 +83,8 @@ impl Default for ExportConfig {
             max_cohorts_per_client: 100,
             follow_references: followed.map(str::to_owned).to_vec(),
             associated_data: BTreeMap::new(),
-            provenance_by_target: false,
-            organize_by_patient: false,
+            provenance_by_target: true,
+            organize_by_patient: true,
             on_short: OnShort::Fail,
             boundary: BoundaryChoice::NoLoss,
             deletions_by_difference: false,

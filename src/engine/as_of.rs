@@ -86,7 +86,7 @@ impl Reader {
             Room::Share | Room::Alone => self.look_at_whom_it_tells_of(&entry).await?,
         };
         let bar = resource.bar.max(self.bar(&entry, &known));
-        let tie = self.tie_then(slice, &entry, &known).await;
+        let tie = self.tie_then(slice, &entry, &known).await?;
         Ok(Received { entry, bar, tie, ..resource })
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::files::{FilesError, Stage};
 use super::pool::Order;
 use super::provenance::Known;
-use super::read::{Bar, Reader, Received};
+use super::read::{Bar, ReadError, Reader, Received};
 use super::services::Services;
 use super::streamed::StreamError;
 use super::worker::{Worker, WorkerError};
@@ -97,20 +97,20 @@ impl Reader {
 
     /// The same of an older version than the one that was found: that may have been about something else, which is a part of the
     /// export or not.
-    pub(super) async fn tie_then(&self, slice: &Slice, entry: &Entry, known: &Known) -> Tie {
-        let Scope::Targets { lines, .. } = &slice.scope else { return self.tie(slice, entry, known) };
-        let is_about_some = self.is_about(entry, self.targets.asked(lines)) || self.is_about_exported(entry).await;
-        if is_about_some { self.tie(slice, entry, known) } else { Tie::Apart }
+    pub(super) async fn tie_then(&self, slice: &Slice, entry: &Entry, known: &Known) -> Result<Tie, ReadError> {
+        let Scope::Targets { lines, .. } = &slice.scope else { return Ok(self.tie(slice, entry, known)) };
+        let is_about_some = self.is_about(entry, self.targets.asked(lines)) || self.is_about_exported(entry).await?;
+        Ok(if is_about_some { self.tie(slice, entry, known) } else { Tie::Apart })
     }
 
-    async fn is_about_exported(&self, entry: &Entry) -> bool {
-        let Some(exported) = &self.exported else { return false };
+    async fn is_about_exported(&self, entry: &Entry) -> Result<bool, OutputError> {
+        let Some(exported) = &self.exported else { return Ok(false) };
         for LocalReference { resource_type, id } in self.grant.targets(entry) {
-            if !exported.hold(resource_type, &BTreeSet::from([id])).await.is_empty() {
-                return true;
+            if !exported.hold(resource_type, &BTreeSet::from([id])).await?.is_empty() {
+                return Ok(true);
             }
         }
-        false
+        Ok(false)
     }
 
     /// Leaves of what a resource tells of only what can make it a part of the export; nothing if one does for sure.
@@ -344,17 +344,24 @@ impl Exported {
         Self { services, keys }
     }
 
-    /// Which of some resources they hold, as far as that can be read at this moment: others can be asked for.
-    pub(super) async fn hold(&self, resource_type: ResourceType, ids: &BTreeSet<Id>) -> HashSet<IdHash> {
+    /// Which of some resources they hold.
+    ///
+    /// # Errors
+    /// If that cannot be read at this moment.
+    pub(super) async fn hold(
+        &self,
+        resource_type: ResourceType,
+        ids: &BTreeSet<Id>,
+    ) -> Result<HashSet<IdHash>, OutputError> {
         let mut left: Vec<_> = ids.iter().map(|id| IdHash::of(resource_type, id)).collect();
         let mut held = HashSet::new();
         for key in self.keys.get(&resource_type).into_iter().flatten() {
             if left.is_empty() {
                 break;
             }
-            let Ok(sidecar) = self.services.sidecar(key).await else { continue };
+            let sidecar = self.services.sidecar(key).await?;
             held.extend(left.extract_if(.., |id| sidecar.contains(*id)));
         }
-        held
+        Ok(held)
     }
 }

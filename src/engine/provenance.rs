@@ -121,7 +121,8 @@ impl Reader {
         let at_once = if self.plan.profile.id_lists { IDS_PER_SEARCH as usize } else { 1 };
         for (resource_type, mut ids) in untold.0 {
             if let Some(exported) = &self.exported {
-                let held = exported.hold(resource_type, &ids).await;
+                // What cannot be read at this moment is asked for.
+                let held = exported.hold(resource_type, &ids).await.unwrap_or_default();
                 ids.retain(|id| !held.contains(&IdHash::of(resource_type, id)));
                 known.0.extend(held.into_iter().map(|id| (id, Fate::MayLeave)));
             }

@@ -348,6 +348,10 @@ impl Worker {
         if source.is_stopping() {
             return WorkerError::Draining;
         }
+        let source = match source {
+            ReadError::Output(error) => return FilesError::from(error).into(),
+            source => source,
+        };
         WorkerError::Slice { resource_type, strategy: self.strategy(resource_type), slice, source }
     }
 

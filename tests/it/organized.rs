@@ -468,8 +468,7 @@ async fn pages_of_a_manifest_have_whole_blocks() {
 /// BD-024, SEC-22: what cannot be done rightly together is refused; leniently what only adds is left out, and the blocks stay.
 #[tokio::test]
 async fn what_cannot_be_had_with_blocks_is_refused_before_anything_is_read() {
-    let app =
-        App::before(with_shared(Settings::default(), 3), |config| config.export.provenance_by_target = true).await;
+    let app = App::before(with_shared(Settings::default(), 3), |_| {}).await;
     let with = "organizeOutputBy=Patient&includeAssociatedData=LatestProvenanceResources";
     let path = format!("/Group/all/$export?_type=Patient,Observation&{with}");
     let kickoff = app.ask("GET", &path, &KICKOFF, b"").await;

@@ -52,7 +52,7 @@ impl Process {
                  upstream: {{ base_url: {upstream}, accepts_anonymous: acknowledged, {more_upstream} }}\n\
                  output: {{ location: file://{path}/output, min_free_bytes: 0, {more_output} }}\n\
                  store: {{ path: {path}/state }}\n\
-                 export: {{ early_polls_per_second: 1000000, organize_by_patient: true }}\n\
+                 export: {{ early_polls_per_second: 1000000 }}\n\
                  smart: {{ {smart} }}\n"
             ),
         )?;

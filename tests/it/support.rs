@@ -160,8 +160,6 @@ pub(crate) fn config(upstream: &str, base: &str, folder: &Path) -> Config {
     // And all from one address.
     config.server.max_bulk_requests_per_peer = usize::MAX;
     // What is off unless somebody switches it on is tried, too.
-    config.export.provenance_by_target = true;
-    config.export.organize_by_patient = true;
     // The sample server answers anybody, and stands on this machine.
     config.upstream.accepts_anonymous = offtake::config::AcceptsAnonymous::Acknowledged;
     config

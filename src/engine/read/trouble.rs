@@ -4,6 +4,7 @@ use http::StatusCode;
 
 use super::ATTEMPTS;
 use crate::engine::accept::Reading;
+use crate::output::OutputError;
 use crate::upstream::client::SearchError;
 use crate::upstream::probe::FilterProbeError;
 
@@ -28,6 +29,9 @@ pub(in crate::engine) enum ReadError {
     Loop,
     #[error("the server forgets its lists of pages sooner than they can be read")]
     Expired,
+    /// Nothing is wrong with the server: what was written cannot be read at the moment.
+    #[error("what the export holds cannot be read")]
+    Output(#[from] OutputError),
 }
 
 impl ReadError {
@@ -71,7 +75,8 @@ impl ReadError {
             | Self::Filter(_)
             | Self::Troubled
             | Self::Loop
-            | Self::Expired => None,
+            | Self::Expired
+            | Self::Output(_) => None,
         }
     }
 }

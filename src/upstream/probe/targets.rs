@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{A_FEW, TYPES_COUNTED, allowed, answer, some_patients};
+use super::{TYPES_COUNTED, allowed, answer, some_patients};
 use crate::fhir::bundle::{Entry, Page, Scope};
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::resource_type::ResourceType;
@@ -25,8 +25,8 @@ pub(crate) enum TargetSearch {
     Unproven,
 }
 
-/// Resources that it is tried on.
-const TRIED: usize = 4;
+/// Resources that it is tried on: of as many types as there are.
+const TRIED: usize = 8;
 /// Patients who are asked for where nothing is found without naming one.
 const PATIENTS_TRIED: usize = 8;
 /// Provenance on a page of what is about one of them.
@@ -47,7 +47,7 @@ pub(crate) async fn targets(
     of_patients: &[ResourceType],
 ) -> Result<TargetSearch, SearchError> {
     let probe = Probe { upstream };
-    let Some(mut some) = probe.found(None, A_FEW, is_something).await? else { return Ok(TargetSearch::Unproven) };
+    let Some(mut some) = probe.found(None, PAGE, is_something).await? else { return Ok(TargetSearch::Unproven) };
     if some.is_empty() {
         some = probe.of_some_patients().await?;
     }
@@ -55,37 +55,55 @@ pub(crate) async fn targets(
         let is_empty = probe.is_empty(counts, of_patients).await?;
         return Ok(if is_empty { TargetSearch::Nothing } else { TargetSearch::Untried });
     }
-    // Each once, and of as many of those that came as can be: the first of each first.
-    let mut known = BTreeSet::new();
-    let deepest = some.iter().map(Vec::len).max().unwrap_or(0);
-    let in_turn = (0..deepest).flat_map(|place| some.iter().filter_map(move |targets| targets.get(place)));
-    let named: Vec<_> = in_turn.filter(|target| known.insert((*target).clone())).take(TRIED).cloned().collect();
     let mut proven = Vec::new();
-    for target in named {
-        // What was changed or deleted meanwhile shows nothing.
-        if probe.tells(&target).await? {
-            proven.push(target);
-        } else if probe.is_ignored(&target).await? {
+    for (of, target) in tried(&some) {
+        if probe.tells(target).await? {
+            proven.push(target.clone());
+        } else if probe.is_ignored(target).await? || probe.is_not_found(of, target).await? {
             return Ok(TargetSearch::Unproven);
         }
     }
     let (Some(first), Some(last)) = (proven.first(), proven.last()) else { return Ok(TargetSearch::Unproven) };
+    let there = probe.others(&proven, of_patients).await?;
     for share in SHARES {
         let usual = Lists::IN_A_URL;
         let lists = Lists { patients: usual.patients.div_ceil(share), bytes: usual.bytes / share };
-        if let Some(heeded) = probe.heeds(first, last, lists).await? {
+        if let Some(heeded) = probe.heeds(first, last, &there, lists).await? {
             return Ok(TargetSearch::Proven(heeded));
         }
     }
     Ok(TargetSearch::Proven(Lists::NONE))
 }
 
+/// Targets that it is tried on, each once, and by what is about them: of each type the first one, then others.
+fn tried(some: &About) -> Vec<(&Id, &LocalReference)> {
+    let deepest = some.iter().map(|found| found.about.len()).max().unwrap_or(0);
+    let in_turn =
+        (0..deepest).flat_map(|place| some.iter().filter_map(move |found| Some((&found.id, found.about.get(place)?))));
+    let (mut known, mut types) = (BTreeSet::new(), BTreeSet::new());
+    let each_once = in_turn.filter(|(_, target)| known.insert((*target).clone()));
+    let (first, others): (Vec<_>, Vec<_>) = each_once.partition(|(_, target)| types.insert(target.resource_type));
+    first.into_iter().chain(others).take(TRIED).collect()
+}
+
 struct Probe<'a> {
     upstream: &'a Upstream,
 }
 
-/// What Provenance is about, one list for each.
-type About = Vec<Vec<LocalReference>>;
+/// One that was found.
+struct Found {
+    id: Id,
+    about: Vec<LocalReference>,
+}
+
+impl Found {
+    fn is_about(&self, target: &LocalReference) -> bool {
+        self.about.contains(target)
+    }
+}
+
+/// What Provenance is about.
+type About = Vec<Found>;
 
 fn is_something(found: &About) -> bool {
     !found.is_empty()
@@ -96,27 +114,61 @@ impl Probe<'_> {
     async fn tells(&self, target: &LocalReference) -> Result<bool, SearchError> {
         let Some(own) = self.of(std::slice::from_ref(target)).await? else { return Ok(false) };
         let nobody = self.of(&[nobody(target.resource_type, 0, 0)]).await?;
-        let are_all = own.iter().all(|targets| targets.contains(target));
+        let are_all = own.iter().all(|found| found.is_about(target));
         Ok(!own.is_empty() && are_all && nobody.is_some_and(|found| found.is_empty()))
     }
 
     /// Something is found that is about something else.
     async fn is_ignored(&self, target: &LocalReference) -> Result<bool, SearchError> {
         let found = self.of(std::slice::from_ref(target)).await?;
-        Ok(found.is_none_or(|found| found.iter().any(|targets| !targets.contains(target))))
+        Ok(found.is_none_or(|found| found.iter().any(|found| !found.is_about(target))))
+    }
+
+    /// One that is about this is not found by it, though it is there and says so before and after. What was changed or deleted
+    /// meanwhile shows nothing.
+    async fn is_not_found(&self, of: &Id, target: &LocalReference) -> Result<bool, SearchError> {
+        let says_so = async || {
+            let found = self.found(Some(("_id", of.to_string())), PAGE, is_something).await?;
+            Ok::<_, SearchError>(found.is_some_and(|found| found.iter().any(|found| found.is_about(target))))
+        };
+        Ok(says_so().await? && !self.tells(target).await? && says_so().await?)
+    }
+
+    /// Resources that are there, as many as a list takes: of the types that it is tried on and others, but those themselves.
+    async fn others(
+        &self,
+        tried: &[LocalReference],
+        types: &[ResourceType],
+    ) -> Result<Vec<LocalReference>, SearchError> {
+        let of_tried = tried.iter().map(|target| target.resource_type);
+        let of_others = types.iter().copied().take(TYPES_COUNTED);
+        let (mut asked, mut there) = (BTreeSet::new(), Vec::new());
+        for name in of_tried.chain([ResourceType::PATIENT]).chain(of_others).filter(|name| asked.insert(*name)) {
+            if there.len() >= Lists::IN_A_URL.patients {
+                break;
+            }
+            let some = SearchQuery::new(name).count(PAGE).ids_only();
+            let Some(answer) = allowed(answer(self.upstream, &some, Scope::of(name)).await)? else { continue };
+            let named = answer.page.entries.iter();
+            let named = named.map(|entry| LocalReference { resource_type: name, id: entry.id.clone() });
+            there.extend(named.filter(|other| !tried.contains(other)));
+        }
+        Ok(there)
     }
 
     /// The length of a list, at most this one, of which every place is heeded: what stands in its last place behind nobody is
     /// found, and so is what stands in its first one, and what stands in both; and nothing else is, nor anything by nobody alone.
+    /// And what stands behind resources that are `there` is found as well: a server may leave out who is nobody before it counts.
     async fn heeds(
         &self,
         first: &LocalReference,
         last: &LocalReference,
+        there: &[LocalReference],
         lists: Lists,
     ) -> Result<Option<Lists>, SearchError> {
         let behind = filled(&[], last, lists);
-        let (_, nobody) = behind.split_last().unwrap_or((last, &[]));
-        if nobody.is_empty() || self.of(nobody).await?.is_none_or(|found| !found.is_empty()) {
+        let (_, unknown) = behind.split_last().unwrap_or((last, &[]));
+        if unknown.is_empty() || self.of(unknown).await?.is_none_or(|found| !found.is_empty()) {
             return Ok(None);
         }
         let before = filled(&[], first, lists).into_iter().rev().collect::<Vec<_>>();
@@ -133,15 +185,24 @@ impl Probe<'_> {
             let bytes = list.iter().map(taken).sum();
             heeded = Lists { patients: heeded.patients.min(list.len()), bytes: heeded.bytes.min(bytes) };
         }
+        // Nobody is among them, so that the list tells itself from one of an export.
+        let ends = [nobody(last.resource_type, 0, 0), last.clone()];
+        let there = taken_of(there, &ends, heeded);
+        for list in [[there, &ends[..]].concat(), [&ends[..], there].concat()] {
+            if !there.is_empty() && !self.finds(&list, &[last]).await? {
+                return Ok(None);
+            }
+        }
+        // No more of them are asked about than were seen to be heeded at a time.
+        heeded.patients = heeded.patients.min(there.len() + 1);
         Ok(Some(heeded))
     }
 
     /// Whether a list finds something about each of these, and about nothing else.
     async fn finds(&self, list: &[LocalReference], wanted: &[&LocalReference]) -> Result<bool, SearchError> {
-        let are_there =
-            |found: &About| wanted.iter().all(|wanted| found.iter().any(|targets| targets.contains(wanted)));
+        let are_there = |found: &About| wanted.iter().all(|wanted| found.iter().any(|found| found.is_about(wanted)));
         let Some(found) = self.found(Some(("target", value(list))), PAGE, are_there).await? else { return Ok(false) };
-        let is_asked = |targets: &Vec<LocalReference>| wanted.iter().any(|wanted| targets.contains(wanted));
+        let is_asked = |found: &Found| list.iter().any(|asked| found.is_about(asked));
         Ok(are_there(&found) && found.iter().all(is_asked))
     }
 
@@ -151,7 +212,7 @@ impl Probe<'_> {
             let patient = LocalReference { resource_type: ResourceType::PATIENT, id };
             for name in ["target", "patient"] {
                 let asked = Some((name, value(std::slice::from_ref(&patient))));
-                let found = self.found(asked, A_FEW, is_something).await?;
+                let found = self.found(asked, PAGE, is_something).await?;
                 if let Some(found) = found.filter(is_something) {
                     return Ok(found);
                 }
@@ -210,7 +271,8 @@ impl Probe<'_> {
             }
             let targets_of = |entry: &Entry| {
                 let named = entry.references.iter().filter(|reference| &*reference.path == "target");
-                named.filter_map(|reference| LocalReference::parse_on(&reference.target, &bases)).collect()
+                let about = named.filter_map(|reference| LocalReference::parse_on(&reference.target, &bases)).collect();
+                Found { id: entry.id.clone(), about }
             };
             found.extend(answer.page.entries.iter().map(targets_of));
             let Some(next) = answer.page.next.take().filter(|_| !enough(&found)) else { return Ok(Some(found)) };
@@ -223,6 +285,17 @@ impl Probe<'_> {
         }
         Ok(None)
     }
+}
+
+/// The first of those that are there which fit into a list beside others.
+fn taken_of<'a>(there: &'a [LocalReference], beside: &[LocalReference], lists: Lists) -> &'a [LocalReference] {
+    let mut bytes: usize = beside.iter().map(taken).sum();
+    let fits = |other: &&LocalReference| {
+        bytes += taken(other);
+        bytes <= lists.bytes
+    };
+    let count = there.iter().take(lists.patients.saturating_sub(beside.len())).take_while(fits).count();
+    &there[..count]
 }
 
 /// A list that begins with some and ends with one, filled to a length with what nobody has.

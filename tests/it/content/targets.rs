@@ -70,6 +70,38 @@ async fn a_server_that_heeds_only_one_end_of_a_list_is_asked_one_by_one() {
     }
 }
 
+/// A server may leave out of a list what is not there before it takes the first few: who tries it with nobody finds nothing wrong.
+#[tokio::test]
+async fn a_server_that_heeds_the_first_few_that_are_there_is_asked_for_fewer() {
+    let all = [
+        provenance("of-anna", OLD, &["Observation/of-anna", "Patient/anna"]),
+        provenance("of-ben", OLD, &["Observation/of-ben"]),
+        provenance("of-cleo", OLD, &["Observation/of-cleo"]),
+    ];
+    for most_targets_there in [1, 2, 3] {
+        let lies = Lies { most_targets_there: Some(most_targets_there), ..Lies::default() };
+        let app = app(Settings { lies, ..Settings::default() }, &all).await;
+        let export = export(&app.base, "", &[code(RELEVANT), string("_type", "Patient,Observation")], None).await;
+        assert_eq!(told(&export), ["of-anna", "of-ben", "of-cleo"], "the first {most_targets_there}");
+        app.stop().await;
+    }
+}
+
+/// What is about two resources has to be found by either: an index that holds one of them only is found out.
+#[tokio::test]
+async fn a_server_that_finds_it_by_some_types_only_is_refused() {
+    let both = [provenance("of-anna", OLD, &["Patient/anna", "Observation/of-anna"])];
+    for no_targets in [names(&["Observation"]), names(&["Patient"])] {
+        let lies = Lies { no_targets: no_targets.clone(), ..Lies::default() };
+        let app = app(Settings { lies, ..Settings::default() }, &both).await;
+        let kickoff = kick_off(&app.base, "", &[code(RELEVANT), string("_type", "Patient,Observation")], None).await;
+        let (status, told) = ended(&app, kickoff.header("content-location")).await;
+        assert_eq!(status, 500, "{no_targets:?}: {told}");
+        assert!(told.contains("nothing shows that the server finds it by what it is about"), "{no_targets:?}: {told}");
+        app.stop().await;
+    }
+}
+
 /// A server may show Provenance only to those who name what it is about.
 #[tokio::test]
 async fn nothing_is_taken_for_none_where_a_name_finds_some() {

@@ -21,6 +21,10 @@ pub struct Lies {
     pub shy: BTreeSet<String>,
     /// Of these parameters a list of several values is passed over, and one alone is heeded.
     pub lists_ignored: BTreeSet<String>,
+    /// Types by which as targets nothing is ever found.
+    pub no_targets: BTreeSet<String>,
+    /// Of a list of targets only the first so many are heeded that are there.
+    pub most_targets_there: Option<usize>,
     /// Of a list of `_id` only so many are read.
     pub most_ids: Option<usize>,
     /// A search by `_id` heeds nothing else that could narrow it.
@@ -202,6 +206,11 @@ impl Lies {
             if self.lists_ignored.contains(name) && value.contains(',') {
                 value.clear();
             }
+            if name == "target" && !self.no_targets.is_empty() {
+                let is_found = |target: &&str| !self.no_targets.contains(target.split('/').next().unwrap_or_default());
+                let found: Vec<_> = value.split(',').filter(is_found).collect();
+                *value = if found.is_empty() { "Patient/no-target".to_owned() } else { found.join(",") };
+            }
             if name == "_id"
                 && let Some(most) = self.most_ids
             {
@@ -217,6 +226,19 @@ impl Lies {
                     let zone = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
                     *value = format!("{whole}.000{zone}");
                 }
+            }
+        }
+    }
+
+    /// A list of targets, of those that are there as many as are heeded.
+    pub(crate) fn cut_targets(&self, pairs: &mut [(String, String)], is_there: impl Fn(&str, &str) -> bool) {
+        let Some(most) = self.most_targets_there else { return };
+        for (_, value) in pairs.iter_mut().filter(|(name, value)| name == "target" && value.contains(',')) {
+            let there =
+                value.split(',').filter(|target| target.split_once('/').is_some_and(|(of, id)| is_there(of, id)));
+            *value = there.take(most).collect::<Vec<_>>().join(",");
+            if value.is_empty() {
+                "Patient/no-target".clone_into(value);
             }
         }
     }

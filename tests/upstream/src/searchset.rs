@@ -148,6 +148,7 @@ pub(crate) fn search(
         pairs.retain(|(name, _)| is_known(name));
     }
     settings.lies.bend(&mut pairs, manner.cached);
+    upstream.read(|store| settings.lies.cut_targets(&mut pairs, |of, id| store.newest(of, id).is_some()));
     let mut search = Search::parse(resource_type, pairs, &settings, &held)?;
     search.pairs = asked;
     if settings.lies.hides(resource_type, &search.pairs) {
