@@ -76,8 +76,24 @@ impl Reader {
         self.grant.targets(entry).any(|target| asked.contains(&target))
     }
 
+    /// Whether a server may find it by one of these: some pass over whose server a reference leads to.
+    pub(super) fn is_asked_by(&self, entry: &Entry, asked: &[LocalReference]) -> bool {
+        let named = entry.references.iter().filter(|reference| &*reference.path == "target");
+        let mut elsewhere = named.filter_map(|reference| LocalReference::parse_elsewhere(&reference.target));
+        self.is_about(entry, asked) || elsewhere.any(|target| asked.contains(&target))
+    }
+
     /// Whether a Provenance is a part of the export for what it is about (BD-034).
     pub(super) fn tie(&self, slice: &Slice, entry: &Entry, known: &Known) -> Tie {
+        if let Scope::Targets { lines, .. } = &slice.scope
+            && !self.is_about(entry, self.targets.asked(lines))
+        {
+            return Tie::Apart;
+        }
+        self.tie_of(slice, entry, known)
+    }
+
+    fn tie_of(&self, slice: &Slice, entry: &Entry, known: &Known) -> Tie {
         if entry.resource_type != ResourceType::PROVENANCE || matches!(self.plan.cohort, Cohort::Everything) {
             return Tie::Ordinary;
         }
@@ -98,9 +114,9 @@ impl Reader {
     /// The same of an older version than the one that was found: that may have been about something else, which is a part of the
     /// export or not.
     pub(super) async fn tie_then(&self, slice: &Slice, entry: &Entry, known: &Known) -> Result<Tie, ReadError> {
-        let Scope::Targets { lines, .. } = &slice.scope else { return Ok(self.tie(slice, entry, known)) };
+        let Scope::Targets { lines, .. } = &slice.scope else { return Ok(self.tie_of(slice, entry, known)) };
         let is_about_some = self.is_about(entry, self.targets.asked(lines)) || self.is_about_exported(entry).await?;
-        Ok(if is_about_some { self.tie(slice, entry, known) } else { Tie::Apart })
+        Ok(if is_about_some { self.tie_of(slice, entry, known) } else { Tie::Apart })
     }
 
     async fn is_about_exported(&self, entry: &Entry) -> Result<bool, OutputError> {

@@ -184,6 +184,18 @@ impl LocalReference {
         }
         Some(Self { resource_type, id })
     }
+
+    /// What an absolute reference would be called on its own server.
+    pub(crate) fn parse_elsewhere(text: &str) -> Option<Self> {
+        let (_, path) = text.split_once("://")?;
+        let parts: Vec<_> = path.rsplit('/').take(4).collect();
+        let (id, resource_type) = match parts[..] {
+            [_, "_history", id, resource_type] => (id, resource_type),
+            [id, resource_type, ..] => (id, resource_type),
+            _ => return None,
+        };
+        Some(Self { resource_type: ResourceType::parse(resource_type)?, id: Id::parse(id).ok()? })
+    }
 }
 
 #[cfg(test)]

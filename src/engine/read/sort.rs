@@ -90,7 +90,7 @@ impl Reader {
             Scope::Record { .. } if stamp.is_some_and(|stamp| stamp >= horizon.windows_until) => Place::Moved,
             Scope::Record { .. } => Place::Inside,
             Scope::Targets { lines, .. } => {
-                if !self.is_about(entry, self.targets.asked(lines)) {
+                if !self.is_asked_by(entry, self.targets.asked(lines)) {
                     Place::Elsewhere
                 } else if stamp.is_some_and(|stamp| stamp >= horizon.windows_until) {
                     Place::Moved

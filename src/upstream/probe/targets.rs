@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{TYPES_COUNTED, allowed, answer, some_patients};
+use super::{A_FEW, TYPES_COUNTED, allowed, answer, some_patients};
 use crate::fhir::bundle::{Entry, Page, Scope};
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::resource_type::ResourceType;
@@ -47,20 +47,25 @@ pub(crate) async fn targets(
     of_patients: &[ResourceType],
 ) -> Result<TargetSearch, SearchError> {
     let probe = Probe { upstream };
-    let Some(mut some) = probe.found(None, PAGE, is_something).await? else { return Ok(TargetSearch::Unproven) };
-    if some.is_empty() {
-        some = probe.of_some_patients().await?;
+    let mut some = probe.of_anybody().await?;
+    if !is_about_something(&some) {
+        some.extend(probe.of_some_patients().await?);
     }
     if some.is_empty() {
+        // What is refused to nobody would be refused at the end of an export.
+        if probe.of(&[nobody(ResourceType::PATIENT, 0, 0)]).await?.is_none() {
+            return Ok(TargetSearch::Unproven);
+        }
         let is_empty = probe.is_empty(counts, of_patients).await?;
         return Ok(if is_empty { TargetSearch::Nothing } else { TargetSearch::Untried });
     }
     let mut proven = Vec::new();
-    for (of, target) in tried(&some) {
-        if probe.tells(target).await? {
-            proven.push(target.clone());
-        } else if probe.is_ignored(target).await? || probe.is_not_found(of, target).await? {
-            return Ok(TargetSearch::Unproven);
+    for target in tried(&some) {
+        let about_it: Vec<_> = some.iter().filter(|found| found.is_about(target)).map(|found| &found.id).collect();
+        match probe.trial(&about_it, target).await? {
+            Trial::Finds => proven.push(target.clone()),
+            Trial::Misses(one) if !probe.is_to_be_found(&one, target).await? => {}
+            Trial::Misses(_) | Trial::Ignores => return Ok(TargetSearch::Unproven),
         }
     }
     let (Some(first), Some(last)) = (proven.first(), proven.last()) else { return Ok(TargetSearch::Unproven) };
@@ -75,14 +80,13 @@ pub(crate) async fn targets(
     Ok(TargetSearch::Proven(Lists::NONE))
 }
 
-/// Targets that it is tried on, each once, and by what is about them: of each type the first one, then others.
-fn tried(some: &About) -> Vec<(&Id, &LocalReference)> {
+/// Targets that it is tried on, each once: of each type the first one, then others.
+fn tried(some: &About) -> Vec<&LocalReference> {
     let deepest = some.iter().map(|found| found.about.len()).max().unwrap_or(0);
-    let in_turn =
-        (0..deepest).flat_map(|place| some.iter().filter_map(move |found| Some((&found.id, found.about.get(place)?))));
+    let in_turn = (0..deepest).flat_map(|place| some.iter().filter_map(move |found| found.about.get(place)));
     let (mut known, mut types) = (BTreeSet::new(), BTreeSet::new());
-    let each_once = in_turn.filter(|(_, target)| known.insert((*target).clone()));
-    let (first, others): (Vec<_>, Vec<_>) = each_once.partition(|(_, target)| types.insert(target.resource_type));
+    let each_once = in_turn.filter(|target| known.insert((*target).clone()));
+    let (first, others): (Vec<_>, Vec<_>) = each_once.partition(|target| types.insert(target.resource_type));
     first.into_iter().chain(others).take(TRIED).collect()
 }
 
@@ -94,56 +98,102 @@ struct Probe<'a> {
 struct Found {
     id: Id,
     about: Vec<LocalReference>,
+    /// What it is about on other servers, as it would be called here.
+    elsewhere: Vec<LocalReference>,
 }
 
 impl Found {
     fn is_about(&self, target: &LocalReference) -> bool {
         self.about.contains(target)
     }
+
+    /// Whether a server may find it by this: some pass over whose a reference is.
+    fn is_asked_by(&self, target: &LocalReference) -> bool {
+        self.is_about(target) || self.elsewhere.contains(target)
+    }
 }
 
 /// What Provenance is about.
 type About = Vec<Found>;
+
+/// What came of a search by one target.
+enum Trial {
+    /// It finds what is about it.
+    Finds,
+    /// It finds nothing else, and not this one.
+    Misses(Id),
+    /// It finds something else, or nothing shows that it is heeded.
+    Ignores,
+}
+
+fn is_about_something(found: &About) -> bool {
+    found.iter().any(|found| !found.about.is_empty())
+}
 
 fn is_something(found: &About) -> bool {
     !found.is_empty()
 }
 
 impl Probe<'_> {
-    /// What it finds is about what was asked for, and nothing is about what nobody has.
-    async fn tells(&self, target: &LocalReference) -> Result<bool, SearchError> {
-        let Some(own) = self.of(std::slice::from_ref(target)).await? else { return Ok(false) };
-        let nobody = self.of(&[nobody(target.resource_type, 0, 0)]).await?;
-        let are_all = own.iter().all(|found| found.is_about(target));
-        Ok(!own.is_empty() && are_all && nobody.is_some_and(|found| found.is_empty()))
+    /// Whether these are found by what they are about, nothing is that is about something else, and nothing by what nobody has.
+    async fn trial(&self, about_it: &[&Id], target: &LocalReference) -> Result<Trial, SearchError> {
+        let missed = |found: &About| about_it.iter().find(|id| !found.iter().any(|found| found.id == ***id)).copied();
+        let asked = Some(("target", value(std::slice::from_ref(target))));
+        let Some(own) = self.found(asked, PAGE, |found| missed(found).is_none()).await? else {
+            return Ok(Trial::Ignores);
+        };
+        let of_nobody = self.of(&[nobody(target.resource_type, 0, 0)]).await?;
+        let is_heeded =
+            own.iter().all(|found| found.is_asked_by(target)) && of_nobody.is_some_and(|found| found.is_empty());
+        Ok(match missed(&own) {
+            _ if !is_heeded => Trial::Ignores,
+            Some(one) => Trial::Misses(one.clone()),
+            None => Trial::Finds,
+        })
     }
 
-    /// Something is found that is about something else.
-    async fn is_ignored(&self, target: &LocalReference) -> Result<bool, SearchError> {
-        let found = self.of(std::slice::from_ref(target)).await?;
-        Ok(found.is_none_or(|found| found.iter().any(|found| !found.is_about(target))))
-    }
-
-    /// One that is about this is not found by it, though it is there and says so before and after. What was changed or deleted
-    /// meanwhile shows nothing.
-    async fn is_not_found(&self, of: &Id, target: &LocalReference) -> Result<bool, SearchError> {
+    /// Whether one that was missed is to be found by this target: it is there and says so before and after it is missed once more,
+    /// and so is the target. What was changed or deleted meanwhile shows nothing.
+    async fn is_to_be_found(&self, of: &Id, target: &LocalReference) -> Result<bool, SearchError> {
         let says_so = async || {
             let found = self.found(Some(("_id", of.to_string())), PAGE, is_something).await?;
             Ok::<_, SearchError>(found.is_some_and(|found| found.iter().any(|found| found.is_about(target))))
         };
-        Ok(says_so().await? && !self.tells(target).await? && says_so().await?)
+        Ok(says_so().await?
+            && self.is_there(target).await?
+            && !matches!(self.trial(&[of], target).await?, Trial::Finds)
+            && says_so().await?)
     }
 
-    /// Resources that are there, as many as a list takes: of the types that it is tried on and others, but those themselves.
+    async fn is_there(&self, target: &LocalReference) -> Result<bool, SearchError> {
+        let query = SearchQuery::new(target.resource_type).param("_id", target.id.to_string());
+        let found = allowed(answer(self.upstream, &query, Scope::of(target.resource_type)).await)?;
+        Ok(found.is_some_and(|found| found.page.entries.iter().any(|entry| entry.id == target.id)))
+    }
+
+    /// What is found where nobody is named: fewer, where more are too much for a page. Nothing if that is refused.
+    async fn of_anybody(&self) -> Result<About, SearchError> {
+        for count in [PAGE, A_FEW, 1] {
+            if let Some(found) = self.found(None, count, is_about_something).await? {
+                return Ok(found);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Resources that are there, as many as a list takes, but those that it is tried on: of other types first, which less may be
+    /// about.
     async fn others(
         &self,
         tried: &[LocalReference],
         types: &[ResourceType],
     ) -> Result<Vec<LocalReference>, SearchError> {
-        let of_tried = tried.iter().map(|target| target.resource_type);
-        let of_others = types.iter().copied().take(TYPES_COUNTED);
+        let of_tried: BTreeSet<_> = tried.iter().map(|target| target.resource_type).collect();
+        let is_other = |name: &ResourceType| *name != ResourceType::PATIENT && !of_tried.contains(name);
+        let of_others = types.iter().copied().filter(is_other).take(TYPES_COUNTED);
         let (mut asked, mut there) = (BTreeSet::new(), Vec::new());
-        for name in of_tried.chain([ResourceType::PATIENT]).chain(of_others).filter(|name| asked.insert(*name)) {
+        let names = of_others.chain(of_tried.iter().copied().rev()).chain([ResourceType::PATIENT]);
+        for name in names.filter(|name| asked.insert(*name)) {
             if there.len() >= Lists::IN_A_URL.patients {
                 break;
             }
@@ -202,7 +252,7 @@ impl Probe<'_> {
     async fn finds(&self, list: &[LocalReference], wanted: &[&LocalReference]) -> Result<bool, SearchError> {
         let are_there = |found: &About| wanted.iter().all(|wanted| found.iter().any(|found| found.is_about(wanted)));
         let Some(found) = self.found(Some(("target", value(list))), PAGE, are_there).await? else { return Ok(false) };
-        let is_asked = |found: &Found| list.iter().any(|asked| found.is_about(asked));
+        let is_asked = |found: &Found| list.iter().any(|asked| found.is_asked_by(asked));
         Ok(are_there(&found) && found.iter().all(is_asked))
     }
 
@@ -212,7 +262,7 @@ impl Probe<'_> {
             let patient = LocalReference { resource_type: ResourceType::PATIENT, id };
             for name in ["target", "patient"] {
                 let asked = Some((name, value(std::slice::from_ref(&patient))));
-                let found = self.found(asked, PAGE, is_something).await?;
+                let found = self.found(asked, PAGE, is_about_something).await?;
                 if let Some(found) = found.filter(is_something) {
                     return Ok(found);
                 }
@@ -270,9 +320,12 @@ impl Probe<'_> {
                 return Ok(None);
             }
             let targets_of = |entry: &Entry| {
-                let named = entry.references.iter().filter(|reference| &*reference.path == "target");
-                let about = named.filter_map(|reference| LocalReference::parse_on(&reference.target, &bases)).collect();
-                Found { id: entry.id.clone(), about }
+                let named = || entry.references.iter().filter(|reference| &*reference.path == "target");
+                let about =
+                    named().filter_map(|reference| LocalReference::parse_on(&reference.target, &bases)).collect();
+                let elsewhere =
+                    named().filter_map(|reference| LocalReference::parse_elsewhere(&reference.target)).collect();
+                Found { id: entry.id.clone(), about, elsewhere }
             };
             found.extend(answer.page.entries.iter().map(targets_of));
             let Some(next) = answer.page.next.take().filter(|_| !enough(&found)) else { return Ok(Some(found)) };

@@ -102,6 +102,59 @@ async fn a_server_that_finds_it_by_some_types_only_is_refused() {
     }
 }
 
+/// What is about the namesake of something on another server is found as well by servers that look at the end of a reference. It is
+/// no sign of a search that was ignored, and no part of the export.
+#[tokio::test]
+async fn what_is_about_another_servers_resources_is_left_out() {
+    let other = "https://old.example.org/fhir";
+    let all = [
+        provenance("of-another", NEW, &[&format!("{other}/Observation/of-anna")]),
+        provenance("of-anna", OLD, &["Observation/of-anna"]),
+        provenance("of-both", OLD, &["Observation/of-ben", &format!("{other}/Observation/of-anna")]),
+    ];
+    for lies in [Lies { targets_also_on: Some(other.to_owned()), ..Lies::default() }, Lies::default()] {
+        for (level, asked, expected) in [
+            ("", RELEVANT, &["of-anna", "of-both"]),
+            ("", LATEST, &["of-anna", "of-both"]),
+            ("/Patient", RELEVANT, &["of-anna", "of-both"]),
+        ] {
+            let app = app(Settings { lies: lies.clone(), ..Settings::default() }, &all).await;
+            let export = export(&app.base, level, &[code(asked), string("_type", "Observation")], None).await;
+            assert_eq!(told(&export), expected, "{level} {asked} {lies:?}");
+            app.stop().await;
+        }
+    }
+}
+
+/// One that is to be found by what it is about, and is not, is no less a sign where another one is found by that.
+#[tokio::test]
+async fn a_server_that_finds_one_of_two_about_the_same_is_refused() {
+    let all = [
+        provenance("of-anna", OLD, &["Observation/of-anna"]),
+        provenance("also-of-anna", OLD, &["Observation/of-anna/_history/1"]),
+    ];
+    for (is_lost, status) in [(false, 200), (true, 500)] {
+        let lies = Lies { versions_not_found: is_lost, ..Lies::default() };
+        let app = app(Settings { lies, ..Settings::default() }, &all).await;
+        let kickoff = kick_off(&app.base, "", &[code(RELEVANT), string("_type", "Observation")], None).await;
+        let (ended, told) = ended(&app, kickoff.header("content-location")).await;
+        assert_eq!(ended, status, "{told}");
+        app.stop().await;
+    }
+}
+
+/// What is about something that is not there is found by no server that resolves references first, and is nothing to be found.
+#[tokio::test]
+async fn what_is_about_nothing_that_is_there_shows_nothing() {
+    let all =
+        [provenance("of-nobody", NEW, &["Observation/is-gone"]), provenance("of-anna", OLD, &["Observation/of-anna"])];
+    let lies = Lies { most_targets_there: Some(50), ..Lies::default() };
+    let app = app(Settings { lies, ..Settings::default() }, &all).await;
+    let export = export(&app.base, "", &[code(RELEVANT), string("_type", "Observation")], None).await;
+    assert_eq!(told(&export), ["of-anna"]);
+    app.stop().await;
+}
+
 /// A server may show Provenance only to those who name what it is about.
 #[tokio::test]
 async fn nothing_is_taken_for_none_where_a_name_finds_some() {

@@ -23,6 +23,10 @@ pub struct Lies {
     pub lists_ignored: BTreeSet<String>,
     /// Types by which as targets nothing is ever found.
     pub no_targets: BTreeSet<String>,
+    /// What is about a target's namesake on this other server is found by it as well (Azure).
+    pub targets_also_on: Option<String>,
+    /// What names a version of a target is not found by it.
+    pub versions_not_found: bool,
     /// Of a list of targets only the first so many are heeded that are there.
     pub most_targets_there: Option<usize>,
     /// Of a list of `_id` only so many are read.
@@ -211,6 +215,12 @@ impl Lies {
                 let found: Vec<_> = value.split(',').filter(is_found).collect();
                 *value = if found.is_empty() { "Patient/no-target".to_owned() } else { found.join(",") };
             }
+            if name == "target"
+                && let Some(other) = &self.targets_also_on
+            {
+                let both = value.split(',').map(|target| format!("{target},{other}/{target}"));
+                *value = both.collect::<Vec<_>>().join(",");
+            }
             if name == "_id"
                 && let Some(most) = self.most_ids
             {
@@ -233,7 +243,7 @@ impl Lies {
     /// A list of targets, of those that are there as many as are heeded.
     pub(crate) fn cut_targets(&self, pairs: &mut [(String, String)], is_there: impl Fn(&str, &str) -> bool) {
         let Some(most) = self.most_targets_there else { return };
-        for (_, value) in pairs.iter_mut().filter(|(name, value)| name == "target" && value.contains(',')) {
+        for (_, value) in pairs.iter_mut().filter(|(name, _)| name == "target") {
             let there =
                 value.split(',').filter(|target| target.split_once('/').is_some_and(|(of, id)| is_there(of, id)));
             *value = there.take(most).collect::<Vec<_>>().join(",");

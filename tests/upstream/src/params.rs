@@ -264,6 +264,9 @@ fn collect<'v>(value: &'v Value, path: &str, found: &mut Vec<&'v Value>) {
     }
 }
 
+/// The term of what names a version of a target.
+pub(crate) const TARGETS_A_VERSION: &str = "target:versioned";
+
 fn reference_terms(param: &str, value: &Value, terms: &mut Vec<String>) {
     let Some(reference) = value.get("reference").and_then(Value::as_str) else {
         return;
@@ -271,6 +274,9 @@ fn reference_terms(param: &str, value: &Value, terms: &mut Vec<String>) {
     let target = reference.split_once("/_history/").map_or(reference, |(target, _)| target);
     if param != "patient" || target.starts_with("Patient/") {
         terms.push(format!("{param}={target}"));
+    }
+    if param == "target" && target.len() < reference.len() {
+        terms.push(TARGETS_A_VERSION.to_owned());
     }
 }
 
