@@ -83,11 +83,11 @@ impl KeyFiles {
         }))
     }
 
-    /// Takes up the keys of files that were replaced since. One that is not there, or cannot be read, changes nothing: the keys
-    /// that are in use stay so until it can, or until SIGHUP.
+    /// Takes up the keys of files that were replaced since. One that is not there, or holds no keys, changes nothing: the keys
+    /// that are in use stay so until there are others, or until SIGHUP.
     ///
     /// # Errors
-    /// If the folder does not answer: then nobody knows what is good.
+    /// If the folder does not answer, or what was put there cannot be read: then nobody knows what is good.
     pub(crate) async fn take_up(&self, runtime: &Handle, clock: &dyn Clock) -> Result<(), Problem> {
         if self.0.links.is_none() || self.is_fresh() {
             return Ok(());
@@ -100,11 +100,9 @@ impl KeyFiles {
             let look = runtime.spawn_blocking(move || {
                 let _turn = turn;
                 // Whoever was before may have looked since.
-                if !files.is_fresh() {
-                    files.look();
-                }
+                files.is_fresh() || files.look()
             });
-            look.await.map_err(|_ended| unanswered())
+            look.await.ok().filter(|is_known| *is_known).map(drop).ok_or_else(unanswered)
         };
         tokio::select! {
             looked = looked => looked,
@@ -117,15 +115,20 @@ impl KeyFiles {
         looked.is_some_and(|began| SystemClock.monotonic().saturating_sub(began) < FRESH)
     }
 
-    fn look(&self) {
+    /// Gives whether all is known.
+    fn look(&self) -> bool {
         let began = SystemClock.monotonic();
-        if let Some((file, ring)) = &self.0.links {
-            file.if_replaced(|text| LinkKeys::read(text).map(|keys| ring.replace(keys)));
+        let links =
+            self.0.links.as_ref().is_none_or(|(file, ring)| {
+                file.if_replaced(|text| LinkKeys::read(text).map(|keys| ring.replace(keys)))
+            });
+        let tokens = self.0.tokens.as_ref().is_none_or(|(file, server)| {
+            file.if_replaced(|text| TokenKeys::read(text).map(|keys| server.use_keys(keys)))
+        });
+        if links && tokens {
+            *self.0.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
         }
-        if let Some((file, server)) = &self.0.tokens {
-            file.if_replaced(|text| TokenKeys::read(text).map(|keys| server.use_keys(keys)));
-        }
-        *self.0.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
+        links && tokens
     }
 
     /// Has both files read at the next request, whatever was read: for who has replaced one.
@@ -139,12 +142,16 @@ impl KeyFiles {
 }
 
 impl KeyFile {
-    fn if_replaced<E: std::error::Error + 'static>(&self, take_up: impl FnOnce(&[u8]) -> Result<(), E>) {
+    /// Gives whether what is there now is known.
+    fn if_replaced<E: std::error::Error + 'static>(&self, take_up: impl FnOnce(&[u8]) -> Result<(), E>) -> bool {
         // Whoever comes meanwhile waits, as what is good is not known yet.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ok(now) = std::fs::metadata(&self.path).as_ref().map(Version::of) else { return };
+        let now = match std::fs::metadata(&self.path) {
+            Ok(metadata) => Version::of(&metadata),
+            Err(error) => return error.kind() == std::io::ErrorKind::NotFound,
+        };
         if *seen == Some(now) {
-            return;
+            return true;
         }
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
@@ -152,15 +159,19 @@ impl KeyFile {
                 // It may be readable soon; it is told once.
                 let before = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
                 if before != Some(now) {
-                    tracing::error!(error = error_chain(&error), "{STAY}");
+                    tracing::error!(
+                        error = error_chain(&error),
+                        "keys that sign tokens or links were replaced and cannot be read"
+                    );
                 }
-                return;
+                return false;
             }
         };
         if let Err(error) = take_up(&text) {
             tracing::error!(error = error_chain(&error), "{STAY}");
         }
         *seen = Some(now);
+        true
     }
 }
 
