@@ -36,6 +36,13 @@ impl Operation {
     fn canonical(&self) -> String {
         format!("{GUIDE}/OperationDefinition/{}", self.definition)
     }
+
+    /// What is said of it: each of its names, and its definition.
+    fn claims(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let definition = self.canonical();
+        let fourth = (FOURTH.0, format!("{definition}|{}", FOURTH.1));
+        self.names.iter().map(move |name| (*name, definition.clone())).chain([fourth])
+    }
 }
 
 /// The statement with what is [offered](Offer): the Bulk Data guide under `instantiates`, the operation `export` for the
@@ -84,8 +91,8 @@ pub(crate) fn with_operations(text: &[u8], offer: &Offer<'_>) -> Result<Vec<u8>,
         }
         // Those of ours can be read and exported where the upstream knows of no Groups.
         if !has_group && offer.own_groups > OwnGroups::None && offer.is_open && offer.has_patients() {
-            let operations: Vec<_> =
-                GROUP.names.iter().map(|name| json!({ "name": name, "definition": GROUP.canonical() })).collect();
+            let claim = |(name, definition)| json!({ "name": name, "definition": definition });
+            let operations: Vec<_> = GROUP.claims().map(claim).collect();
             let are_made = offer.own_groups == OwnGroups::Made;
             let codes = if are_made { &["read", "search-type", "create", "delete"][..] } else { &["read"] };
             let interactions: Vec<_> = codes.iter().map(|code| json!({ "code": code })).collect();
@@ -142,13 +149,8 @@ fn instantiate(statement: &Object<'_>, offer: &Offer<'_>, edits: &mut Edits<'_>)
 
 /// Puts our operation, if it is offered, among those that `holder` lists, in the place of any export it has.
 fn list(holder: &Object<'_>, offered: Option<&Operation>, edits: &mut Edits<'_>) -> Result<(), PatchError> {
-    let ours = offered.into_iter().flat_map(|operation| {
-        let definition = operation.canonical();
-        let text = |name: &str, canonical: &str| format!("{{\"name\":\"{name}\",\"definition\":\"{canonical}\"}}");
-        let mut ours: Vec<_> = operation.names.iter().map(|name| text(name, &definition)).collect();
-        ours.push(text(FOURTH.0, &format!("{definition}|{}", FOURTH.1)));
-        ours
-    });
+    let text = |(name, definition)| format!("{{\"name\":\"{name}\",\"definition\":\"{definition}\"}}");
+    let ours = offered.into_iter().flat_map(Operation::claims).map(text);
     let Some(list) = holder.member("operation")? else {
         let ours: Vec<String> = ours.collect();
         if !ours.is_empty() {
@@ -329,6 +331,8 @@ mod tests {
             };
             let group = told(Offer { own_groups: OwnGroups::Made, ..offer() }).expect("there are Groups");
             assert_eq!(group["supportedProfile"], expected, "{statement}");
+            let claims = group["operation"].as_array().expect("a list");
+            assert!(claims.contains(&fourth("group-export")), "{statement}");
             let off = told(Offer { own_groups: OwnGroups::Read, ..offer() }).expect("there are Groups");
             assert_eq!(off["supportedProfile"], groups[0]["supportedProfile"], "{statement}");
         }
