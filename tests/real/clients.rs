@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::data;
 use crate::expected;
-use crate::server::Setup;
-use crate::sidecar::Sidecar;
+use crate::server::{Server, Setup};
+use crate::sidecar::{CLIENT, Sidecar};
 
 /// What they ask for.
 const TYPES: &str = "Patient,Encounter,Condition,Observation";
@@ -18,11 +18,25 @@ const TYPES: &str = "Patient,Encounter,Condition,Observation";
 pub(crate) async fn are_served(setup: &Setup) -> anyhow::Result<()> {
     let server = setup.server().await?;
     let sidecar = Sidecar::before(&server.relay.base, "").await?;
+    are_served_by(server, &sidecar, None).await
+}
+
+/// The same to those who can show that they may; the commands of README do not.
+pub(crate) async fn are_served_by_token(setup: &Setup) -> anyhow::Result<()> {
+    let server = setup.server().await?;
+    let (sidecar, key) = Sidecar::with_tokens(&server.relay.base).await?;
+    are_served_by(server, &sidecar, Some(&key)).await
+}
+
+async fn are_served_by(server: &Server, sidecar: &Sidecar, key: Option<&Path>) -> anyhow::Result<()> {
     let names = data::given("OFFTAKE_REAL_CLIENTS").unwrap_or_default();
     let mut tried = 0;
     for (name, place) in names.split_whitespace().filter_map(|client| client.split_once('=')) {
+        if name == "curl" && key.is_some() {
+            continue;
+        }
         let folder = tempfile::tempdir()?;
-        let (path, command) = command(name, place, &sidecar.base, folder.path())?;
+        let (path, command) = command(name, place, &sidecar.base, folder.path(), key)?;
         let said = run(command).await.with_context(|| format!("{name}, and Offtake said {}", sidecar.said()))?;
         let path = format!("{path}?_type={TYPES}");
         let difference = expected::compare(&expected::of(&server.stored, &path), &lines(folder.path())?)?;
@@ -35,11 +49,20 @@ pub(crate) async fn are_served(setup: &Setup) -> anyhow::Result<()> {
 }
 
 /// How a client is called, and at which level it exports.
-fn command(name: &str, place: &str, base: &str, folder: &Path) -> anyhow::Result<(&'static str, Command)> {
+fn command(
+    name: &str,
+    place: &str,
+    base: &str,
+    folder: &Path,
+    key: Option<&Path>,
+) -> anyhow::Result<(&'static str, Command)> {
     let node = || {
         let script = format!("{}/tests/real/clients/{name}.mjs", env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new("node");
         command.args([&script, place, base]).arg(folder).arg(TYPES);
+        if let Some(key) = key {
+            command.arg(CLIENT).arg(key);
+        }
         command
     };
     Ok(match name {
@@ -61,6 +84,9 @@ fn command(name: &str, place: &str, base: &str, folder: &Path) -> anyhow::Result
             ]);
             // Without the filters that it adds by itself: everything is to be compared.
             command.arg("--no-default-filters");
+            if let Some(key) = key {
+                command.args(["--smart-client-id", CLIENT, "--smart-key"]).arg(key);
+            }
             command.arg(folder);
             ("/Group/all/$export", command)
         }

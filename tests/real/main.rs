@@ -55,10 +55,11 @@ fn of_pages(setup: &Setup) -> bool {
     setup.name.starts_with("hapi-pages-")
 }
 
-const TESTS: [(&str, Where, Test); 6] = [
+const TESTS: [(&str, Where, Test); 7] = [
     ("what_is_found_out", LEFT_ALONE, |setup| export::is_known(setup).boxed_local()),
     ("exports_at_every_level", LEFT_ALONE, |setup| export::is_exact(setup).boxed_local()),
     ("clients_in_the_open", ASKED_BY_OTHERS, |setup| clients::are_served(setup).boxed_local()),
+    ("clients_with_tokens", ASKED_BY_OTHERS, |setup| clients::are_served_by_token(setup).boxed_local()),
     ("beside_walks", WALKED, |setup| beside::walks(setup).boxed_local()),
     ("beside_its_own_export", EXPORTS_ITSELF, |setup| beside::its_own(setup).boxed_local()),
     ("exports_while_written", WRITTEN, |setup| written::are_whole(setup).boxed_local()),

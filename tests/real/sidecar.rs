@@ -11,6 +11,8 @@ use crate::http::Http;
 
 /// Searches at the same time, at most.
 pub(crate) const SEARCHES: usize = 4;
+/// Whom it gives tokens, where it gives any.
+pub(crate) const CLIENT: &str = "real-client";
 /// How long a start may take.
 const TO_START: Duration = Duration::from_mins(1);
 
@@ -19,14 +21,37 @@ pub(crate) struct Sidecar {
     /// The public FHIR base.
     pub(crate) base: String,
     process: Process,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Sidecar {
     /// Starts it in front of `upstream`, with these options of `upstream` besides.
     pub(crate) async fn before(upstream: &str, more: &str) -> anyhow::Result<Self> {
+        Self::start(upstream, more, "").await
+    }
+
+    /// Starts it in front of `upstream` for clients with this private key (a JWK Set), which goes to a file of its folder.
+    pub(crate) async fn with_tokens(upstream: &str) -> anyhow::Result<(Self, PathBuf)> {
+        let keys = tempfile::tempdir()?;
+        let private = keys.path().join("key");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
+        command.args(["keys", "generate", "--alg", "ES384", "--out"]).arg(&private);
+        let made = tokio::task::spawn_blocking(move || command.output()).await??;
+        anyhow::ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let public: serde_json::Value = serde_json::from_slice(&made.stdout)?;
+        let clients = format!(
+            "smart: {{ mode: authorization_server, \
+             clients: [{{ client_id: {CLIENT}, scope: system/*.rs, jwks: {public} }}] }}\n"
+        );
+        let sidecar = Self::start(upstream, "", &clients).await?;
+        let key = sidecar.folder.path().join("key.jwks.json");
+        std::fs::write(&key, format!(r#"{{"keys":[{}]}}"#, std::fs::read_to_string(private)?))?;
+        Ok((sidecar, key))
+    }
+
+    async fn start(upstream: &str, of_upstream: &str, more: &str) -> anyhow::Result<Self> {
         let port = free_port().await?;
-        let (folder, config) = configured(upstream, port, more)?;
+        let (folder, config) = configured(upstream, port, of_upstream, more)?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
         // As deploy/ has it.
         command.env("MALLOC_ARENA_MAX", "1").arg("serve").arg("--config").arg(config);
@@ -40,7 +65,7 @@ impl Sidecar {
             answer.is_ok_and(|answer| answer.status == 404 || answer.status == 401)
         };
         process.until(TO_START, is_open).await?;
-        Ok(Self { base, process, _folder: folder })
+        Ok(Self { base, process, folder })
     }
 
     pub(crate) fn said(&self) -> String {
@@ -50,7 +75,7 @@ impl Sidecar {
 
 /// What `offtake doctor` says of this server.
 pub(crate) async fn doctor(upstream: &str) -> anyhow::Result<String> {
-    let (_folder, config) = configured(upstream, 1, "")?;
+    let (_folder, config) = configured(upstream, 1, "", "")?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
     command.arg("doctor").arg("--config").arg(config);
     let ended = tokio::task::spawn_blocking(move || command.output()).await??;
@@ -60,7 +85,7 @@ pub(crate) async fn doctor(upstream: &str) -> anyhow::Result<String> {
 }
 
 /// A folder for everything, and the configuration in it.
-fn configured(upstream: &str, port: u16, more: &str) -> anyhow::Result<(TempDir, PathBuf)> {
+fn configured(upstream: &str, port: u16, of_upstream: &str, more: &str) -> anyhow::Result<(TempDir, PathBuf)> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().display();
     let config = folder.path().join("offtake.yaml");
@@ -68,9 +93,9 @@ fn configured(upstream: &str, port: u16, more: &str) -> anyhow::Result<(TempDir,
         &config,
         format!(
             "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir }}\n\
-             upstream: {{ base_url: '{upstream}', accepts_anonymous: acknowledged, max_concurrent_searches: {SEARCHES}{more} }}\n\
+             upstream: {{ base_url: '{upstream}', accepts_anonymous: acknowledged, max_concurrent_searches: {SEARCHES}{of_upstream} }}\n\
              output: {{ location: 'file://{path}/output', min_free_bytes: 0 }}\n\
-             store: {{ path: '{path}/state' }}\n"
+             store: {{ path: '{path}/state' }}\n{more}"
         ),
     )?;
     Ok((folder, config))

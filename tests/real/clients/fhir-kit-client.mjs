@@ -1,12 +1,16 @@
-// fhir-kit-client.mjs PACKAGES BASE FOLDER TYPES: a Patient export by fhir-kit-client, its files in the folder.
+// fhir-kit-client.mjs PACKAGES BASE FOLDER TYPES [CLIENT KEY]: a Patient export by fhir-kit-client, its files in the folder.
 
 import assert from 'node:assert/strict';
 import { writeFile } from 'node:fs/promises';
+import { tokenFor } from './tokens.mjs';
 
-const [packages, base, folder, types] = process.argv.slice(2);
+const [packages, base, folder, types, clientId, key] = process.argv.slice(2);
 const { Client } = await import(`${packages}/node_modules/fhir-kit-client/dist/index.js`);
 
 const client = new Client({ baseUrl: base });
+if (clientId) {
+    client.bearerToken = await tokenFor(base, clientId, key);
+}
 const ask = async (url, more = {}) => {
     const body = await client.request(url, more);
     return { body, answer: Client.httpFor(body).response };
