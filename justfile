@@ -36,6 +36,17 @@ config file:
 doc:
     cargo doc --locked --no-deps -p offtake --document-private-items --open
 
+# All benchmarks: half an hour on a machine that does nothing else.
+bench:
+    cargo bench --locked --bench export -- --json target/export.json
+    cargo bench --locked --bench care
+    cargo bench --locked --bench output
+    cargo bench --locked --bench tokens
+
+# How quick an export is, in two minutes.
+bench-quick:
+    cargo bench --locked --bench export -- --scenario many --scenario one-slow --mebibytes 50
+
 # Everything that has to hold before a change lands.
 ci:
     .ci/run
