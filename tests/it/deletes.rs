@@ -37,6 +37,7 @@ async fn a_queued_and_a_running_export_end_when_they_are_deleted() {
     upstream.generate(10);
     let app = App::before(upstream.clone(), |config| {
         config.export.max_running_jobs = 1;
+        config.upstream.max_concurrent_searches = 1;
         config.output.file_max_resources = 5;
     })
     .await;
@@ -50,6 +51,10 @@ async fn a_queued_and_a_running_export_end_when_they_are_deleted() {
         assert_eq!(answer.status, 202);
         assert!(answer.header("x-progress").starts_with(text), "{}", answer.header("x-progress"));
     }
+    // Nobody answers its next search: what is deleted waits for none, and its place is free again.
+    let before = upstream.requests().len();
+    upstream.update_settings(|settings| settings.latency = Duration::from_hours(1));
+    until("it asks for more", Duration::from_secs(30), || upstream.requests().len() > before).await;
     assert_deleted(&app, &queued).await;
     assert_deleted(&app, &running).await;
     upstream.update_settings(|settings| settings.latency = Duration::ZERO);

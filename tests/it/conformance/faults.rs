@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::tree::{self, Tests};
-use super::{read, root, rows};
+use super::{Row, Status, read, root, rows};
 
 /// One way of doing it wrong.
 #[derive(Debug, Deserialize)]
@@ -67,6 +67,31 @@ fn every_fault_can_be_switched_on_and_somebody_notices() {
         }
     }
     assert!(wrong.is_empty(), "tests/conformance/faults.yaml:\n{}", wrong.join("\n"));
+}
+
+/// What a SHALL asks for and is done, be it in part, is violated by a fault that one of its own tests notices, or it is said
+/// why there is none.
+#[test]
+fn what_binds_is_seen_to_be_violated() {
+    let (faults, mut wrong) = (faults(), Vec::new());
+    for row in rows() {
+        let is_seen = sees(&row, &faults);
+        let Row { id, level, status, no_fault, .. } = row;
+        match no_fault {
+            None if level.contains("SHALL") && status != Status::NotOffered && !is_seen => {
+                wrong.push(format!("{id}: none of its tests turns red by a fault, and it has no `no_fault`"));
+            }
+            Some(_) if is_seen => wrong.push(format!("{id}: it has a fault, and a reason why it has none")),
+            None | Some(_) => {}
+        }
+    }
+    assert!(wrong.is_empty(), "tests/conformance:\n{}", wrong.join("\n"));
+}
+
+/// Whether a test that a row names turns red by a fault that violates the row.
+fn sees(row: &Row, faults: &[Fault]) -> bool {
+    let violate = faults.iter().filter(|fault| fault.rows.contains(&row.id));
+    violate.flat_map(|fault| &fault.red).any(|test| row.tests.contains(test))
 }
 
 /// `tests/conformance/prove` has a copy of the tree made with every fault in it, to be switched on by `OFFTAKE_FAULT`.

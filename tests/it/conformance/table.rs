@@ -59,12 +59,12 @@ pub(super) fn whole(rows: &[Row], seen: &Seen<'_>) -> String {
          Bulk Data Access\n(BD), SMART Backend Services (SM), to what follows from them for a sidecar (DS), and to our own rules \
          (SEC).\n`lib` is a unit test in `src/`, `it` an integration test in `tests/it/`. Under \"seen red by\" stand the \
          faults of `faults.yaml` that\nviolate a row and by which its tests turn red: `tests/conformance/prove` switches on one after \
-         the other.\n",
+         the other. Where\nnone does, although a SHALL asks for it, it is said why.\n",
     );
     for (family, name, rows) in families(rows) {
         line(&mut text, format_args!("\n## {name} ({family})\n"));
         text.push_str("| row | level | what | status | proven by | seen red by |\n|---|---|---|---|---|---|\n");
-        for Row { id, level, what, status, why, section, tests } in rows {
+        for Row { id, level, what, status, why, section, no_fault, tests } in rows {
             let status = match why {
                 Some(why) => format!("{}: {}", status.as_str(), cell(why)),
                 None => status.as_str().to_owned(),
@@ -72,7 +72,9 @@ pub(super) fn whole(rows: &[Row], seen: &Seen<'_>) -> String {
             let section = section.iter().map(|section| format!("README, \"{section}\""));
             let proof: Vec<_> = tests.iter().map(|test| format!("`{test}`")).chain(section).collect();
             let (level, what) = (cell(level), cell(what));
-            let red = seen.get(&**id).map(|faults| faults.join("<br>")).unwrap_or_default();
+            let faults = seen.get(&**id).map(|faults| faults.join("<br>"));
+            let none = no_fault.as_ref().map(|why| format!("none: {}", cell(why)));
+            let red = faults.or(none).unwrap_or_default();
             line(&mut text, format_args!("| {id} | {level} | {what} | {status} | {} | {red} |", proof.join("<br>")));
         }
     }
