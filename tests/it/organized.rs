@@ -16,7 +16,7 @@ use crate::raw::KICKOFF;
 use crate::support::App;
 
 /// The resources of each patient's block: their lines by `Type/id`.
-type Blocks = BTreeMap<String, BTreeMap<String, String>>;
+pub(crate) type Blocks = BTreeMap<String, BTreeMap<String, String>>;
 
 /// Whose block a header line begins, if it is one.
 fn header(line: &Value) -> anyhow::Result<Option<String>> {
@@ -30,7 +30,7 @@ fn header(line: &Value) -> anyhow::Result<Option<String>> {
 }
 
 /// What has come, and how many files go on in another one: fails if a block is not what it should be by itself.
-async fn received(client: &Client, manifest: &Manifest) -> anyhow::Result<(Blocks, usize)> {
+pub(crate) async fn received(client: &Client, manifest: &Manifest) -> anyhow::Result<(Blocks, usize)> {
     ensure!(manifest.whole["outputOrganizedBy"] == "Patient", "it is not said how it is organized");
     let files = manifest.whole["output"].as_array().context("no output")?;
     let mut blocks = Blocks::new();

@@ -9,6 +9,7 @@ use offtake::{Clock, SystemClock};
 use sample_upstream::{Paging, SampleUpstream, Settings, Total};
 use serde_json::Value;
 
+use crate::expected;
 use crate::raw::KICKOFF;
 use crate::support::App;
 
@@ -137,6 +138,53 @@ async fn until_and_since_divide_what_there_is() {
                 let is_before = |other: i64| other < day || (other == day && nanos > 0);
                 assert_eq!(export("_until").await, days(&is_before), "{level} until {instant}");
                 assert_eq!(export("_since").await, days(&|other| other > day), "{level} since {instant}");
+            }
+        }
+        app.stop().await;
+    }
+}
+
+/// BD-019: what is referred to comes once and whole, whenever it changed; where it is asked for by itself, as at System level, it
+/// is divided like all else.
+#[tokio::test]
+async fn what_is_referred_to_comes_whole_on_either_side() {
+    let offsets = Settings { paging: Paging::Offset, max_count: Some(3), ..Settings::default() };
+    let by_patient = Settings { require_patient: true, total: Total::Exact, ..Settings::default() };
+    for (settings, levels) in [
+        (Settings::default(), &["/$export", "/Patient/$export", "/Group/g/$export"][..]),
+        (offsets, &["/$export", "/Patient/$export", "/Group/g/$export"]),
+        (by_patient, &["/Patient/$export", "/Group/g/$export"]),
+    ] {
+        let upstream = SampleUpstream::new(settings);
+        let at = |day: i64| DateTime::from_timestamp(1_700_000_000 + day * 86_400, 0).expect("a time");
+        let insert = |json: String, day| drop(upstream.insert_raw_at(&json, at(day)).expect("a resource"));
+        let member = r#"{"entity":{"reference":"Patient/p"}}"#;
+        insert(r#"{"resourceType":"Patient","id":"p"}"#.to_owned(), 0);
+        insert(format!(r#"{{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{member}]}}"#), 0);
+        for (id, day) in [("old", 1), ("new", 19), ("of-nobody", 2), ("of-nobody-new", 18)] {
+            insert(format!(r#"{{"resourceType":"Practitioner","id":"{id}","name":[{{"family":"F"}}]}}"#), day);
+        }
+        let performers = r#""performer":[{"reference":"Practitioner/old"},{"reference":"Practitioner/new"}]"#;
+        let referring = |id: &str| observation(id, "p").replacen('}', &format!("}},{performers}"), 1);
+        (0..20).for_each(|day| insert(referring(&format!("day-{day}")), day));
+        let app = App::before(upstream, |_| {}).await;
+        for level in levels {
+            for (parameter, is_in) in [("_until", 0..8_i64), ("_since", 8..20)] {
+                let instant = (at(7) + chrono::TimeDelta::hours(1)).to_rfc3339();
+                let instant = instant.trim_end_matches("+00:00");
+                let path = format!("{level}?_type=Observation,Practitioner&{parameter}={instant}Z");
+                let (_, received) = app.export(&path).await.unwrap_or_else(|error| panic!("{path}: {error:#}"));
+                let mut wanted: BTreeSet<_> = is_in.clone().map(|day| format!("Observation/day-{day}")).collect();
+                wanted.extend(match (*level, parameter) {
+                    ("/$export", "_until") => ["Practitioner/old", "Practitioner/of-nobody"].map(str::to_owned),
+                    ("/$export", _) => ["Practitioner/new", "Practitioner/of-nobody-new"].map(str::to_owned),
+                    _ => ["Practitioner/old", "Practitioner/new"].map(str::to_owned),
+                });
+                let mut expected = expected::of(&app.upstream, "/$export");
+                expected.retain(|name, _| wanted.contains(name));
+                assert_eq!(expected.len(), wanted.len());
+                let difference = expected::compare(&expected, &received).expect("lines of JSON");
+                assert!(difference.is_none(), "{path}:\n{difference}");
             }
         }
         app.stop().await;
