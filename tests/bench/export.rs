@@ -92,6 +92,8 @@ const LARGE_BYTES: usize = 64 << 10;
 const PAGE: usize = 1_000;
 const SLOW: Duration = Duration::from_millis(50);
 const HELD: u64 = 100_000_000;
+/// How long it may take until what is deleted is gone.
+const TO_REMOVE: Duration = Duration::from_secs(60);
 /// Between two looks at whether an export has ended.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -369,6 +371,7 @@ impl Stand {
         for _ in 0..600 {
             if let Ok(status) = stand.client.kick_off(&format!("{}/$export?_type=Basic", stand.base)).await {
                 stand.client.wait(&status, |_| {}).await?;
+                stand.removed(&status).await?;
                 return Ok(stand);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -391,11 +394,19 @@ impl Stand {
         let exported: usize = manifest.output.iter().map(|file| file.count).sum();
         ensure!(exported == resources, "{exported} of {resources} resources were exported");
         let bytes = written(&self.folder.path().join("output"));
-        self.client.delete(&status).await?;
+        self.removed(&status).await?;
+        Ok((took, cpu, bytes))
+    }
+
+    /// Has an export removed, and waits until it is.
+    async fn removed(&self, status: &str) -> anyhow::Result<()> {
+        self.client.delete(status).await?;
+        let began = Instant::now();
         while written(&self.folder.path().join("output")) > 0 {
+            ensure!(began.elapsed() < TO_REMOVE, "what was deleted is still there");
             tokio::time::sleep(POLL).await;
         }
-        Ok((took, cpu, bytes))
+        Ok(())
     }
 
     fn cpu(&self) -> anyhow::Result<Duration> {
