@@ -263,9 +263,6 @@ pub(crate) struct Horizon {
     pub(crate) windows_until: Millis,
     /// How long after its stamp a transaction may come to be seen.
     pub(crate) lag_millis: i64,
-    /// Whether nothing was written for so long before the export that nothing can be late any more.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) is_at_rest: bool,
     /// `_since`: only what changed after it.
     pub(crate) since: Option<Instant>,
     /// `_until`: only what changed before it.
@@ -278,10 +275,9 @@ pub(crate) struct Horizon {
 const YOUNG_MILLIS: i64 = 15 * 60 * 1000;
 
 impl Horizon {
-    /// W − a quarter of an hour: where the young windows begin. At a server at rest there are none: what is written from now on
-    /// lies behind W.
+    /// W − a quarter of an hour: where the young windows begin.
     pub(crate) fn young_from(&self) -> Millis {
-        Millis(self.windows_until.0 - if self.is_at_rest { 0 } else { YOUNG_MILLIS })
+        Millis(self.windows_until.0 - YOUNG_MILLIS)
     }
 
     /// T, the manifest's `transactionTime`: everything up to and including it is in the output.

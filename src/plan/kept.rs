@@ -90,14 +90,7 @@ mod tests {
     }
 
     fn plan(cohort: Cohort, listed: Vec<Id>) -> ExportPlan {
-        let horizon = Horizon {
-            windows_until: Millis(0),
-            lag_millis: 0,
-            is_at_rest: false,
-            since: None,
-            until: None,
-            step_millis: 1,
-        };
+        let horizon = Horizon { windows_until: Millis(0), lag_millis: 0, since: None, until: None, step_millis: 1 };
         ExportPlan {
             horizon,
             profile: Profile::default(),

@@ -493,7 +493,6 @@ fn of_members(members: u32) -> ExportPlan {
         horizon: Horizon {
             windows_until: Millis(1_764_000_000_000),
             lag_millis: 60_000,
-            is_at_rest: false,
             since: None,
             until: None,
             step_millis: 1,

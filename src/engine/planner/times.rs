@@ -18,11 +18,6 @@ use crate::upstream::client::{Room, SearchError};
 /// How long before the upstream's time W lies where nothing was ever changed.
 const UNSEEN_MILLIS: i64 = 15 * 60 * 1000;
 
-/// Whether the newest change is so long ago that nothing can be late any more.
-fn is_at_rest(newest: Option<Millis>, now: Millis) -> bool {
-    newest.is_some_and(|newest| now.0 - newest.0 >= UNSEEN_MILLIS)
-}
-
 impl Planner {
     pub(super) fn horizon(&self, job: &Job, profile: &Profile, newest: Option<Millis>, now: Millis) -> Horizon {
         let kickoff = &job.kickoff;
@@ -40,7 +35,6 @@ impl Planner {
                 grid.floor(newest.map_or_else(unseen, |newest| Millis(newest.0 + grid.step)).min(now).0),
             ),
             lag_millis: self.lag(newest, grid.step, now),
-            is_at_rest: is_at_rest(newest, now),
             since: kickoff.since,
             until: kickoff.until,
             step_millis: grid.step,
@@ -50,11 +44,8 @@ impl Planner {
     /// How long before W the transaction time lies. As of an instant nothing is exported that is newer: at a server where
     /// nothing was written for so long that nothing can be late any more, it is the newest change.
     pub(super) fn lag(&self, newest: Option<Millis>, step: i64, now: Millis) -> i64 {
-        if self.boundary == BoundaryChoice::AsOf && is_at_rest(newest, now) {
-            step.min(self.lag_millis)
-        } else {
-            self.lag_millis
-        }
+        let is_at_rest = newest.is_some_and(|newest| now.0 - newest.0 >= UNSEEN_MILLIS);
+        if self.boundary == BoundaryChoice::AsOf && is_at_rest { step.min(self.lag_millis) } else { self.lag_millis }
     }
 
     /// The newest stamp that is not after `now`, to the second before it, where the server does not sort: by whether
