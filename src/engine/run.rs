@@ -31,7 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl Inner {
     /// Runs a job from its checkpoint as often as store or output break it off, for as long as there is patience.
-    pub(super) async fn run_to_end(&self, id: JobId, progress: &Arc<Progress>) {
+    pub(super) async fn run_to_end(self: &Arc<Self>, id: JobId, progress: &Arc<Progress>) {
         let mut failures = 0_u32;
         let mut since = None;
         let mut room = RoomWait::default();
@@ -242,15 +242,18 @@ impl Inner {
         Ok(())
     }
 
-    /// Ends a job that its client may not have any more (SEC-14); `false` if that cannot be done now.
-    async fn revoke(&self, id: JobId) -> bool {
-        let revoked = async {
-            match self.services.store.job(id).await? {
-                Some(job) => self.delete(id, Event::Revoked(ended(&job))).await,
+    /// Ends a job that its client may not have any more (SEC-14); `false` if that cannot be done now. It is a task of its own:
+    /// what is deleted stops its run, which is what asks for it, and would be left there for good if that ended here.
+    async fn revoke(self: &Arc<Self>, id: JobId) -> bool {
+        let inner = Arc::clone(self);
+        let revoked = async move {
+            match inner.services.store.job(id).await? {
+                Some(job) => inner.delete(id, Event::Revoked(ended(&job))).await,
                 None => Ok(false),
             }
         };
-        match revoked.await {
+        let revoked = self.tasks.spawn_on(revoked, &self.runtime).await;
+        match revoked.unwrap_or_else(|ended| Err(StoreError::Unavailable(ended.into()))) {
             Ok(_) => {
                 tracing::warn!(export.job_id = %id, "an export was revoked: its client may not have it any more");
                 true

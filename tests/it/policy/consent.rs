@@ -146,6 +146,31 @@ async fn an_export_that_runs_ends_when_the_list_grows() {
     rig.stop().await;
 }
 
+/// Where there are many to end it is an export itself that notices first: it has to be removed all the same, though its own end
+/// stops it.
+#[tokio::test]
+async fn exports_that_run_end_while_others_are_removed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let list = folder.path().join("list");
+    let client = Client::new("a", ALL);
+    let mut rig = rig(&client, &list, "").await;
+    let token = rig.token(&client, ALL).await;
+    for _ in 0..40 {
+        export(&rig, &token, "/$export?_type=Patient").await;
+    }
+    rig.upstream.generate(20);
+    rig.upstream.update_settings(|settings| settings.latency = Duration::from_millis(20));
+    let finished = super::objects(&rig).len();
+    for _ in 0..4 {
+        assert_eq!(rig.with_token("GET", "/$export", &token).await.status, 202);
+    }
+    until("they write", super::SOON, || super::objects(&rig).len() > finished + 20).await;
+    write(&list, "in");
+    rig.reload(|_| {});
+    nothing_is_left(&rig, "they ran").await;
+    rig.stop().await;
+}
+
 /// What cannot be read keeps everything back at a start, and changes nothing later.
 #[tokio::test]
 async fn a_list_that_cannot_be_read_lets_nothing_out() {
