@@ -139,13 +139,18 @@ impl Probe<'_> {
     async fn trial(&self, about_it: &[&Id], target: &LocalReference) -> Result<Trial, SearchError> {
         let missed = |found: &About| about_it.iter().find(|id| !found.iter().any(|found| found.id == ***id)).copied();
         let asked = Some(("target", value(std::slice::from_ref(target))));
-        let Some(own) = self.found(asked, PAGE, |found| missed(found).is_none()).await? else {
-            return Ok(Trial::Ignores);
+        let (own, is_whole) = match self.found(asked, PAGE, |found| missed(found).is_none()).await? {
+            Some(own) => (own, true),
+            // There may be more of them than anybody looks through here: that a few have not come by then shows nothing.
+            None => match self.of(std::slice::from_ref(target)).await? {
+                Some(first) => (first, false),
+                None => return Ok(Trial::Ignores),
+            },
         };
         let of_nobody = self.of(&[nobody(target.resource_type, 0, 0)]).await?;
         let is_heeded =
             own.iter().all(|found| found.is_asked_by(target)) && of_nobody.is_some_and(|found| found.is_empty());
-        Ok(match missed(&own) {
+        Ok(match missed(&own).filter(|_| is_whole) {
             _ if !is_heeded => Trial::Ignores,
             Some(one) => Trial::Misses(one.clone()),
             None => Trial::Finds,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::SecondsFormat;
 use offtake::config::{BoundaryChoice, Size};
-use sample_upstream::{Lies, RequestSeen, SampleUpstream, Settings};
+use sample_upstream::{Lies, Order, RequestSeen, SampleUpstream, Settings};
 use serde_json::json;
 
 use super::associated::{LATEST, NEW, OLD, RELEVANT, code, provenance, told};
@@ -152,6 +152,23 @@ async fn what_is_about_nothing_that_is_there_shows_nothing() {
     let app = app(Settings { lies, ..Settings::default() }, &all).await;
     let export = export(&app.base, "", &[code(RELEVANT), string("_type", "Observation")], None).await;
     assert_eq!(told(&export), ["of-anna"]);
+    app.stop().await;
+}
+
+/// Of what a great many are about, those that were seen first may come last where they are asked for by that: that they do not come
+/// on the first pages shows nothing.
+#[tokio::test]
+async fn more_about_one_patient_than_anybody_looks_through_is_no_sign() {
+    let mut all = vec![provenance("z-0", OLD, &["Patient/anna"]), provenance("z-1", OLD, &["Patient/anna"])];
+    all.extend((0..58).map(|number| provenance(&format!("a-{number:02}"), OLD, &["Patient/anna"])));
+    let app = app(Settings { max_count: Some(2), ..Settings::default() }, &all).await;
+    let upstream = app.upstream.clone();
+    app.upstream.first_when(
+        |seen| seen.query.contains("target="),
+        move || upstream.update_settings(|settings| settings.order = Order::Id),
+    );
+    let export = export(&app.base, "", &[code(RELEVANT), string("_type", "Patient")], None).await;
+    assert_eq!(told(&export).len(), 60);
     app.stop().await;
 }
 
