@@ -121,6 +121,7 @@ pub(crate) fn replace(config: &Config, how: Replacing, now: Millis) -> anyhow::R
     }
     let before = if overlaps { kept_link_keys(state)? } else { None };
     replace_link_keys(state, before.as_ref(), config.output.link_ttl, now)?;
+    // By then whoever serves has looked at them anew, and so does not go by the old ones.
     std::thread::sleep(2 * FRESH);
     Ok(())
 }

@@ -24,7 +24,6 @@ use crate::telemetry::error_chain;
 pub(crate) const FRESH: Duration = Duration::from_millis(100);
 /// How long a request waits for them.
 const PATIENCE: Duration = Duration::from_secs(5);
-const STAY: &str = "keys that sign tokens or links stay as they were";
 
 /// The files of keys, and who goes by them. Cheap to clone.
 #[derive(Clone)]
@@ -168,7 +167,7 @@ impl KeyFile {
             }
         };
         if let Err(error) = take_up(&text) {
-            tracing::error!(error = error_chain(&error), "{STAY}");
+            tracing::error!(error = error_chain(&error), "keys that sign tokens or links stay as they were");
         }
         *seen = Some(now);
         true

@@ -159,9 +159,21 @@ async fn an_operator_replaces_the_keys_of_tokens_and_links() {
             assert_eq!(ask(&kept.process, "GET", &kept.link, &[], b"").await.status, 403);
         }
     }
-    // A token of the new key is good, and what is put in its place unreadably takes nothing away.
+    // A token of the new key is good until something is put in its place that cannot be read: then nobody knows.
     let token = token(&kept.process, &kept.client).await;
-    write(&kept.process.state().join("token.keys"), b"{}");
+    let path = kept.process.state().join("token.keys");
+    fs::remove_file(&path).expect("it is there");
+    fs::create_dir(&path).expect("nothing is there");
+    until("it is looked at", async || {
+        let answer = with_token(&kept.process, "GET", &kept.status, &token).await;
+        Ok((answer.status == 503).then_some(()))
+    })
+    .await
+    .expect("it is");
+    kept.passes_through().await;
+    // What holds no keys takes nothing away. It is looked at at once, as the look before it came to nothing.
+    fs::remove_dir(&path).expect("it is empty");
+    write(&path, b"{}");
     assert_eq!(with_token(&kept.process, "GET", &kept.status, &token).await.status, 200);
 }
 
