@@ -159,7 +159,6 @@ pub(crate) fn config(upstream: &str, base: &str, folder: &Path) -> Config {
     config.export.early_polls_per_second = u32::MAX;
     // And all from one address.
     config.server.max_bulk_requests_per_peer = usize::MAX;
-    // What is off unless somebody switches it on is tried, too.
     // The sample server answers anybody, and stands on this machine.
     config.upstream.accepts_anonymous = offtake::config::AcceptsAnonymous::Acknowledged;
     config
