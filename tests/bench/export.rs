@@ -93,7 +93,7 @@ const PAGE: usize = 1_000;
 const SLOW: Duration = Duration::from_millis(50);
 const HELD: u64 = 100_000_000;
 /// How long it may take until what is deleted is gone.
-const TO_REMOVE: Duration = Duration::from_secs(60);
+const TO_REMOVE: Duration = Duration::from_mins(1);
 /// Between two looks at whether an export has ended.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -161,7 +161,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
     for scenario in
         all.iter().filter(|scenario| arguments.scenarios.is_empty() || arguments.scenarios.contains(scenario))
     {
-        let (holds, of_scenario) = scenario_measured(*scenario, arguments).await?;
+        let (holds, of_scenario) = rounds_of(*scenario, arguments).await?;
         held &= holds;
         figures.insert(scenario.name(), of_scenario);
     }
@@ -179,7 +179,7 @@ struct Round {
     cpu: f64,
 }
 
-async fn scenario_measured(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<(bool, Value)> {
+async fn rounds_of(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<(bool, Value)> {
     let upstream = scenario.upstream(arguments.mebibytes << 20)?;
     let held = upstream.resources(None);
     let resources = held.len();
