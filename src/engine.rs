@@ -24,6 +24,7 @@ pub(crate) mod progress;
 mod provenance;
 mod read;
 mod reaper;
+mod recount;
 mod refusal;
 mod rights;
 mod room;

@@ -267,6 +267,9 @@ pub(crate) struct Horizon {
     pub(crate) since: Option<Instant>,
     /// `_until`: only what changed before it.
     pub(crate) until: Option<Instant>,
+    /// Nothing that is older can come to be seen late: it was written long before the kick-off.
+    #[serde(default)]
+    pub(crate) settled: Millis,
     /// The finest step between two bounds that the server tells apart, in milliseconds. Every bound lies on one.
     pub(crate) step_millis: i64,
 }

@@ -1,10 +1,8 @@
-//! What counting shows beyond the pages: what windows cannot see of a type, late commits in young windows, and whether
-//! anything has changed since kick-off.
+//! What counting shows beyond the pages: what windows cannot see of a type, and whether anything has changed since kick-off.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::pool::Order;
 use super::worker::{Worker, WorkerError};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
@@ -79,46 +77,10 @@ impl Worker {
         Ok(())
     }
 
-    /// Counts the young windows once more: a late commit in one that was read before is read now.
-    pub(super) async fn recount(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
-        if self.plan.profile.counts.is_none() {
-            return Ok(());
-        }
-        self.progress.count();
-        let mut again = Vec::new();
-        for (slice, counted, received) in self.count_young(|name| types.contains(&name)).await? {
-            if counted > received {
-                again.push(slice);
-            }
-        }
-        self.drain(again, Order::Any).await
-    }
-
-    /// The young windows that were read, with what they count now and what was received of them.
-    async fn count_young(&self, wanted: impl Fn(ResourceType) -> bool) -> Result<Vec<(Slice, u64, u64)>, WorkerError> {
-        let mut latest = HashMap::new();
-        for record in self.files.slices() {
-            let slice = &record.slice;
-            let is_window = matches!(&slice.scope, Scope::Window(window) if window.is_bounded());
-            if slice.phase == Phase::Young && is_window && wanted(slice.resource_type) {
-                // What is known not to come is missed no more.
-                latest.insert(slice.clone(), record.received + record.short + record.unreadable);
-            }
-        }
-        let reader = self.reader.clone();
-        let slices: Vec<_> = latest.keys().cloned().collect();
-        let count = move |slice: Slice| {
-            let reader = reader.clone();
-            async move { Ok(reader.count(&slice).await?) }
-        };
-        let counted = self.each(&slices, count).await?;
-        let received = |slice: &Slice| latest.get(slice).copied().unwrap_or(0);
-        Ok(counted.into_iter().filter_map(|(slice, count)| Some((slice.clone(), count?, received(&slice)))).collect())
-    }
-
-    /// The types that need no sweep; one that is narrowed does: what begins to match is counted nowhere else. Of those read by windows: nothing lies at or after W, and neither their count nor
-    /// that of any young window has changed since kick-off; asked in the order in which nothing can slip through. Of
-    /// those read by patients, which no change moves in time: nothing lies at or after where the sweep would begin.
+    /// The types that need no sweep; one that is narrowed does: what begins to match is counted nowhere else. Of those read by
+    /// windows: nothing lies at or after W, and neither their count nor what any window holds has changed since kick-off; asked
+    /// in the order in which nothing can slip through. Of those read by patients, which no change moves in time: nothing lies at
+    /// or after where the sweep would begin.
     pub(super) async fn quiet(&self, types: &BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
         let windows: BTreeSet<_> = self
             .types_by(|strategy| matches!(strategy, Strategy::Windows))
@@ -129,9 +91,9 @@ impl Worker {
             return Ok(BTreeSet::new());
         }
         let mut quiet = self.unchanged(windows).await?;
-        for (slice, counted, received) in self.count_young(|name| quiet.contains(&name)).await? {
-            if counted != received {
-                quiet.remove(&slice.resource_type);
+        for counted in self.counted_now(|name| quiet.contains(&name)).await? {
+            if counted.has_changed() {
+                quiet.remove(&counted.resource_type());
             }
         }
         let quiet = self.unchanged(quiet).await?;

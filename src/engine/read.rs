@@ -58,6 +58,8 @@ pub(super) struct Reader {
     pub(super) refused: Arc<Mutex<HashSet<u32>>>,
     /// Filters that were proven only when something came.
     pub(super) proven: Arc<tokio::sync::Mutex<BTreeSet<(ResourceType, FilterNo)>>>,
+    /// Whether a page has to hold what is counted before it, whatever it says of itself: what is read was counted and did not come.
+    pub(super) goes_by_counts: bool,
     /// What became of records that others tell of.
     pub(super) fates: Arc<Mutex<HashMap<IdHash, Fate>>>,
 }
@@ -160,6 +162,7 @@ impl Reader {
             unreadable: Arc::default(),
             refused: Arc::default(),
             proven: Arc::default(),
+            goes_by_counts: false,
             fates: Arc::default(),
         }
     }
@@ -335,7 +338,7 @@ impl Reader {
 
     /// A judge for the readings of a slice.
     pub(super) fn judge(&self, slice: &Slice) -> Judge {
-        if self.is_open(slice) { Judge::of_what_is_asked() } else { Judge::default() }
+        if self.is_open(slice) || self.goes_by_counts { Judge::of_what_is_asked() } else { Judge::default() }
     }
 
     /// Whether nothing shows that what is asked for is all of a slice: narrower searches are, and the record of a patient

@@ -90,7 +90,14 @@ mod tests {
     }
 
     fn plan(cohort: Cohort, listed: Vec<Id>) -> ExportPlan {
-        let horizon = Horizon { windows_until: Millis(0), lag_millis: 0, since: None, until: None, step_millis: 1 };
+        let horizon = Horizon {
+            windows_until: Millis(0),
+            lag_millis: 0,
+            since: None,
+            until: None,
+            settled: Millis(0),
+            step_millis: 1,
+        };
         ExportPlan {
             horizon,
             profile: Profile::default(),

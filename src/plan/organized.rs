@@ -86,7 +86,7 @@ mod tests {
         let windows_until = Millis(1_800_000_000_000);
         let since = Some(Instant::from(Millis(1_700_000_000_000)));
         ExportPlan {
-            horizon: Horizon { windows_until, lag_millis: 0, since, until: None, step_millis: 1 },
+            horizon: Horizon { windows_until, lag_millis: 0, since, until: None, settled: Millis(0), step_millis: 1 },
             profile: Profile {
                 last_updated: TimeFilter::Millisecond,
                 id_lists: true,

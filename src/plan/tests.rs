@@ -7,6 +7,7 @@ fn horizon(since: Option<&str>, until: Option<&str>) -> Horizon {
         lag_millis: 60_000,
         since: since.map(instant),
         until: until.map(instant),
+        settled: Millis(0),
         step_millis: 1,
     }
 }

@@ -495,6 +495,7 @@ fn of_members(members: u32) -> ExportPlan {
             lag_millis: 60_000,
             since: None,
             until: None,
+            settled: Millis(0),
             step_millis: 1,
         },
         profile: Profile::default(),

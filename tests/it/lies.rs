@@ -9,11 +9,12 @@ mod records;
 mod rows;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use offtake::config::OnShort;
-use sample_upstream::{Lies, SampleUpstream, Settings, Total};
+use sample_upstream::{Lies, RequestSeen, SampleUpstream, Settings, Total};
 
 use crate::client::{Client, Manifest};
 use crate::support::App;
@@ -165,5 +166,58 @@ async fn a_resource_that_is_counted_and_never_sent_is_reported_where_that_is_wan
     let said = outcomes(&manifest).await;
     let about: Vec<_> = said.lines().skip(1).filter(|line| line.contains("Observation")).collect();
     assert!(matches!(about.as_slice(), [line] if line.contains("1 ") && line.contains("\"incomplete\"")), "{about:?}");
+    app.stop().await;
+}
+
+/// One old resource is counted by whoever asks for the number alone, and neither on a page nor in a page's total.
+async fn before_a_server_that_leaves_one_out(on_short: OnShort) -> (App, String) {
+    let upstream = SampleUpstream::new(Settings { total: Total::Exact, ..Settings::default() });
+    upstream.generate(4);
+    let all = upstream.resources(Some("Observation"));
+    let oldest = all.iter().min_by_key(|resource| resource.last_updated).expect("some");
+    let name = format!("Observation/{}", oldest.id);
+    let lies = Lies { left_out: BTreeSet::from([name.clone()]), ..Lies::default() };
+    upstream.update_settings(|settings| settings.lies = lies);
+    (App::before(upstream, |config| config.export.on_short = on_short).await, name)
+}
+
+/// However old it is: what a page says of itself is not the last word.
+#[tokio::test]
+async fn what_pages_and_their_totals_leave_out_fails_the_export() {
+    let (app, _) = before_a_server_that_leaves_one_out(OnShort::Fail).await;
+    let error = app.export("/$export").await.expect_err("one is missing").to_string();
+    assert!(error.contains("could not read Observation by time windows"), "{error}");
+    assert!(error.contains("1 resources that the server counts did not come"), "{error}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_pages_and_their_totals_leave_out_is_reported_where_that_is_wanted() {
+    let (app, left_out) = before_a_server_that_leaves_one_out(OnShort::Report).await;
+    let (manifest, received) = app.export("/$export").await.expect("an export");
+    assert_eq!(manifest.whole["extension"][PROOF]["Observation"]["short"], 1);
+    let lines = String::from_utf8_lossy(&received["Observation"]).into_owned();
+    let (_, id) = left_out.split_once('/').expect("a type and an id");
+    assert!(!lines.contains(&format!("\"id\":\"{id}\"")), "it came after all");
+    assert_eq!(lines.lines().count(), app.upstream.resources(Some("Observation")).len() - 1);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_pages_left_out_for_a_while_is_exported() {
+    let (app, _) = before_a_server_that_leaves_one_out(OnShort::Fail).await;
+    let has_come = AtomicBool::new(false);
+    let upstream = app.upstream.clone();
+    let is_counted_again = move |seen: &RequestSeen| {
+        let of_window = seen.path.ends_with("/Observation") && seen.query.contains("_lastUpdated=lt");
+        let is_page = of_window && !seen.query.contains("_summary") && !seen.query.contains("_sort");
+        has_come.fetch_or(is_page, Ordering::Relaxed) && of_window && seen.query.contains("_summary=count")
+    };
+    app.upstream
+        .first_when(is_counted_again, move || upstream.update_settings(|settings| settings.lies = Lies::default()));
+    let manifest = app.export_exactly("/$export").await.expect("all of it");
+    assert_eq!(weakest(&manifest), "counted");
+    let repeated = &manifest.whole["extension"][PROOF]["Observation"]["repeated"];
+    assert!(repeated.as_u64() > Some(0), "it came the first time: {repeated}");
     app.stop().await;
 }

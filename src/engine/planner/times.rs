@@ -15,7 +15,7 @@ use crate::plan::{BoundaryChoice, Horizon, TypePlan};
 use crate::profile::Profile;
 use crate::upstream::client::{Room, SearchError};
 
-/// How long before the upstream's time W lies where nothing was ever changed.
+/// How long before the upstream's time W lies where nothing was ever changed, and how long a write may take to be seen.
 const UNSEEN_MILLIS: i64 = 15 * 60 * 1000;
 
 impl Planner {
@@ -37,6 +37,7 @@ impl Planner {
             lag_millis: self.lag(newest, grid.step, now),
             since: kickoff.since,
             until: kickoff.until,
+            settled: Millis(grid.floor(long_ago.0)),
             step_millis: grid.step,
         }
     }

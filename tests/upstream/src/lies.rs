@@ -90,6 +90,9 @@ pub struct Lies {
     pub handling: Handling,
     /// `Type/id` of resources that are found and counted, but on no page.
     pub dropped: BTreeSet<String>,
+    /// `Type/id` of resources that are counted where nothing but the number is asked for, on no page, and in no page's total (an
+    /// index that is behind its database).
+    pub left_out: BTreeSet<String>,
     /// Pages with resources say beside them that an error occurred, as facades do whose own servers failed.
     pub error_entries: bool,
     /// The parameter that `self` links leave out although it is used.

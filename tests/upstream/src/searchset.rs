@@ -358,9 +358,14 @@ fn total(
     }
 }
 
-fn write(upstream: &SampleUpstream, base: &str, search: &Search, own: &str, page: Page<'_>) -> Payload {
+fn write(upstream: &SampleUpstream, base: &str, search: &Search, own: &str, mut page: Page<'_>) -> Payload {
     let settings = upstream.settings();
     let lies = &settings.lies;
+    if !lies.left_out.is_empty() {
+        let found = page.records.len();
+        page.records.retain(|record| !lies.left_out.contains(&format!("{}/{}", record.resource_type, record.id)));
+        page.total = page.total.map(|total| total - (found - page.records.len()));
+    }
     let mut links = vec![("self", lies.links.write(base, own))];
     links.extend(page.next.map(|next| ("next", lies.links.write(base, &next))));
     let now = upstream.now();

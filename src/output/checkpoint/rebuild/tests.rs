@@ -13,7 +13,14 @@ const FOLDER: &str = "0a/01010101010101010101010101010101";
 const EXPIRES: Millis = Millis(1_764_000_100_000);
 
 fn sheet(state: JobState) -> JobSheet {
-    let horizon = Horizon { windows_until: Millis(0), lag_millis: 0, since: None, until: None, step_millis: 1 };
+    let horizon = Horizon {
+        windows_until: Millis(0),
+        lag_millis: 0,
+        since: None,
+        until: None,
+        settled: Millis(0),
+        step_millis: 1,
+    };
     let plan = ExportPlan {
         horizon,
         profile: Profile::default(),
