@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::associated::Tie;
+use super::pool::Excess;
 use super::read::{Accepted, Bar, Read, ReadError, Reader, Received};
 use crate::fhir::attachment::{Attachment, Content, Left, with_contents};
 use crate::fhir::bundle::{Entry, Scope};
@@ -94,7 +95,7 @@ impl Reader {
             }
             // Smaller parts fit beside others.
             self.cap(slice.resource_type, done.max(count / 4).max(FEWEST));
-            return Ok(Read::TooMany { total: u64::try_from(count).ok() });
+            return Ok(Read::TooMany(Excess::counted(u64::try_from(count).ok())));
         }
         Ok(Read::Accepted(accepted))
     }

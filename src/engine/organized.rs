@@ -153,10 +153,10 @@ impl Worker {
                     drop(reservation);
                     stage.end_slice(slice, summary, unreadable);
                 }
-                Read::TooMany { .. } | Read::InHalves if slice.halves().is_some() => {
+                Read::TooMany(_) | Read::InHalves if slice.halves().is_some() => {
                     slice.halves().into_iter().flatten().rev().for_each(|half| left.push_front(half));
                 }
-                Read::TooMany { .. } | Read::InHalves | Read::Large => {
+                Read::TooMany(_) | Read::InHalves | Read::Large => {
                     let judge = self.reader.judge(&slice);
                     let tried = tries.entry(slice.clone());
                     let tried = tried.or_insert(Tries { judge, attempt: 0, missing: 0, is_troubled: false });

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::slice::{Grid, Scope, Slice};
 
@@ -28,8 +29,8 @@ pub(super) struct Cutting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Task {
     pub(super) slice: Slice,
-    /// It was cut in the dark: to count it first is cheaper than to throw a page away.
-    pub(super) count_first: bool,
+    pub(super) start: Start,
+    uneven_cuts: u8,
     /// The other half of what it was cut from, and how many both hold: once this one is counted, both are.
     sibling: Option<(Slice, u64)>,
 }
@@ -37,7 +38,55 @@ pub(super) struct Task {
 impl Task {
     /// A slice that is read by itself.
     pub(super) fn alone(slice: Slice) -> Self {
-        Self { slice, count_first: false, sibling: None }
+        Self { slice, start: Start::Page, uneven_cuts: 0, sibling: None }
+    }
+}
+
+/// What a slice is first asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Its page: it is taken to fit one.
+    Page,
+    /// Its number: it was cut in the dark, so that to count it is cheaper than to throw a page away.
+    Count,
+    /// Its page, although it may hold some more: that shows where they lie.
+    Look,
+}
+
+/// An instant at which much of what a page holds was changed, and how much of it: a transaction stamps all it writes alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Crowd {
+    pub(super) at: Millis,
+    pub(super) resources: u64,
+}
+
+impl Crowd {
+    /// The one instant that at least a third of these stamps share.
+    pub(super) fn among(stamps: impl Iterator<Item = Millis>, grid: Grid) -> Option<Self> {
+        let mut numbers: HashMap<i64, u64> = HashMap::new();
+        let mut all = 0_u64;
+        for stamp in stamps {
+            *numbers.entry(grid.floor(stamp.0)).or_default() += 1;
+            all += 1;
+        }
+        // The earlier one of two that hold as many.
+        let (at, resources) = numbers.into_iter().max_by_key(|(at, number)| (*number, std::cmp::Reverse(*at)))?;
+        (resources > 1 && resources.saturating_mul(3) >= all).then_some(Self { at: Millis(at), resources })
+    }
+}
+
+/// More than a page, and what is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Excess {
+    /// How many there are at most.
+    pub(super) total: Option<u64>,
+    pub(super) crowd: Option<Crowd>,
+}
+
+impl Excess {
+    /// What is known without a page.
+    pub(super) fn counted(total: Option<u64>) -> Self {
+        Self { total, crowd: None }
     }
 }
 
@@ -52,18 +101,20 @@ pub(super) struct Pool {
     order: Order,
 }
 
-/// What is left of a step, and how many it holds if that was counted.
+/// What is left of a step, and how many it holds at most if that is known.
 #[derive(Debug)]
 struct Segment {
     slice: Slice,
     known: Option<u64>,
+    /// So many cuts in succession have left most of what there was in it.
+    uneven_cuts: u8,
     /// So many of it are for each reader: it is the last of what waits.
     share: Option<f64>,
 }
 
 impl Segment {
     fn of(slice: Slice, known: Option<u64>) -> Self {
-        Self { slice, known, share: None }
+        Self { slice, known, uneven_cuts: 0, share: None }
     }
 }
 
@@ -89,6 +140,10 @@ const EMPTIEST: f64 = 0.4;
 /// From this error on estimates are given up, and below the other one they are taken up again.
 const IRREGULAR: f64 = 0.35;
 const REGULAR: f64 = 0.12;
+/// After so many uneven cuts what is left is taken to lie close together.
+const CROWDED_AFTER: u8 = 3;
+/// More pages than these are not looked at to be cut.
+const PAGES_LOOKED_AT: u64 = 4;
 
 impl Density {
     fn of(count: u64, millis: i64) -> Self {
@@ -174,7 +229,10 @@ impl Pool {
 
     /// A slice was read and held `count`.
     pub(super) fn read(&mut self, task: Task, count: u64, grid: Grid) {
-        if let Scope::Window(window) = &task.slice.scope {
+        // What lies at one instant says nothing of what lies before and after it.
+        if let Scope::Window(window) = &task.slice.scope
+            && window.can_be_cut(grid)
+        {
             let millis = length(window.span(grid));
             let density = self.densities.entry(task.slice.resource_type);
             density.and_modify(|density| density.learn(count, millis)).or_insert_with(|| Density::of(count, millis));
@@ -182,10 +240,14 @@ impl Pool {
         self.done(task, Some(count));
     }
 
-    /// A slice holds more than a page: `total` if that is known. It takes its place again, to be read in parts.
-    pub(super) fn put_back(&mut self, task: Task, total: Option<u64>, cutting: Cutting) {
+    /// A slice holds more than a page. It takes its place again, to be read in parts.
+    pub(super) fn put_back(&mut self, task: Task, excess: Excess, cutting: Cutting) {
         let resource_type = task.slice.resource_type;
         let slice = task.slice.clone();
+        let Excess { total, crowd } = excess;
+        let both = task.sibling.as_ref().map(|(_, both)| *both);
+        let is_uneven = both.zip(total).is_some_and(|(both, total)| is_most(total, both));
+        let uneven_cuts = if is_uneven { task.uneven_cuts.saturating_add(1) } else { 0 };
         // First what lies behind it, then itself.
         self.done(task, total);
         let queue = self.waiting.entry(resource_type).or_default();
@@ -198,6 +260,16 @@ impl Pool {
             queue.push_front(Segment::of(slice, None));
             return;
         };
+        let with = |window| Slice { scope: Scope::Window(window), ..slice.clone() };
+        if let Some((crowd, parts)) = crowd.and_then(|crowd| Some((crowd, window.around(crowd.at, cutting.grid)?))) {
+            // Both what lies before and what lies after it hold no more than what is left.
+            let rest = total.map(|total| total.saturating_sub(crowd.resources));
+            for window in parts.into_iter().rev() {
+                let known = rest.filter(|_| !window.contains(crowd.at));
+                queue.push_front(Segment { uneven_cuts: CROWDED_AFTER, ..Segment::of(with(window), known) });
+            }
+            return;
+        }
         let millis = length(window.span(cutting.grid));
         let capacity = u64::from(cutting.capacity);
         let known = total.filter(|total| *total > capacity);
@@ -207,10 +279,12 @@ impl Pool {
         density.learn(total, millis);
         density.per_milli = density.per_milli.max(ratio(total, millis));
         let halves = window.carve(millis / 2, cutting.grid).filter(|_| known.is_none() && density.irregular);
-        let Some((first, rest)) = halves else { return queue.push_front(Segment::of(slice, known)) };
+        let Some((first, rest)) = halves else {
+            return queue.push_front(Segment { uneven_cuts, ..Segment::of(slice, known) });
+        };
         // Neither is known how many there are, nor can it be estimated: as a whole it would be asked for again and again.
         for window in [rest, first] {
-            queue.push_front(Segment::of(Slice { scope: Scope::Window(window), ..slice.clone() }, None));
+            queue.push_front(Segment::of(with(window), None));
         }
     }
 
@@ -249,13 +323,21 @@ impl Pool {
         self.release(resource_type);
         if let Some((slice, both)) = task.sibling {
             let known = count.and_then(|count| both.checked_sub(count));
-            self.waiting.entry(resource_type).or_default().push_front(Segment::of(slice, known));
+            let is_uneven = known.is_some_and(|known| is_most(known, both));
+            let uneven_cuts = if is_uneven { task.uneven_cuts.saturating_add(1) } else { 0 };
+            let rest = Segment { uneven_cuts, ..Segment::of(slice, known) };
+            self.waiting.entry(resource_type).or_default().push_front(rest);
         }
     }
 
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
     }
+}
+
+/// Nine of ten.
+fn is_most(part: u64, of: u64) -> bool {
+    part.saturating_mul(10) >= of.saturating_mul(9)
 }
 
 fn length(span: std::ops::Range<i64>) -> i64 {
@@ -265,23 +347,27 @@ fn length(span: std::ops::Range<i64>) -> i64 {
 /// As much of what is left of a step as fits one page by what is known of it, and the rest. What is the last of all that
 /// waits is shared out to all readers, if it is more than a page: none of them is idle before the end.
 fn cut(segment: Segment, density: Option<Density>, cutting: Cutting, is_last: bool) -> (Task, Option<Segment>) {
-    let Segment { slice, known, share } = segment;
-    let whole = |slice, count_first| (Task { slice, count_first, sibling: None }, None);
-    let Scope::Window(window) = &slice.scope else { return whole(slice, false) };
-    let fits = known.is_some_and(|known| known <= u64::from(cutting.capacity));
+    let Segment { slice, known, uneven_cuts, share } = segment;
+    let whole = |slice, start| (Task { slice, start, uneven_cuts: 0, sibling: None }, None);
+    let Scope::Window(window) = &slice.scope else { return whole(slice, Start::Page) };
+    let capacity = u64::from(cutting.capacity);
+    let fits = known.is_some_and(|known| known <= capacity);
     let Some(density) = density.filter(|_| !fits && slice.can_be_cut(cutting.grid)) else {
-        return whole(slice, false);
+        return whole(slice, Start::Page);
     };
     let span = length(window.span(cutting.grid));
     let with = |window| Slice { scope: Scope::Window(window), ..slice.clone() };
     if density.irregular {
-        let Some(known) = known else { return whole(slice, true) };
+        let Some(known) = known else { return whole(slice, Start::Count) };
+        if uneven_cuts >= CROWDED_AFTER && known <= capacity.saturating_mul(PAGES_LOOKED_AT) {
+            return whole(slice, Start::Look);
+        }
         return match window.carve(span / 2, cutting.grid) {
             Some((first, rest)) => {
                 let sibling = Some((with(rest), known));
-                (Task { slice: with(first), count_first: true, sibling }, None)
+                (Task { slice: with(first), start: Start::Count, uneven_cuts, sibling }, None)
             }
-            None => whole(slice, false),
+            None => whole(slice, Start::Page),
         };
     }
     let share = share.filter(|_| is_last).or_else(|| density.share(span, cutting).filter(|_| is_last));
@@ -290,10 +376,10 @@ fn cut(segment: Segment, density: Option<Density>, cutting: Cutting, is_last: bo
     let length = if known.is_some() { length.min(span / 2) } else { length };
     match window.carve(length, cutting.grid).filter(|_| length < span) {
         Some((first, rest)) => {
-            let rest = Segment { slice: with(rest), known: None, share };
-            (Task { slice: with(first), count_first: false, sibling: None }, Some(rest))
+            let rest = Segment { share, ..Segment::of(with(rest), None) };
+            (Task { slice: with(first), start: Start::Page, uneven_cuts: 0, sibling: None }, Some(rest))
         }
-        None => whole(slice, false),
+        None => whole(slice, Start::Page),
     }
 }
 
@@ -302,7 +388,6 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::fhir::datatypes::Millis;
     use crate::plan::slice::{Phase, Window};
 
     const GRID: Grid = Grid { step: 1, oldest: Millis(0), now: Millis(10_000_000_000) };
@@ -314,7 +399,7 @@ mod tests {
     }
 
     /// What reading costs by a server that holds these stamps, sorted: searches, and resources thrown away.
-    fn cost(stamps: &[i64], in_flight: usize) -> (u64, u64) {
+    fn cost(stamps: &[i64], in_flight: usize, in_order: bool) -> (u64, u64) {
         let until = stamps.last().expect("some") + 1;
         let mut pool = Pool::new(vec![whole(until)], Order::Any);
         pool.expect(ResourceType::PATIENT, stamps.len() as u64, until);
@@ -327,22 +412,27 @@ mod tests {
                 reading.push_back(task);
             }
             let Some(task) = reading.pop_front() else { break };
-            let (slice, count_first) = (task.slice.clone(), task.count_first);
+            let (slice, start) = (task.slice.clone(), task.start);
             let Scope::Window(window) = &slice.scope else { panic!("only windows were put in") };
             let below =
                 |bound: Option<Millis>, open| bound.map_or(open, |bound| stamps.partition_point(|at| *at < bound.0));
-            let count = (below(window.until, stamps.len()) - below(window.from, 0)) as u64;
-            searches += u64::from(count_first);
+            let held = &stamps[below(window.from, 0)..below(window.until, stamps.len())];
+            let count = held.len() as u64;
+            searches += u64::from(start == Start::Count);
             if count <= 1_000 || !slice.can_be_cut(GRID) {
-                searches += 1;
+                searches += count.div_ceil(1_000).max(1);
                 read += count;
                 pool.read(task, count, GRID);
             } else {
-                if !count_first {
+                let mut crowd = None;
+                if start != Start::Count {
                     searches += 1;
                     thrown += 1_000;
+                    // Servers answer in the order of time, or in none.
+                    let apart = if in_order { 1 } else { held.len() / 1_000 };
+                    crowd = Crowd::among(held.iter().step_by(apart).take(1_000).map(|at| Millis(*at)), GRID);
                 }
-                pool.put_back(task, Some(count), CUTTING);
+                pool.put_back(task, Excess { total: Some(count), crowd }, CUTTING);
             }
         }
         assert_eq!(read, stamps.len() as u64, "every resource is read once");
@@ -362,12 +452,14 @@ mod tests {
 
     fn assert_cheap(name: &str, mut stamps: Vec<i64>, most_searches: f64, most_thrown: f64) {
         stamps.sort_unstable();
-        let (searches, thrown) = cost(&stamps, 8);
-        let all = i64::try_from(stamps.len()).expect("small");
-        let (searches, thrown) = (ratio(searches * 1_000, all), ratio(thrown, all));
-        println!("{name}: {searches:.3} searches for each full page, {thrown:.4} thrown away");
-        assert!(searches <= most_searches, "{name}: {searches} searches for each full page");
-        assert!(thrown <= most_thrown, "{name}: {thrown} of all resources thrown away");
+        for in_order in [true, false] {
+            let (searches, thrown) = cost(&stamps, 8, in_order);
+            let all = i64::try_from(stamps.len()).expect("small");
+            let (searches, thrown) = (ratio(searches * 1_000, all), ratio(thrown, all));
+            println!("{name}: {searches:.3} searches for each full page, {thrown:.4} thrown away");
+            assert!(searches <= most_searches, "{name}: {searches} searches for each full page");
+            assert!(thrown <= most_thrown, "{name}: {thrown} of all resources thrown away");
+        }
     }
 
     /// What does not count and says no totals tells only that there is more: nothing is gained by asking for the same again.
@@ -388,7 +480,7 @@ mod tests {
                 read += count;
                 pool.read(task, count, GRID);
             } else {
-                pool.put_back(task, None, CUTTING);
+                pool.put_back(task, Excess::counted(None), CUTTING);
             }
         }
         assert_eq!(read, stamps.len() as u64);
@@ -416,6 +508,15 @@ mod tests {
         // A bulk load of an hour after a year of trickle.
         let loaded = (0..200_000).map(|number| if number < 20_000 { random(year) } else { year + random(3_600_000) });
         assert_cheap("bulk load", loaded.collect(), 2.0, 0.05);
+        // Single changes, and each hour a transaction of more than fits a page.
+        let large = (0..8_760).flat_map(|hour| {
+            let at = hour * 3_600_000 + random(3_600_000);
+            std::iter::repeat_n(at, if hour % 20 == 0 { 2_200 } else { 30 })
+        });
+        assert_cheap("large transactions", large.collect(), 5.5, 0.4);
+        // A hundred of them in a minute, and little else.
+        let minute = (0..100).flat_map(|_| std::iter::repeat_n(year + random(60_000), 2_200));
+        assert_cheap("nothing but large transactions", minute.collect(), 7.0, 0.5);
     }
 
     /// Three pages for eight readers: each of them gets some.
@@ -459,7 +560,7 @@ mod tests {
             if count <= 4 || !task.slice.can_be_cut(grid) {
                 pool.read(task, count, grid);
             } else {
-                pool.put_back(task, Some(count), cutting);
+                pool.put_back(task, Excess::counted(Some(count)), cutting);
             }
         }
     }
@@ -470,7 +571,7 @@ mod tests {
         pool.expect(ResourceType::PATIENT, 10_000, 1_000_000);
         let first = pool.next(|_| CUTTING).expect("a slice");
         assert_eq!(pool.next(|_| CUTTING), None, "the next one waits");
-        pool.put_back(first.clone(), Some(5_000), CUTTING);
+        pool.put_back(first.clone(), Excess::counted(Some(5_000)), CUTTING);
         let again = pool.next(|_| CUTTING).expect("a shorter slice");
         assert_eq!(again.slice.window().from, first.slice.window().from);
         assert!(again.slice.window().until < first.slice.window().until);

@@ -15,13 +15,13 @@ use std::sync::{Arc, Mutex};
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::associated::{Exported, Targets, Tie};
 use super::isolate::OneByOne;
-use super::pool::{Cutting, Task};
+use super::pool::{Crowd, Cutting, Excess, Start, Task};
 use super::provenance::{Known, Looked};
 
 use crate::bulk::manifest::Method;
 use crate::fhir::attachment::Left;
 use crate::fhir::bundle::{Entry, Page};
-use crate::fhir::datatypes::{Id, LocalReference, Millis};
+use crate::fhir::datatypes::{Id, Instant, LocalReference, Millis};
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::Manner;
@@ -68,10 +68,8 @@ pub(super) struct Reader {
 #[derive(Debug)]
 pub(super) enum Read {
     Accepted(Accepted),
-    /// It does not fit one page and can be cut; nothing of it was kept. `total` is how many the server counts.
-    TooMany {
-        total: Option<u64>,
-    },
+    /// It does not fit one page and can be cut; nothing of it was kept.
+    TooMany(Excess),
     /// It would fit one page, and can be cut: it does not come out, or the server fails to answer it as a whole.
     InHalves,
     /// It has several pages that cannot be cut apart and do not fit into memory together.
@@ -173,7 +171,7 @@ impl Reader {
         for _ in 0..ATTEMPTS {
             let accepted = match self.read_by_its_filter(task).await? {
                 Read::Accepted(accepted) => accepted,
-                other @ (Read::TooMany { .. } | Read::InHalves | Read::Large) => return Ok(other),
+                other @ (Read::TooMany(_) | Read::InHalves | Read::Large) => return Ok(other),
             };
             self.remember(&accepted.resources);
             let entries = accepted.resources.iter().map(|resource| &resource.entry);
@@ -200,7 +198,7 @@ impl Reader {
                 // What it found has gone before it could be tried on it.
                 Read::Accepted(accepted)
                     if !accepted.resources.is_empty() && !self.relies_on_filter(&task.slice).await? => {}
-                Read::Accepted(_) | Read::TooMany { .. } | Read::InHalves | Read::Large => return Ok(read),
+                Read::Accepted(_) | Read::TooMany(_) | Read::InHalves | Read::Large => return Ok(read),
             }
         }
         Err(ReadError::Unsteady)
@@ -216,7 +214,7 @@ impl Reader {
         for attempt in 0..ATTEMPTS {
             let counting = self.upstream.date();
             let before = match self.count_before(slice, &judge).await {
-                Ok(None) if task.count_first && can_be_cut && attempt == 0 => self.count(slice).await?,
+                Ok(None) if task.start == Start::Count && can_be_cut && attempt == 0 => self.count(slice).await?,
                 Ok(counted) => counted,
                 Err(error) => match self.refused(slice, error, None, attempt).await? {
                     Some(read) => return Ok(read),
@@ -224,8 +222,9 @@ impl Reader {
                 },
             };
             let pace = self.pace(slice.resource_type);
-            if can_be_cut && before.is_some_and(|count| count > u64::from(pace.count())) {
-                return Ok(Read::TooMany { total: before });
+            let is_full = before.is_some_and(|count| count > u64::from(pace.count()));
+            if can_be_cut && is_full && task.start != Start::Look {
+                return Ok(Read::TooMany(Excess::counted(before)));
             }
             let asked = pace.size();
             let (first, others) = self.searches(slice);
@@ -233,7 +232,7 @@ impl Reader {
                 Ok(answer) => answer,
                 Err(SearchError::TooLarge { .. }) if pace.shrink(asked) => {
                     if can_be_cut {
-                        return Ok(Read::TooMany { total: before });
+                        return Ok(Read::TooMany(Excess::counted(before)));
                     }
                     Again::Smaller.tell(attempt);
                     continue;
@@ -260,7 +259,7 @@ impl Reader {
                 // Whether a list was taken to its end can be seen only where all of it is here.
                 Ok(Followed::TooLarge) if can_be_cut && slice.is_list() => return Ok(Read::InHalves),
                 Ok(Followed::TooLarge) => return Ok(Read::Large),
-                Ok(Followed::NotByPost) => return Ok(Read::TooMany { total: before }),
+                Ok(Followed::NotByPost) => return Ok(Read::TooMany(Excess::counted(before))),
                 Err(ReadError::Expired) if attempt + 1 < ATTEMPTS => {
                     Again::Expired.tell(attempt);
                     continue;
@@ -323,14 +322,16 @@ impl Reader {
             return None;
         }
         if self.plan.manner(slice) == Manner::Post && !more && page.may_go_on(asked.count) {
-            return Some(Read::TooMany { total: counted });
+            return Some(Read::TooMany(Excess::counted(counted)));
         }
         let is_exact = !self.is_open(slice) && self.plan.profile.page_total.is_some();
         let total = page.total.filter(|_| is_exact).or(counted);
         let entries = page.entries.len() as u64;
         // A link alone is no sign of more: servers end their lists by an empty page. What it leads to is looked at.
         if more && total.map_or(entries >= u64::from(asked.count), |total| total > entries) {
-            return Some(Read::TooMany { total });
+            let stamps = page.entries.iter().filter_map(|entry| entry.last_updated).map(Instant::floor_millis);
+            let crowd = Crowd::among(stamps, self.cutting(slice.resource_type).grid);
+            return Some(Read::TooMany(Excess { total, crowd }));
         }
         // Every few attempts a slice that does not come out is cut although it fits.
         (entries > 0 && matches!(attempt, 4 | 8)).then_some(Read::InHalves)

@@ -236,7 +236,7 @@ impl Worker {
                     }
                     self.files.close_aged().await?;
                 }
-                Ok(Read::TooMany { total }) => pool.put_back(task, total, self.reader.cutting(resource_type)),
+                Ok(Read::TooMany(excess)) => pool.put_back(task, excess, self.reader.cutting(resource_type)),
                 Ok(Read::InHalves) => pool.halve(task, self.reader.cutting(resource_type).grid),
                 Ok(Read::Large) if together.is_some() => return Ok(false),
                 Ok(Read::Large) => large.push_back(pool.set_aside(task)),

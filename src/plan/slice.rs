@@ -238,6 +238,18 @@ impl Window {
         inside.then_some((Self { from: self.from, until: Some(at) }, Self { from: Some(at), until: self.until }))
     }
 
+    /// What of this window lies before an instant, the shortest window that holds it, and what lies after it; `None` if that
+    /// is all there is.
+    pub(crate) fn around(self, at: Millis, grid: Grid) -> Option<Vec<Self>> {
+        let start = Millis(grid.floor(at.0));
+        let end = Millis(start.0.saturating_add(grid.step.max(1)));
+        let from = Some(self.from.map_or(start, |from| from.max(start)));
+        let until = Some(self.until.map_or(end, |until| until.min(end)));
+        let parts = [Self { until: from, ..self }, Self { from, until }, Self { from: until, ..self }];
+        let parts = parts.into_iter().filter(|part| part.is_bounded() && !part.is_empty()).collect::<Vec<_>>();
+        (self.contains(at) && parts.len() > 1).then_some(parts)
+    }
+
     fn bounds(self) -> Range<i64> {
         self.from.map_or(i64::MIN, |from| from.0)..self.until.map_or(i64::MAX, |until| until.0)
     }
@@ -368,6 +380,28 @@ mod tests {
             Some((window(Some(8_000), Some(9_001)), window(Some(9_001), None))),
             "what is yet to come is a part of its own"
         );
+    }
+
+    #[test]
+    fn what_lies_around_an_instant_covers_the_window_and_does_not_overlap() {
+        let bounds = [None, Some(-7), Some(0), Some(1_000), Some(1_001), Some(5_000), Some(i64::MAX)];
+        for (from, until) in bounds.iter().flat_map(|from| bounds.iter().map(move |until| (*from, *until))) {
+            for (at, step) in [-7, 0, 999, 1_000, 1_001, 4_999, i64::MAX].iter().flat_map(|at| [(*at, 1), (*at, 1_000)])
+            {
+                let (whole, at) = (window(from, until), Millis(at));
+                let Some(parts) = whole.around(at, grid(step)) else { continue };
+                assert_eq!(whole.remaining(parts.iter().copied()), [], "{whole:?} around {at:?}");
+                assert!(parts.windows(2).all(|two| two[0].until.is_some() && two[0].until == two[1].from), "{parts:?}");
+                assert!(parts.first().map(|first| first.from) == Some(whole.from), "{whole:?} around {at:?}");
+                assert!(parts.last().map(|last| last.until) == Some(whole.until), "{whole:?} around {at:?}");
+                let holds = parts.iter().filter(|part| part.contains(at)).collect::<Vec<_>>();
+                assert!(matches!(holds.as_slice(), [one] if !one.can_be_cut(grid(step))), "{whole:?} around {at:?}");
+            }
+        }
+        assert_eq!(window(Some(5), Some(6)).around(Millis(5), grid(1)), None, "that is all there is");
+        assert_eq!(window(Some(5), Some(9)).around(Millis(9), grid(1)), None, "it lies elsewhere");
+        let three = [window(Some(0), Some(4)), window(Some(4), Some(5)), window(Some(5), Some(9))];
+        assert_eq!(window(Some(0), Some(9)).around(Millis(4), grid(1)), Some(three.to_vec()));
     }
 
     /// A server that tells whole seconds apart finds what lies before a bound within a second.

@@ -43,8 +43,8 @@ async fn a_group_export_that_is_stopped_and_started_again_reads_nothing_twice() 
     stop_again_and_again("/Group/all/$export", options).await.unwrap_or_else(|error| panic!("{error:#}"));
 }
 
-/// What windows cannot see is read as a whole, and then young windows are counted once more: a stop among these counts
-/// finds files that are open.
+/// What windows cannot see is read as a whole, and then windows are counted once more: a stop among these counts finds files
+/// that are open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_export_that_is_stopped_while_it_counts_reads_nothing_twice() {
     stop_among_counts().await.unwrap_or_else(|error| panic!("{error:#}"));
@@ -63,14 +63,14 @@ async fn stop_among_counts() -> anyhow::Result<()> {
         let whole = seen.iter().filter(|seen| is_for_resources(seen) && !seen.query.contains("_lastUpdated"));
         whole.map(|seen| seen.path.clone()).collect::<BTreeSet<_>>()
     };
-    let first = until("young windows are counted", async || {
+    let first = until("windows are counted once more", async || {
         let seen = upstream.requests();
-        let begun = seen.iter().position(|seen| has(seen, "_lastUpdated=ge") && has(seen, "_lastUpdated=lt"));
-        let Some(begun) = begun.filter(|begun| !whole_types(&seen[*begun..]).is_empty()) else { return Ok(None) };
-        let is_recount = |seen: &&RequestSeen| {
-            has(seen, "_summary=count") && has(seen, "_lastUpdated=ge") && has(seen, "_lastUpdated=lt")
+        let is_page = |seen: &RequestSeen| is_for_resources(seen) && !has(seen, "_count=1&") && !has(seen, "patient=");
+        let Some(first) = seen.iter().position(|seen| is_page(seen) && has(seen, "_lastUpdated=lt")) else {
+            return Ok(None);
         };
-        Ok(seen[begun..].iter().any(|seen| is_recount(&seen)).then_some(begun))
+        let mut later = seen[first..].iter().skip_while(|seen| !is_page(seen) || has(seen, "_lastUpdated"));
+        Ok(later.any(|seen| has(seen, "_summary=count") && has(seen, "_lastUpdated=lt")).then_some(first))
     })
     .await?;
     process.stop()?;

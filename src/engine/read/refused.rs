@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::{Accepted, Read, ReadError, Reader, Received, Summary, range};
 use crate::bulk::manifest::Method;
+use crate::engine::pool::Excess;
 use crate::engine::refusal::RefusalOf;
 use crate::fhir::bundle::Scope as PageScope;
 use crate::fhir::resource_type::ResourceType;
@@ -41,7 +42,7 @@ impl Reader {
                 if (is_long || patients.len() > 1)
                     && (FOR_LENGTH.contains(&status) || FOR_ONE_OF_MANY.contains(&status)) =>
             {
-                return Ok(Some(Read::TooMany { total: counted }));
+                return Ok(Some(Read::TooMany(Excess::counted(counted))));
             }
             (StatusCode::NOT_FOUND | StatusCode::GONE, [patient]) if matches!(slice.scope, Scope::Record { .. }) => {
                 if self.upstream.read(ResourceType::PATIENT, patient).await?.is_some() {
