@@ -229,13 +229,13 @@ impl Pool {
 
     /// A slice was read and held `count`.
     pub(super) fn read(&mut self, task: Task, count: u64, grid: Grid) {
-        // What lies at one instant says nothing of what lies before and after it.
-        if let Scope::Window(window) = &task.slice.scope
-            && window.can_be_cut(grid)
-        {
+        if let Scope::Window(window) = &task.slice.scope {
             let millis = length(window.span(grid));
-            let density = self.densities.entry(task.slice.resource_type);
-            density.and_modify(|density| density.learn(count, millis)).or_insert_with(|| Density::of(count, millis));
+            let density = self.densities.entry(task.slice.resource_type).or_insert_with(|| Density::of(count, millis));
+            // Many at one instant say nothing of what lies before and after it.
+            if window.can_be_cut(grid) || ratio(count, millis) < density.per_milli {
+                density.learn(count, millis);
+            }
         }
         self.done(task, Some(count));
     }
@@ -562,6 +562,18 @@ mod tests {
             } else {
                 pool.put_back(task, Excess::counted(Some(count)), cutting);
             }
+        }
+    }
+
+    /// Windows of a millisecond that hold nothing are a measure for what lies after them, though they cannot be cut.
+    #[test]
+    fn where_less_comes_than_was_expected_windows_become_longer() {
+        let mut pool = Pool::new(vec![whole(3_600_000)], Order::Ascending);
+        pool.expect(ResourceType::PATIENT, 10_000_000_000, 3_600_000);
+        for searches in 0.. {
+            let Some(task) = pool.next(|_| CUTTING) else { break };
+            assert!(searches < 60, "it has no end");
+            pool.read(task, 0, GRID);
         }
     }
 
