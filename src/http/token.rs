@@ -284,7 +284,8 @@ where
 }
 
 /// The client that a form proves to come from. Whatever is wrong, the answer is the same, and so is the work: one
-/// signature and one look into the store (SEC-12).
+/// signature and one look into the store (SEC-12). Only whoever has signed as a client learns that nobody knows yet whether an
+/// assertion was used before.
 async fn authenticate(
     edge: &Edge,
     server: &Arc<AuthorizationServer>,
@@ -316,7 +317,11 @@ async fn authenticate(
     };
     authenticated.map_err(|error| {
         tracing::info!(reason = %error, "a client was not authenticated");
-        OAuthError::InvalidClient
+        match error {
+            // It is signed by the client, and may be good in a while.
+            AssertionError::Forgotten => OAuthError::Unavailable,
+            _ => OAuthError::InvalidClient,
+        }
     })
 }
 

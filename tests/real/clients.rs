@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -14,6 +15,12 @@ use crate::sidecar::{CLIENT, Sidecar};
 
 /// What they ask for.
 const TYPES: &str = "Patient,Encounter,Condition,Observation";
+/// How long a new store may take to know what was used before.
+const TO_BE_KNOWN: Duration = Duration::from_mins(2);
+/// How long there is between two tries.
+const BETWEEN: Duration = Duration::from_secs(5);
+/// What is said meanwhile.
+const NOT_YET: &str = "tokens cannot be issued at the moment";
 
 pub(crate) async fn are_served(setup: &Setup) -> anyhow::Result<()> {
     let server = setup.server().await?;
@@ -36,8 +43,9 @@ async fn are_served_by(server: &Server, sidecar: &Sidecar, key: Option<&Path>) -
             continue;
         }
         let folder = tempfile::tempdir()?;
-        let (path, command) = command(name, place, &sidecar.base, folder.path(), key)?;
-        let said = run(command).await.with_context(|| format!("{name}, and Offtake said {}", sidecar.said()))?;
+        let path = command(name, place, &sidecar.base, folder.path(), key)?.0;
+        let said = once_tokens_are_given(|| Ok(command(name, place, &sidecar.base, folder.path(), key)?.1)).await;
+        let said = said.with_context(|| format!("{name}, and Offtake said {}", sidecar.said()))?;
         let path = format!("{path}?_type={TYPES}");
         let difference = expected::compare(&expected::of(&server.stored, &path), &lines(folder.path())?)?;
         ensure!(difference.is_none(), "{name} has from {path}\n{difference}\n{said}");
@@ -113,6 +121,19 @@ fn of_readme(base: &str) -> anyhow::Result<String> {
     Ok(commands
         .replace("http://127.0.0.1:8080/fhir", base)
         .replace("_type=Patient,Observation", &format!("_type={TYPES}")))
+}
+
+/// Until it is known what was used before a store was there, clients that do not say when they have signed get no token.
+async fn once_tokens_are_given(command: impl Fn() -> anyhow::Result<Command>) -> anyhow::Result<String> {
+    let began = Instant::now();
+    loop {
+        match run(command()?).await {
+            Err(error) if began.elapsed() < TO_BE_KNOWN && format!("{error:#}").contains(NOT_YET) => {
+                tokio::time::sleep(BETWEEN).await;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 async fn run(mut command: Command) -> anyhow::Result<String> {

@@ -44,7 +44,7 @@ impl Sidecar {
              clients: [{{ client_id: {CLIENT}, scope: system/*.rs, jwks: {public} }}] }}\n"
         );
         let sidecar = Self::start(upstream, "", &clients).await?;
-        let key = sidecar.folder.path().join("key.jwks.json");
+        let key = sidecar.folder.path().join("key.jwks");
         std::fs::write(&key, format!(r#"{{"keys":[{}]}}"#, std::fs::read_to_string(private)?))?;
         Ok((sidecar, key))
     }

@@ -133,8 +133,14 @@ async fn with_an_empty_store_what_may_have_been_used_before_is_not_taken_for_a_w
     dated.claims["exp"] = (rig.now() + 250).into();
     let before = parameters(ALL, &client.key.sign(&dated.header.to_string(), &dated.claims.to_string()));
     for (what, parameters) in [("without a date", undated(200)), ("from before the start", before)] {
-        assert_error(&rig.ask_for_token(&parameters).await, 400, "invalid_client", what);
+        let answer = rig.ask_for_token(&parameters).await;
+        assert_error(&answer, 503, "temporarily_unavailable", what);
+        assert_eq!(answer.header("retry-after"), "10", "{what}");
     }
+    let mut stranger = rig.assertion(&client);
+    stranger.claims["iat"] = (rig.now() - 40).into();
+    let signed = Key::es384("other").sign(&stranger.header.to_string(), &stranger.claims.to_string());
+    assert_error(&rig.ask_for_token(&parameters(ALL, &signed)).await, 400, "invalid_client", "by another key");
     assert_eq!(rig.ask_for_token(&rig.parameters(&client, ALL)).await.status, 200, "issued since");
     rig.advance(331);
     assert_eq!(rig.ask_for_token(&undated(200)).await.status, 200, "whatever was used before has expired");
