@@ -199,6 +199,15 @@ pub(super) fn carries_our_token<B>(base: &str, request: &Request<B>) -> bool {
         || request.uri().path_and_query().is_some_and(|target| is_in(target.as_str().as_bytes()))
 }
 
+/// Whether a request is made by a token of ours, as it stands in `Authorization`.
+pub(super) fn is_by_our_token<B>(base: &str, request: &Request<B>) -> bool {
+    let mut values = request.headers().get_all(header::AUTHORIZATION).iter();
+    match (values.next().and_then(|value| value.to_str().ok()), values.next()) {
+        (Some(value), None) => words(value.as_bytes()).any(|word| access_token::is_ours(word, base)),
+        _ => false,
+    }
+}
+
 /// A text with its escapes replaced. What is none stays as it is.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let digit = |at: usize| text.get(at).and_then(|byte| char::from(*byte).to_digit(16));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use http::header::AUTHORIZATION;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -150,8 +151,9 @@ impl<S> Diverted<S> {
         })
     }
 
-    /// Passes a request on, unless it carries an access token of ours.
-    fn pass_on_without_ours<B, R>(&self, request: Request<B>) -> Answering<S::Error>
+    /// Passes a request on, unless it carries an access token of ours. What the server can do is read by anybody, and clients
+    /// show their token there as well: it stays here.
+    fn pass_on_without_ours<B, R>(&self, mut request: Request<B>) -> Answering<S::Error>
     where
         S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
         S::Future: Send,
@@ -159,7 +161,15 @@ impl<S> Diverted<S> {
         R: http_body::Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        match self.desk.tokens_of() {
+        let tokens_of = self.desk.tokens_of();
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        if is_read
+            && request.uri().path().strip_prefix(self.bases.ours()) == Some("/metadata")
+            && tokens_of.is_some_and(|base| authorize::is_by_our_token(base, &request))
+        {
+            request.headers_mut().remove(AUTHORIZATION);
+        }
+        match tokens_of {
             Some(base) if authorize::carries_our_token(base, &request) => {
                 tracing::info!("a request that is no bulk request was refused: it carries an access token of ours");
                 self.refuse(request, Asked::PassThrough, authorize::ours_is_not_for_others(base))

@@ -84,19 +84,22 @@ fn command(
                 "bulk",
                 "--fhir-url",
                 base,
-                "--group",
-                "all",
                 "--type",
                 TYPES,
                 "--no-compression",
             ]);
             // Without the filters that it adds by itself: everything is to be compared.
             command.arg("--no-default-filters");
-            if let Some(key) = key {
+            // It asks for no scope of Group, and so gets none by a token.
+            let path = if let Some(key) = key {
                 command.args(["--smart-client-id", CLIENT, "--smart-key"]).arg(key);
-            }
+                "/$export"
+            } else {
+                command.args(["--group", "all"]);
+                "/Group/all/$export"
+            };
             command.arg(folder);
-            ("/Group/all/$export", command)
+            (path, command)
         }
         "curl" => {
             let mut command = Command::new("bash");

@@ -155,7 +155,10 @@ async fn a_token_of_ours_goes_to_nobody_else_and_every_other_one_does() {
         ("for another proxy", read.clone().and("Proxy-Authorization", &format!("Bearer {token}"))),
         ("in a header of somebody else's", read.clone().and("X-Forwarded-Access-Token", &token)),
         ("one that looks like ours", read.clone().and("Authorization", &format!("Bearer {pretended}"))),
-        ("for the capability statement", read.clone().to("/metadata").and("Authorization", &format!("Bearer {token}"))),
+        (
+            "below the capability statement",
+            read.clone().to("/metadata/1").and("Authorization", &format!("Bearer {token}")),
+        ),
         ("posted", Sent { method: "POST".to_owned(), ..read.clone() }.and("Authorization", &format!("Bearer {token}"))),
     ] {
         let twin = read.clone().and("Authorization", &theirs);

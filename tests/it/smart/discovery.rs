@@ -28,6 +28,36 @@ async fn the_base_says_where_tokens_are_had() {
     rig.stop().await;
 }
 
+/// SEC-05: fhir-kit-client shows its token wherever it asks. What the server can do is public, and the token goes nowhere.
+#[tokio::test]
+async fn what_can_be_done_here_is_read_with_a_token_of_ours_that_stays_here() {
+    let client = Client::new("a", "system/Patient.rs");
+    let rig = Rig::with(std::slice::from_ref(&client)).await;
+    let token = rig.token(&client, "system/Patient.rs").await;
+    let asked = rig.upstream.requests().len();
+    let answer = rig.with_token("GET", "/metadata", &token).await;
+    assert_eq!((answer.status, &answer.json()["resourceType"]), (200, &json!("CapabilityStatement")));
+    let seen = rig.upstream.requests().split_off(asked);
+    let is_shown = |seen: &sample_upstream::RequestSeen| {
+        seen.headers.values().any(|value| value.as_bytes().windows(token.len()).any(|part| part == token.as_bytes()))
+    };
+    assert!(seen.iter().any(|seen| seen.path == "/fhir/metadata") && !seen.iter().any(is_shown), "{seen:?}");
+    let asked = rig.upstream.requests().len();
+    let bearer = format!("Bearer {token}");
+    let twice = [("Authorization", bearer.as_str()), ("X-Other", token.as_str())];
+    for (what, status) in [
+        ("written to", rig.with_token("POST", "/metadata", &token).await.status),
+        ("below it", rig.with_token("GET", "/metadata/x", &token).await.status),
+        ("elsewhere", rig.with_token("GET", "/Patient", &token).await.status),
+        ("twice", rig.ask("GET", "/metadata", &twice, b"").await.status),
+        ("in the URL", rig.ask("GET", &format!("/metadata?a={token}"), &[], b"").await.status),
+    ] {
+        assert_eq!(status, 401, "{what}");
+    }
+    assert_eq!(rig.upstream.requests().len(), asked, "none of these gets there");
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn in_open_mode_it_is_the_upstreams_own() {
     let app = App::with_patients(1, sample_upstream::Settings::default()).await;
