@@ -284,8 +284,8 @@ where
 }
 
 /// The client that a form proves to come from. Whatever is wrong, the answer is the same, and so is the work: one
-/// signature and one look into the store (SEC-12). Only whoever has signed as a client learns that nobody knows yet whether an
-/// assertion was used before.
+/// signature and one look into the store (SEC-12). Only who shows what the client has signed learns that nobody knows yet whether
+/// it was used before.
 async fn authenticate(
     edge: &Edge,
     server: &Arc<AuthorizationServer>,
@@ -312,13 +312,14 @@ async fn authenticate(
     let was_used = engine.was_used(hash).await.map_err(unavailable)?;
     let authenticated = match result {
         Ok(_) if was_used => Err(AssertionError::Replayed),
+        Err(AssertionError::Forgotten) if was_used => Err(AssertionError::Replayed),
         Ok((client, assertion)) => use_up(&engine, client, assertion).await.map_err(unavailable)?,
         Err(error) => Err(error),
     };
     authenticated.map_err(|error| {
         tracing::info!(reason = %error, "a client was not authenticated");
         match error {
-            // It is signed by the client, and may be good in a while.
+            // It is signed by the client: one that is signed in a while will be good.
             AssertionError::Forgotten => OAuthError::Unavailable,
             _ => OAuthError::InvalidClient,
         }

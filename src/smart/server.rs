@@ -448,7 +448,7 @@ impl AuthorizationServer {
                     None => unverified.verify(Err(AssertionError::NoKeys), expected()),
                     Some(found) => match unverified.verify(by(&found.set), expected()) {
                         // Too old to be relied on: the key may be there no more.
-                        Ok(_) if !found.is_fresh => {
+                        Ok(_) | Err(AssertionError::Forgotten) if !found.is_fresh => {
                             let anew = source.anew(&client.id, uri.url()).await.ok_or(AssertionError::NoKeys)?;
                             unverified.verify(by(&anew.set), expected())
                         }
