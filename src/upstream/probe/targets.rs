@@ -143,8 +143,8 @@ impl Probe<'_> {
             Some(own) => (own, true),
             // There may be more of them than anybody looks through here: that a few have not come by then shows nothing.
             None => match self.of(std::slice::from_ref(target)).await? {
-                Some(first) => (first, false),
-                None => return Ok(Trial::Ignores),
+                Some(first) if !first.is_empty() => (first, false),
+                Some(_) | None => return Ok(Trial::Ignores),
             },
         };
         let of_nobody = self.of(&[nobody(target.resource_type, 0, 0)]).await?;
