@@ -34,6 +34,7 @@ async fn an_export_is_recorded_from_its_kick_off_to_its_end() {
     let (manifest, links) = rig.listed(&status, &token).await;
     let answer = rig.ask("GET", &links["Patient"], &[], b"").await;
     assert_eq!(answer.status, 200);
+    until("it is told to have ended", SOON, || of_kind(&rig.ledger(), "file_ended").len() == 1).await;
     assert_eq!(rig.ask("HEAD", &links["Patient"], &[], b"").await.status, 200, "it sends nothing");
     let part = rig.ask("GET", &links["Patient"], &[("Range", "bytes=5-9")], b"").await;
     assert_eq!(part.status, 206);
