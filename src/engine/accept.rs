@@ -77,6 +77,8 @@ pub(super) struct Judge {
     pub(super) needs_count: bool,
     /// Whether what is read is all of the slice is another question: only a count of the slice can tell.
     is_open: bool,
+    /// A page that says to be whole is held against the count as well.
+    holds_pages_to_counts: bool,
 }
 
 impl Judge {
@@ -84,6 +86,12 @@ impl Judge {
     /// page speaks of the whole.
     pub(super) fn of_what_is_asked() -> Self {
         Self { is_open: true, needs_count: true, ..Self::default() }
+    }
+
+    /// The judge of a slice in which more was counted than came by pages that said to be whole. What a page says to have over
+    /// that is no excess: who counted may be behind.
+    pub(super) fn of_what_was_counted() -> Self {
+        Self { holds_pages_to_counts: true, needs_count: true, ..Self::default() }
     }
 
     /// Whether the next reading wants a count taken before it.
@@ -149,7 +157,8 @@ impl Judge {
     /// The number that this reading may be held against, if the server has shown that its numbers are right.
     fn counted(&self, reading: &Reading, profile: &Profile) -> Option<u64> {
         let own = reading.total.filter(|_| profile.page_proves_itself() && !self.is_open);
-        let counted = own.or(reading.counted_before.filter(|_| profile.counts.is_some()));
+        let before = reading.counted_before.filter(|_| profile.counts.is_some());
+        let counted = if self.holds_pages_to_counts { own.max(before) } else { own.or(before) };
         // A row that leaves the list shifts all later ones: then numbers agree while a resource is lost.
         counted.filter(|_| reading.pages <= 1 || profile.links_are_stable())
     }
@@ -203,6 +212,25 @@ mod tests {
         let mut judge = Judge::default();
         assert_eq!(judge.judge(&reading(&["a", "b"], Some(2), Some(3)), &exact()), Verdict::Again { by: 0 });
         assert_eq!(judge.judge(&reading(&["a", "b"], Some(2), Some(3)), &exact()), COUNTED(2));
+    }
+
+    #[test]
+    fn a_page_of_which_more_was_counted_is_held_to_the_count_and_not_against_it() {
+        let mut judge = Judge::of_what_was_counted();
+        assert!(judge.wants_count(&exact()));
+        for _ in 0..3 {
+            assert_eq!(judge.judge(&reading(&["a", "b"], Some(2), Some(3)), &exact()), Verdict::Again { by: 1 });
+        }
+        assert_eq!(judge.judge(&reading(&["a", "b", "c"], Some(3), Some(3)), &exact()), COUNTED(3));
+        let mut judge = Judge::of_what_was_counted();
+        assert_eq!(
+            judge.judge(&reading(&["a", "b", "c"], Some(3), Some(2)), &exact()),
+            COUNTED(3),
+            "who counted is behind"
+        );
+        let mut judge = Judge::of_what_was_counted();
+        let without = Profile { page_total: None, ..exact() };
+        assert_eq!(judge.judge(&reading(&["a", "b"], None, Some(2)), &without), COUNTED(2));
     }
 
     #[test]

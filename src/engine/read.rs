@@ -339,7 +339,11 @@ impl Reader {
 
     /// A judge for the readings of a slice.
     pub(super) fn judge(&self, slice: &Slice) -> Judge {
-        if self.is_open(slice) || self.goes_by_counts { Judge::of_what_is_asked() } else { Judge::default() }
+        match self.is_open(slice) {
+            true => Judge::of_what_is_asked(),
+            false if self.goes_by_counts => Judge::of_what_was_counted(),
+            false => Judge::default(),
+        }
     }
 
     /// Whether nothing shows that what is asked for is all of a slice: narrower searches are, and the record of a patient

@@ -94,13 +94,15 @@ impl Worker {
         let mut again = Vec::new();
         let mut runs = self.runs(|name| types.contains(&name));
         while !runs.is_empty() {
-            let lacking = self.count_runs(runs).await?.into_iter().filter(Counted::lacks_something);
+            let changed = self.count_runs(runs).await?.into_iter().filter(Counted::has_changed);
             runs = Vec::new();
-            for Counted { run, .. } in lacking {
-                let slice = run.slice();
-                match run.halves() {
+            for counted in changed {
+                let (slice, lacks_something) = (counted.run.slice(), counted.lacks_something());
+                match counted.run.halves() {
+                    // Something may be missing in one of them although more was taken out of the other.
                     Some(halves) => runs.extend(halves),
-                    None => again.push(slice),
+                    None if lacks_something => again.push(slice),
+                    None => {}
                 }
             }
         }
