@@ -127,15 +127,26 @@ async fn run(rows: Vec<Row>) {
     assert!(wrong.is_empty(), "{} of {count} scenarios went wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// One resource is counted and never sent.
-async fn before_a_server_that_drops_one(on_short: OnShort) -> (App, String) {
+/// The oldest Observation is one that the server lies about.
+async fn before_a_liar(lies: fn(BTreeSet<String>) -> Lies, on_short: OnShort) -> (App, String) {
     let upstream = SampleUpstream::new(Settings { total: Total::Exact, ..Settings::default() });
     upstream.generate(4);
-    let dropped = &upstream.resources(Some("Observation"))[3];
-    let name = format!("Observation/{}", dropped.id);
-    let lies = Lies { dropped: BTreeSet::from([name.clone()]), ..Lies::default() };
+    let all = upstream.resources(Some("Observation"));
+    let oldest = all.iter().min_by_key(|resource| resource.last_updated).expect("some");
+    let name = format!("Observation/{}", oldest.id);
+    let lies = lies(BTreeSet::from([name.clone()]));
     upstream.update_settings(|settings| settings.lies = lies);
     (App::before(upstream, |config| config.export.on_short = on_short).await, name)
+}
+
+/// It is counted and never sent.
+async fn before_a_server_that_drops_one(on_short: OnShort) -> (App, String) {
+    before_a_liar(|dropped| Lies { dropped, ..Lies::default() }, on_short).await
+}
+
+/// It is counted by whoever asks for the number alone, and neither on a page nor in a page's total.
+async fn before_a_server_that_leaves_one_out(on_short: OnShort) -> (App, String) {
+    before_a_liar(|left_out| Lies { left_out, ..Lies::default() }, on_short).await
 }
 
 #[tokio::test]
@@ -167,18 +178,6 @@ async fn a_resource_that_is_counted_and_never_sent_is_reported_where_that_is_wan
     let about: Vec<_> = said.lines().skip(1).filter(|line| line.contains("Observation")).collect();
     assert!(matches!(about.as_slice(), [line] if line.contains("1 ") && line.contains("\"incomplete\"")), "{about:?}");
     app.stop().await;
-}
-
-/// One old resource is counted by whoever asks for the number alone, and neither on a page nor in a page's total.
-async fn before_a_server_that_leaves_one_out(on_short: OnShort) -> (App, String) {
-    let upstream = SampleUpstream::new(Settings { total: Total::Exact, ..Settings::default() });
-    upstream.generate(4);
-    let all = upstream.resources(Some("Observation"));
-    let oldest = all.iter().min_by_key(|resource| resource.last_updated).expect("some");
-    let name = format!("Observation/{}", oldest.id);
-    let lies = Lies { left_out: BTreeSet::from([name.clone()]), ..Lies::default() };
-    upstream.update_settings(|settings| settings.lies = lies);
-    (App::before(upstream, |config| config.export.on_short = on_short).await, name)
 }
 
 /// However old it is: what a page says of itself is not the last word.
