@@ -30,6 +30,7 @@ pub(super) struct Cutting {
 pub(super) struct Task {
     pub(super) slice: Slice,
     pub(super) start: Start,
+    /// So many cuts in succession have left most of what there was in one half.
     uneven_cuts: u8,
     /// The other half of what it was cut from, and how many both hold: once this one is counted, both are.
     sibling: Option<(Slice, u64)>,
@@ -39,6 +40,16 @@ impl Task {
     /// A slice that is read by itself.
     pub(super) fn alone(slice: Slice) -> Self {
         Self { slice, start: Start::Page, uneven_cuts: 0, sibling: None }
+    }
+
+    /// The same with the cut that it comes from, of which one half holds `part`.
+    fn uneven_cuts(&self, part: Option<u64>) -> u8 {
+        let both = self.sibling.as_ref().map(|(_, both)| *both);
+        if both.zip(part).is_some_and(|(both, part)| is_most(part, both)) {
+            self.uneven_cuts.saturating_add(1)
+        } else {
+            0
+        }
     }
 }
 
@@ -245,9 +256,7 @@ impl Pool {
         let resource_type = task.slice.resource_type;
         let slice = task.slice.clone();
         let Excess { total, crowd } = excess;
-        let both = task.sibling.as_ref().map(|(_, both)| *both);
-        let is_uneven = both.zip(total).is_some_and(|(both, total)| is_most(total, both));
-        let uneven_cuts = if is_uneven { task.uneven_cuts.saturating_add(1) } else { 0 };
+        let uneven_cuts = task.uneven_cuts(total);
         // First what lies behind it, then itself.
         self.done(task, total);
         let queue = self.waiting.entry(resource_type).or_default();
@@ -321,11 +330,9 @@ impl Pool {
     fn done(&mut self, task: Task, count: Option<u64>) {
         let resource_type = task.slice.resource_type;
         self.release(resource_type);
-        if let Some((slice, both)) = task.sibling {
+        if let Some((slice, both)) = task.sibling.clone() {
             let known = count.and_then(|count| both.checked_sub(count));
-            let is_uneven = known.is_some_and(|known| is_most(known, both));
-            let uneven_cuts = if is_uneven { task.uneven_cuts.saturating_add(1) } else { 0 };
-            let rest = Segment { uneven_cuts, ..Segment::of(slice, known) };
+            let rest = Segment { uneven_cuts: task.uneven_cuts(known), ..Segment::of(slice, known) };
             self.waiting.entry(resource_type).or_default().push_front(rest);
         }
     }

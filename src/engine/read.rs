@@ -59,7 +59,7 @@ pub(super) struct Reader {
     /// Filters that were proven only when something came.
     pub(super) proven: Arc<tokio::sync::Mutex<BTreeSet<(ResourceType, FilterNo)>>>,
     /// Whether a page has to hold what is counted before it, whatever it says of itself: what is read was counted and did not come.
-    pub(super) goes_by_counts: bool,
+    pub(super) holds_pages_to_counts: bool,
     /// What became of records that others tell of.
     pub(super) fates: Arc<Mutex<HashMap<IdHash, Fate>>>,
 }
@@ -160,7 +160,7 @@ impl Reader {
             unreadable: Arc::default(),
             refused: Arc::default(),
             proven: Arc::default(),
-            goes_by_counts: false,
+            holds_pages_to_counts: false,
             fates: Arc::default(),
         }
     }
@@ -339,10 +339,12 @@ impl Reader {
 
     /// A judge for the readings of a slice.
     pub(super) fn judge(&self, slice: &Slice) -> Judge {
-        match self.is_open(slice) {
-            true => Judge::of_what_is_asked(),
-            false if self.goes_by_counts => Judge::of_what_was_counted(),
-            false => Judge::default(),
+        if self.is_open(slice) {
+            Judge::of_what_is_asked()
+        } else if self.holds_pages_to_counts {
+            Judge::of_what_was_counted()
+        } else {
+            Judge::default()
         }
     }
 

@@ -85,7 +85,8 @@ impl Run {
 }
 
 impl Worker {
-    /// Counts what was read by windows: what holds more now than came of it is read again, and then by counts alone.
+    /// Counts what was read by windows: what holds more now than came of it is read again, and its pages are held to the
+    /// count.
     pub(super) async fn recount(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
         if self.plan.profile.counts.is_none() {
             return Ok(());
@@ -107,9 +108,9 @@ impl Worker {
             }
         }
         // What was counted and did not come by pages that said to be whole is not accepted by what they say.
-        self.reader.goes_by_counts = true;
+        self.reader.holds_pages_to_counts = true;
         let read = self.drain(again, Order::Any).await;
-        self.reader.goes_by_counts = false;
+        self.reader.holds_pages_to_counts = false;
         read
     }
 
