@@ -63,7 +63,8 @@ impl Bundle {
 
 /// `text` as a JSON string.
 pub(crate) fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) { format!("\"{text}\"") } else { Value::from(text).to_string() }
 }
 
 /// A resource reduced to `elements`, with `resourceType`, `id` and `meta`, marked as SUBSETTED. This one goes

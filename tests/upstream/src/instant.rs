@@ -128,6 +128,11 @@ impl Comparison {
         }
     }
 
+    /// Whether all between its two ends match.
+    pub(crate) fn is_a_range(&self) -> bool {
+        !matches!(self.prefix, Prefix::NotEqual)
+    }
+
     /// No match lies before this.
     pub(crate) fn lower(&self) -> i64 {
         match self.prefix {

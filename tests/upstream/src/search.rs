@@ -20,6 +20,8 @@ pub(crate) struct Matcher<'s> {
     groups: Vec<Vec<&'s BTreeSet<u64>>>,
     /// From here (included) to there (not included), in milliseconds, all matches lie.
     window: (i64, i64),
+    /// And whatever lies there is a match: no other filter is to be tried on it.
+    is_exact: bool,
 }
 
 impl<'s> Matcher<'s> {
@@ -28,7 +30,10 @@ impl<'s> Matcher<'s> {
         let groups = filters.terms.iter().map(postings).collect();
         let lower = filters.times.iter().map(super::instant::Comparison::lower).max().unwrap_or(i64::MIN);
         let upper = filters.times.iter().map(super::instant::Comparison::upper).min().unwrap_or(i64::MAX);
-        Self { store, of_type, filters, groups, window: (lower, upper.max(lower)) }
+        let Filters { ids, times, terms, without } = filters;
+        let is_exact = ids.is_none() && terms.is_empty() && without.is_empty() && of_type.unplaced == 0;
+        let is_exact = is_exact && !times.is_empty() && times.iter().all(super::instant::Comparison::is_a_range);
+        Self { store, of_type, filters, groups, window: (lower, upper.max(lower)), is_exact }
     }
 
     /// The pids of all matches, in the given order, after `after` where one is given.
@@ -43,6 +48,9 @@ impl<'s> Matcher<'s> {
                 return self.within_window(*descending, after);
             }
             let walked = self.walk(*field, *descending, after);
+            if self.is_exact && *field == Field::LastUpdated {
+                return walked;
+            }
             return Box::new(walked.filter(|pid| self.matches(*pid)));
         }
         let mut found: Vec<Position> = self
@@ -61,6 +69,9 @@ impl<'s> Matcher<'s> {
         if ids.is_none() && times.is_empty() && terms.is_empty() && without.is_empty() {
             return self.of_type.rows.len();
         }
+        if self.is_exact {
+            return self.candidates().count();
+        }
         self.candidates().filter(|pid| self.matches(*pid)).count()
     }
 
@@ -68,7 +79,8 @@ impl<'s> Matcher<'s> {
     /// costs little.
     fn within_window(&self, descending: bool, after: Option<&Position>) -> Pids<'_> {
         let is_behind = |pid: u64| after.is_none_or(|after| if descending { pid < after.pid } else { pid > after.pid });
-        let mut pids: Vec<u64> = self.candidates().filter(|pid| is_behind(*pid) && self.matches(*pid)).collect();
+        let mut pids: Vec<u64> =
+            self.candidates().filter(|pid| is_behind(*pid) && (self.is_exact || self.matches(*pid))).collect();
         pids.sort_unstable();
         from_end(pids.into_iter(), descending)
     }

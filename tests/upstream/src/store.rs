@@ -121,6 +121,8 @@ pub(crate) struct TypeStore {
     pub(crate) ids: BTreeMap<Arc<str>, Slot>,
     /// Live ones by their place in time, in milliseconds; those without one come first.
     pub(crate) times: BTreeSet<(i64, u64)>,
+    /// Live ones without a place in time.
+    pub(crate) unplaced: usize,
     terms: HashMap<Box<str>, u32>,
     postings: Vec<BTreeSet<u64>>,
 }
@@ -166,6 +168,7 @@ impl TypeStore {
     fn unlink(&mut self, pid: u64) {
         if let Some(row) = self.rows.remove(&pid) {
             self.times.remove(&(row.place.unwrap_or(0), pid));
+            self.unplaced -= usize::from(row.place.is_none());
             for term in row.terms {
                 if let Some(posting) = self.postings.get_mut(term as usize) {
                     posting.remove(&pid);
@@ -182,6 +185,7 @@ impl TypeStore {
             }
         }
         self.times.insert((place.unwrap_or(0), pid));
+        self.unplaced += usize::from(place.is_none());
         self.rows.insert(pid, Row { record, place, terms });
     }
 }
@@ -220,6 +224,8 @@ impl Store {
         let before = std::mem::replace(&mut row.place, place);
         of_type.times.remove(&(before.unwrap_or(0), pid));
         of_type.times.insert((place.unwrap_or(0), pid));
+        of_type.unplaced += usize::from(place.is_none());
+        of_type.unplaced -= usize::from(before.is_none());
     }
 
     /// The newest version of a resource, be it a deletion.

@@ -1,5 +1,6 @@
 //! The handle on a sample upstream: what a test does to it without HTTP.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -244,6 +245,12 @@ impl SampleUpstream {
                 wanted.flat_map(|(_, of_type)| of_type.rows.keys().filter_map(move |pid| store.current(of_type, *pid)));
             records.filter_map(stored).collect()
         })
+    }
+
+    /// How many current resources there are of each type.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<String, usize> {
+        self.read(|store| store.types().map(|(name, of_type)| (name.to_string(), of_type.rows.len())).collect())
     }
 
     /// Every version that can be or once could be seen, in the order in which they became visible.
