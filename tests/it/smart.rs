@@ -230,16 +230,21 @@ impl Rig {
             offtake: None,
             serving: None,
         };
-        rig.serve_on(listener);
-        // Before that an assertion could have been used before the store was made (SEC-13).
+        let offtake = rig.built();
+        // Before that an assertion could have been used before the store was made (SEC-13). What is asked at the start has a
+        // patience by this clock: nothing is asked until it stands still.
         rig.advance(31);
+        rig.serve(offtake, listener);
         rig
     }
 
-    fn serve_on(&mut self, listener: tokio::net::TcpListener) {
+    fn built(&self) -> Offtake {
         let builder = Offtake::builder(self.config.clone()).clock(self.clock.clone());
         let builder = if self.is_on_disk { builder } else { builder.store(self.store.until(&self.writes)) };
-        let offtake = builder.build().expect("everything can be opened");
+        builder.build().expect("everything can be opened")
+    }
+
+    fn serve(&mut self, offtake: Offtake, listener: tokio::net::TcpListener) {
         self.offtake = Some(offtake.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move { offtake.run_on(listener, async { drop(stopped.await) }).await });
@@ -251,7 +256,8 @@ impl Rig {
         self.stop_serving().await;
         change(&mut self.config);
         let host = self.host();
-        self.serve_on(tokio::net::TcpListener::bind(&host).await.expect("nobody took it"));
+        let listener = tokio::net::TcpListener::bind(&host).await.expect("nobody took it");
+        self.serve(self.built(), listener);
     }
 
     /// Takes up other options as it runs, as SIGHUP does.

@@ -114,15 +114,15 @@ fn is_window(seen: &RequestSeen) -> bool {
 async fn a_token_that_ends_in_the_middle_of_an_export_is_replaced() {
     let secrets = Secrets::new();
     let keys = make_key("ES384", &secrets.path("key"));
-    let rig = rig(of(300), |config| as_client(config, &secrets.path("key"), None)).await;
+    let rig = rig(of(60), |config| as_client(config, &secrets.path("key"), None)).await;
     share_clock(&rig);
-    // At three places of it six minutes go by.
+    // At three places of it a token's whole life goes by, and all three are less than a search that fails is tried for.
     for types in ["Patient", "Observation", "Encounter"] {
         let clock = rig.clock.clone();
         let path = format!("/fhir/{types}");
         rig.upstream.first_when(
             move |seen| seen.path == path && is_window(seen),
-            move || clock.advance(Duration::from_mins(6)),
+            move || clock.advance(Duration::from_secs(75)),
         );
     }
     // Where a new token is over as well, the export pauses by the clock that stands still by itself.

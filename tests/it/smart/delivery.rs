@@ -7,7 +7,8 @@ use offtake::config::LinkMode;
 use serde_json::json;
 
 use super::{Client, Rig};
-use crate::support::{MARKER, until};
+use crate::exact::is_of_the_instance;
+use crate::support::until;
 
 /// How long a removal may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +32,7 @@ fn inside(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> = std::fs::read_dir(folder)
         .expect("it is there")
         .map(|entry| entry.expect("an entry").path())
-        .filter(|path| !path.ends_with(MARKER))
+        .filter(|path| !is_of_the_instance(name(path)))
         .collect();
     found.sort();
     found
