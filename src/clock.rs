@@ -109,6 +109,11 @@ pub(crate) fn local_offset_seconds(time: Millis) -> i32 {
     Local.offset_from_utc_datetime(&time.naive_utc()).fix().local_minus_utc()
 }
 
+/// What a signature that needs a number that nobody can guess takes it from.
+pub(crate) fn nonces() -> aws_lc_rs::rand::SystemRandom {
+    aws_lc_rs::rand::SystemRandom::new()
+}
+
 /// `N` bytes from the operating system's random source.
 ///
 /// # Errors

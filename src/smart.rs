@@ -25,3 +25,4 @@ pub(crate) mod policy;
 pub(crate) mod private_jwk;
 pub(crate) mod scope;
 pub(crate) mod server;
+pub(crate) mod signing_key;

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use anyhow::Context;
+
 pub use crate::app::JobStore;
 pub use crate::clock::ManualClock;
 pub use crate::store::crash::{Crash, CrashPoint, When};
@@ -11,8 +13,9 @@ pub use crate::store::full::FullPoint;
 use crate::app::{Identity, Offtake, Replacing, replace_keys as replace_keys_of};
 use crate::config::Config;
 use crate::fhir::datatypes::Millis;
+use crate::job::checkpoint::{FileNo, FileRecord};
 use crate::job::store::{Restored, Store};
-use crate::job::{Epoch, JobState};
+use crate::job::{Epoch, Job, JobId, JobState};
 use crate::output::Output;
 use crate::plan::kept::KeptPlan;
 use crate::recover::{RecoverError, recover};
@@ -20,6 +23,7 @@ use crate::store::crash::CrashStore;
 use crate::store::full::FullStore;
 use crate::store::keys::JobKeys;
 use crate::store::memory::MemoryStore;
+use crate::store::sled::SledStore;
 
 /// Takes up another configuration, as SIGHUP does.
 ///
@@ -36,6 +40,29 @@ pub fn reload(offtake: &Offtake, config: &Config) -> anyhow::Result<()> {
 pub fn replace_keys(config: &Config, stays_good: bool, unix_millis: i64) -> anyhow::Result<()> {
     let how = if stays_good { Replacing::Rotate } else { Replacing::Revoke };
     replace_keys_of(config, how, Millis(unix_millis))
+}
+
+/// Fills the job store in `folder`, which nobody has open, with copies of the finished jobs in it: so many of them, each with so
+/// many files, of which there is nothing in the output.
+///
+/// # Errors
+/// If it cannot be opened or written, or holds no finished job with a file.
+pub fn multiply_jobs(folder: &Path, jobs: u32, files: u32) -> anyhow::Result<()> {
+    let store = SledStore::open(folder)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(async {
+        let listed = store.jobs().await?;
+        let finished = listed.into_iter().find(|job| matches!(job.state, JobState::Complete(_)));
+        let job = finished.context("no job has finished")?;
+        let (plan, held) = (store.plan(job.id).await?, store.files(job.id).await?);
+        let first = held.first().context("it has no file")?;
+        let files: Vec<_> = (0..files).map(|no| FileRecord { no: FileNo(no), ..first.clone() }).collect();
+        for number in 0..jobs {
+            let job = Job { id: JobId::new((u128::MAX - u128::from(number)).to_be_bytes()), ..job.clone() };
+            store.restore(Restored { job, epoch: Epoch(1), plan: plan.clone(), files: files.clone() }).await?;
+        }
+        anyhow::Ok(())
+    })
 }
 
 impl JobStore {

@@ -1,6 +1,7 @@
 //! The FHIR server we stand before.
 
 pub(crate) mod budget;
+mod buffers;
 pub(crate) mod capabilities;
 pub(crate) mod client;
 pub(crate) mod cohorts;

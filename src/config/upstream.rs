@@ -53,7 +53,8 @@ pub struct UpstreamConfig {
     /// Resources asked for on one page at most; large ones are asked for in fewer.
     #[serde(default = "page_max_resources")]
     pub page_max_resources: u32,
-    /// Size that pages are aimed at, decompressed.
+    /// Size that pages are aimed at, decompressed. What cannot be cut to it is asked for in pages of up to half of what a search
+    /// may take of `memory_budget_bytes`.
     #[serde(rename = "page_target_bytes", default = "page_target")]
     pub page_target: Size,
     /// Memory for pages in flight, all exports together. It bounds the largest resource that can be exported.

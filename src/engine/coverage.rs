@@ -1,105 +1,82 @@
 //! What counting shows beyond the pages: what windows cannot see of a type, and whether anything has changed since kick-off.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
+use super::read::{ReadError, Reader};
 use super::worker::{Worker, WorkerError};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
-use crate::plan::Strategy;
 use crate::plan::filter::FilterNo;
 use crate::plan::slice::{Phase, Scope, Slice, Window};
+use crate::plan::{Strategy, TypePlan};
 
 /// Triples of counts until two in succession agree.
 const MOST_TRIPLES: usize = 10;
 
 impl Worker {
-    /// Three counts in this order, until two triples running agree: at or after W, below W, all. What the last
-    /// has over the other two no window can see. While somebody writes no two may ever agree. What is changed between the first
-    /// two counts neither sees, so that a triple has more over than what is hidden: where nothing was made or deleted in all
-    /// the time, the least of two of the same kind is believed. Where something was, a triple may have less over as well, and
-    /// the one in the middle is.
-    pub(super) async fn find_gaps(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
+    /// Looks for what no window can see, and gives the types of which nothing lay at or after W.
+    pub(super) async fn find_gaps(&mut self, types: &[ResourceType]) -> Result<BTreeSet<ResourceType>, WorkerError> {
         self.progress.count();
         let reader = self.reader.clone();
         let until = self.plan.horizon.windows_until;
-        let empty = self.plan.types.iter().filter(|(_, plan)| plan.is_empty()).map(|(name, _)| *name);
-        let empty: Arc<BTreeSet<_>> = Arc::new(empty.collect());
         let steps = types.iter().flat_map(|name| self.plan.steps(*name).into_iter().map(|filter| (*name, filter)));
         let steps: Vec<_> = steps.collect();
-        let gaps = self
+        let found = self
             .each(&steps, move |(resource_type, filter)| {
-                let (reader, empty) = (reader.clone(), Arc::clone(&empty));
-                async move {
-                    let (after, before, all) = scopes(resource_type, filter, until);
-                    if empty.contains(&resource_type) && reader.count(&all).await?.unwrap_or(0) == 0 {
-                        return Ok(0);
-                    }
-                    let mut last: Option<[u64; 3]> = None;
-                    let (mut over, mut alls) = (Vec::new(), BTreeSet::new());
-                    for _ in 0..MOST_TRIPLES {
-                        let mut triple = [0; 3];
-                        for (count, slice) in triple.iter_mut().zip([&after, &before, &all]) {
-                            let Some(counted) = reader.count(slice).await? else { return Ok(0) };
-                            *count = counted;
-                        }
-                        let [after, before, all] = triple;
-                        alls.insert(all);
-                        let gap = |all: u64| all.saturating_sub(before.saturating_add(after));
-                        // Nothing at all was there at the last count: then nothing is hidden.
-                        if last == Some(triple) || all == 0 {
-                            return Ok(gap(all));
-                        }
-                        if let Some([_, _, earlier]) = last {
-                            // What was deleted since the first count of this triple was there before it.
-                            over.push(gap(all.max(earlier)));
-                        }
-                        last = Some(triple);
-                    }
-                    over.sort_unstable();
-                    let believed = if alls.len() == 1 { 1 } else { over.len() / 2 };
-                    Ok(over.get(believed).copied().unwrap_or(0))
-                }
+                let reader = reader.clone();
+                async move { hidden(&reader, &Scopes::new(resource_type, filter, until)).await }
             })
             .await?;
-        let mut found: BTreeMap<ResourceType, u64> = BTreeMap::new();
-        for ((name, _), gap) in gaps.into_iter().filter(|(_, gap)| *gap > 0) {
-            let known = found.entry(name).or_default();
-            *known = gap.max(*known);
+        let mut still: BTreeSet<_> = types.iter().copied().collect();
+        let mut gaps: BTreeMap<ResourceType, u64> = BTreeMap::new();
+        for ((name, _), Hidden { resources, is_still }) in found {
+            if !is_still {
+                still.remove(&name);
+            }
+            if resources > 0 {
+                let known = gaps.entry(name).or_default();
+                *known = resources.max(*known);
+            }
         }
-        if found.iter().any(|(name, gap)| self.running.gaps.get(name) < Some(gap)) {
-            for (name, gap) in found {
+        if gaps.iter().any(|(name, gap)| self.running.gaps.get(name) < Some(gap)) {
+            for (name, gap) in gaps {
                 let known = self.running.gaps.entry(name).or_default();
                 *known = gap.max(*known);
             }
             self.save().await?;
         }
-        Ok(())
+        Ok(still)
     }
 
-    /// The types that need no sweep; one that is narrowed does: what begins to match is counted nowhere else. Of those read by
-    /// windows: nothing lies at or after W, and neither their count nor what any window holds has changed since kick-off; asked
-    /// in the order in which nothing can slip through. Of those read by patients, which no change moves in time: nothing lies at
-    /// or after where the sweep would begin.
-    pub(super) async fn quiet(&self, types: &BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
-        let windows: BTreeSet<_> = self
-            .types_by(|strategy| matches!(strategy, Strategy::Windows))
-            .into_iter()
-            .filter(|name| types.contains(name) && !self.plan.is_filtered(*name))
-            .collect();
+    /// Those of these types read by windows of which nothing lies at or after W.
+    pub(super) async fn still(&self, types: &[ResourceType]) -> Result<BTreeSet<ResourceType>, WorkerError> {
         if self.plan.profile.counts.is_none() {
             return Ok(BTreeSet::new());
         }
-        let mut quiet = self.unchanged(windows).await?;
-        for counted in self.counted_now(|name| quiet.contains(&name)).await? {
-            if counted.has_changed() {
-                quiet.remove(&counted.resource_type());
-            }
-        }
-        let quiet = self.unchanged(quiet).await?;
-        let reader = self.reader.clone();
         let until = self.plan.horizon.windows_until;
-        let types: Vec<_> = quiet.into_iter().collect();
+        let types = types.iter().filter(|name| !self.plan.is_filtered(**name));
+        self.nothing_after(types.map(|name| (*name, until)).collect()).await
+    }
+
+    /// The types that need no sweep; one that is narrowed does: what begins to match is counted nowhere else. Of those read by
+    /// windows: nothing lay at or after W before what any window holds was counted again, that had not changed (both are so of
+    /// `still`), their count has not changed since kick-off, and once more nothing lies at or after W: what moved away before
+    /// its window was read would be seen there. Of those read by patients, which no change moves in time: nothing lies at or
+    /// after where the sweep would begin.
+    pub(super) async fn quiet(
+        &self,
+        types: &BTreeSet<ResourceType>,
+        still: &BTreeSet<ResourceType>,
+    ) -> Result<BTreeSet<ResourceType>, WorkerError> {
+        if self.plan.profile.counts.is_none() {
+            return Ok(BTreeSet::new());
+        }
+        let mut windows = self.types_by(|strategy| matches!(strategy, Strategy::Windows));
+        windows.retain(|name| types.contains(name) && still.contains(name) && !self.plan.is_filtered(*name));
+        let is_empty = |name: &ResourceType| self.plan.types.get(name).is_some_and(TypePlan::is_empty);
+        // Where nothing is at all, nothing lies after W.
+        let (empty, windows): (Vec<_>, Vec<_>) = self.unchanged(windows).await?.into_iter().partition(is_empty);
+        let until = self.plan.horizon.windows_until;
         let sweep_from = Millis(until.0.saturating_sub(self.plan.horizon.lag_millis));
         // Those that cannot be counted without a patient are swept.
         let counted = |name: &ResourceType| {
@@ -107,26 +84,37 @@ impl Worker {
         };
         let mut by_patients = self.types_by(|strategy| matches!(strategy, Strategy::Patients { .. }));
         by_patients.retain(counted);
-        let asked: Vec<_> =
-            types.iter().map(|name| (*name, until)).chain(by_patients.iter().map(|name| (*name, sweep_from))).collect();
+        let asked: Vec<_> = windows
+            .iter()
+            .map(|name| (*name, until))
+            .chain(by_patients.iter().map(|name| (*name, sweep_from)))
+            .collect();
+        let mut quiet = self.nothing_after(asked).await?;
+        quiet.extend(empty);
+        Ok(quiet)
+    }
+
+    /// Those of these types of which nothing lies at or after these times.
+    async fn nothing_after(&self, asked: Vec<(ResourceType, Millis)>) -> Result<BTreeSet<ResourceType>, WorkerError> {
+        let reader = self.reader.clone();
         let after = self
             .each(&asked, move |(resource_type, from)| {
                 let reader = reader.clone();
-                async move { Ok(reader.count(&scopes(resource_type, None, from).0).await?) }
+                async move { Ok(reader.count(&Scopes::new(resource_type, None, from).after).await?) }
             })
             .await?;
         let after = after.into_iter().map(|((name, _), count)| (name, count));
-        Ok(after.into_iter().filter(|(_, count)| *count == Some(0)).map(|(name, _)| name).collect())
+        Ok(after.filter(|(_, count)| *count == Some(0)).map(|(name, _)| name).collect())
     }
 
-    async fn unchanged(&self, types: BTreeSet<ResourceType>) -> Result<BTreeSet<ResourceType>, WorkerError> {
+    /// Those of which as many are there as at kick-off.
+    async fn unchanged(&self, types: Vec<ResourceType>) -> Result<Vec<ResourceType>, WorkerError> {
         let reader = self.reader.clone();
         let until = self.plan.horizon.windows_until;
-        let types: Vec<_> = types.into_iter().collect();
         let all = self
             .each(&types, move |resource_type| {
                 let reader = reader.clone();
-                async move { Ok(reader.count(&scopes(resource_type, None, until).2).await?) }
+                async move { Ok(reader.count(&Scopes::new(resource_type, None, until).all).await?) }
             })
             .await?;
         let baseline = |name: &ResourceType| self.plan.types.get(name).and_then(|plan| plan.baseline);
@@ -138,10 +126,69 @@ impl Worker {
     }
 }
 
-/// What lies at or after `until`, what lies before it, and all of the step.
-fn scopes(resource_type: ResourceType, filter: Option<FilterNo>, until: Millis) -> (Slice, Slice, Slice) {
-    let slice = |window| Slice { phase: Phase::Gap, resource_type, filter, scope: Scope::Window(window) };
-    let after = slice(Window { from: Some(until), until: None });
-    let before = slice(Window { from: None, until: Some(until) });
-    (after, before, slice(Window::ALL))
+/// What of a step no window can see.
+struct Hidden {
+    resources: u64,
+    /// Nothing lay at or after W.
+    is_still: bool,
+}
+
+/// The scopes that are counted of a step.
+struct Scopes {
+    after: Slice,
+    before: Slice,
+    all: Slice,
+}
+
+impl Scopes {
+    /// What lies at or after `until`, what lies before it, and all of the step.
+    fn new(resource_type: ResourceType, filter: Option<FilterNo>, until: Millis) -> Self {
+        let slice = |window| Slice { phase: Phase::Gap, resource_type, filter, scope: Scope::Window(window) };
+        Self {
+            after: slice(Window { from: Some(until), until: None }),
+            before: slice(Window { from: None, until: Some(until) }),
+            all: slice(Window::ALL),
+        }
+    }
+}
+
+/// All, what lies before W, and all once more: if they are as many, nothing is hidden, as what lies before W only becomes less
+/// between the first two; but for what is committed late, of which just as many would have to come as are hidden. Where it is not so, three counts follow in this order, until two triples running agree: at or after W,
+/// before W, all. What the last has over the other two no window can see. While somebody writes no two may ever agree. What is
+/// changed between the first two counts neither sees, so that a triple has more over than what is hidden: where nothing was
+/// made or deleted in all the time, the least of two of the same kind is believed. Where something was, a triple may have
+/// less over as well, and the one in the middle is.
+async fn hidden(reader: &Reader, scopes: &Scopes) -> Result<Hidden, ReadError> {
+    let nothing = |is_still| Ok(Hidden { resources: 0, is_still });
+    let Some(all) = reader.count(&scopes.all).await? else { return nothing(false) };
+    // Nothing at all is there: then nothing is hidden.
+    if all == 0 {
+        return nothing(true);
+    }
+    if reader.count(&scopes.before).await? == Some(all) && reader.count(&scopes.all).await? == Some(all) {
+        return nothing(true);
+    }
+    let mut last: Option<[u64; 3]> = None;
+    let (mut over, mut alls) = (Vec::new(), BTreeSet::new());
+    for _ in 0..MOST_TRIPLES {
+        let mut triple = [0; 3];
+        for (count, slice) in triple.iter_mut().zip([&scopes.after, &scopes.before, &scopes.all]) {
+            let Some(counted) = reader.count(slice).await? else { return nothing(false) };
+            *count = counted;
+        }
+        let [after, before, all] = triple;
+        alls.insert(all);
+        let gap = |all: u64| all.saturating_sub(before.saturating_add(after));
+        if last == Some(triple) || all == 0 {
+            return Ok(Hidden { resources: gap(all), is_still: after == 0 });
+        }
+        if let Some([_, _, earlier]) = last {
+            // What was deleted since the first count of this triple was there before it.
+            over.push(gap(all.max(earlier)));
+        }
+        last = Some(triple);
+    }
+    over.sort_unstable();
+    let believed = if alls.len() == 1 { 1 } else { over.len() / 2 };
+    Ok(Hidden { resources: over.get(believed).copied().unwrap_or(0), is_still: false })
 }

@@ -145,8 +145,14 @@ impl Worker {
             let sum = proof.entry(record.slice.resource_type).or_insert_with(empty);
             sum.method = sum.method.max(record.method);
             // SEC-26: what policy keeps back counts as if it was not there.
-            sum.expected = sum.expected.saturating_add(record.expected.saturating_sub(record.kept_back));
-            sum.received = sum.received.saturating_add(record.received.saturating_sub(record.kept_back));
+            let received = record.received.saturating_sub(record.kept_back);
+            let mut expected = record.expected.saturating_sub(record.kept_back);
+            if self.reader.grant.keeps_back_resources() {
+                // What was counted and has moved is received by another slice: some of that may be kept back.
+                expected = expected.min(received.saturating_add(record.short).saturating_add(record.unreadable));
+            }
+            sum.expected = sum.expected.saturating_add(expected);
+            sum.received = sum.received.saturating_add(received);
             sum.written = sum.written.saturating_add(record.written);
             sum.repeated = sum.repeated.saturating_add(record.repeated);
             sum.withheld = sum.withheld.saturating_add(record.withheld);

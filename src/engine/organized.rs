@@ -165,16 +165,25 @@ impl Worker {
                         return Err(failed(StreamError::Read(error)));
                     }
                     let came = self.try_once(&slice, &mut tried.judge, stage, tried.attempt).await.map_err(failed)?;
-                    match came {
+                    let may_come = match came {
                         Tried::Accepted(summary) => {
                             stage.end_slice(slice, summary, Vec::new());
                             continue;
                         }
-                        Tried::InVain => {}
-                        Tried::Missing(by) => tried.missing = by,
-                        Tried::Troubled => (tried.missing, tried.is_troubled) = (0, true),
-                    }
+                        Tried::InVain => false,
+                        Tried::Missing(by) => {
+                            tried.missing = by;
+                            true
+                        }
+                        Tried::Troubled => {
+                            (tried.missing, tried.is_troubled) = (0, true);
+                            true
+                        }
+                    };
                     tried.attempt += 1;
+                    if may_come {
+                        self.reader.rest(tried.attempt).await;
+                    }
                     return Ok(false);
                 }
             }

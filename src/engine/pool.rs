@@ -1,7 +1,11 @@
 //! Slices that wait for a reader. Windows are cut from what is left of a step one after another, as long as the
 //! density seen so far lets them fit one page: a good cut costs no search.
 
+mod density;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use density::{Density, ratio};
 
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
@@ -56,11 +60,13 @@ impl Task {
 /// What a slice is first asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// Its page: it is taken to fit one.
+    /// Its page: it fits one, as far as is known.
     Page,
+    /// Its page too, but that it fits one is an estimate: where such pages are often thrown away, its number.
+    Guess,
     /// Its number: it was cut in the dark, so that to count it is cheaper than to throw a page away.
     Count,
-    /// Its page, although it may hold some more: that shows where they lie.
+    /// Where its resources lie, as it holds some more than a page.
     Look,
 }
 
@@ -108,6 +114,8 @@ pub(super) struct Pool {
     waiting: BTreeMap<ResourceType, VecDeque<Segment>>,
     busy: HashMap<ResourceType, usize>,
     densities: HashMap<ResourceType, Density>,
+    /// How many of a type there are, as far as is known.
+    expected: HashMap<ResourceType, u64>,
     turn: Option<ResourceType>,
     order: Order,
 }
@@ -121,93 +129,38 @@ struct Segment {
     uneven_cuts: u8,
     /// So many of it are for each reader: it is the last of what waits.
     share: Option<f64>,
+    /// Nothing of it was asked for.
+    is_new: bool,
 }
 
 impl Segment {
     fn of(slice: Slice, known: Option<u64>) -> Self {
-        Self { slice, known, uneven_cuts: 0, share: None }
+        Self { slice, known, uneven_cuts: 0, share: None, is_new: false }
     }
 }
 
-/// How close to one another resources lie in time.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Density {
-    per_milli: f64,
-    /// How far windows were off what was expected of them, as a part of it.
-    error: f64,
-    /// Estimates are of no use here: windows are halved by counts.
-    irregular: bool,
-}
-
-/// How far off windows are taken to be before any was read.
-const FIRST_ERROR: f64 = 0.1;
-/// How much of an estimate comes from the latest window.
-const WEIGHT: f64 = 0.25;
-/// A window is aimed to hold so many errors less than a page.
-const MARGIN: f64 = 2.5;
-/// No page is aimed fuller or emptier than this.
-const FULLEST: f64 = 0.92;
-const EMPTIEST: f64 = 0.4;
-/// From this error on estimates are given up, and below the other one they are taken up again.
-const IRREGULAR: f64 = 0.35;
-const REGULAR: f64 = 0.12;
 /// After so many uneven cuts what is left is taken to lie close together.
 const CROWDED_AFTER: u8 = 3;
 /// More pages than these are not looked at to be cut.
 const PAGES_LOOKED_AT: u64 = 4;
-
-impl Density {
-    fn of(count: u64, millis: i64) -> Self {
-        Self { per_milli: ratio(count.max(1), millis), error: FIRST_ERROR, irregular: false }
-    }
-
-    /// How many of those in `span` milliseconds are for each reader, where they are more than a page and less than one for
-    /// each.
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    fn share(self, span: i64, cutting: Cutting) -> Option<f64> {
-        let left = span as f64 * self.per_milli;
-        let share = left / cutting.readers.max(1) as f64;
-        let capacity = f64::from(cutting.capacity);
-        (left > capacity && share < capacity).then_some(share)
-    }
-
-    /// How long a window may be to fit a page of `capacity`, and to hold no more than a `share`.
-    fn length(self, capacity: u32, share: Option<f64>) -> i64 {
-        let aim = f64::from(capacity) * (1.0 - MARGIN * self.error).clamp(EMPTIEST, FULLEST);
-        let aim = share.map_or(aim, |share| aim.min(share));
-        #[expect(clippy::cast_possible_truncation, reason = "out of range becomes the nearest that is in it")]
-        let length = (aim / self.per_milli).floor() as i64;
-        length.max(1)
-    }
-
-    /// After a window of `millis` that held `count`.
-    fn learn(&mut self, count: u64, millis: i64) {
-        let measured = ratio(count, millis);
-        let off = ((measured - self.per_milli) / self.per_milli).abs().min(2.0);
-        self.error += WEIGHT * (off - self.error);
-        self.irregular = self.error > if self.irregular { REGULAR } else { IRREGULAR };
-        // Where nothing can be expected the latest window tells most.
-        let weight = if self.irregular { 2.0 * WEIGHT } else { WEIGHT };
-        self.per_milli = (self.per_milli + weight * (measured - self.per_milli)).max(f64::MIN_POSITIVE);
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn ratio(count: u64, millis: i64) -> f64 {
-    count as f64 / millis.max(1) as f64
-}
+/// Resources that are looked at, by their stamps alone.
+pub(super) const LOOKED_AT: u32 = 50;
 
 impl Pool {
     pub(super) fn new(slices: Vec<Slice>, order: Order) -> Self {
         let mut waiting: BTreeMap<_, VecDeque<_>> = BTreeMap::new();
         for slice in slices {
-            waiting.entry(slice.resource_type).or_default().push_back(Segment::of(slice, None));
+            waiting
+                .entry(slice.resource_type)
+                .or_default()
+                .push_back(Segment { is_new: true, ..Segment::of(slice, None) });
         }
-        Self { waiting, busy: HashMap::new(), densities: HashMap::new(), turn: None, order }
+        Self { waiting, busy: HashMap::new(), densities: HashMap::new(), expected: HashMap::new(), turn: None, order }
     }
 
     /// So many of a type are expected in so long a time.
     pub(super) fn expect(&mut self, resource_type: ResourceType, count: u64, millis: i64) {
+        self.expected.insert(resource_type, count);
         self.densities.insert(resource_type, Density::of(count, millis));
     }
 
@@ -223,7 +176,12 @@ impl Pool {
         let queue = self.waiting.get_mut(&name)?;
         let density = self.densities.get(&name).copied();
         let is_last = others == 0 && queue.len() == 1 && self.order == Order::Any;
-        let task = queue.pop_front().map(|segment| {
+        let expected = self.expected.get(&name).copied();
+        let task = queue.pop_front().map(|mut segment| {
+            // Of what all together fits one page, a part does.
+            if segment.is_new {
+                segment.known = expected.filter(|count| *count <= u64::from(cutting(name).capacity));
+            }
             let (task, rest) = cut(segment, density, cutting(name), is_last);
             if let Some(rest) = rest {
                 queue.push_front(rest);
@@ -354,14 +312,17 @@ fn length(span: std::ops::Range<i64>) -> i64 {
 /// As much of what is left of a step as fits one page by what is known of it, and the rest. What is the last of all that
 /// waits is shared out to all readers, if it is more than a page: none of them is idle before the end.
 fn cut(segment: Segment, density: Option<Density>, cutting: Cutting, is_last: bool) -> (Task, Option<Segment>) {
-    let Segment { slice, known, uneven_cuts, share } = segment;
+    let Segment { slice, known, uneven_cuts, share, is_new } = segment;
     let whole = |slice, start| (Task { slice, start, uneven_cuts: 0, sibling: None }, None);
     let Scope::Window(window) = &slice.scope else { return whole(slice, Start::Page) };
     let capacity = u64::from(cutting.capacity);
-    let fits = known.is_some_and(|known| known <= capacity);
-    let Some(density) = density.filter(|_| !fits && slice.can_be_cut(cutting.grid)) else {
+    // What ends before the oldest of all holds nothing, as far as is known.
+    let is_empty = is_new && window.until.is_some_and(|until| until <= cutting.grid.oldest);
+    let fits = is_empty || known.is_some_and(|known| known <= capacity);
+    if fits || !slice.can_be_cut(cutting.grid) {
         return whole(slice, Start::Page);
-    };
+    }
+    let Some(density) = density else { return whole(slice, Start::Guess) };
     let span = length(window.span(cutting.grid));
     let with = |window| Slice { scope: Scope::Window(window), ..slice.clone() };
     if density.irregular {
@@ -384,9 +345,9 @@ fn cut(segment: Segment, density: Option<Density>, cutting: Cutting, is_last: bo
     match window.carve(length, cutting.grid).filter(|_| length < span) {
         Some((first, rest)) => {
             let rest = Segment { share, ..Segment::of(with(rest), None) };
-            (Task { slice: with(first), start: Start::Page, uneven_cuts: 0, sibling: None }, Some(rest))
+            (Task { slice: with(first), start: Start::Guess, uneven_cuts: 0, sibling: None }, Some(rest))
         }
-        None => whole(slice, Start::Page),
+        None => whole(slice, Start::Guess),
     }
 }
 
@@ -425,7 +386,7 @@ mod tests {
                 |bound: Option<Millis>, open| bound.map_or(open, |bound| stamps.partition_point(|at| *at < bound.0));
             let held = &stamps[below(window.from, 0)..below(window.until, stamps.len())];
             let count = held.len() as u64;
-            searches += u64::from(start == Start::Count);
+            searches += u64::from(matches!(start, Start::Count | Start::Look));
             if count <= 1_000 || !slice.can_be_cut(GRID) {
                 searches += count.div_ceil(1_000).max(1);
                 read += count;
@@ -433,11 +394,12 @@ mod tests {
             } else {
                 let mut crowd = None;
                 if start != Start::Count {
-                    searches += 1;
-                    thrown += 1_000;
+                    let shown = if start == Start::Look { LOOKED_AT as usize } else { 1_000 };
+                    searches += u64::from(start != Start::Look);
+                    thrown += shown as u64;
                     // Servers answer in the order of time, or in none.
-                    let apart = if in_order { 1 } else { held.len() / 1_000 };
-                    crowd = Crowd::among(held.iter().step_by(apart).take(1_000).map(|at| Millis(*at)), GRID);
+                    let apart = if in_order { 1 } else { held.len() / shown };
+                    crowd = Crowd::among(held.iter().step_by(apart).take(shown).map(|at| Millis(*at)), GRID);
                 }
                 pool.put_back(task, Excess { total: Some(count), crowd }, CUTTING);
             }
@@ -520,10 +482,10 @@ mod tests {
             let at = hour * 3_600_000 + random(3_600_000);
             std::iter::repeat_n(at, if hour % 20 == 0 { 2_200 } else { 30 })
         });
-        assert_cheap("large transactions", large.collect(), 5.5, 0.4);
+        assert_cheap("large transactions", large.collect(), 7.0, 0.05);
         // A hundred of them in a minute, and little else.
         let minute = (0..100).flat_map(|_| std::iter::repeat_n(year + random(60_000), 2_200));
-        assert_cheap("nothing but large transactions", minute.collect(), 7.0, 0.5);
+        assert_cheap("nothing but large transactions", minute.collect(), 8.0, 0.05);
     }
 
     /// Three pages for eight readers: each of them gets some.

@@ -9,13 +9,13 @@ mod sort;
 mod trouble;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::associated::{Exported, Targets, Tie};
 use super::isolate::OneByOne;
-use super::pool::{Crowd, Cutting, Excess, Start, Task};
+use super::pool::{Crowd, Cutting, Excess, LOOKED_AT, Start, Task};
 use super::provenance::{Known, Looked};
 
 use crate::bulk::manifest::Method;
@@ -31,12 +31,16 @@ use crate::plan::slice::{Grid, Scope, Slice};
 use crate::plan::{ExportPlan, OnShort};
 use crate::smart::admit::{Fate, Grant};
 use crate::upstream::budget::Reservation;
-use crate::upstream::client::{SearchError, Upstream};
+use crate::upstream::client::{Answer, SearchError, Upstream};
 use follow::Followed;
 use pace::Pace;
 pub(super) use pace::{PageLimits, PageSize};
 pub(super) use sort::{Chain, SearchTally, made_since};
+use trouble::pause_after;
 pub(super) use trouble::{Again, ReadError};
+
+/// After so many slices running that pauses did not help there are none.
+const RESTS_IN_VAIN: u32 = 16;
 
 /// Reads slices of one job. Cheap to clone: readers share what they learn of page sizes.
 #[derive(Debug, Clone)]
@@ -54,6 +58,8 @@ pub(super) struct Reader {
     paces: Arc<HashMap<ResourceType, Pace>>,
     /// Resources that the server failed to give, so far.
     pub(super) unreadable: Arc<AtomicU32>,
+    /// Slices running that pauses between their readings did not help.
+    rested_in_vain: Arc<AtomicU32>,
     /// Patients whom the server refused, so far, by their places in the list of all.
     pub(super) refused: Arc<Mutex<HashSet<u32>>>,
     /// Filters that were proven only when something came.
@@ -141,13 +147,9 @@ impl Reader {
     pub(super) fn new(upstream: Upstream, plan: Arc<ExportPlan>, grant: Arc<Grant>, limits: PageLimits) -> Self {
         let types = plan.types.keys().chain(&plan.context).copied();
         let most = plan.profile.page_most.map_or(limits.most_resources, |most| most.min(limits.most_resources));
-        let pace = || Pace {
-            count: AtomicU32::new(most),
-            short: Mutex::default(),
-            alone: AtomicBool::default(),
-            uncounted: AtomicBool::default(),
-        };
-        let paces = Arc::new(types.map(|resource_type| (resource_type, pace())).collect());
+        let paces = Arc::new(
+            types.map(|resource_type| (resource_type, Pace::of(resource_type, most, limits.target_bytes))).collect(),
+        );
         Self {
             upstream,
             plan,
@@ -158,6 +160,7 @@ impl Reader {
             targets: Arc::default(),
             paces,
             unreadable: Arc::default(),
+            rested_in_vain: Arc::default(),
             refused: Arc::default(),
             proven: Arc::default(),
             holds_pages_to_counts: false,
@@ -194,6 +197,14 @@ impl Reader {
     async fn read_by_its_filter(&self, task: &Task) -> Result<Read, ReadError> {
         for _ in 0..ATTEMPTS {
             let read = Box::pin(self.read_as_it_is(task)).await?;
+            if task.start == Start::Guess {
+                let pace = self.pace(task.slice.resource_type);
+                match &read {
+                    Read::Accepted(_) => pace.guessed(false),
+                    Read::TooMany(_) => pace.guessed(true),
+                    Read::InHalves | Read::Large => {}
+                }
+            }
             match &read {
                 // What it found has gone before it could be tried on it.
                 Read::Accepted(accepted)
@@ -213,8 +224,7 @@ impl Reader {
         let mut reader = &asks_in_parts;
         for attempt in 0..ATTEMPTS {
             let counting = self.upstream.date();
-            let before = match self.count_before(slice, &judge).await {
-                Ok(None) if task.start == Start::Count && can_be_cut && attempt == 0 => self.count(slice).await?,
+            let before = match self.count_first(task, &judge, attempt).await {
                 Ok(counted) => counted,
                 Err(error) => match self.refused(slice, error, None, attempt).await? {
                     Some(read) => return Ok(read),
@@ -222,11 +232,10 @@ impl Reader {
                 },
             };
             let pace = self.pace(slice.resource_type);
-            let is_full = before.is_some_and(|count| count > u64::from(pace.count()));
-            if can_be_cut && is_full && task.start != Start::Look {
-                return Ok(Read::TooMany(Excess::counted(before)));
+            if can_be_cut && let Some(excess) = reader.excess(task, before, attempt).await {
+                return Ok(Read::TooMany(excess));
             }
-            let asked = pace.size();
+            let asked = if can_be_cut { pace.size() } else { pace.whole(self.limits) };
             let (first, others) = self.searches(slice);
             let answer = match reader.first_page(&first, asked).await {
                 Ok(answer) => answer,
@@ -250,11 +259,11 @@ impl Reader {
                     None => continue,
                 },
             };
-            self.learn(pace, &answer.page);
+            self.learn(slice.resource_type, &answer.page);
             if let Some(read) = self.in_parts(slice, &answer.page, asked, before, attempt) {
                 return Ok(read);
             }
-            let walked = match reader.follow(slice, answer, others).await {
+            let walked = match reader.follow(slice, (answer, asked), others).await {
                 Ok(Followed::ToTheEnd(walked)) => walked,
                 // Whether a list was taken to its end can be seen only where all of it is here.
                 Ok(Followed::TooLarge) if can_be_cut && slice.is_list() => return Ok(Read::InHalves),
@@ -282,7 +291,7 @@ impl Reader {
                     return Ok(Read::InHalves);
                 }
                 Verdict::Accept { method, expected } => {
-                    let summary = Summary::accepted(&reading, expected, attempt, method);
+                    let summary = self.summary(&reading, expected, attempt, method);
                     return Ok(Read::Accepted(walked.accepted(summary)));
                 }
                 Verdict::Again { by } => {
@@ -301,8 +310,97 @@ impl Reader {
                 Verdict::OverExport => return Err(ReadError::OverExport),
                 Verdict::IgnoredFilter => return Err(ReadError::IgnoredFilter),
             }
+            drop(walked);
+            self.rest(attempt + 1).await;
         }
         Err(ReadError::unaccepted(missing, is_troubled))
+    }
+
+    /// Waits before what was not accepted in so many readings is read again, unless that is of no use with this server.
+    pub(super) async fn rest(&self, readings: u32) {
+        let pause = pause_after(readings);
+        let helps = self.rested_in_vain.load(Ordering::Relaxed) < RESTS_IN_VAIN;
+        if helps && readings < ATTEMPTS && !pause.is_zero() {
+            self.upstream.rest(pause).await;
+        }
+    }
+
+    /// The numbers of a reading that was accepted.
+    pub(super) fn summary(&self, reading: &Reading, expected: u64, attempt: u32, method: Method) -> Summary {
+        if !pause_after(attempt).is_zero() {
+            self.rested_in_vain.store(0, Ordering::Relaxed);
+        }
+        Summary::accepted(reading, expected, attempt, method)
+    }
+
+    /// What is counted before the page is asked for, if it is. A count that only spares a page is not insisted on.
+    async fn count_first(&self, task: &Task, judge: &Judge, attempt: u32) -> Result<Option<u64>, SearchError> {
+        let slice = &task.slice;
+        let pace = self.pace(slice.resource_type);
+        if self.wants_count(slice, judge) {
+            return self.count(slice).await;
+        }
+        let begins_by_it = match task.start {
+            Start::Count => true,
+            Start::Guess => pace.counts_guesses(),
+            Start::Page | Start::Look => false,
+        };
+        let spares_a_page = begins_by_it && attempt == 0 && slice.can_be_cut(self.cutting(slice.resource_type).grid);
+        if !spares_a_page {
+            return Ok(None);
+        }
+        let gives_back = Self { upstream: self.upstream.giving_back(), ..self.clone() };
+        match gives_back.count(slice).await {
+            Err(SearchError::Refused { .. } | SearchError::Failing { .. } | SearchError::TooLarge { .. }) => {
+                pace.count_no_guesses();
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    /// That a slice which can be cut holds more than a page, if that is known before it is asked for one.
+    async fn excess(&self, task: &Task, counted: Option<u64>, attempt: u32) -> Option<Excess> {
+        if task.start == Start::Look
+            && attempt == 0
+            && let Some(excess) = self.look(&task.slice, counted).await
+        {
+            return Some(excess);
+        }
+        let is_full = counted.is_some_and(|count| count > u64::from(self.pace(task.slice.resource_type).count()));
+        is_full.then_some(Excess::counted(counted))
+    }
+
+    /// Where the resources of a slice lie that holds more than a page; `None` if it does not, or that cannot be seen.
+    async fn look(&self, slice: &Slice, counted: Option<u64>) -> Option<Excess> {
+        let (first, _) = self.searches(slice);
+        let pace = self.pace(slice.resource_type);
+        if !pace.looks() {
+            return None;
+        }
+        let Ok(Answer { page, .. }) = self.stamps(&first, LOOKED_AT.min(pace.count())).await else {
+            pace.look_no_more();
+            return None;
+        };
+        let total = self.exact_total(slice, &page).or(counted);
+        let capacity = u64::from(pace.count());
+        let is_full = total.map_or(page.next.is_some(), |total| total > capacity);
+        let crowd = self.crowd(slice, &page);
+        (is_full && (crowd.is_some() || total.is_some())).then_some(Excess { total, crowd })
+    }
+
+    fn learn(&self, resource_type: ResourceType, page: &Page) {
+        let resources = page.entries.len() + page.passed_over;
+        self.pace(resource_type).learn(resources, page.bytes, self.limits.target_bytes);
+    }
+
+    fn exact_total(&self, slice: &Slice, page: &Page) -> Option<u64> {
+        page.total.filter(|_| !self.is_open(slice) && self.plan.profile.page_total.is_some())
+    }
+
+    fn crowd(&self, slice: &Slice, page: &Page) -> Option<Crowd> {
+        let stamps = page.entries.iter().filter_map(|entry| entry.last_updated).map(Instant::floor_millis);
+        Crowd::among(stamps, self.cutting(slice.resource_type).grid)
     }
 
     /// How a slice is to be read after its first page, if not as it is.
@@ -324,14 +422,11 @@ impl Reader {
         if self.plan.manner(slice) == Manner::Post && !more && page.may_go_on(asked.count) {
             return Some(Read::TooMany(Excess::counted(counted)));
         }
-        let is_exact = !self.is_open(slice) && self.plan.profile.page_total.is_some();
-        let total = page.total.filter(|_| is_exact).or(counted);
+        let total = self.exact_total(slice, page).or(counted);
         let entries = page.entries.len() as u64;
         // A link alone is no sign of more: servers end their lists by an empty page. What it leads to is looked at.
         if more && total.map_or(entries >= u64::from(asked.count), |total| total > entries) {
-            let stamps = page.entries.iter().filter_map(|entry| entry.last_updated).map(Instant::floor_millis);
-            let crowd = Crowd::among(stamps, self.cutting(slice.resource_type).grid);
-            return Some(Read::TooMany(Excess { total, crowd }));
+            return Some(Read::TooMany(Excess { total, crowd: self.crowd(slice, page) }));
         }
         // Every few attempts a slice that does not come out is cut although it fits.
         (entries > 0 && matches!(attempt, 4 | 8)).then_some(Read::InHalves)
@@ -359,6 +454,7 @@ impl Reader {
         if attempt + 1 < ATTEMPTS || self.plan.on_short == OnShort::Fail {
             return None;
         }
+        self.rested_in_vain.fetch_add(1, Ordering::Relaxed);
         let is_counted = by > 0 && (reading.counted_before.is_some() || !self.is_open(slice));
         let method = if is_counted { Method::Counted } else { Method::Unproven };
         let received = Summary::accepted(reading, 0, attempt, method);
@@ -377,8 +473,7 @@ impl Reader {
 
     /// After more than fits: asks for no more than so many at a time from now on.
     pub(super) fn cap(&self, resource_type: ResourceType, most: usize) {
-        let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
-        self.pace(resource_type).count.fetch_min(most, Ordering::Relaxed);
+        self.pace(resource_type).hold_to(u32::try_from(most).unwrap_or(u32::MAX));
     }
 
     /// How slices of a type are cut at this moment.
@@ -394,19 +489,6 @@ impl Reader {
 
     fn pace(&self, resource_type: ResourceType) -> &Pace {
         self.paces.get(&resource_type).expect("slices are made of the plan's types")
-    }
-
-    fn learn(&self, pace: &Pace, page: &Page) {
-        let resources = page.entries.len() + page.passed_over;
-        if let Some(average) = page.bytes.checked_div(resources) {
-            let count = self.limits.target_bytes / average.max(1);
-            let count = u32::try_from(count).unwrap_or(u32::MAX).clamp(1, self.limits.most_resources);
-            // A page that carries a few large resources by chance must not slow down all that follow.
-            let old = pace.count.load(Ordering::Relaxed);
-            if count < old && resources >= 8 {
-                pace.count.store(count.max(old / 4), Ordering::Relaxed);
-            }
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What was read by windows is counted once more: so a late commit is seen, and what a page left out although its own total
 //! agreed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::pool::Order;
 use super::worker::{HasType, Worker, WorkerError};
@@ -12,7 +12,7 @@ use crate::plan::slice::{Phase, Scope, Slice, Window};
 
 /// Windows of one step side by side, in ascending order, that are counted together; there is at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Run {
+struct Run {
     resource_type: ResourceType,
     filter: Option<FilterNo>,
     windows: Vec<Read>,
@@ -30,17 +30,13 @@ struct Read {
 
 /// A run, and what the server counts in it now.
 #[derive(Debug)]
-pub(super) struct Counted {
+struct Counted {
     run: Run,
     now: u64,
 }
 
 impl Counted {
-    pub(super) fn resource_type(&self) -> ResourceType {
-        self.run.resource_type
-    }
-
-    pub(super) fn has_changed(&self) -> bool {
+    fn has_changed(&self) -> bool {
         self.now != self.run.received()
     }
 
@@ -86,10 +82,11 @@ impl Run {
 
 impl Worker {
     /// Counts what was read by windows: what holds more now than came of it is read again, and its pages are held to the
-    /// count.
-    pub(super) async fn recount(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
+    /// count. Gives the types of which any window holds another number now.
+    pub(super) async fn recount(&mut self, types: &[ResourceType]) -> Result<BTreeSet<ResourceType>, WorkerError> {
+        let mut all_changed = BTreeSet::new();
         if self.plan.profile.counts.is_none() {
-            return Ok(());
+            return Ok(all_changed);
         }
         self.progress.count();
         let mut again = Vec::new();
@@ -99,6 +96,7 @@ impl Worker {
             runs = Vec::new();
             for counted in changed {
                 let (slice, lacks_something) = (counted.run.slice(), counted.lacks_something());
+                all_changed.insert(slice.resource_type);
                 match counted.run.halves() {
                     // Something may be missing in one of them although more was taken out of the other.
                     Some(halves) => runs.extend(halves),
@@ -111,12 +109,7 @@ impl Worker {
         self.reader.holds_pages_to_counts = true;
         let read = self.drain(again, Order::Any).await;
         self.reader.holds_pages_to_counts = false;
-        read
-    }
-
-    /// What was read by windows, with what the server counts of it now.
-    pub(super) async fn counted_now(&self, wanted: impl Fn(ResourceType) -> bool) -> Result<Vec<Counted>, WorkerError> {
-        self.count_runs(self.runs(wanted)).await
+        read.map(|()| all_changed)
     }
 
     fn runs(&self, wanted: impl Fn(ResourceType) -> bool) -> Vec<Run> {

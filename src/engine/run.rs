@@ -213,6 +213,7 @@ impl Inner {
             readers: self.settings.searches,
             most_resources: self.settings.page_resources,
             target_bytes: self.settings.page_bytes,
+            share_bytes: self.upstream.share_bytes(),
         };
         let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
         let limits = self.settings.files.asked(job.kickoff.shape.file_sizes);

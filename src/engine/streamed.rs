@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::files::{FilesError, Stage};
 use super::provenance::{Known, Looked};
-use super::read::{Again, Chain, ReadError, SearchTally, Summary, made_since};
+use super::read::{Again, Chain, PageSize, ReadError, SearchTally, Summary, made_since};
 use super::worker::{DRAIN_GRACE, Worker, WorkerError};
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::slice::Slice;
@@ -56,12 +56,19 @@ impl Worker {
             let mut stage = self.files.stage(resource_type);
             match self.try_once(&slice, &mut judge, &mut stage, attempt).await {
                 Ok(Tried::Accepted(summary)) => return Ok(self.files.accept(stage, slice, summary).await?),
-                Ok(Tried::InVain) => {}
+                Ok(Tried::InVain) => {
+                    self.files.reject(stage).await?;
+                    continue;
+                }
                 Ok(Tried::Missing(by)) => missing = by,
                 Ok(Tried::Troubled) => (missing, is_troubled) = (0, true),
                 Err(error) => return Err(self.break_off(stage, (resource_type, number), error).await?),
             }
             self.files.reject(stage).await?;
+            if self.drain.is_cancelled() {
+                return Err(WorkerError::Draining);
+            }
+            self.reader.rest(attempt + 1).await;
         }
         let error = ReadError::unaccepted(missing, is_troubled);
         Err(self.failed(resource_type, number, error))
@@ -109,7 +116,7 @@ impl Worker {
         };
         match judge.judge(&reading, &self.plan.profile) {
             Verdict::Accept { method, expected } => {
-                Ok(Tried::Accepted(Summary::accepted(&reading, expected, attempt, method)))
+                Ok(Tried::Accepted(self.reader.summary(&reading, expected, attempt, method)))
             }
             Verdict::Again { by } => {
                 if let Some(summary) = self.reader.in_spite(slice, &reading, by, attempt) {
@@ -150,7 +157,8 @@ impl Worker {
                     return Err(StreamError::Stopping);
                 }
             }
-            let size = self.reader.page_size(slice.resource_type);
+            // Nothing else is read beside it.
+            let size = PageSize { most: usize::MAX, ..self.reader.page_size(slice.resource_type) };
             let answer = match &link {
                 None => self.reader.first_page(&search, size).await,
                 Some(link) => self.reader.next_page(slice, link, size.room).await,

@@ -110,15 +110,20 @@ impl Worker {
         self.read_phase(Phase::Young, types).await?;
         // What is compared with files from here on must not fall with a crash.
         self.files.flush().await?;
-        if covers {
-            self.find_gaps(&windows).await?;
+        let mut still = if covers {
+            let still = self.find_gaps(&windows).await?;
             let gaps: Vec<_> = self.running.gaps.keys().copied().filter(|name| types.contains(name)).collect();
             let slices = gaps.iter().flat_map(|name| self.remaining(Phase::Gap, *name)).collect();
             self.drain(slices, Order::Any).await?;
+            still
+        } else {
+            self.still(&windows).await?
+        };
+        for changed in self.recount(types).await? {
+            still.remove(&changed);
         }
-        self.recount(types).await?;
         self.files.flush().await?;
-        self.sweep(types).await
+        self.sweep(types, &still).await
     }
 
     async fn read_phase(&mut self, phase: Phase, types: &[ResourceType]) -> Result<(), WorkerError> {
@@ -252,12 +257,12 @@ impl Worker {
 
     /// Reads what moved or was committed late, in ascending order, until a pass brings nothing unknown. Each life
     /// of the process starts afresh: what an earlier one saw of a pass does not count.
-    async fn sweep(&mut self, types: &[ResourceType]) -> Result<(), WorkerError> {
+    async fn sweep(&mut self, types: &[ResourceType], still: &BTreeSet<ResourceType>) -> Result<(), WorkerError> {
         if !self.plan.profile.filters_by_time() {
             return Ok(());
         }
         let mut types: BTreeSet<_> = types.iter().copied().collect();
-        for quiet in self.quiet(&types).await? {
+        for quiet in self.quiet(&types, still).await? {
             types.remove(&quiet);
         }
         for _ in 0..MOST_PASSES {

@@ -1,21 +1,24 @@
-//! Page: one pass validates a searchset, cuts its resources out and compacts them; another notes what is asked of each.
+//! Page: one pass checks a searchset, cuts its resources out and notes what is asked of each; another takes out the white space
+//! of those that have some.
 //!
 //! A page is one buffer. Each resource is moved together within it, so that its line is a range of that buffer and no
 //! byte of it is ever read into a tree or written anew: numbers and escapes stay as the server sent them.
 
-mod compact;
+mod found;
+mod json;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::datatypes::{Id, Instant};
 use super::outcome::{ForeignOutcome, Issue, IssueSeverity};
 use super::resource_type::ResourceType;
-use compact::{Found, compact};
+use found::{Found, Hearing};
+use json::{Cursor, Fault, squeeze};
 
 /// What is asked of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub(crate) struct Referenced {
 pub(crate) enum PageError {
     #[error("not JSON that we can read (line {line}, column {column})")]
     Json { line: usize, column: usize },
+    #[error("nested too deep")]
+    Deep,
     #[error("not a searchset")]
     NotASearchset,
     #[error("an operation outcome instead of a page")]
@@ -107,21 +112,6 @@ impl Scope {
     }
 }
 
-#[derive(Deserialize)]
-struct Bundle<'a> {
-    #[serde(rename = "resourceType", borrow)]
-    resource_type: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "type")]
-    kind: Option<Cow<'a, str>>,
-    total: Option<serde_json::Number>,
-    #[serde(borrow, default)]
-    link: Vec<Link<'a>>,
-    #[serde(borrow, default)]
-    entry: Vec<BundleEntry<'a>>,
-    #[serde(default)]
-    issue: Option<serde::de::IgnoredAny>,
-}
-
 /// A link of any bundle.
 #[derive(Deserialize)]
 pub(super) struct Link<'a> {
@@ -131,24 +121,12 @@ pub(super) struct Link<'a> {
     url: Option<Cow<'a, str>>,
 }
 
-#[derive(Deserialize)]
-struct BundleEntry<'a> {
-    #[serde(borrow)]
-    resource: Option<&'a RawValue>,
-    #[serde(borrow)]
-    search: Option<Search<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Search<'a> {
-    #[serde(borrow)]
-    mode: Option<Cow<'a, str>>,
-}
-
-/// Where a resource stands in the buffer, and whether the server calls it a part of the answer.
+/// A resource where it stands, what it says, and whether the server calls it a part of the answer.
 struct Place {
-    start: usize,
-    end: usize,
+    range: Range<usize>,
+    found: Found,
+    /// There is white space between its tokens.
+    is_spaced: bool,
     mode: Mode,
 }
 
@@ -175,25 +153,28 @@ impl Page {
     ///
     /// # Errors
     /// Each answer that is no searchset of the asked type, and each entry that is no resource with an id.
-    pub(crate) fn parse(mut buffer: Vec<u8>, scope: Scope) -> Result<Self, PageError> {
-        let Parts { places, next, own, total } = read_bundle(&buffer)?;
+    pub(crate) fn parse<B>(mut buffer: B, scope: Scope) -> Result<Self, PageError>
+    where
+        B: AsRef<[u8]> + AsMut<[u8]> + Send + 'static,
+    {
+        let Parts { places, next, own, total } = read_bundle(buffer.as_ref(), scope)?;
+        let bytes = buffer.as_mut();
         let mut found = Vec::with_capacity(places.len());
         let mut outcomes = Vec::new();
         let mut passed_over = 0;
-        for (index, place) in places.into_iter().enumerate() {
-            if place.mode == Mode::Include && scope.others == Others::Refused {
+        for (index, Place { range, found: resource, is_spaced, mode }) in places.into_iter().enumerate() {
+            if mode == Mode::Include && scope.others == Others::Refused {
                 continue;
             }
-            if place.mode == Mode::Outcome {
-                outcomes.extend(read_outcome(&buffer[place.start..place.end]));
+            if mode == Mode::Outcome {
+                outcomes.extend(read_outcome(&bytes[range]));
                 continue;
             }
-            let (end, resource) =
-                compact(&mut buffer, place.start..place.end, scope.references).ok_or(PageError::Entry { index })?;
-            let resource_type = resource.resource_type().ok_or(PageError::Entry { index })?;
+            let resource_type = resource.resource_type().filter(|_| !resource.is_strange);
+            let resource_type = resource_type.ok_or(PageError::Entry { index })?;
             if resource_type != scope.resource_type {
                 if resource_type == ResourceType::OPERATION_OUTCOME {
-                    outcomes.extend(read_outcome(&buffer[place.start..end]));
+                    outcomes.extend(read_outcome(&bytes[range]));
                     continue;
                 }
                 if scope.others == Others::PassedOver {
@@ -202,13 +183,15 @@ impl Page {
                 }
                 return Err(PageError::ForeignType { index });
             }
+            let start = range.start;
+            let end = if is_spaced { squeeze(bytes, range) } else { range.end };
             // Inside a bundle at least one byte follows a resource: the brace that ends its entry.
-            *buffer.get_mut(end).ok_or(PageError::Entry { index })? = b'\n';
-            found.push((place.start..end + 1, resource));
+            *bytes.get_mut(end).ok_or(PageError::Entry { index })? = b'\n';
+            found.push((start..end + 1, resource));
         }
-        let bytes = buffer.len();
-        let buffer = Bytes::from(buffer);
-        let entry = |(index, (range, resource)): (usize, (std::ops::Range<usize>, Found))| {
+        let bytes = bytes.len();
+        let buffer = Bytes::from_owner(buffer);
+        let entry = |(index, (range, resource)): (usize, (Range<usize>, Found))| {
             resource.into_entry(buffer.slice(range), scope.resource_type).ok_or(PageError::Entry { index })
         };
         let entries = found.into_iter().enumerate().map(entry).collect::<Result<Vec<_>, _>>()?;
@@ -224,36 +207,157 @@ struct Parts {
     total: Option<u64>,
 }
 
-fn read_bundle(buffer: &[u8]) -> Result<Parts, PageError> {
-    let text = std::str::from_utf8(buffer).map_err(|error| position(buffer, error.valid_up_to()))?;
-    let bundle: Bundle<'_> =
-        serde_json::from_str(text).map_err(|error| PageError::Json { line: error.line(), column: error.column() })?;
-    if bundle.resource_type.as_deref() == Some("OperationOutcome") && bundle.issue.is_some() {
-        return Err(PageError::Outcome(read_outcome(buffer)));
+/// Why reading a bundle stopped.
+enum Stop {
+    Fault(Fault),
+    Page(PageError),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
     }
-    if bundle.resource_type.as_deref() != Some("Bundle")
-        || bundle.kind.as_deref().is_some_and(|kind| kind != "searchset")
-    {
+}
+
+/// The members of a bundle that matter, each as it stands.
+#[derive(Default)]
+struct Members {
+    resource_type: Option<Range<usize>>,
+    kind: Option<Range<usize>>,
+    total: Option<Range<usize>>,
+    link: Option<Range<usize>>,
+    issue: Option<Range<usize>>,
+    entry: Option<Vec<Place>>,
+}
+
+fn read_bundle(json: &[u8], scope: Scope) -> Result<Parts, PageError> {
+    let (mut members, mut cursor) = (Members::default(), Cursor::new(json));
+    let read = cursor.members(|cursor, name| {
+        let name = name.read(json).unwrap_or_default();
+        let slot = match &*name {
+            "resourceType" => &mut members.resource_type,
+            "type" => &mut members.kind,
+            "total" => &mut members.total,
+            "link" => &mut members.link,
+            "issue" => &mut members.issue,
+            "entry" if members.entry.is_none() => {
+                members.entry = Some(read_entries(cursor, scope)?);
+                return Ok(());
+            }
+            "entry" => return Err(cursor.fault().into()),
+            _ => {
+                cursor.skip()?;
+                return Ok(());
+            }
+        };
+        // What is there twice is read by others in another way.
+        let fault = cursor.fault();
+        if slot.replace(cursor.skip()?).is_some() { Err(fault.into()) } else { Ok(()) }
+    });
+    match read.and_then(|()| Ok(cursor.end()?)) {
+        Ok(()) => {}
+        Err(Stop::Page(error)) => return Err(error),
+        Err(Stop::Fault(Fault::At(at))) => return Err(position(json, at)),
+        Err(Stop::Fault(Fault::Deep)) => return Err(PageError::Deep),
+    }
+    let Members { resource_type, kind, total, link, issue, entry } = members;
+    let resource_type: Option<Cow<'_, str>> = member(json, resource_type)?;
+    let kind: Option<Cow<'_, str>> = member(json, kind)?;
+    let total = member::<serde_json::Number>(json, total)?.and_then(|total| total.as_u64());
+    // A `null` in the place of links is not taken for the end of them.
+    let links: Vec<Link<'_>> = link.map_or(Ok(Vec::new()), |range| value(json, range))?;
+    let is_said = issue.is_some_and(|range| json.get(range) != Some(b"null"));
+    if resource_type.as_deref() == Some("OperationOutcome") && is_said {
+        return Err(PageError::Outcome(read_outcome(json)));
+    }
+    if resource_type.as_deref() != Some("Bundle") || kind.is_some_and(|kind| kind != "searchset") {
         return Err(PageError::NotASearchset);
     }
-    if bundle.entry.len() > MOST_ENTRIES {
-        return Err(PageError::TooManyEntries);
-    }
-    let (next, own) = (link_of(&bundle.link, "next"), link_of(&bundle.link, "self"));
-    let total = bundle.total.and_then(|total| total.as_u64());
-    let mut places = Vec::with_capacity(bundle.entry.len());
-    for (index, entry) in bundle.entry.iter().enumerate() {
-        let Some(resource) = entry.resource else { return Err(PageError::Entry { index }) };
-        // `resource` is borrowed from `text`, so that their distance is its place in the buffer.
-        let start = resource.get().as_ptr() as usize - text.as_ptr() as usize;
-        let mode = match entry.search.as_ref().and_then(|search| search.mode.as_deref()) {
-            Some("include") => Mode::Include,
-            Some("outcome") => Mode::Outcome,
-            Some(_) | None => Mode::Match,
+    let (next, own) = (link_of(&links, "next"), link_of(&links, "self"));
+    Ok(Parts { places: entry.unwrap_or_default(), next, own, total })
+}
+
+/// A member that is there or not, or `null`.
+fn member<'a, T: Deserialize<'a>>(json: &'a [u8], range: Option<Range<usize>>) -> Result<Option<T>, PageError> {
+    range.map_or(Ok(None), |range| value(json, range))
+}
+
+fn value<'a, T: Deserialize<'a>>(json: &'a [u8], range: Range<usize>) -> Result<T, PageError> {
+    serde_json::from_slice(&json[range.clone()]).map_err(|_| position(json, range.start))
+}
+
+fn read_entries(cursor: &mut Cursor<'_>, scope: Scope) -> Result<Vec<Place>, Stop> {
+    let mut places = Vec::new();
+    let mut hearing = Hearing::new(scope.resource_type, scope.references);
+    cursor.elements(|cursor| {
+        let index = places.len();
+        if index == MOST_ENTRIES {
+            return Err(Stop::Page(PageError::TooManyEntries));
+        }
+        match read_entry(cursor, &mut hearing) {
+            Ok(Some(place)) => places.push(place),
+            // SEC-41, and what only one resource is to blame for: it is told which one.
+            Ok(None) | Err(Stop::Fault(Fault::Deep)) => return Err(Stop::Page(PageError::Entry { index })),
+            Err(stop) => return Err(stop),
+        }
+        Ok(())
+    })?;
+    Ok(places)
+}
+
+/// One entry; `None` if it has no resource.
+fn read_entry(cursor: &mut Cursor<'_>, hearing: &mut Hearing) -> Result<Option<Place>, Stop> {
+    let (json, mut resource, mut mode) = (cursor.json(), None, None);
+    cursor.members(|cursor, name| {
+        let fault = cursor.fault();
+        let is_second = match name.read(json).as_deref() {
+            Some("resource") => {
+                let is_null = cursor.peek() == Some(b'n');
+                let before = cursor.space();
+                let range = cursor.value(hearing)?;
+                let (found, is_spaced) = (hearing.found(), cursor.space() > before);
+                resource.replace((!is_null).then_some((range, found, is_spaced))).is_some()
+            }
+            Some("search") => mode.replace(read_mode(cursor)?).is_some(),
+            _ => {
+                cursor.skip()?;
+                false
+            }
         };
-        places.push(Place { start, end: start + resource.get().len(), mode });
+        if is_second { Err(Stop::Fault(fault)) } else { Ok(()) }
+    })?;
+    let mode = mode.unwrap_or(Mode::Match);
+    Ok(resource.flatten().map(|(range, found, is_spaced)| Place { range, found, is_spaced, mode }))
+}
+
+/// `Bundle.entry.search`.
+fn read_mode(cursor: &mut Cursor<'_>) -> Result<Mode, Stop> {
+    if cursor.peek() == Some(b'n') {
+        cursor.skip()?;
+        return Ok(Mode::Match);
     }
-    Ok(Parts { places, next, own, total })
+    let (json, mut mode) = (cursor.json(), None);
+    cursor.members(|cursor, name| {
+        let is_mode = name.read(json).as_deref() == Some("mode");
+        let fault = cursor.fault();
+        let range = cursor.skip()?;
+        if !is_mode {
+            return Ok(());
+        }
+        let said = match json.get(range.clone()) {
+            // As nearly all are written.
+            Some(br#""match""#) => Mode::Match,
+            Some(br#""include""#) => Mode::Include,
+            Some(br#""outcome""#) => Mode::Outcome,
+            _ => match member::<Cow<'_, str>>(json, Some(range)).map_err(Stop::Page)?.as_deref() {
+                Some("include") => Mode::Include,
+                Some("outcome") => Mode::Outcome,
+                Some(_) | None => Mode::Match,
+            },
+        };
+        if mode.replace(said).is_some() { Err(Stop::Fault(fault)) } else { Ok(()) }
+    })?;
+    Ok(mode.unwrap_or(Mode::Match))
 }
 
 /// Where a link of a bundle leads.
@@ -274,14 +378,10 @@ fn position(buffer: &[u8], at: usize) -> PageError {
 }
 
 impl Found {
-    fn into_entry(self, line: Bytes, resource_type: ResourceType) -> Option<Entry> {
-        let id = Id::parse(self.id.as_deref()?).ok()?;
-        let last_updated = match self.last_updated {
-            None => None,
-            Some(text) => Some(Instant::parse(&text).ok()?),
-        };
-        let version_id = self.version_id.map(String::into_boxed_str);
-        Some(Entry { line, resource_type, id, version_id, last_updated, references: self.references })
+    fn into_entry(mut self, line: Bytes, resource_type: ResourceType) -> Option<Entry> {
+        let (id, last_updated) = (self.id()?, self.last_updated().ok()?);
+        let Self { version_id, references, .. } = self;
+        Some(Entry { line, resource_type, id, version_id, last_updated, references })
     }
 }
 
@@ -404,6 +504,17 @@ mod tests {
                 resource(r#"{"resourceType":"Patient","id":"a","meta":{"lastUpdated":"yesterday"}}"#),
                 "entry 0 is no resource",
             ),
+            (
+                resource(&format!(
+                    r#"{{"resourceType":"Patient","id":"a","{}":{{"reference":"Patient/1"}}}}"#,
+                    "x".repeat(1_025)
+                )),
+                "entry 0 is no resource",
+            ),
+            (r#"{"resourceType":"Bundle","link":null}"#.to_owned(), "not JSON that we can read"),
+            (r#"{"resourceType":"Bundle","entry":null}"#.to_owned(), "not JSON that we can read"),
+            (r#"{"resourceType":"Bundle","entry":[],"entry":[]}"#.to_owned(), "not JSON that we can read"),
+            (r#"{"resourceType":"OperationOutcome","issue":null}"#.to_owned(), "not a searchset"),
             (resource("[]"), "entry 0 is no resource"),
             (resource("null"), "entry 0 is no resource"),
             (r#"{"resourceType":"Bundle","entry":[{"fullUrl":"x"}]}"#.to_owned(), "entry 0 is no resource"),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::resource_type::ResourceType;
@@ -39,17 +39,57 @@ impl Instant {
         if !shape || text.len() > 40 {
             return Err(ParseInstantError);
         }
-        let plus = text.replacen(' ', "+", 1);
-        let time = DateTime::parse_from_rfc3339(&plus).map_err(|_| ParseInstantError)?.to_utc();
+        let time = match Self::usual(bytes) {
+            Some(time) => time,
+            // Leap seconds, and whatever else there may be.
+            None if text.contains(' ') => rfc3339(&text.replacen(' ', "+", 1))?,
+            None => rfc3339(text)?,
+        };
         // An offset may lead out of the years that can be written: what is stored has to be read back.
         let is_written = (Millis::EARLIEST..=Millis::LATEST).contains(&time.timestamp_millis());
         if is_written { Ok(Self(time)) } else { Err(ParseInstantError) }
+    }
+
+    /// What nearly every server sends, read without a reader of all there may be: digits where they belong, a fraction of a
+    /// second or none, and `Z` or an offset.
+    fn usual(bytes: &[u8]) -> Option<DateTime<Utc>> {
+        let number = |range: std::ops::Range<usize>| {
+            let digits = bytes.get(range)?;
+            digits.iter().try_fold(0_u32, |number, digit| Some(number * 10 + char::from(*digit).to_digit(10)?))
+        };
+        let (mut rest, mut nanos) = (bytes.get(19..)?, 0);
+        if let [b'.', fraction @ ..] = rest {
+            let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let places = u32::try_from(digits).ok().filter(|places| (1..=9).contains(places))?;
+            nanos = number(20..20 + digits)? * 10_u32.pow(9 - places);
+            rest = &fraction[digits..];
+        }
+        let minutes = match rest {
+            b"Z" => 0,
+            [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
+                let from = bytes.len() - 5;
+                let (hours, minutes) = (number(from..from + 2)?, number(from + 3..from + 5)?);
+                let ahead = i64::from(hours * 60 + minutes);
+                if hours > 23 || minutes > 59 {
+                    return None;
+                }
+                if *sign == b'+' { ahead } else { -ahead }
+            }
+            _ => return None,
+        };
+        let date = NaiveDate::from_ymd_opt(i32::try_from(number(0..4)?).ok()?, number(5..7)?, number(8..10)?)?;
+        let time = date.and_hms_nano_opt(number(11..13)?, number(14..16)?, number(17..19)?, nanos)?;
+        time.and_utc().checked_sub_signed(TimeDelta::minutes(minutes))
     }
 
     /// The millisecond that it lies in.
     pub(crate) fn floor_millis(self) -> Millis {
         Millis(self.0.timestamp_millis())
     }
+}
+
+fn rfc3339(text: &str) -> Result<DateTime<Utc>, ParseInstantError> {
+    Ok(DateTime::parse_from_rfc3339(text).map_err(|_| ParseInstantError)?.to_utc())
 }
 
 impl From<Millis> for Instant {
@@ -114,7 +154,11 @@ pub(crate) fn parse_http_date(text: &str) -> Option<Millis> {
 /// A logical id: 1 to 64 letters, digits, `-` and `.`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub(crate) struct Id(Box<str>);
+pub(crate) struct Id {
+    /// The rest is zero, so that ids have the order of their letters. They are no memory of their own: each resource has one.
+    letters: [u8; Id::LONGEST],
+    length: u8,
+}
 
 /// The text is no FHIR id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -122,22 +166,29 @@ pub(crate) struct Id(Box<str>);
 pub(crate) struct NotAnId;
 
 impl Id {
+    const LONGEST: usize = 64;
+
     pub(crate) fn parse(text: &str) -> Result<Self, NotAnId> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-        if text.is_empty() || text.len() > 64 || !text.bytes().all(allowed) {
+        let length = u8::try_from(text.len()).map_err(|_| NotAnId)?;
+        let mut letters = [0; Self::LONGEST];
+        let own = letters.get_mut(..text.len()).ok_or(NotAnId)?;
+        if text.is_empty() || !text.bytes().all(allowed) {
             return Err(NotAnId);
         }
-        Ok(Self(text.into()))
+        own.copy_from_slice(text.as_bytes());
+        Ok(Self { letters, length })
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        let own = self.letters.get(..usize::from(self.length)).unwrap_or_default();
+        std::str::from_utf8(own).expect("letters, digits, `-` and `.`")
     }
 }
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -150,7 +201,7 @@ impl fmt::Debug for Id {
 
 impl From<Id> for String {
     fn from(id: Id) -> Self {
-        id.0.into()
+        id.as_str().to_owned()
     }
 }
 
@@ -232,6 +283,43 @@ mod tests {
                 assert_eq!(Instant::parse(written), Instant::parse(text), "what is written is read back");
             }
         }
+    }
+
+    /// What is read the quick way is what a reader of all forms makes of it.
+    #[test]
+    fn the_quick_way_reads_the_same() {
+        let dates = ["2026-01-31", "2024-02-29", "2025-02-29", "0001-01-01", "9999-12-31", "2026-13-01", "2026-00-10"];
+        let times = ["00:00:00", "23:59:59", "24:00:00", "12:60:00", "16:59:60", "05:06:07"];
+        let fractions = ["", ".1", ".120", ".123456789", ".1234567891", ".", ".12a"];
+        let zones =
+            ["Z", "+00:00", "-00:00", "+14:00", "-23:59", "+24:00", "+01:60", "+1:00", "", "z", "Zx", "+01:00x"];
+        let mut quick = 0;
+        for date in dates {
+            for time in times {
+                for fraction in fractions {
+                    for zone in zones {
+                        let text = format!("{date}T{time}{fraction}{zone}");
+                        if let Some(read) = Instant::usual(text.as_bytes()) {
+                            assert_eq!(rfc3339(&text), Ok(read), "{text}");
+                            quick += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(quick > 200, "{quick}");
+        assert!(Instant::usual(b"2026-01-31T12:00:00.000+00:00").is_some(), "as HAPI writes it");
+    }
+
+    #[test]
+    fn an_id_has_the_order_of_its_letters() {
+        let mut ids = ["b", "a.", "a", "a-", "ab", "A", "10", "9"];
+        let mut parsed: Vec<_> = ids.iter().map(|id| Id::parse(id).expect("an id")).collect();
+        ids.sort_unstable();
+        parsed.sort_unstable();
+        assert_eq!(parsed.iter().map(Id::as_str).collect::<Vec<_>>(), ids);
+        assert!(Id::parse(&"a".repeat(64)).is_ok() && Id::parse(&"a".repeat(65)).is_err());
+        assert!(Id::parse("").is_err() && Id::parse(&"a".repeat(300)).is_err());
     }
 
     #[test]

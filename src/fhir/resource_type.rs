@@ -122,6 +122,7 @@ mod tests {
     #[test]
     fn names_are_those_of_types() {
         assert!(NAMES.is_sorted());
+        assert!(NAMES.iter().all(|name| name.len() <= 64), "whoever has room for one has it for all");
         assert!(NAMES.iter().all(|name| ResourceType::parse(name).is_some_and(|parsed| parsed.as_str() == *name)));
         for name in ["patient", "Patient ", "", "Dragon"] {
             assert_eq!(ResourceType::parse(name), None, "{name}");

@@ -8,8 +8,9 @@ use crate::fhir::datatypes::Millis;
 use crate::smart::assertion::{AssertionError, Expected, Registered, Unverified, Use};
 use crate::smart::generate::Pair;
 use crate::smart::jwk::KeySet;
-use crate::smart::jws::{Alg, SigningKey};
+use crate::smart::jws::Alg;
 use crate::smart::private_jwk::PrivateKey;
+use crate::smart::signing_key::SigningKey;
 
 const SECONDS: i64 = 1_800_000_000;
 const TOKEN: &str = "https://fhir.example/$bulk-token";

@@ -1,8 +1,9 @@
 //! Pages: what is cut out of a bundle is what a whole reading of the JSON finds in it.
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use crate::fhir::bundle::{Page, Scope};
+use crate::fhir::bundle::{Page, PageError, Scope};
 use crate::fhir::resource_type::ResourceType;
 
 /// What a tree cannot hold and a copy of bytes can.
@@ -11,6 +12,11 @@ const BEYOND_TREES: [&str; 4] = ["number out of range", "recursion limit", "surr
 pub(super) fn run(data: &[u8]) {
     let observation = ResourceType::parse("Observation").expect("a type");
     let scope = Scope::of(observation).with_references();
+    if serde_json::from_slice::<&RawValue>(data).is_ok() {
+        let elsewhere = Page::parse([br#"{"x":"#, data, b"}"].concat(), scope);
+        let is_read = matches!(elsewhere, Err(PageError::NotASearchset | PageError::Deep));
+        assert!(is_read, "JSON, and not taken for it");
+    }
     let pages = [Page::parse(data.to_vec(), scope), Page::parse(data.to_vec(), scope.among_others())];
     let bundle: Value = match serde_json::from_slice(data) {
         Ok(bundle) => bundle,

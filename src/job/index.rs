@@ -2,9 +2,10 @@
 //! what later slices are compared with, and all that a restart needs to know of a file's lines.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-
+use std::hash::{DefaultHasher, Hasher as _};
 use std::ops::Range;
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -17,13 +18,19 @@ use crate::fhir::resource_type::ResourceType;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct IdHash(u128);
 
+/// Bytes of a type's name, a slash and an id at most.
+const LONGEST_NAME: usize = 64 + 1 + 64;
+
 impl IdHash {
     pub(crate) fn of(resource_type: ResourceType, id: &Id) -> Self {
-        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        context.update(resource_type.as_str().as_bytes());
-        context.update(b"/");
-        context.update(id.as_str().as_bytes());
-        let digest = context.finish();
+        let mut name = [0; LONGEST_NAME];
+        let mut length = 0;
+        for part in [resource_type.as_str(), "/", id.as_str()] {
+            name[length..length + part.len()].copy_from_slice(part.as_bytes());
+            length += part.len();
+        }
+        // In one go: a context would be made and thrown away for each resource.
+        let digest = digest::digest(&digest::SHA256, &name[..length]);
         let (first, _) = digest.as_ref().split_first_chunk::<16>().expect("SHA-256 has 32 bytes");
         Self(u128::from_be_bytes(*first))
     }
@@ -32,14 +39,15 @@ impl IdHash {
         self.0.to_be_bytes()
     }
 
-    /// A hash of this resource in one version.
+    /// A hash of this resource in one version, for this process only. It tells two readings of the same apart, which a quick
+    /// hash does.
     pub(crate) fn with_version(self, version: &str) -> u128 {
-        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        context.update(&self.0.to_be_bytes());
-        context.update(version.as_bytes());
-        let digest = context.finish();
-        let (first, _) = digest.as_ref().split_first_chunk::<16>().expect("SHA-256 has 32 bytes");
-        u128::from_be_bytes(*first)
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u128(self.0);
+        hasher.write(version.as_bytes());
+        let first = hasher.finish();
+        hasher.write_u8(0xff);
+        (u128::from(first) << 64) | u128::from(hasher.finish())
     }
 }
 
@@ -161,7 +169,7 @@ impl Sidecar {
 
     /// Bytes of memory that it takes.
     pub(crate) fn weight(&self) -> usize {
-        self.bytes.len() + self.notes.len() * 80 + 64
+        self.bytes.len() + self.notes.len() * 160 + 64
     }
 
     /// `offtake1`, the number of ids, the ids, the notes as JSON, CRC-32 of all before it. Of one that tells of patients:

@@ -201,8 +201,8 @@ impl Window {
         left.into_iter().map(Self::from_bounds).collect()
     }
 
-    /// Where this window's resources are taken to lie: `oldest` stands in for a missing lower bound and the present
-    /// for a missing upper one, so that it has a length.
+    /// Where this window's resources are taken to lie: not before `oldest`, which stands in for a missing lower bound as the
+    /// present does for a missing upper one, so that it has a length.
     pub(crate) fn span(self, grid: Grid) -> Range<i64> {
         let until = match (self.until, self.from) {
             (Some(until), _) => until.0,
@@ -210,6 +210,9 @@ impl Window {
             (None, _) => grid.present(),
         };
         let from = match self.from {
+            Some(from) if from.0 < grid.oldest.0 && grid.oldest.0 < until.saturating_sub(2 * grid.step) => {
+                grid.floor(grid.oldest.0).max(from.0)
+            }
             Some(from) => from.0,
             None if grid.oldest.0 < until => grid.floor(grid.oldest.0),
             // The hint was wrong: no resource is older than computers.
@@ -407,10 +410,25 @@ mod tests {
     /// A server that tells whole seconds apart finds what lies before a bound within a second.
     #[test]
     fn bounds_lie_on_the_servers_grid() {
-        let (first, rest) = window(Some(0), Some(10_000)).carve(1_700, grid(1_000)).expect("ten seconds");
-        assert_eq!((first, rest), (window(Some(0), Some(1_000)), window(Some(1_000), Some(10_000))));
+        let (first, rest) = window(Some(2_000), Some(10_000)).carve(1_700, grid(1_000)).expect("eight seconds");
+        assert_eq!((first, rest), (window(Some(2_000), Some(3_000)), window(Some(3_000), Some(10_000))));
         assert!(!window(Some(2_000), Some(3_000)).can_be_cut(grid(1_000)));
         assert!(window(Some(2_000), Some(3_000)).can_be_cut(grid(1)));
+    }
+
+    /// Where the hint is wrong what lies before it is reached all the same.
+    #[test]
+    fn a_window_is_cut_behind_the_oldest_stamp() {
+        let grid = grid(1);
+        let cut = window(Some(0), Some(9_000)).carve(500, grid);
+        assert_eq!(cut, Some((window(Some(0), Some(1_500)), window(Some(1_500), Some(9_000)))));
+        let mut first = window(Some(0), Some(9_000));
+        let mut cuts = 0;
+        while let Some((shorter, _)) = first.carve((first.span(grid).end - first.span(grid).start) / 2, grid) {
+            (first, cuts) = (shorter, cuts + 1);
+            assert!(cuts < 40, "it has no end");
+        }
+        assert_eq!(first, window(Some(0), Some(1)));
     }
 
     #[test]

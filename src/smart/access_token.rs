@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::client::{ClientId, NotAClientId};
 use super::jwk::{ec_jwk, thumbprint_ec};
-use super::jws::{Alg, CannotSign, Compact, Malformed, SigningKey, VerifyingKey};
+use super::jws::{Alg, Compact, Malformed, VerifyingKey};
 use super::scope::{ScopeError, Scopes};
+use super::signing_key::{CannotSign, SigningKey};
 use crate::fhir::datatypes::Millis;
 
 /// `typ` of an access token (RFC 9068).
@@ -168,7 +169,7 @@ impl Current {
     fn of(pkcs8: &[u8], created: Millis) -> Result<Self, BadKeys> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, pkcs8).map_err(|_| BadKeys)?;
         let point = Point::of(pair.public_key().as_ref()).ok_or(BadKeys)?;
-        Ok(Self { key: SigningKey::es384(pkcs8), point, created })
+        Ok(Self { key: SigningKey::es384(pair), point, created })
     }
 }
 

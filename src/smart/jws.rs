@@ -6,7 +6,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, crypto};
+use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
@@ -64,7 +64,7 @@ impl Alg {
         }
     }
 
-    fn algorithm(self) -> Algorithm {
+    pub(crate) fn algorithm(self) -> Algorithm {
         match self {
             Self::Es256 => Algorithm::ES256,
             Self::Es384 => Algorithm::ES384,
@@ -127,50 +127,6 @@ impl fmt::Debug for VerifyingKey {
         write!(f, "VerifyingKey({:?})", self.kind)
     }
 }
-
-/// A private key. Its `Debug` shows nothing of it.
-#[derive(Clone)]
-pub(crate) struct SigningKey {
-    alg: Alg,
-    key: EncodingKey,
-}
-
-impl SigningKey {
-    /// From PKCS#8.
-    pub(crate) fn es384(pkcs8: &[u8]) -> Self {
-        Self { alg: Alg::Es384, key: EncodingKey::from_ec_der(pkcs8) }
-    }
-
-    /// From PKCS#1.
-    pub(crate) fn rs384(pkcs1: &[u8]) -> Self {
-        Self { alg: Alg::Rs384, key: EncodingKey::from_rsa_der(pkcs1) }
-    }
-
-    pub(crate) fn alg(&self) -> Alg {
-        self.alg
-    }
-
-    /// `header` and `claims`, both JSON, as a token.
-    ///
-    /// # Errors
-    /// [`CannotSign`] if the key is none.
-    pub(crate) fn sign(&self, header: &str, claims: &str) -> Result<String, CannotSign> {
-        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-        let signature = crypto::sign(signed.as_bytes(), &self.key, self.alg.algorithm()).map_err(|_| CannotSign)?;
-        Ok(format!("{signed}.{signature}"))
-    }
-}
-
-impl fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SigningKey({})", self.alg.as_str())
-    }
-}
-
-/// A key that does not sign. What the library says of it is not repeated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a signing key cannot be used")]
-pub(crate) struct CannotSign;
 
 /// A token taken apart, of which nothing is verified.
 pub(crate) struct Compact<'a> {

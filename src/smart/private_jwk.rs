@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::generate::pkcs1;
 use super::jwk::{thumbprint_ec, thumbprint_rsa};
-use super::jws::{CannotSign, SigningKey};
+use super::signing_key::{CannotSign, SigningKey};
 
 /// RFC 7523: what a form says that carries an assertion.
 pub(crate) const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -102,8 +102,7 @@ fn es384(jwk: &Map<String, Value>) -> Result<(SigningKey, String), PrivateJwkErr
     let (x, y, d) = (fixed("x")?, fixed("y")?, fixed("d")?);
     let point = [&[4_u8][..], &x, &y].concat();
     let pair = EcdsaKeyPair::from_private_key_and_public_key(&ECDSA_P384_SHA384_FIXED_SIGNING, &d, &point);
-    let pkcs8 = pair.ok().and_then(|pair| pair.to_pkcs8v1().ok()).ok_or(PrivateJwkError::Parts)?;
-    Ok((SigningKey::es384(pkcs8.as_ref()), thumbprint_ec(&x, &y)))
+    Ok((SigningKey::es384(pair.map_err(|_| PrivateJwkError::Parts)?), thumbprint_ec(&x, &y)))
 }
 
 fn rs384(jwk: &Map<String, Value>) -> Result<(SigningKey, String), PrivateJwkError> {

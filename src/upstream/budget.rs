@@ -31,15 +31,28 @@ impl Budget {
         Self { permits: Arc::new(Semaphore::new(grains as usize)), grains, share: share.max(1) }
     }
 
+    /// What one reader may hold beside the others.
+    pub(crate) fn share_bytes(&self) -> usize {
+        self.share as usize * GRAIN
+    }
+
     /// Waits for one reader's share.
     pub(crate) async fn share(&self) -> Reservation {
         self.reserve(self.share).await
     }
 
-    /// One reader's share if it is free at this moment: for who holds some already.
+    /// What is free at this moment of one reader's share, if that is a quarter of it: for who holds some already.
     pub(crate) fn try_share(&self) -> Option<Reservation> {
-        let permit = Arc::clone(&self.permits).try_acquire_many_owned(self.share).ok()?;
-        Some(Reservation { budget: self.clone(), permit })
+        loop {
+            let free = u32::try_from(self.permits.available_permits()).unwrap_or(u32::MAX).min(self.share);
+            if free < self.share.div_ceil(4) {
+                return None;
+            }
+            // Refused only where another has taken some of it since.
+            if let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(free) {
+                return Some(Reservation { budget: self.clone(), permit });
+            }
+        }
     }
 
     /// Waits for the whole budget: a page that needs it runs alone.
@@ -103,6 +116,8 @@ mod tests {
         first.grow(2 * GRAIN);
         let fourth = budget.try_share().expect("and another one");
         assert!(budget.try_share().is_none(), "nobody waits");
+        first.shrink(GRAIN);
+        assert_eq!(budget.try_share().expect("what is left of a share").bytes(), GRAIN);
         drop((first, second, third, fourth));
         assert!(budget.all().await.is_all());
     }

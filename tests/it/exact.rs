@@ -17,7 +17,7 @@ use anyhow::{Context, ensure};
 use sample_upstream::SampleUpstream;
 use serde_json::Value;
 
-pub(crate) use self::files::{check_folder, checkpoint, files_below, paths_below};
+pub(crate) use self::files::{check_folder, checkpoint, files_below, is_of_the_instance, paths_below};
 pub(crate) use self::judge::{Applied, Exported, Moment};
 
 impl Moment {

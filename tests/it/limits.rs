@@ -27,6 +27,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::{Client, Manifest, Poll};
 use crate::crowd::{self, Crowd};
+use crate::organized::insert;
 use crate::process::{Options, Process, until};
 use crate::support::listener;
 
@@ -83,19 +84,19 @@ async fn two_thousand_patients_have_their_blocks_in_little_memory() {
     for number in 0..PATIENTS {
         let patient = format!(r#""subject":{{"reference":"Patient/p{number}"}}"#);
         members.push(format!(r#"{{"entity":{{"reference":"Patient/p{number}"}}}}"#));
-        upstream.insert_raw(&format!(r#"{{"resourceType":"Patient","id":"p{number}"}}"#)).expect("a patient");
+        insert(&upstream, &format!(r#"{{"resourceType":"Patient","id":"p{number}"}}"#));
         for (name, more) in [("Observation", r#""status":"final""#), ("Condition", r#""recordedDate":"2024""#)] {
             for of in 0..4 {
                 let resource = format!(
                     r#"{{"resourceType":"{name}","id":"{number}-{of}",{more},"code":{{"text":"{note}"}},{patient}}}"#
                 );
-                upstream.insert_raw(&resource).expect("a resource");
+                insert(&upstream, &resource);
             }
         }
     }
     let members = members.join(",");
     let group = format!(r#"{{"resourceType":"Group","id":"all","type":"person","actual":true,"member":[{members}]}}"#);
-    upstream.insert_raw(&group).expect("a Group");
+    insert(&upstream, &group);
     let server = upstream.serve(listener().await).await;
     let process = Process::start(&server.base_url, Options::default()).await.expect("it starts");
     let client = Client::new();

@@ -163,7 +163,7 @@ fn with_shared(settings: Settings, patients: usize) -> SampleUpstream {
 }
 
 /// As if it had been there for long: what was made just before an export counts as moved, and not as received.
-fn insert(upstream: &SampleUpstream, json: &str) {
+pub(crate) fn insert(upstream: &SampleUpstream, json: &str) {
     upstream.insert_raw_at(json, upstream.now() - TimeDelta::hours(1)).expect("a resource");
 }
 

@@ -1,6 +1,7 @@
 //! What no client library would send: paths that two readers could take for different ones (SEC-03).
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use sample_upstream::Settings;
 
@@ -16,7 +17,7 @@ pub(crate) async fn get(app: &App, target: &str, headers: &[(&str, &str)]) -> An
 pub(crate) async fn assert_untouched(app: App) {
     let asked: BTreeSet<_> = app.upstream.requests().into_iter().map(|seen| seen.path).collect();
     assert!(asked.is_empty(), "the upstream was asked for {asked:?}");
-    assert!(app.output_files().is_empty());
+    assert_eq!(app.output_files(), Vec::<PathBuf>::new(), "nothing is exported");
     app.export_exactly("/Patient/$export").await.expect("an export");
     app.stop().await;
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use offtake::config::ClientConfig;
 use serde_json::Value;
 
+use crate::exact::paths_below;
 use crate::smart::{Client, Rig};
 
 const ALL: &str = "system/*.rs";
@@ -89,15 +90,7 @@ pub(crate) async fn got(rig: &Rig, token: &str, status: String) -> Export {
 
 /// Where the objects of jobs are.
 fn objects(rig: &Rig) -> Vec<PathBuf> {
-    fn below(folder: &std::path::Path) -> Vec<PathBuf> {
-        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-        let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-        paths.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
-    }
-    let mut found = below(&rig.path("output"));
-    let stays = [crate::support::MARKER, crate::support::HEAD];
-    found.retain(|path| !stays.iter().any(|name| path.ends_with(name)));
-    found
+    paths_below(&rig.path("output")).expect("a folder")
 }
 
 /// Waits until nothing is left of any export.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, Manifest, Poll};
 use crate::exact::{self, Exported, Moment};
 use crate::process::{Options, Process, until};
-use crate::support::{MARKER, listener};
+use crate::support::listener;
 
 /// Small pages and small files, so that an export has many commits.
 const OPTIONS: Options =
@@ -78,7 +78,7 @@ impl World {
     fn instance(&self) -> anyhow::Result<String> {
         let names = fs::read_dir(self.process.output())?.map(|entry| entry.map(|entry| entry.file_name()));
         let mut names = names.collect::<Result<Vec<_>, _>>()?;
-        names.retain(|name| name != MARKER);
+        names.retain(|name| !exact::is_of_the_instance(&name.to_string_lossy()));
         let [name] = names.as_slice() else { anyhow::bail!("not one instance: {names:?}") };
         Ok(name.to_string_lossy().into_owned())
     }

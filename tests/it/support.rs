@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::client::{Client, Manifest};
+use crate::exact::paths_below;
 use crate::expected;
 use crate::raw::{self, Answer};
 use crate::watchdog;
@@ -99,9 +100,7 @@ impl App {
 
     /// Every file in the output: data objects, sidecars, and uploads that are under way.
     pub(crate) fn output_files(&self) -> Vec<PathBuf> {
-        let mut files = files_below(&self.folder.path().join("output"));
-        files.retain(|file| file.file_name().is_none_or(|name| name != MARKER && name != HEAD));
-        files
+        paths_below(&self.folder.path().join("output")).expect("a folder")
     }
 
     /// Stops in good order, and gives what is left on disk.
@@ -171,13 +170,6 @@ pub(crate) fn host_of(base: &str) -> String {
 pub(crate) async fn listener() -> TcpListener {
     watchdog::look_after_this_test();
     TcpListener::bind("127.0.0.1:0").await.expect("a free port")
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    // A folder may go while it is looked at.
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let entries = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
 /// Waits until something is so; fails if that takes longer than `patience`.

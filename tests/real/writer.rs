@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use chrono::DateTime;
 use http::{Method, header};
+use offtake::{Clock as _, SystemClock};
 use sample_upstream::Version;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -211,6 +213,8 @@ pub(crate) async fn put(http: &Http, base: &str, resource: &Value) -> anyhow::Re
 
 /// The versions that were written, each as the server has it.
 pub(crate) async fn versions(http: &Http, base: &str, writes: &[Write]) -> anyhow::Result<Vec<Version>> {
+    let now = DateTime::from_timestamp_millis(SystemClock.unix_millis()).context("a time")?;
+    let read_at = Instant::now();
     let mut versions = Vec::new();
     for writes in writes.chunks(BATCH) {
         let place = |Write { resource_type, id, version, .. }: &Write| {
@@ -221,12 +225,12 @@ pub(crate) async fn versions(http: &Http, base: &str, writes: &[Write]) -> anyho
         for write in writes {
             versions.push(match write.version {
                 Some(_) => stored::version(&read.next().context("a version")?)?,
-                // When it went is not told.
+                // When it went is not told: before the answer, that is.
                 None => Version {
                     resource_type: write.resource_type.clone(),
                     id: write.id.clone(),
                     version: 0,
-                    last_updated: None,
+                    last_updated: Some(now - read_at.saturating_duration_since(write.answered)),
                     visible_at: chrono::DateTime::UNIX_EPOCH,
                     body: None,
                     sequence: 0,

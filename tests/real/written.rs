@@ -13,7 +13,7 @@ use crate::data::text;
 use crate::expected::compact;
 use crate::export::{LEVELS, proven};
 use crate::http::Http;
-use crate::judge::{Exported, Level, Moment, histories};
+use crate::judge::{Exported, Level, Moment, gone, histories};
 use crate::server::{Server, Setup};
 use crate::sidecar::{SEARCHES, Sidecar};
 use crate::stored::{self, read_each};
@@ -105,11 +105,15 @@ impl Changing<'_> {
         let deleted = deleted(client, &next.manifest).await?;
         let histories = histories(moment, &self.versions);
         let level = Level::of(path, &histories)?;
-        let (mut wrong, mut told, mut untold) = (Vec::new(), 0, 0);
+        let gone = gone(&histories);
+        let until = text(&next.manifest.whole["transactionTime"]);
+        let ends = DateTime::parse_from_rfc3339(until)?;
+        let (mut wrong, mut told, mut later) = (Vec::new(), 0, 0);
         for (name, history) in histories.iter().filter(|(name, _)| !level.is_context(name)) {
             let last = history.last().context("a version")?;
             let (came, comes) = (first.lines.get(name), next.lines.get(name));
             match last.body.as_deref().map(compact) {
+                Some(_) if comes.is_none() && level.may_lack(name, last, &gone) => {}
                 Some(line) if level.holds(name, last) => {
                     let has = |lines: Option<&Vec<String>>| lines.is_some_and(|lines| lines.contains(&line));
                     if !has(came) && !has(comes) || comes.is_some() && !has(comes) {
@@ -119,17 +123,18 @@ impl Changing<'_> {
                 Some(_) => {}
                 None if comes.is_some() => wrong.push(format!("{name}: is gone")),
                 None if came.is_some() && deleted.contains(name) => told += 1,
-                None if came.is_some() => untold += 1,
-                None => {}
+                None if came.is_none() => {}
+                // The export after the next one tells of them.
+                None if last.last_updated.is_some_and(|at| at >= ends) => later += 1,
+                None => wrong.push(format!("{name}: nothing tells that it is gone since {:?}", last.last_updated)),
             }
             if last.body.is_some() && deleted.contains(name) {
                 wrong.push(format!("{name}: is there and told to be gone"));
             }
         }
         ensure!(wrong.is_empty(), "with the next export {}:\n{}", wrong.len(), wrong[..wrong.len().min(30)].join("\n"));
-        let until = text(&next.manifest.whole["transactionTime"]);
         say(format!(
-            "{}: the next export has {} and tells up to {until} of {told} deletions of what came, and not of {untold}",
+            "{}: the next export has {} and tells up to {until} of {told} deletions of what came, and {later} are later",
             self.name,
             next.lines.len()
         ));
@@ -200,11 +205,8 @@ impl Changing<'_> {
     }
 }
 
-/// What is deleted has no stamp that we know of: it went at most so long after the last other change.
-const DELETED_AFTER: Duration = Duration::from_secs(3);
-
 fn is_settled(last: DateTime<Utc>, stamp: DateTime<Utc>) -> bool {
-    (stamp - last).to_std().is_ok_and(|between| between > LAG + DELETED_AFTER)
+    (stamp - last).to_std().is_ok_and(|between| between > LAG)
 }
 
 /// `Type/id` of what a manifest lists as deleted.

@@ -24,8 +24,12 @@ impl Reader {
         slice: &Slice,
         judge: &Judge,
     ) -> Result<Option<u64>, SearchError> {
-        let wanted = judge.wants_count(&self.plan.profile) || self.pace(slice.resource_type).counts_first();
-        if wanted { self.count(slice).await } else { Ok(None) }
+        if self.wants_count(slice, judge) { self.count(slice).await } else { Ok(None) }
+    }
+
+    /// Whether a reading is to be held against a count.
+    pub(super) fn wants_count(&self, slice: &Slice, judge: &Judge) -> bool {
+        judge.wants_count(&self.plan.profile) || self.pace(slice.resource_type).counts_first()
     }
 
     /// How many resources the upstream counts in a slice, if it counts.
@@ -62,13 +66,24 @@ impl Reader {
         search: &SearchQuery,
         size: PageSize,
     ) -> Result<Answer, SearchError> {
-        let mut query = search.clone().count(size.count);
-        if self.plan.profile.page_total == Some(PageTotal::OnRequest) && self.plan.profile.page_proves_itself() {
-            query = query.total_accurate();
-        }
+        let query = self.with_total(search.clone().count(size.count));
         let scope = self.page_scope(search.resource_type());
         let scope = if search.patient().is_some() { scope.among_others() } else { scope };
-        self.upstream.page(&query, scope, size.room).await
+        self.upstream.reading(size.most).page(&query, scope, size.room).await
+    }
+
+    fn with_total(&self, query: SearchQuery) -> SearchQuery {
+        if self.plan.profile.page_total == Some(PageTotal::OnRequest) && self.plan.profile.page_proves_itself() {
+            query.total_accurate()
+        } else {
+            query
+        }
+    }
+
+    /// When some of what a search finds was changed.
+    pub(in crate::engine) async fn stamps(&self, search: &SearchQuery, count: u32) -> Result<Answer, SearchError> {
+        let query = self.with_total(search.clone().count(count).ids_only());
+        self.upstream.page(&query, PageScope::of(search.resource_type()), Room::Share).await
     }
 
     /// The page after `next`.

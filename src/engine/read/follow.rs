@@ -42,15 +42,17 @@ impl Reader {
     pub(super) async fn follow(
         &self,
         slice: &Slice,
-        first: Answer,
+        (first, asked): (Answer, PageSize),
         others: Vec<SearchQuery>,
     ) -> Result<Followed, ReadError> {
         let is_posted = self.plan.manner(slice) == Manner::Post;
         let mut reading = Reading { total: first.page.total, ..Reading::default() };
         let mut tally = self.tally(slice, &mut reading, &first.page);
         let mut searches = others.into_iter();
-        let mut seen = HashSet::new();
+        let mut seen = HashSet::with_capacity(first.page.entries.len());
         let mut chain = Chain::default();
+        // What the search that is read was asked for: pages of the type may have become larger meanwhile.
+        let mut asked = asked.count;
         let mut issues = first.page.outcomes.clone();
         let mut next = first.page.next.clone();
         let mut reservation = first.reservation;
@@ -68,7 +70,8 @@ impl Reader {
                 tally.end(&mut reading);
                 let Some(search) = searches.next() else { break };
                 chain = Chain::default();
-                let size = PageSize { room: Room::Free, ..self.page_size(slice.resource_type) };
+                let size = PageSize { room: Room::Free, most: usize::MAX, ..self.page_size(slice.resource_type) };
+                asked = size.count;
                 self.first_page(&search, size).await.map_err(ReadError::Search)
             };
             let mut answer = match answer {
@@ -84,11 +87,11 @@ impl Reader {
             }
             bytes += answer.page.bytes;
             drop(answer.reservation); // what is held grows in its place, without waiting
-            if bytes > self.limits.target_bytes.saturating_mul(2) || !reservation.grow(bytes) {
+            if bytes > self.limits.slice_bytes() || !reservation.grow(bytes) {
                 return Ok(if is_posted { Followed::NotByPost } else { Followed::TooLarge });
             }
             next = answer.page.next.take();
-            if is_posted && next.is_none() && answer.page.may_go_on(self.page_size(slice.resource_type).count) {
+            if is_posted && next.is_none() && answer.page.may_go_on(asked) {
                 return Ok(Followed::NotByPost);
             }
             issues.extend(answer.page.outcomes.iter().cloned());

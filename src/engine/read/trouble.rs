@@ -1,5 +1,7 @@
 //! Why a slice is read again, or cannot be read.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use super::ATTEMPTS;
@@ -81,6 +83,20 @@ impl ReadError {
     }
 }
 
+/// Readings that follow one another at once; what can be cut is cut by the last of them.
+const AT_ONCE: u32 = 5;
+/// Pauses before the others, the first of which is the shortest: replicas that are behind catch up by and by.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long to wait after so many readings that were not accepted.
+pub(super) fn pause_after(readings: u32) -> Duration {
+    match readings.checked_sub(AT_ONCE) {
+        None => Duration::ZERO,
+        Some(more) => SHORTEST_PAUSE.saturating_mul(1 << more.min(16)).min(LONGEST_PAUSE),
+    }
+}
+
 /// Why a slice is read again.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub(in crate::engine) enum Again {
@@ -116,5 +132,19 @@ impl Again {
                 tracing::info!(attempt, reason = %self, "a slice is read again");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_have_some_seconds_to_catch_up() {
+        let pauses: Vec<_> = (1..ATTEMPTS).map(pause_after).collect();
+        assert!(pauses.is_sorted() && pauses[3].is_zero() && pauses[4] == SHORTEST_PAUSE);
+        let all: Duration = pauses.iter().sum();
+        assert!(all > Duration::from_secs(10) && all < Duration::from_secs(20), "{all:?}");
+        assert_eq!(pause_after(u32::MAX), LONGEST_PAUSE);
     }
 }

@@ -82,7 +82,8 @@ fn a_token_of_ours_is_known_by_its_looks_whatever_it_is_worth() {
     for other in ["", "abc", "a.b.c", "e30.e30.AAAA", &format!("{signed}.x")] {
         assert!(!is_ours(other, BASE), "{other}");
     }
-    let foreign = SigningKey::es384(&pkcs8_es384().expect("a key"));
+    let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a key");
+    let foreign = SigningKey::es384(pair);
     let foreign =
         foreign.sign(r#"{"alg":"ES384","kid":"theirs"}"#, &format!(r#"{{"iss":"{BASE}"}}"#)).expect("a token");
     assert!(!is_ours(&foreign, BASE), "the upstream's own, though it knows itself by our address");

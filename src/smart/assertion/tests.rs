@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::smart::generate::pkcs8_es384;
 use crate::smart::jwk::ec_jwk;
-use crate::smart::jws::SigningKey;
+use crate::smart::signing_key::SigningKey;
 
 const NOW: Millis = Millis(1_800_000_000_500);
 const SECONDS: i64 = 1_800_000_000;
@@ -22,7 +22,7 @@ impl Rig {
         let point = pair.public_key().as_ref();
         let (x, y) = (point[1..49].try_into().expect("48 bytes"), point[49..].try_into().expect("48 bytes"));
         let keys = KeySet::of(&json!({ "keys": [ec_jwk("k", x, y)] })).expect("a good set");
-        Self { key: SigningKey::es384(&pkcs8), keys }
+        Self { key: SigningKey::es384(pair), keys }
     }
 
     /// What comes of an assertion that differs from a good one in one claim or one member of its header.

@@ -18,8 +18,8 @@ use url::Url;
 use super::claims::{Claims, Presented, Rules, Told, Unfit};
 use crate::clock::{self, Clock};
 use crate::smart::fetch::{FetchError, Fetcher};
-use crate::smart::jws::CannotSign;
 use crate::smart::private_jwk::{JWT_BEARER, PrivateKey};
+use crate::smart::signing_key::CannotSign;
 use crate::telemetry::error_chain;
 
 /// How long an answer is relied on.

@@ -21,7 +21,7 @@ impl Upstream {
     ) -> Result<Option<(Vec<u8>, Reservation)>, SearchError> {
         let target = format!("{}/{}/{id}", self.base_path(), ResourceType::BINARY);
         let ask = Ask { most, ..Ask::get(&target) };
-        match self.patiently(ask, &room, |raw| Ok((raw.bytes, raw.reservation))).await {
+        match self.patiently(ask, &room, |raw| Ok((raw.bytes.into_vec(), raw.reservation))).await {
             Err(SearchError::Refused { status: StatusCode::NOT_FOUND | StatusCode::GONE, .. }) => Ok(None),
             other => other.map(Some),
         }

@@ -85,7 +85,7 @@ impl Upstream {
         for _ in 0..MOST_PAGES {
             let read = |Raw { bytes, .. }: Raw| {
                 let mut look_back = look_back.lock().unwrap_or_else(PoisonError::into_inner);
-                look_back.page(&bytes).map_err(unusable)
+                look_back.page(bytes.as_ref()).map_err(unusable)
             };
             match self.patiently(Ask::get(&target), &room, read).await? {
                 Then::Version(version) => return Ok(Some(*version)),
@@ -97,7 +97,7 @@ impl Upstream {
     }
 
     async fn history_at(&self, target: &str, resource_type: ResourceType) -> Result<HistoryPage, SearchError> {
-        let read = |Raw { bytes, .. }: Raw| HistoryPage::parse(&bytes, resource_type).map_err(unusable);
+        let read = |Raw { bytes, .. }: Raw| HistoryPage::parse(bytes.as_ref(), resource_type).map_err(unusable);
         let ask = Ask::get(target);
         match self.patiently(ask, &Room::Share, read).await {
             Err(SearchError::TooLarge { alone: false, .. }) => self.patiently(ask, &Room::Alone, read).await,

@@ -84,8 +84,7 @@ pub(crate) fn files_below(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names.collect())
 }
 
-/// The paths of all files below `folder`, but for the marker that says whose output it is and the copy of the ledger's
-/// head.
+/// The paths of all files below `folder` that belong to exports.
 pub(crate) fn paths_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -97,10 +96,17 @@ pub(crate) fn paths_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 folders.push(entry.path());
-            } else if entry.file_name() != MARKER && entry.file_name() != HEAD {
+            } else if !is_of_the_instance(&entry.file_name().to_string_lossy()) {
                 files.push(entry.path());
             }
         }
     }
     Ok(files)
+}
+
+/// Whether a file belongs to no export: the marker, the copy of the ledger's head, or what becomes either of them
+/// (`NAME#N` while it is being written).
+pub(crate) fn is_of_the_instance(name: &str) -> bool {
+    let written = name.split_once('#').map_or(name, |(written, _)| written);
+    [MARKER, HEAD].contains(&written)
 }

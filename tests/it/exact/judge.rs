@@ -73,19 +73,21 @@ impl Exported {
         for line in own.flat_map(|(_, lines)| lines) {
             asked_for.extend(followed(&serde_json::from_str(line)?));
         }
+        let gone = gone(&histories);
         for (name, history) in &histories {
+            let is_owed = history.live().all(|version| !level.may_lack(name, version, &gone));
             let in_scope = |version: &&Version| {
                 level.holds(name, version) || (level.is_context(name) && asked_for.contains(name.as_str()))
             };
             let lines = self.lines.get(name).map_or(&[] as &[String], Vec::as_slice);
-            judgement.of(name, history, in_scope, lines);
+            judgement.of(name, history, (is_owed, in_scope), lines);
             if level.is_context(name) {
                 judgement.applied.context += lines.len();
                 continue; // what is referred to is a part of no later export by itself
             }
             // The next export brings what is stamped later than this one's transaction time.
             let is_news = |version: &&Version| match version.body.as_deref() {
-                Some(body) => in_scope(version) && !lines.contains(&compact(body)),
+                Some(body) => is_owed && in_scope(version) && !lines.contains(&compact(body)),
                 None => !lines.is_empty(),
             };
             let stamp = history.last().filter(is_news).and_then(|version| version.last_updated);
@@ -131,7 +133,13 @@ struct Judgement {
 }
 
 impl Judgement {
-    fn of(&mut self, name: &str, history: &History<'_>, in_scope: impl Fn(&&Version) -> bool, lines: &[String]) {
+    fn of(
+        &mut self,
+        name: &str,
+        history: &History<'_>,
+        (is_owed, in_scope): (bool, impl Fn(&&Version) -> bool),
+        lines: &[String],
+    ) {
         if lines.len() > 1 {
             self.wrong.push(format!("{name}: {} lines", lines.len()));
         }
@@ -149,7 +157,7 @@ impl Judgement {
             }
         }
         let was_there = history.current().is_some();
-        let has_to_come = history.had_to_come() && live.iter().all(&in_scope);
+        let has_to_come = is_owed && history.had_to_come() && live.iter().all(&in_scope);
         self.applied.had_to_come += usize::from(has_to_come);
         if has_to_come && lines.is_empty() {
             let versions: Vec<_> = live.iter().map(|version| (version.version, version.last_updated)).collect();
@@ -192,6 +200,15 @@ impl<'v> History<'v> {
         self.current().is_some() && self.since.iter().all(|version| version.body.is_some())
     }
 
+    /// All that are no deletions.
+    fn live(&self) -> impl Iterator<Item = &'v Version> {
+        self.before.into_iter().chain(self.since.iter().copied()).filter(|version| version.body.is_some())
+    }
+
+    fn was_deleted(&self) -> bool {
+        self.before.into_iter().chain(self.since.iter().copied()).any(|version| version.body.is_none())
+    }
+
     /// The last one of all.
     pub(super) fn last(&self) -> Option<&'v Version> {
         self.since.last().copied().or(self.before)
@@ -205,6 +222,11 @@ pub(super) fn histories(began: Moment, versions: &[Version]) -> BTreeMap<String,
         if number < began.0 { history.before = Some(version) } else { history.since.push(version) }
     }
     histories
+}
+
+/// What was deleted at some time, by `Type/id`.
+pub(super) fn gone<'h>(histories: &'h BTreeMap<String, History<'_>>) -> BTreeSet<&'h str> {
+    histories.iter().filter(|(_, history)| history.was_deleted()).map(|(name, _)| name.as_str()).collect()
 }
 
 /// What an export asks for.
@@ -241,6 +263,20 @@ impl Level {
             Self::Patient => belongs(&|_| true),
             Self::Group(members) => belongs(&|patient| members.contains(patient)),
         }
+    }
+
+    /// Whether a resource of a Group may be absent for what is `gone`: servers find nothing by a patient who was deleted, and
+    /// Provenance of a record that was deleted stays here, as nobody can say whose that was.
+    pub(super) fn may_lack(&self, name: &str, version: &Version, gone: &BTreeSet<&str>) -> bool {
+        let (Self::Group(members), Some(body)) = (self, version.body.as_deref()) else { return false };
+        let Ok(resource) = serde_json::from_str::<Value>(body) else { return false };
+        let targets = resource["target"].as_array().into_iter().flatten();
+        let mut targets = targets.filter_map(|target| target["reference"].as_str());
+        let tells_of_what_is_gone = type_of(name) == "Provenance" && targets.any(|target| gone.contains(target));
+        // It belongs to nobody but members, and to no one of them who is left.
+        let is_of_who_is_gone = self.holds(name, version)
+            && belongs(name, &resource, |patient: &str| members.contains(patient) && gone.contains(patient));
+        tells_of_what_is_gone || is_of_who_is_gone
     }
 
     /// Whether a resource can only come because others refer to it.

@@ -100,9 +100,9 @@ impl Chain<'_> {
             }
             let (began, crashes) = (self.upstream.versions().len(), self.scenario.crashes && round < 3);
             let exported;
-            (life, exported) = self.export(life, limits, since.as_deref(), crashes).await?;
-            let manifest = match exported {
-                Ok(manifest) => manifest,
+            (life, exported) = self.export(life, limits, since.as_deref(), (began, crashes)).await?;
+            let (manifest, export) = match exported {
+                Ok(exported) => exported,
                 Err(said) => {
                     let known = ["did not come in", "readings in succession", "no two of"];
                     let kind = if known.iter().any(|text| said.contains(text)) { Wrong::Short } else { Wrong::Failed };
@@ -110,7 +110,6 @@ impl Chain<'_> {
                     break;
                 }
             };
-            let export = self.fetch(began, &manifest).await?;
             let versions = self.upstream.versions();
             let of_export =
                 export.judge(since.is_none(), &versions, &self.world.reassigned(), self.world.changes_asked_for_at());
@@ -137,14 +136,14 @@ impl Chain<'_> {
         })
     }
 
-    /// One export, through one crash if there is to be one.
+    /// One export with what it brought, through one crash if there is to be one.
     async fn export(
         &mut self,
         mut life: Life,
         limits: Limits,
         since: Option<&str>,
-        crashes: bool,
-    ) -> anyhow::Result<(Life, Result<Manifest, String>)> {
+        (began, crashes): (usize, bool),
+    ) -> anyhow::Result<(Life, Result<(Manifest, Export), String>)> {
         // Probes take their time, in which the first windows would grow old: that is another story.
         self.world.hold(self.random.below(6));
         if crashes {
@@ -175,15 +174,19 @@ impl Chain<'_> {
         let id = status.rsplit('/').next().context("a job's id")?.to_owned();
         loop {
             match self.wait(&life, &format!("{}/$bulk-status/{id}", life.base)).await? {
-                Ok(manifest) => return Ok((life, Ok(manifest))),
+                Ok(manifest) => match self.fetch(began, &manifest).await {
+                    Ok(export) => return Ok((life, Ok((manifest, export)))),
+                    // What is done after the last commit may be where it ends.
+                    Err(_) if life.point.crashed().now_or_never().is_some() => {}
+                    Err(error) => return Err(error),
+                },
                 Err(NoManifest::Failed(said)) => return Ok((life, Err(said))),
-                Err(NoManifest::Crashed) => {
-                    self.crashes += 1;
-                    self.world.say("CRASH");
-                    life.abort().await;
-                    life = self.begin(limits, None).await?;
-                }
+                Err(NoManifest::Crashed) => {}
             }
+            self.crashes += 1;
+            self.world.say("CRASH");
+            life.abort().await;
+            life = self.begin(limits, None).await?;
         }
     }
 

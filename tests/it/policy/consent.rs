@@ -76,6 +76,33 @@ async fn nothing_of_them_leaves_at_any_level() {
     rig.stop().await;
 }
 
+/// SEC-26: nor do the numbers tell of them where everybody was changed so late that it counts as moved.
+#[tokio::test]
+async fn no_number_tells_of_who_was_changed_just_now() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let client = Client::new("a", ALL);
+    let list = folder.path().join("list");
+    write(&list, "also\n");
+    let rig = Rig::configured(std::slice::from_ref(&client), |config| {
+        config.policy.exclude_patients_file = Some(list);
+    })
+    .await;
+    let later = rig.upstream.now() + chrono::TimeDelta::hours(1);
+    for id in ["in", "also"] {
+        let patient = format!(r#"{{"resourceType":"Patient","id":"{id}"}}"#);
+        rig.upstream.insert_raw_at(&patient, later).expect("a patient");
+    }
+    let group = r#"{"resourceType":"Group","id":"g","type":"person","actual":true,"member":[{"entity":{"reference":"Patient/in"}},{"entity":{"reference":"Patient/also"}}]}"#;
+    rig.upstream.create(group).expect("a Group");
+    let token = rig.token(&client, ALL).await;
+    let export = export(&rig, &token, "/Group/g/$export").await;
+    assert!(export.has("in") && !export.output.contains("also"));
+    let proof = export.proof("Patient");
+    assert_eq!((&proof["written"], &proof["withheld"], &proof["short"]), (&json!(1), &json!(0), &json!(0)), "{proof}");
+    assert_eq!(proof["expected"], proof["received"], "{proof}");
+    rig.stop().await;
+}
+
 /// Whoever may ask.
 #[tokio::test]
 async fn nothing_of_them_leaves_in_open_mode() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::smart::generate::pkcs8_es384;
 use crate::smart::jwk::ec_jwk;
-use crate::smart::jws::SigningKey;
+use crate::smart::signing_key::SigningKey;
 
 const NOW: Millis = Millis(1_800_000_000_500);
 const ACCEPTED: [Alg; 2] = [Alg::Es384, Alg::Rs256];
@@ -21,7 +21,8 @@ fn key(kid: &str) -> Key {
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &pkcs8).expect("a key");
     let point = pair.public_key().as_ref();
     let (x, y) = (point[1..49].try_into().expect("48 bytes"), point[49..].try_into().expect("48 bytes"));
-    Key { private: SigningKey::es384(&pkcs8), jwk: ec_jwk(kid, x, y) }
+    let jwk = ec_jwk(kid, x, y);
+    Key { private: SigningKey::es384(pair), jwk }
 }
 
 fn set(keys: &[&Key]) -> KeySet {

@@ -1,0 +1,514 @@
+//! JSON token by token, where it lies: each byte is looked at once, nothing is copied, and what is no JSON is told by where it
+//! stops being some (RFC 8259). Strings are most of what servers send, and are read eight bytes at a time.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Why bytes cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// From here on they are no JSON.
+    At(usize),
+    /// They are nested deeper than clients read.
+    Deep,
+}
+
+/// Deepest nesting of one value: many readers go no deeper.
+const DEEPEST: u32 = 128;
+
+/// The inside of a string, without its quotes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Text {
+    range: Range<usize>,
+    has_escapes: bool,
+}
+
+impl Text {
+    /// What it says; `None` if its escapes say nothing, as half of a pair of surrogates.
+    pub(super) fn read<'a>(&self, json: &'a [u8]) -> Option<Cow<'a, str>> {
+        let inside = std::str::from_utf8(json.get(self.range.clone())?).ok()?;
+        if self.has_escapes {
+            return serde_json::from_str(&format!("\"{inside}\"")).ok().map(Cow::Owned);
+        }
+        Some(Cow::Borrowed(inside))
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Its bytes where they are what it says; without a look at them.
+    pub(super) fn plain<'a>(&self, json: &'a [u8]) -> Option<&'a [u8]> {
+        if self.has_escapes { None } else { json.get(self.range.clone()) }
+    }
+}
+
+/// Hears what a value is made of, in its order.
+pub(super) trait Listener {
+    /// An object or an array begins.
+    fn open(&mut self, _is_object: bool) {}
+    fn close(&mut self) {}
+    /// The name of a member.
+    fn name(&mut self, _json: &[u8], _text: Text) {}
+    fn string(&mut self, _json: &[u8], _text: &Text) {}
+    /// A number or a word.
+    fn plain(&mut self) {}
+}
+
+/// Hears nothing.
+pub(super) struct Deaf;
+
+impl Listener for Deaf {}
+
+/// A place in some bytes that are being read.
+pub(super) struct Cursor<'a> {
+    json: &'a [u8],
+    at: usize,
+    /// Bytes of white space so far.
+    space: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(json: &'a [u8]) -> Self {
+        Self { json, at: 0, space: 0 }
+    }
+
+    pub(super) fn json(&self) -> &'a [u8] {
+        self.json
+    }
+
+    /// Bytes of white space that were passed over.
+    pub(super) fn space(&self) -> usize {
+        self.space
+    }
+
+    pub(super) fn fault(&self) -> Fault {
+        Fault::At(self.at)
+    }
+
+    /// The next byte that is no white space.
+    #[inline]
+    pub(super) fn peek(&mut self) -> Option<u8> {
+        match self.json.get(self.at) {
+            Some(byte) if *byte > b' ' => Some(*byte),
+            _ => self.pass_space(),
+        }
+    }
+
+    fn pass_space(&mut self) -> Option<u8> {
+        const SPACES: [u8; 8] = [b' '; 8];
+        let from = self.at;
+        loop {
+            match self.json.get(self.at)? {
+                b' ' if self.json[self.at..].first_chunk::<8>() == Some(&SPACES) => self.at += 8,
+                b' ' | b'\t' | b'\r' | b'\n' => self.at += 1,
+                byte => {
+                    self.space += self.at - from;
+                    return Some(*byte);
+                }
+            }
+        }
+    }
+
+    /// Passes over this byte.
+    fn take(&mut self, byte: u8) -> Result<(), Fault> {
+        if self.peek() != Some(byte) {
+            return Err(self.fault());
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// That nothing follows.
+    pub(super) fn end(&mut self) -> Result<(), Fault> {
+        if self.peek().is_some() { Err(self.fault()) } else { Ok(()) }
+    }
+
+    /// Reads an object: `read` is called for each member, and has to read its value.
+    pub(super) fn members<E: From<Fault>>(
+        &mut self,
+        mut read: impl FnMut(&mut Self, Text) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.items(*b"{}", |cursor| {
+            let name = cursor.name()?;
+            read(cursor, name)
+        })
+    }
+
+    /// Reads an array: `read` is called for each element, and has to read it.
+    pub(super) fn elements<E: From<Fault>>(&mut self, read: impl FnMut(&mut Self) -> Result<(), E>) -> Result<(), E> {
+        self.items(*b"[]", read)
+    }
+
+    /// Reads what stands between two brackets, with commas between.
+    fn items<E: From<Fault>>(
+        &mut self,
+        [open, close]: [u8; 2],
+        mut read: impl FnMut(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.take(open)?;
+        if self.peek() == Some(close) {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            read(self)?;
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(byte) if byte == close => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(self.fault().into()),
+            }
+        }
+    }
+
+    /// Passes over a value, whatever it is; gives where it stands.
+    pub(super) fn skip(&mut self) -> Result<Range<usize>, Fault> {
+        self.value(&mut Deaf)
+    }
+
+    /// Passes over a value, of which the listener hears all; gives where it stands.
+    pub(super) fn value(&mut self, listener: &mut impl Listener) -> Result<Range<usize>, Fault> {
+        // A bit for each thing that is open: whether it is an object.
+        let (mut open, mut depth) = (0_u128, 0_u32);
+        let mut byte = self.peek().ok_or(self.fault())?;
+        let start = self.at;
+        loop {
+            match byte {
+                b'{' | b'[' => {
+                    if depth == DEEPEST {
+                        return Err(Fault::Deep);
+                    }
+                    let is_object = byte == b'{';
+                    listener.open(is_object);
+                    (open, depth) = ((open << 1) | u128::from(is_object), depth + 1);
+                    self.at += 1;
+                    if self.peek() == Some(if is_object { b'}' } else { b']' }) {
+                        // It closes below.
+                    } else {
+                        byte = self.next_value(is_object, listener)?;
+                        continue;
+                    }
+                }
+                b'"' => {
+                    let text = self.string()?;
+                    listener.string(self.json, &text);
+                }
+                _ => {
+                    self.plain(byte)?;
+                    listener.plain();
+                }
+            }
+            loop {
+                if depth == 0 {
+                    return Ok(start..self.at);
+                }
+                let is_object = open & 1 == 1;
+                match self.peek() {
+                    Some(b',') => {
+                        self.at += 1;
+                        byte = self.next_value(is_object, listener)?;
+                        break;
+                    }
+                    Some(b'}') if is_object => {}
+                    Some(b']') if !is_object => {}
+                    _ => return Err(self.fault()),
+                }
+                self.at += 1;
+                listener.close();
+                (open, depth) = (open >> 1, depth - 1);
+            }
+        }
+    }
+
+    /// Goes to the first byte of the next value, past its name if it is a member.
+    fn next_value(&mut self, is_member: bool, listener: &mut impl Listener) -> Result<u8, Fault> {
+        if is_member {
+            let name = self.name()?;
+            listener.name(self.json, name);
+        }
+        self.peek().ok_or(self.fault())
+    }
+
+    /// Passes over the name of a member and its colon.
+    #[inline]
+    fn name(&mut self) -> Result<Text, Fault> {
+        if self.peek() != Some(b'"') {
+            return Err(self.fault());
+        }
+        let name = self.string()?;
+        self.take(b':')?;
+        Ok(name)
+    }
+
+    /// Passes over a string, at whose first quote it is.
+    #[inline]
+    fn string(&mut self) -> Result<Text, Fault> {
+        let start = self.at + 1;
+        let (mut at, mut seen, mut has_escapes) = (start, 0, false);
+        loop {
+            while let Some(eight) = self.json.get(at..).and_then(<[u8]>::first_chunk) {
+                let word = u64::from_le_bytes(*eight);
+                let stops = stops(word);
+                if stops != 0 {
+                    // The lowest of them is one.
+                    at += stops.trailing_zeros() as usize / 8;
+                    seen |= word;
+                    break;
+                }
+                seen |= word;
+                at += 8;
+            }
+            match self.json.get(at) {
+                Some(b'"') => break,
+                Some(b'\\') => {
+                    has_escapes = true;
+                    at = self.escape(at)?;
+                }
+                Some(byte) if *byte >= b' ' => {
+                    seen |= u64::from(*byte);
+                    at += 1;
+                }
+                Some(_) | None => return Err(Fault::At(at.min(self.json.len()))),
+            }
+        }
+        if seen & HIGH != 0
+            && let Err(error) = std::str::from_utf8(&self.json[start..at])
+        {
+            return Err(Fault::At(start + error.valid_up_to()));
+        }
+        self.at = at + 1;
+        Ok(Text { range: start..at, has_escapes })
+    }
+
+    /// Where what follows an escape begins.
+    fn escape(&self, at: usize) -> Result<usize, Fault> {
+        match self.json.get(at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
+            Some(b'u') => match self.json.get(at + 2..at + 6) {
+                Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => Ok(at + 6),
+                Some(_) | None => Err(Fault::At(at)),
+            },
+            Some(_) | None => Err(Fault::At(at)),
+        }
+    }
+
+    /// Passes over a number or a word that begins with this byte.
+    fn plain(&mut self, first: u8) -> Result<(), Fault> {
+        let rest = &self.json[self.at..];
+        let length = match first {
+            b't' if rest.starts_with(b"true") => 4,
+            b'f' if rest.starts_with(b"false") => 5,
+            b'n' if rest.starts_with(b"null") => 4,
+            b'-' | b'0'..=b'9' => number(rest).ok_or(self.fault())?,
+            _ => return Err(self.fault()),
+        };
+        self.at += length;
+        Ok(())
+    }
+}
+
+const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
+const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+
+/// Marks what may end a run of ordinary bytes in a string: a quote, a backslash or a control character. The lowest mark is right,
+/// those above it may not be.
+fn stops(word: u64) -> u64 {
+    let below = |most: u8| word.wrapping_sub(LOW * u64::from(most));
+    let is = |byte: u8| {
+        let other = word ^ (LOW * u64::from(byte));
+        other.wrapping_sub(LOW) & !other
+    };
+    ((below(b' ') & !word) | is(b'"') | is(b'\\')) & HIGH
+}
+
+/// How long the number is that this begins with.
+fn number(json: &[u8]) -> Option<usize> {
+    let digits = |from: usize| {
+        let rest = json.get(from..)?;
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        (digits > 0).then_some(from + digits)
+    };
+    let start = usize::from(json.first() == Some(&b'-'));
+    let mut at = if json.get(start) == Some(&b'0') { start + 1 } else { digits(start)? };
+    if json.get(at) == Some(&b'.') {
+        at = digits(at + 1)?;
+    }
+    if let Some(b'e' | b'E') = json.get(at) {
+        at = digits(at + 1 + usize::from(matches!(json.get(at + 1), Some(b'+' | b'-'))))?;
+    }
+    Some(at)
+}
+
+/// Moves what stands in `range`, which is JSON, together: all but the white space between its tokens. Gives the new end.
+pub(super) fn squeeze(json: &mut [u8], range: Range<usize>) -> usize {
+    let (mut read, mut write) = (range.start, range.start);
+    while read < range.end {
+        let end = match json[read] {
+            b' ' | b'\t' | b'\r' | b'\n' => {
+                read += 1;
+                continue;
+            }
+            b'"' => end_of_string(json, read),
+            _ => {
+                let rest = &json[read..range.end];
+                let stops = |byte: &u8| matches!(byte, b'"' | b' ' | b'\t' | b'\r' | b'\n');
+                rest.iter().position(stops).map_or(range.end, |length| read + length)
+            }
+        };
+        json.copy_within(read..end, write);
+        write += end - read;
+        read = end;
+    }
+    write
+}
+
+/// Where the string ends that begins here.
+fn end_of_string(json: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    loop {
+        match memchr::memchr2(b'"', b'\\', json.get(at..).unwrap_or_default()) {
+            None => return json.len(),
+            Some(ahead) if json[at + ahead] == b'"' => return at + ahead + 1,
+            Some(ahead) => at += ahead + 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_read(json: &[u8]) -> bool {
+        let mut cursor = Cursor::new(json);
+        cursor.skip().and_then(|_| cursor.end()).is_ok()
+    }
+
+    #[test]
+    fn what_serde_reads_is_read_and_nothing_else() {
+        let long = format!("\"{}\"", "é".repeat(40));
+        let texts = [
+            "{}",
+            "[]",
+            "{ }",
+            "[ ]",
+            "null",
+            "true",
+            "false",
+            "0",
+            "-0",
+            "1.5e+10",
+            "1E5",
+            "-1.0",
+            "\"\"",
+            "\"a\"",
+            "[1,2 , 3]",
+            "{\"a\":{\"b\":[{},[]]}}",
+            " \n\t\r{\"a\" : 1 }\n",
+            "\"\\u00e9\\n\\\"\\\\\\/\\b\\f\\r\\t\"",
+            "\"\\ud83d\"",
+            "\"12345678\"",
+            "\"1234567\\\"\"",
+            "\"123456789\\\\\"",
+            &long,
+            "\"\u{7f}\"",
+            "",
+            " ",
+            "{",
+            "}",
+            "[",
+            "]",
+            "{]",
+            "[}",
+            "[1,]",
+            "{\"a\":1,}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{a:1}",
+            "{1:1}",
+            "[,1]",
+            "[1 2]",
+            "nul",
+            "truer",
+            "True",
+            "01",
+            "-",
+            "1.",
+            ".5",
+            "1e",
+            "1e+",
+            "+1",
+            "--1",
+            "0x1",
+            "NaN",
+            "\"",
+            "\"\\\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\u123\"",
+            "\"a\nb\"",
+            "\"1234567\u{1}\"",
+            "\"12345678\u{1f}\"",
+            "[1]]",
+            "{} {}",
+            "1 2",
+            "\u{feff}{}",
+            "[\"a\":1]",
+            "{\"a\" 1}",
+            "{\"a\":1 \"b\":2}",
+            "\"\t\"",
+        ];
+        for text in texts {
+            let expected = serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok();
+            assert_eq!(is_read(text.as_bytes()), expected, "{text:?}");
+            // Wherever it lies among others.
+            for before in 0..9 {
+                let text = format!("[\"{}\",{text}]", "x".repeat(before));
+                let expected = serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok();
+                assert_eq!(is_read(text.as_bytes()), expected, "{text:?}");
+            }
+        }
+        for bytes in [&b"\"\xff\""[..], b"\"\xc3\"", b"\"abcdefgh\xc3(\"", b"{\"\xed\xa0\x80\":1}", b"\xff", b"[1\xa0]"]
+        {
+            assert!(!is_read(bytes), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn nesting_has_a_bound() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(is_read(nested(128).as_bytes()));
+        assert_eq!(Cursor::new(nested(129).as_bytes()).skip(), Err(Fault::Deep));
+    }
+
+    #[test]
+    fn all_but_white_space_stays() {
+        for (json, expected) in [
+            (r#" { "a b" : [ 1 , "c\" d" ] } "#, r#"{"a b":[1,"c\" d"]}"#),
+            ("{\n\t\"a\":\r\n  \"\\\\\"\n}", r#"{"a":"\\"}"#),
+            ("{}", "{}"),
+        ] {
+            let mut bytes = [b"x ", json.as_bytes(), b" y"].concat();
+            let end = squeeze(&mut bytes, 2..2 + json.len());
+            assert_eq!(std::str::from_utf8(&bytes[2..end]), Ok(expected));
+            assert!(bytes.ends_with(b" y"));
+        }
+    }
+
+    #[test]
+    fn every_byte_that_may_end_a_run_is_seen_where_it_is() {
+        for byte in 0..=u8::MAX {
+            for place in 0..8 {
+                let mut eight = [b'a'; 8];
+                eight[place] = byte;
+                let stops = stops(u64::from_le_bytes(eight));
+                let is_one = byte < b' ' || byte == b'"' || byte == b'\\';
+                assert_eq!(stops != 0, is_one, "{byte}");
+                assert!(!is_one || stops.trailing_zeros() as usize / 8 == place, "{byte} at {place}");
+            }
+        }
+    }
+}
