@@ -1,11 +1,12 @@
 //! When an export that had no room goes on.
 //!
 //! Others take room and give it back: an export goes on as soon as there is some. What it has written itself of a file that did
-//! not fit is removed, and that is no room to go on with: the same would be read again and again in vain. Of a job store only
-//! the next write tells whether it has room.
+//! not fit is removed, and that is no room to go on with: the same would be read again and again in vain. That holds for a job
+//! store on the same disk, too. Of one that cannot tell what is free only the next write tells whether it has room.
 
 use std::time::Duration;
 
+use super::files::FilesError;
 use super::services::Services;
 use crate::output::writer::PART;
 
@@ -24,11 +25,29 @@ pub(super) struct RoomWait {
     in_vain: u32,
 }
 
+/// What had no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Output,
+    Store,
+    /// The ledger, or the keys.
+    Records,
+}
+
+impl By {
+    pub(super) fn of(error: &FilesError) -> Self {
+        match error {
+            FilesError::Store(_) => Self::Store,
+            FilesError::Ledger(_) | FilesError::Key(_) => Self::Records,
+            FilesError::Output(_) | FilesError::Revoked | FilesError::Quota => Self::Output,
+        }
+    }
+}
+
 /// A run that had no room.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stopped {
-    /// It was the job store that had none, or the ledger, not the output.
-    pub(super) by_store: bool,
+    pub(super) by: By,
     /// It has read from the upstream,
     pub(super) has_read: bool,
     /// and completed a file.
@@ -38,11 +57,15 @@ pub(super) struct Stopped {
 impl RoomWait {
     /// Waits until files can be written again. What the run had begun is removed by then.
     pub(super) async fn returns(&mut self, services: &Services, stopped: Stopped) {
-        let Stopped { by_store, has_read, has_completed } = stopped;
+        let Stopped { by, has_read, has_completed } = stopped;
         if has_completed {
             self.in_vain = 0;
         }
-        if by_store {
+        let stores = || services.store.free();
+        if by == By::Store && has_read && stores().is_some() {
+            return self.more_room(services, stores).await;
+        }
+        if by != By::Output {
             let pause = EVERY.saturating_mul(2_u32.saturating_pow(self.in_vain.min(8))).min(TOO_LITTLE);
             self.in_vain = if has_read { self.in_vain + 1 } else { 0 };
             return services.clock.sleep(pause).await;
@@ -50,7 +73,9 @@ impl RoomWait {
         // Others have hardly made room yet.
         services.clock.sleep(SOON).await;
         match Room::of(services).await {
-            Room::Some if has_read => self.more_room(services).await,
+            Room::Some if has_read => {
+                self.more_room(services, || services.output.room().map(|room| room.free)).await;
+            }
             Room::Some | Room::None => self.in_vain = 0,
             Room::Unknown => return,
         }
@@ -59,9 +84,8 @@ impl RoomWait {
         }
     }
 
-    /// Waits for more room than there is. For how long at most, as nobody tells what is free on a cloud.
-    async fn more_room(&mut self, services: &Services) {
-        let free = || services.output.room().map(|room| room.free);
+    /// Waits for more room than there is, by what is `free`. For how long at most, as nobody tells that of a cloud.
+    async fn more_room(&mut self, services: &Services, free: impl Fn() -> Option<u64>) {
         let before = free();
         let pause = TOO_LITTLE.saturating_mul(2_u32.saturating_pow(self.in_vain.min(8))).min(LONGEST);
         self.in_vain += 1;

@@ -10,7 +10,7 @@ use super::planner::{PlanError, Planned};
 use super::progress::{Pause, Progress};
 use super::read::{PageLimits, Reader};
 use super::reaper::ended;
-use super::room::{RoomWait, Stopped};
+use super::room::{By, RoomWait, Stopped};
 use super::worker::{Worker, WorkerError};
 use crate::fhir::filter::Filter;
 use crate::fhir::outcome::IssueType;
@@ -89,7 +89,7 @@ impl Inner {
                         refused = Refusals::default();
                     }
                     let stopped = Stopped {
-                        by_store: matches!(error, FilesError::Store(_) | FilesError::Ledger(_) | FilesError::Key(_)),
+                        by: By::of(&error),
                         has_read: progress.slices() > slices,
                         has_completed: self.completed(id).await > before,
                     };

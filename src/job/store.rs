@@ -19,6 +19,11 @@ use crate::smart::consent::Consent;
 
 /// Keeps jobs, plans and files. Every call is durable when it answers, atomic, and may be repeated.
 pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Bytes that are free where it writes; `None` if it cannot tell.
+    fn free(&self) -> Option<u64> {
+        None
+    }
+
     /// Records a new job.
     fn create(&self, job: Job) -> BoxFuture<'_, Result<(), StoreError>>;
 

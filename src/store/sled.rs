@@ -143,6 +143,10 @@ impl SledStore {
 }
 
 impl Store for SledStore {
+    fn free(&self) -> Option<u64> {
+        self.shared.free()
+    }
+
     fn create(&self, job: Job) -> BoxFuture<'_, Result<(), StoreError>> {
         self.write(move |trees| Ok((trees.create(job)?, ()))).boxed()
     }

@@ -75,6 +75,11 @@ enum State {
 }
 
 impl Shared {
+    /// Bytes that are free on its disk.
+    pub(super) fn free(&self) -> Option<u64> {
+        Space::of(&self.folder).map(|space| space.free)
+    }
+
     pub(super) fn new(folder: &Path, trees: Trees, ballast: Option<Ballast>) -> Self {
         Self {
             folder: folder.to_owned(),
