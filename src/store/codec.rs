@@ -1,17 +1,21 @@
-//! How a record becomes bytes and is known again: JSON in parts, each with a version and checksums.
+//! How a record becomes bytes and is known again: JSON in parts, each with a version and checksums. What may be long and says the
+//! same again and again is packed (zlib).
 //!
 //! sled moves values over 128 kB into files of their own and rewrites whole pages of smaller ones, so that a
 //! record lies there in parts of 16 kB at most. A part is laid out like this, numbers big-endian:
 //!
 //! ```text
-//! version (1) | CRC-32 of all else (4) | CRC-32 of the whole record (4) | number of parts (2) | JSON
+//! version (1) | CRC-32 of all else (4) | CRC-32 of the whole record (4) | number of parts (2) | JSON, packed or not
 //! ```
 //!
 //! The first checksum also covers the record's name and the part's number, so that a part in another's place is
 //! noticed; the second tells the parts of one writing from those of another.
 
 use std::fmt;
+use std::io::{BufReader, Read};
 
+use flate2::Compression;
+use flate2::read::{ZlibDecoder, ZlibEncoder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -33,6 +37,8 @@ pub(crate) enum Record {
     Job(JobId),
     Plan(JobId),
     File(JobId, FileNo),
+    /// Of all files of a job that has ended.
+    Files(JobId),
     Profile(ProfileKey),
     /// Of an assertion that was used, by its hash.
     Used([u8; 32]),
@@ -52,7 +58,7 @@ impl Record {
     /// What the keys of all its parts begin with, and those of no other record of its kind.
     pub(crate) fn prefix(self) -> Vec<u8> {
         match self {
-            Self::Job(id) | Self::Plan(id) => id.as_bytes().to_vec(),
+            Self::Job(id) | Self::Plan(id) | Self::Files(id) => id.as_bytes().to_vec(),
             Self::File(id, no) => [id.as_bytes().as_slice(), &no.0.to_be_bytes()].concat(),
             Self::Profile(key) => key.as_bytes().to_vec(),
             Self::Used(hash) => hash.to_vec(),
@@ -82,6 +88,10 @@ impl Record {
         [self.prefix(), part.to_be_bytes().to_vec()].concat()
     }
 
+    fn is_packed(self) -> bool {
+        matches!(self, Self::Files(_))
+    }
+
     fn damaged(self) -> StoreError {
         StoreError::Damaged(self.to_string())
     }
@@ -93,6 +103,7 @@ impl fmt::Display for Record {
             Self::Job(id) => write!(f, "of job {id}"),
             Self::Plan(id) => write!(f, "of the plan of job {id}"),
             Self::File(id, FileNo(no)) => write!(f, "of file {no} of job {id}"),
+            Self::Files(id) => write!(f, "of the files of job {id}"),
             // The checksum covers this name, so that one under another's key is noticed.
             Self::Profile(key) => {
                 write!(f, "of the profile {:032x}", u128::from_be_bytes(*key.as_bytes()))
@@ -125,8 +136,9 @@ pub(crate) type Part = (Vec<u8>, Vec<u8>);
 /// [`StoreError::Unavailable`] if it cannot be written as JSON or takes more than a gigabyte.
 pub(crate) fn encode<T: Serialize>(record: Record, value: &T) -> Result<Vec<Part>, StoreError> {
     let json = serde_json::to_vec(value).map_err(|error| StoreError::Unavailable(error.into()))?;
-    let whole = crc32fast::hash(&json);
-    let chunks = json.chunks(PART - HEADER);
+    let bytes = if record.is_packed() { packed(&json) } else { json };
+    let whole = crc32fast::hash(&bytes);
+    let chunks = bytes.chunks(PART - HEADER);
     let count =
         u16::try_from(chunks.len()).map_err(|_| StoreError::Unavailable(CodecError::TooLarge(record).into()))?;
     let parts = (0..count).zip(chunks).map(|(number, chunk)| {
@@ -142,7 +154,7 @@ pub(crate) fn encode<T: Serialize>(record: Record, value: &T) -> Result<Vec<Part
 /// [`StoreError::Damaged`] if they are not what [`encode`] gave, [`StoreError::Unavailable`] if a later version
 /// wrote them.
 pub(crate) fn decode<T: DeserializeOwned, B: AsRef<[u8]>>(record: Record, parts: &[(B, B)]) -> Result<T, StoreError> {
-    let mut json = Vec::new();
+    let mut bytes = Vec::new();
     let mut first = None;
     for (number, (key, value)) in (0..=u16::MAX).zip(parts) {
         let (header, chunk) = Header::read(record, value.as_ref())?;
@@ -152,13 +164,25 @@ pub(crate) fn decode<T: DeserializeOwned, B: AsRef<[u8]>>(record: Record, parts:
         if header.checksum != expected || (header.whole, header.count) != (whole, count) || !in_place {
             return Err(record.damaged());
         }
-        json.extend_from_slice(chunk);
+        bytes.extend_from_slice(chunk);
     }
-    if first.is_none_or(|(whole, _)| crc32fast::hash(&json) != whole) {
+    if first.is_none_or(|(whole, _)| crc32fast::hash(&bytes) != whole) {
         return Err(record.damaged());
     }
     // The text of a JSON error can quote what it read, so that it goes no further.
-    serde_json::from_slice(&json).map_err(|_| record.damaged())
+    let value = if record.is_packed() {
+        serde_json::from_reader(BufReader::new(ZlibDecoder::new(&bytes[..])))
+    } else {
+        serde_json::from_slice(&bytes)
+    };
+    value.map_err(|_| record.damaged())
+}
+
+fn packed(json: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    // What is read from memory does not fail.
+    let _bytes = ZlibEncoder::new(json, Compression::fast()).read_to_end(&mut packed);
+    packed
 }
 
 struct Header {
@@ -238,6 +262,19 @@ mod tests {
             parts[0].1[at / 8] ^= 1 << (at % 8);
             let error = decode::<String, _>(RECORD, &parts).expect_err("a bit was flipped");
             assert!(!format!("{error:?}").contains("secret"), "bit {at}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_packed_is_read_back_and_a_flipped_bit_is_noticed() {
+        let record = Record::Files(JobId::new([7; 16]));
+        let parts = encode(record, &text(100_000)).expect("text can be written");
+        assert!(parts.len() == 1 && parts[0].1.len() < 2_000, "{} parts", parts.len());
+        assert_eq!(decode::<String, _>(record, &parts).expect("nothing was changed"), text(100_000));
+        for at in 0..parts[0].1.len() * 8 {
+            let mut parts = parts.clone();
+            parts[0].1[at / 8] ^= 1 << (at % 8);
+            assert!(decode::<String, _>(record, &parts).is_err(), "bit {at}");
         }
     }
 

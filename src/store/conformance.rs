@@ -35,6 +35,7 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     a_fenced_change_leaves_nothing(&*make().await).await;
     a_change_records_all_it_holds(&*make().await).await;
     files_come_in_the_order_of_their_numbers(&*make().await).await;
+    files_of_a_job_that_has_ended_stay_and_can_be_forgotten(&*make().await).await;
     records_of_any_size_are_read_back_and_can_shrink(&*make().await).await;
     jobs_do_not_mix(&*make().await).await;
     a_restored_job_is_there_as_it_was_found(&*make().await).await;
@@ -322,6 +323,34 @@ async fn files_come_in_the_order_of_their_numbers(store: &dyn Store) {
     }
     let numbers: Vec<_> = store.files(id).await.expect("they are there").iter().map(|file| file.no.0).collect();
     assert_eq!(numbers, [0, 1, 255, 256, 65_536, u32::MAX]);
+}
+
+/// The change that ends a job.
+pub(super) fn failed() -> Change {
+    let state = JobState::Failed(Failed { code: IssueType::Processing, text: String::new(), expires: Millis(9) });
+    Change { state: Some(state), ..Change::default() }
+}
+
+async fn files_of_a_job_that_has_ended_stay_and_can_be_forgotten(store: &dyn Store) {
+    let id = job(1).id;
+    store.create(job(1)).await.expect("a new job");
+    let lease = store.claim(id).await.expect("it is there");
+    let numbers = async || {
+        let files = store.files(id).await.expect("the store answers");
+        files.iter().map(|file| file.no.0).collect::<Vec<_>>()
+    };
+    let commit = async |change| store.commit(lease, change).await.expect("the lease is good");
+    commit(Change { files: (0..20).map(file).collect(), ..running(1) }).await;
+    commit(Change { files: vec![file(30), file(5)], forgotten: vec![FileNo(1), FileNo(30)], ..failed() }).await;
+    let left: Vec<_> = (0..20).filter(|no| *no != 1).collect();
+    assert_eq!(numbers().await, left);
+    commit(Change { forgotten: vec![FileNo(3)], files: vec![file(40)], ..Change::default() }).await;
+    let left: Vec<_> = left.into_iter().filter(|no| *no != 3).chain([40]).collect();
+    assert_eq!(numbers().await, left);
+    assert!(store.delete(id).await.expect("it is there"));
+    assert_eq!(numbers().await, left, "until its files are gone");
+    store.purge(id).await.expect("it is deleted");
+    assert_eq!(numbers().await, [0; 0]);
 }
 
 async fn records_of_any_size_are_read_back_and_can_shrink(store: &dyn Store) {

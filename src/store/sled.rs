@@ -4,6 +4,7 @@
 //! there for that. Nothing here runs on a thread of the caller's runtime.
 
 mod open;
+mod records;
 mod trees;
 mod writer;
 

@@ -12,7 +12,9 @@ use super::*;
 use crate::bulk::kickoff::{Kickoff, NamedPatients};
 use crate::bulk::sealed::JobKey;
 use crate::fhir::datatypes::Id;
+use crate::job::checkpoint::FileNo;
 use crate::job::store::Change;
+use crate::store::codec::{self, Record};
 use crate::store::conformance::{self, file, job, of_client, plan, running};
 
 fn folder() -> (TempDir, PathBuf) {
@@ -74,6 +76,54 @@ async fn jobs_of_a_client_are_counted_in_a_log_of_an_earlier_version() {
     db.open_tree("jobs").and_then(|jobs| jobs.clear()).expect("a tree");
     drop(db);
     assert_eq!(opened(&folder).active(client).await.expect("the store answers"), 0, "they have gone meanwhile");
+}
+
+/// A store is read through at each start: a thousand files of a job that has ended are a record of some kilobytes. Of more it
+/// would be too large a change, and those that an earlier version has left apart stay so.
+#[tokio::test]
+async fn files_of_a_job_that_has_ended_are_one_record() {
+    let (_parent, folder) = folder();
+    let most = u32::try_from(trees::MOST_TOGETHER).expect("a number");
+    let mut bytes = Vec::new();
+    for (number, count) in [(1, most), (2, most + 1)] {
+        let (store, id) = (opened(&folder), job(number).id);
+        store.create(job(number)).await.expect("a new job");
+        let lease = store.claim(id).await.expect("it is there");
+        let files: Vec<_> = (0..count).map(file).collect();
+        store.commit(lease, Change { files: files.clone(), ..running(1) }).await.expect("the lease is good");
+        store.commit(lease, conformance::failed()).await.expect("the lease is good");
+        drop(store);
+        let db = ::sled::open(&folder).expect("it can be opened");
+        let held = |name| db.open_tree(name).expect("a tree").scan_prefix(id.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let [apart, together] = ["files", "ended-files"].map(|name| held(name).expect("they can be read"));
+        bytes.push(together.iter().map(|(_, value)| value.len()).sum::<usize>());
+        assert_eq!(apart.len(), if number == 1 { 0 } else { count as usize }, "job {number}");
+        drop(db);
+        assert_eq!(opened(&folder).files(id).await.expect("they can be read"), files, "job {number}");
+    }
+    assert!((1..20_000).contains(&bytes[0]) && bytes[1] == 0, "{bytes:?}");
+}
+
+#[tokio::test]
+async fn files_that_an_earlier_version_kept_apart_are_those_of_a_job_that_has_ended() {
+    let (_parent, folder) = folder();
+    let (store, id) = (opened(&folder), job(1).id);
+    store.create(job(1)).await.expect("a new job");
+    let lease = store.claim(id).await.expect("it is there");
+    store.commit(lease, conformance::failed()).await.expect("the lease is good");
+    drop(store);
+    let db = ::sled::open(&folder).expect("it can be opened");
+    db.open_tree("ended-files").and_then(|tree| tree.clear()).expect("a tree");
+    for no in 0..3 {
+        for (key, part) in codec::encode(Record::File(id, FileNo(no)), &file(no)).expect("it can be written") {
+            db.open_tree("files").and_then(|files| files.insert(key, part)).expect("a tree");
+        }
+    }
+    drop(db);
+    let store = opened(&folder);
+    assert_eq!(store.files(id).await.expect("they can be read"), [file(0), file(1), file(2)]);
+    store.commit(lease, Change { forgotten: vec![FileNo(1)], ..Change::default() }).await.expect("the lease is good");
+    assert_eq!(store.files(id).await.expect("they can be read"), [file(0), file(2)]);
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ::sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
-use ::sled::{Db, IVec, Tree};
-use serde::de::DeserializeOwned;
+use ::sled::{Db, Tree};
 use serde::{Deserialize, Serialize};
 
+use super::records::{Batch, failed, one, parts, put, records, remove};
 use crate::bulk::cohort::CohortId;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileNo, FileRecord};
@@ -29,6 +29,8 @@ pub(super) struct Trees {
     jobs: Tree,
     plans: Tree,
     files: Tree,
+    /// All files of a job that has ended, in one record: thousands of such jobs are read through at each start.
+    ended: Tree,
     profiles: Tree,
     used: Tree,
     meta: Tree,
@@ -41,41 +43,21 @@ const MARK: &[u8] = b"offtake";
 /// The record that says that jobs which run or wait are found by their client.
 const INDEXED: &[u8] = b"active-by-client";
 
+/// Files of a job that become one record when it ends. Each of them is removed then, and a batch is no larger than the room without
+/// which none is begun.
+pub(super) const MOST_TOGETHER: usize = 1_000;
+
 /// What one call writes: all of it, or nothing.
 #[derive(Default)]
 pub(super) struct Writes {
     jobs: Batch,
     plans: Batch,
     files: Batch,
+    ended: Batch,
     profiles: Batch,
     used: Batch,
     meta: Batch,
     active: Batch,
-}
-
-/// What is written to one tree: values by their keys, none where the key is removed.
-#[derive(Default)]
-struct Batch(BTreeMap<IVec, Option<IVec>>);
-
-impl Batch {
-    fn insert(&mut self, key: impl Into<IVec>, value: impl Into<IVec>) {
-        self.0.insert(key.into(), Some(value.into()));
-    }
-
-    fn remove(&mut self, key: impl Into<IVec>) {
-        self.0.insert(key.into(), None);
-    }
-
-    fn to_sled(&self) -> ::sled::Batch {
-        let mut batch = ::sled::Batch::default();
-        for (key, value) in &self.0 {
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        batch
-    }
 }
 
 /// A job with what only the store needs to know of it.
@@ -88,9 +70,9 @@ struct JobRecord {
 impl Trees {
     pub(super) fn open(db: &Db) -> ::sled::Result<Self> {
         let tree = |name| db.open_tree(name);
-        let (jobs, plans, files) = (tree("jobs")?, tree("plans")?, tree("files")?);
+        let (jobs, plans, files, ended) = (tree("jobs")?, tree("plans")?, tree("files")?, tree("ended-files")?);
         let (profiles, used, meta, active) = (tree("profiles")?, tree("used")?, tree("meta")?, tree("active")?);
-        let trees = Self { jobs, plans, files, profiles, used, meta, active };
+        let trees = Self { jobs, plans, files, ended, profiles, used, meta, active };
         if !trees.meta.contains_key(INDEXED)? {
             trees.index()?;
         }
@@ -140,7 +122,15 @@ impl Trees {
         readable.collect()
     }
 
+    /// An earlier version of this program kept those of ended jobs apart, too.
     pub(super) fn files(&self, id: JobId) -> Result<Vec<FileRecord>, StoreError> {
+        let ended: Option<Vec<FileRecord>> = one(&self.ended, Record::Files(id))?;
+        let apart = self.files_apart(id)?;
+        let Some(ended) = ended else { return Ok(apart) };
+        Ok(by_number(ended, apart))
+    }
+
+    fn files_apart(&self, id: JobId) -> Result<Vec<FileRecord>, StoreError> {
         let record = |key: &[u8]| {
             let no = key.get(id.as_bytes().len()..)?.first_chunk()?;
             Some(Record::File(id, FileNo(u32::from_be_bytes(*no))))
@@ -302,13 +292,40 @@ impl Trees {
         if let Some(plan) = plan {
             put(&self.plans, &mut writes.plans, Record::Plan(lease.job), &plan)?;
         }
+        let id = lease.job;
+        if !record.job.state.is_active() {
+            let known = self.files(id)?;
+            if known.len() + files.len() <= MOST_TOGETHER || self.has_files_together(id)? {
+                let mut all = by_number(known, files);
+                all.retain(|file| !forgotten.contains(&file.no));
+                self.put_files_together(&mut writes, id, &all)?;
+                return Ok(writes);
+            }
+        }
         for file in files.iter().filter(|file| !forgotten.contains(&file.no)) {
-            put(&self.files, &mut writes.files, Record::File(lease.job, file.no), file)?;
+            put(&self.files, &mut writes.files, Record::File(id, file.no), file)?;
         }
         for no in forgotten {
-            remove(&self.files, &mut writes.files, Record::File(lease.job, no))?;
+            remove(&self.files, &mut writes.files, Record::File(id, no))?;
         }
         Ok(writes)
+    }
+
+    fn has_files_together(&self, id: JobId) -> Result<bool, StoreError> {
+        Ok(!parts(&self.ended, Record::Files(id))?.is_empty())
+    }
+
+    /// All files of a job that has ended.
+    fn put_files_together(&self, writes: &mut Writes, id: JobId, files: &[FileRecord]) -> Result<(), StoreError> {
+        self.remove_files_apart(writes, id)?;
+        put(&self.ended, &mut writes.ended, Record::Files(id), &files)
+    }
+
+    fn remove_files_apart(&self, writes: &mut Writes, id: JobId) -> Result<(), StoreError> {
+        for key in self.files.scan_prefix(id.as_bytes()).keys() {
+            writes.files.remove(key.map_err(|error| failed(error, Record::Job(id)))?);
+        }
+        Ok(())
     }
 
     pub(super) fn delete(&self, id: JobId) -> Result<(Writes, bool), StoreError> {
@@ -325,9 +342,14 @@ impl Trees {
         if self.job_record(id)?.is_some() {
             return Ok(writes);
         }
+        let is_active = job.state.is_active();
         self.put_job(&mut writes, &JobRecord { epoch, job })?;
         if let Some(plan) = plan {
             put(&self.plans, &mut writes.plans, Record::Plan(id), &plan)?;
+        }
+        if !is_active && files.len() <= MOST_TOGETHER {
+            self.put_files_together(&mut writes, id, &files)?;
+            return Ok(writes);
         }
         for file in &files {
             put(&self.files, &mut writes.files, Record::File(id, file.no), file)?;
@@ -340,9 +362,8 @@ impl Trees {
         if self.job_record(id)?.is_some_and(|record| record.job.state == JobState::Deleted) {
             remove(&self.jobs, &mut writes.jobs, Record::Job(id))?;
             remove(&self.plans, &mut writes.plans, Record::Plan(id))?;
-            for key in self.files.scan_prefix(id.as_bytes()).keys() {
-                writes.files.remove(key.map_err(|error| failed(error, Record::Job(id)))?);
-            }
+            remove(&self.ended, &mut writes.ended, Record::Files(id))?;
+            self.remove_files_apart(&mut writes, id)?;
         }
         Ok(writes)
     }
@@ -423,11 +444,12 @@ impl Trees {
 
     /// Makes `writes` visible; durable they are once `flush` was called and the file synced.
     pub(super) fn apply(&self, writes: &Writes) -> ::sled::Result<()> {
-        let Writes { jobs, plans, files, profiles, used, meta, active } = writes;
+        let Writes { jobs, plans, files, ended, profiles, used, meta, active } = writes;
         let batches = [
             (&self.jobs, jobs),
             (&self.plans, plans),
             (&self.files, files),
+            (&self.ended, ended),
             (&self.profiles, profiles),
             (&self.used, used),
             (&self.meta, meta),
@@ -473,6 +495,12 @@ impl Trees {
     }
 }
 
+/// `changed` in the place of those of the same numbers, in the order of numbers.
+fn by_number(files: Vec<FileRecord>, changed: Vec<FileRecord>) -> Vec<FileRecord> {
+    let all: BTreeMap<FileNo, FileRecord> = files.into_iter().chain(changed).map(|file| (file.no, file)).collect();
+    all.into_values().collect()
+}
+
 /// Keeps apart whether a client's job runs or waits.
 fn index(writes: &mut Writes, job: &Job) {
     let Some(client) = job.owner.client() else { return };
@@ -481,74 +509,5 @@ fn index(writes: &mut Writes, job: &Job) {
         writes.active.insert(key, &[]);
     } else {
         writes.active.remove(key);
-    }
-}
-
-/// Replaces every part of `record`, so that none of a longer one is left behind.
-fn put<T: Serialize>(tree: &Tree, batch: &mut Batch, record: Record, value: &T) -> Result<(), StoreError> {
-    remove(tree, batch, record)?;
-    for (key, part) in codec::encode(record, value)? {
-        batch.insert(key, part);
-    }
-    Ok(())
-}
-
-fn remove(tree: &Tree, batch: &mut Batch, record: Record) -> Result<(), StoreError> {
-    for key in tree.scan_prefix(record.prefix()).keys() {
-        batch.remove(key.map_err(|error| failed(error, record))?);
-    }
-    Ok(())
-}
-
-fn one<T: DeserializeOwned>(tree: &Tree, record: Record) -> Result<Option<T>, StoreError> {
-    let parts = parts(tree, record)?;
-    if parts.is_empty() { Ok(None) } else { codec::decode(record, &parts).map(Some) }
-}
-
-fn parts(tree: &Tree, record: Record) -> Result<Vec<(IVec, IVec)>, StoreError> {
-    tree.scan_prefix(record.prefix()).collect::<Result<_, _>>().map_err(|error| failed(error, record))
-}
-
-/// The records that `parts`, in the order of their keys, make up; `record` knows them by a part's key.
-fn records<T: DeserializeOwned>(
-    parts: ::sled::Iter,
-    record: impl Fn(&[u8]) -> Option<Record>,
-) -> impl Iterator<Item = Result<(Record, T), StoreError>> {
-    let mut parts = parts.peekable();
-    let mut broken = false;
-    std::iter::from_fn(move || {
-        let mut of_one: Vec<(IVec, IVec)> = Vec::new();
-        let mut known = None;
-        while let Some(part) = parts.next_if(|part| match part {
-            Ok((key, _)) => known.is_none() || record(key) == known,
-            Err(_) => true,
-        }) {
-            match part {
-                Ok((key, value)) => {
-                    let Some(record) = record(&key) else {
-                        return Some(Err(StoreError::Damaged("under a key that is too short".to_owned())));
-                    };
-                    known = Some(record);
-                    of_one.push((key, value));
-                }
-                Err(_) if broken => return None,
-                Err(error) => {
-                    broken = true; // sled repeats the error for ever
-                    return Some(Err(StoreError::Unavailable(error.into())));
-                }
-            }
-        }
-        let known = known?;
-        Some(codec::decode(known, &of_one).map(|value| (known, value)))
-    })
-}
-
-fn failed(error: ::sled::Error, record: Record) -> StoreError {
-    match error {
-        ::sled::Error::Corruption { .. } => StoreError::Damaged(record.to_string()),
-        error @ (::sled::Error::CollectionNotFound(_)
-        | ::sled::Error::Unsupported(_)
-        | ::sled::Error::ReportableBug(_)
-        | ::sled::Error::Io(_)) => StoreError::Unavailable(error.into()),
     }
 }
