@@ -81,7 +81,8 @@ pub(crate) async fn its_own(setup: &Setup) -> anyhow::Result<()> {
     let times = took.as_secs_f64() / offtake.as_secs_f64();
     table::say(format!("{}: Offtake is {times:.1} times as fast as the server's own export", setup.name));
     ensure!(difference.is_none(), "the server's own export:\n{difference}");
-    ensure!(times >= THAN_ITS_OWN, "only {times:.1} times as fast as the server's own export");
+    let is_promised = setup.name == "hapi-large";
+    ensure!(!is_promised || times >= THAN_ITS_OWN, "only {times:.1} times as fast as the server's own export");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write as _};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -87,6 +87,15 @@ fn lines_of(folder: &Path) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(all)
+}
+
+/// Writes them to a file, one on each line.
+pub(crate) fn write(file: &Path, resources: &Resources) -> anyhow::Result<()> {
+    let mut file = BufWriter::new(File::create_new(file)?);
+    for Resource { text, .. } in resources.iter().flat_map(|(_, of_type)| of_type) {
+        writeln!(file, "{text}")?;
+    }
+    Ok(file.flush()?)
 }
 
 /// Writes them to the server at `base`, one type after the other.

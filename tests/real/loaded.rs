@@ -16,14 +16,23 @@ const STORED: &str = "stored.ndjson";
 /// How long it may take to close a large database.
 const TO_CLOSE: Duration = Duration::from_mins(3);
 
-/// Has the database in `folder`, and says what it holds.
-pub(crate) async fn copied_to(folder: &Path) -> anyhow::Result<Stored> {
-    let kept = PathBuf::from(data::needed("OFFTAKE_REAL_LOADED")?);
+/// Has the database in `folder`, which is filled before if there is none yet.
+pub(crate) async fn copied_to(folder: &Path) -> anyhow::Result<()> {
+    let kept = kept()?;
     if !kept.exists() {
         fill(&kept).await.context("filling a database")?;
     }
     std::fs::copy(kept.join(DATABASE), folder.join(DATABASE))?;
-    Stored::kept(&kept.join(STORED))
+    Ok(())
+}
+
+/// What it holds.
+pub(crate) fn stored() -> anyhow::Result<Stored> {
+    Stored::kept(&kept()?.join(STORED))
+}
+
+fn kept() -> anyhow::Result<PathBuf> {
+    Ok(data::needed("OFFTAKE_REAL_LOADED")?.into())
 }
 
 /// Fills a server and ends it. Whole or not at all: what is not moved to `kept` goes with the run.

@@ -47,7 +47,7 @@ const LEFT_ALONE: Where = |setup| setup.name != "hapi-written";
 /// Where naive clients are tried as well.
 const WALKED: Where = |setup| setup.name == "hapi-large" || of_pages(setup) || setup.name == "hapi-prefetch-2003";
 /// Where the server's own export is tried, which leaves resources behind.
-const EXPORTS_ITSELF: Where = |setup| setup.name == "hapi-large";
+const EXPORTS_ITSELF: Where = |setup| matches!(setup.name.as_str(), "hapi-large" | "helios");
 /// Where others write: the last of all tests, since what is stored is something else then.
 const WRITTEN: Where = |setup| setup.name == "hapi-written" || of_pages(setup);
 

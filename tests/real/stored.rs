@@ -46,6 +46,19 @@ impl Stored {
         Ok(Self(all))
     }
 
+    /// The same of a server that takes no batches.
+    pub(crate) async fn read_singly(http: &Http, base: &str, written: &Resources) -> anyhow::Result<Self> {
+        let mut all = Expected::new();
+        for (name, of_type) in written {
+            for resource in of_type {
+                let place = format!("{name}/{}", resource.id);
+                let read: Box<RawValue> = http.get(&format!("{base}/{place}")).await?;
+                all.insert(place, compact(read.get()));
+            }
+        }
+        Ok(Self(all))
+    }
+
     /// Fails if the server counts others besides.
     pub(crate) async fn is_counted(&self, http: &Http, base: &str) -> anyhow::Result<()> {
         for (name, count) in self.types() {
