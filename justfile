@@ -41,6 +41,8 @@ bench:
     cargo bench --locked --bench export -- --json target/export.json
     cargo bench --locked --bench care
     cargo bench --locked --bench output
+    cargo bench --locked --bench pieces
+    cargo bench --locked --bench pieces -- --instructions
     cargo bench --locked --bench start
     cargo bench --locked --bench tokens
 

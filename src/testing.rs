@@ -1,5 +1,7 @@
 //! For tests, examples and benchmarks only; no promise is made about it.
 
+pub mod pieces;
+
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
