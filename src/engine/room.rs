@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::files::FilesError;
 use super::services::Services;
+use crate::disk::LEAST_FREE;
 use crate::output::writer::PART;
 
 /// How often it is looked whether there is room.
@@ -63,6 +64,8 @@ impl RoomWait {
         }
         let stores = || services.store.free();
         if by == By::Store && has_read && stores().is_some() {
+            // What is removed of the run may be on its way still.
+            services.clock.sleep(SOON).await;
             return self.more_room(services, stores).await;
         }
         if by != By::Output {
@@ -100,6 +103,10 @@ impl RoomWait {
                 && now >= before.saturating_add(PART as u64)
             {
                 self.in_vain = 0;
+                return;
+            }
+            // Where even a store could not write, any room is worth a try.
+            if before.is_some_and(|before| before < LEAST_FREE) && free().is_some_and(|now| now >= LEAST_FREE) {
                 return;
             }
         }

@@ -104,6 +104,30 @@ async fn files_of_a_job_that_has_ended_are_one_record() {
     assert!((1..20_000).contains(&bytes[0]) && bytes[1] == 0, "{bytes:?}");
 }
 
+/// A job of which a file's record cannot be read ends like any other, and what is kept of it stays as it is.
+#[tokio::test]
+async fn a_job_with_a_damaged_file_ends() {
+    let (_parent, folder) = folder();
+    let (store, id) = (opened(&folder), job(1).id);
+    store.create(job(1)).await.expect("a new job");
+    let lease = store.claim(id).await.expect("it is there");
+    store.commit(lease, Change { files: vec![file(1), file(2)], ..running(1) }).await.expect("the lease is good");
+    drop(store);
+    let db = ::sled::open(&folder).expect("it can be opened");
+    let files = db.open_tree("files").expect("a tree");
+    let (key, value) = files.first().expect("it can be read").expect("a record");
+    files.insert(&key, &value[..value.len() - 1]).expect("it can be written");
+    drop((files, db));
+    let store = opened(&folder);
+    store.commit(lease, conformance::failed()).await.expect("it ends");
+    let ended = store.job(id).await.expect("the store answers").expect("the job is there");
+    assert!(!ended.state.is_active());
+    assert!(matches!(store.files(id).await, Err(StoreError::Damaged(_))));
+    assert!(store.delete(id).await.expect("it is there"));
+    store.purge(id).await.expect("it is deleted");
+    assert_eq!(store.files(id).await.expect("nothing is left"), []);
+}
+
 #[tokio::test]
 async fn files_that_an_earlier_version_kept_apart_are_those_of_a_job_that_has_ended() {
     let (_parent, folder) = folder();

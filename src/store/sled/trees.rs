@@ -43,9 +43,10 @@ const MARK: &[u8] = b"offtake";
 /// The record that says that jobs which run or wait are found by their client.
 const INDEXED: &[u8] = b"active-by-client";
 
-/// Files of a job that become one record when it ends. Each of them is removed then, and a batch is no larger than the room without
-/// which none is begun.
+/// Records of files that become one when their job ends, and their bytes. Each of them is removed then, for which whole nodes are
+/// written anew, and a batch is no larger than the room without which none is begun.
 pub(super) const MOST_TOGETHER: usize = 1_000;
+const MOST_TOGETHER_BYTES: usize = 512 * 1024;
 
 /// What one call writes: all of it, or nothing.
 #[derive(Default)]
@@ -293,14 +294,13 @@ impl Trees {
             put(&self.plans, &mut writes.plans, Record::Plan(lease.job), &plan)?;
         }
         let id = lease.job;
-        if !record.job.state.is_active() {
-            let known = self.files(id)?;
-            if known.len() + files.len() <= MOST_TOGETHER || self.has_files_together(id)? {
-                let mut all = by_number(known, files);
-                all.retain(|file| !forgotten.contains(&file.no));
-                self.put_files_together(&mut writes, id, &all)?;
-                return Ok(writes);
-            }
+        if !record.job.state.is_active()
+            && let Some(known) = self.files_to_keep_together(id)?
+        {
+            let mut all = by_number(known, files);
+            all.retain(|file| !forgotten.contains(&file.no));
+            self.put_files_together(&mut writes, id, &all)?;
+            return Ok(writes);
         }
         for file in files.iter().filter(|file| !forgotten.contains(&file.no)) {
             put(&self.files, &mut writes.files, Record::File(id, file.no), file)?;
@@ -311,8 +311,26 @@ impl Trees {
         Ok(writes)
     }
 
-    fn has_files_together(&self, id: JobId) -> Result<bool, StoreError> {
-        Ok(!parts(&self.ended, Record::Files(id))?.is_empty())
+    /// The files of a job that ends, or of one whose files are together already; `None` if they stay apart, as they are too many, or
+    /// as one of them cannot be read: a job ends all the same.
+    fn files_to_keep_together(&self, id: JobId) -> Result<Option<Vec<FileRecord>>, StoreError> {
+        let together: Option<Vec<FileRecord>> = one(&self.ended, Record::Files(id))?;
+        if let Some(together) = together {
+            return Ok(Some(by_number(together, self.files_apart(id)?)));
+        }
+        let mut bytes = 0;
+        for (count, part) in self.files.scan_prefix(id.as_bytes()).enumerate() {
+            let (key, value) = part.map_err(|error| failed(error, Record::Files(id)))?;
+            bytes += key.len() + value.len();
+            if count >= MOST_TOGETHER || bytes > MOST_TOGETHER_BYTES {
+                return Ok(None);
+            }
+        }
+        match self.files_apart(id) {
+            Ok(files) => Ok(Some(files)),
+            Err(StoreError::Damaged(_) | StoreError::Unavailable(_)) => Ok(None),
+            Err(error @ (StoreError::Fenced | StoreError::Full)) => Err(error),
+        }
     }
 
     /// All files of a job that has ended.
