@@ -1,5 +1,5 @@
 //! JSON token by token, where it lies: each byte is looked at once, nothing is copied, and what is no JSON is told by where it
-//! stops being some (RFC 8259). Strings are most of what servers send, and are read eight bytes at a time.
+//! stops being some (RFC 8259). Strings are most of what servers send, and are read eight bytes at a time, long ones more.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -250,7 +250,10 @@ impl<'a> Cursor<'a> {
         let start = self.at + 1;
         let (mut at, mut seen, mut has_escapes) = (start, 0, false);
         loop {
-            while let Some(eight) = self.json.get(at..).and_then(<[u8]>::first_chunk) {
+            let near = at + NEAR;
+            while at < near
+                && let Some(eight) = self.json.get(at..).and_then(<[u8]>::first_chunk)
+            {
                 let word = u64::from_le_bytes(*eight);
                 let stops = stops(word);
                 if stops != 0 {
@@ -261,6 +264,11 @@ impl<'a> Cursor<'a> {
                 }
                 seen |= word;
                 at += 8;
+            }
+            if at >= near {
+                let run = self.run(at);
+                seen |= u64::from(run.iter().fold(0, |seen, byte| seen | byte));
+                at += run.len();
             }
             match self.json.get(at) {
                 Some(b'"') => break,
@@ -282,6 +290,18 @@ impl<'a> Cursor<'a> {
         }
         self.at = at + 1;
         Ok(Text { range: start..at, has_escapes })
+    }
+
+    /// The ordinary bytes of a string from here on: all up to a quote, a backslash or a control character.
+    #[inline(never)]
+    fn run(&self, at: usize) -> &'a [u8] {
+        let rest = self.json.get(at..).unwrap_or_default();
+        let run = memchr::memchr2(b'"', b'\\', rest).map_or(rest, |end| &rest[..end]);
+        // Nearly never there is one, and whether is told of many bytes at a time.
+        if run.iter().fold(u8::MAX, |least, byte| least.min(*byte)) >= b' ' {
+            return run;
+        }
+        run.iter().position(|byte| *byte < b' ').map_or(run, |end| &run[..end])
     }
 
     /// Where what follows an escape begins.
@@ -310,6 +330,9 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 }
+
+/// Bytes of a string without anything special after which it is taken to be a long one.
+const NEAR: usize = 64;
 
 const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
 const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
@@ -475,6 +498,25 @@ mod tests {
         {
             assert!(!is_read(bytes), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn long_strings_end_where_they_end() {
+        for length in (56..72).chain(120..140) {
+            for place in 0..length {
+                for special in ["\"", "\\", "\\n", "\\\"", "\u{1f}", "\n", "é", "\u{7f}", ""] {
+                    let text = format!("[\"{}{special}{}\",1]", "a".repeat(place), "b".repeat(length - place));
+                    let expected = serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok();
+                    assert_eq!(is_read(text.as_bytes()), expected, "{text:?}");
+                }
+                let mut bytes = format!("\"{}\"", "a".repeat(length)).into_bytes();
+                bytes[1 + place] = 0xff;
+                assert!(!is_read(&bytes), "{length}, {place}");
+                assert!(!is_read(&bytes[..=place]), "{length} without an end at {place}");
+            }
+        }
+        let fault = Cursor::new(format!("\"{}\u{1}\"", "a".repeat(200)).as_bytes()).skip();
+        assert_eq!(fault, Err(Fault::At(201)));
     }
 
     #[test]
