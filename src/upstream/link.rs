@@ -60,10 +60,11 @@ fn without_authority(path: &str) -> &str {
 
 /// What a link points into, by the parameters that carry its place.
 pub(crate) fn kind(link: &str) -> NextLinks {
-    const OFFSETS: [&str; 8] = ["_offset", "_page", "_skip", "offset", "page", "skip", "startIndex", "_start"];
+    const OFFSETS: [&str; 9] =
+        ["_offset", "_page", "_skip", "offset", "page", "skip", "startIndex", "_start", "_getpagesoffset"];
     let query = link.split_once('?').map_or("", |(_, query)| query);
     let names = || query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
-    // HAPI's offset counts within a list that it keeps under an id.
+    // HAPI's offset counts within a list that it keeps under an id; AWS's router calls one so that does not.
     if !names().any(|name| name == "_getpages") && names().any(|name| OFFSETS.contains(&name)) {
         NextLinks::Offsets
     } else {
@@ -107,6 +108,7 @@ mod tests {
             ("http://h/fhir/Patient?_count=5&_offset=5", NextLinks::Offsets),
             ("/Patient?_page=2", NextLinks::Offsets),
             ("http://h/fhir?_getpages=u&_getpagesoffset=20&_offset=1", NextLinks::Stable),
+            ("http://h/Patient?_count=20&_getpagesoffset=20", NextLinks::Offsets),
             ("http://h/fhir/Patient?_cursor=abc", NextLinks::Stable),
         ] {
             assert_eq!(kind(link), expected, "{link}");

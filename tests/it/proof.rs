@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sample_upstream::{Paging, Settings, Total};
+use sample_upstream::{Paging, Settings, Stamp, Total};
 use serde_json::Value;
 
 use crate::client::Client;
@@ -43,6 +43,19 @@ async fn the_proof_says_of_each_type_what_came_and_how_that_is_known() {
         let said = outcome["issue"][0]["diagnostics"].as_str().expect("a text");
         assert!(said.contains(&format!(": {method}, expected ")), "{said}");
         assert_eq!(outcome["issue"].as_array().map(Vec::len), Some(proof.len()));
+        app.stop().await;
+    }
+}
+
+/// Where a row that is deleted shifts all later ones, several pages are no proof by their number, whatever the place in the list is
+/// called.
+#[tokio::test]
+async fn pages_by_offsets_are_read_twice_whatever_an_offset_is_called() {
+    for offset_name in ["_offset", "_getpagesoffset"] {
+        let one_moment = Settings { stamp: Stamp::Single, max_count: Some(3), ..Settings::default() };
+        let app = App::with_patients(8, Settings { paging: Paging::Offset, offset_name, ..one_moment }).await;
+        let (manifest, _) = app.export("/$export?_type=Observation").await.expect("an export");
+        assert_eq!(manifest.whole["extension"][PROOF]["Observation"]["method"], "reread", "{offset_name}");
         app.stop().await;
     }
 }

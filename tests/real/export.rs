@@ -116,6 +116,7 @@ pub(crate) async fn is_known(setup: &Setup) -> anyhow::Result<()> {
     let server = setup.server().await?;
     let said = sidecar::doctor(&server.relay.base).await?;
     let profile = profile_in(&said);
+    ensure!(!profile.is_empty(), "doctor says nothing of it:\n{said}");
     let expected_in = |name| format!("{}/tests/real/profiles/{name}.txt", env!("CARGO_MANIFEST_DIR"));
     // What sets its pages or links otherwise may be found to be otherwise.
     let own = expected_in(setup.name.as_str());

@@ -5,8 +5,9 @@ use super::patients::patients_of;
 use crate::fhir::bundle::{Entry, Referenced};
 use crate::fhir::datatypes::{Id, Instant};
 
-/// Witnesses that may change while they are looked for until a search is no longer believed.
-pub(super) const MOST_CHANGED: usize = 4;
+/// Witnesses that may change while they are looked for until a search is no longer believed. A server that is written to all the time and
+/// is slow to answer changed four of a type with a few resources, one after another.
+pub(super) const MOST_CHANGED: usize = 10;
 
 /// What is kept of a resource: not its bytes, so that no page waits with it.
 pub(super) struct Witness {

@@ -104,6 +104,15 @@ fn servers() -> Vec<Product> {
         lies: Lies { cache_mixes_lt_and_le: true, no_store_truncates: true, ..Lies::default() },
         ..Settings::default()
     };
+    // Its own address is what it was told, and nobody told it.
+    let helios = Settings {
+        paging: Paging::Cursor,
+        total: Total::Absent,
+        max_count: Some(1_000),
+        everything: Everything::Paged,
+        lies: Lies { handling: Handling::AsPreferred, ..Lies::default() },
+        ..Settings::default()
+    };
     let linuxforhealth = Settings {
         paging: Paging::Offset,
         total: Total::Exact,
@@ -151,6 +160,7 @@ fn servers() -> Vec<Product> {
     };
     vec![
         product("hapi", true, named("HAPI FHIR Server", hapi), "counted"),
+        product("helios", true, named("Helios FHIR Server", helios), "counted"),
         product("linuxforhealth", true, named("LinuxForHealth FHIR", linuxforhealth), "counted"),
         product("medplum", true, named("Medplum", medplum), "reread"),
         product("aidbox", false, aidbox, "counted"),
@@ -187,7 +197,7 @@ fn every_preset_has_a_product_of_its_own_here() {
     let names = text.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase()));
     let presets: Vec<_> = names.filter_map(|line| line.strip_suffix(':')).collect();
     let here: Vec<_> = products().iter().map(|product| product.preset).collect();
-    assert!(presets.len() >= 11, "{presets:?}");
+    assert!(presets.len() >= 12, "{presets:?}");
     assert_eq!(presets.iter().copied().collect::<BTreeSet<_>>(), here.iter().copied().collect());
     assert_eq!(here.len(), here.iter().collect::<BTreeSet<_>>().len());
     // One that does not name itself would not be recognised, and the others are.

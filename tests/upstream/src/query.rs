@@ -180,7 +180,9 @@ impl Search {
             }
             "_elements" => self.elements = Some(value.split(',').map(str::to_owned).collect()),
             "_pretty" => self.pretty = value == "true",
-            "_offset" if settings.paging == Paging::Offset => self.offset = value.parse().map_err(|_| bad())?,
+            _ if name == settings.offset_name && settings.paging == Paging::Offset => {
+                self.offset = value.parse().map_err(|_| bad())?;
+            }
             "_cursor" if settings.paging == Paging::Cursor => {
                 self.cursor = Some(Position::decode(value).ok_or_else(|| Refusal::gone("unknown cursor"))?);
             }

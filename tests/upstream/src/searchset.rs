@@ -324,7 +324,7 @@ fn find(upstream: &SampleUpstream, store: &Store, settings: &Settings, base: &st
             let more = pids.len() > page_count + repeated;
             pids.truncate(page_count + repeated);
             let offset = (search.offset + page_count).to_string();
-            let next = more.then(|| link(base, search, &[("_offset", offset)]));
+            let next = more.then(|| link(base, search, &[(settings.offset_name, offset)]));
             (pids, next, None)
         }
     };
@@ -392,7 +392,7 @@ fn write(upstream: &SampleUpstream, base: &str, search: &Search, own: &str, mut 
 
 /// A link that repeats the search. Given `changed` it leads to a later page, whose `_count` is the true one.
 fn link(base: &str, search: &Search, changed: &[(&str, String)]) -> String {
-    let place = |name: &str| matches!(name, "_cursor" | "_offset" | "_count");
+    let place = |name: &str| matches!(name, "_cursor" | "_count") || changed.iter().any(|(other, _)| *other == name);
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(search.pairs.iter().filter(|(name, _)| changed.is_empty() || !place(name)));
     if !changed.is_empty() {

@@ -23,6 +23,8 @@ pub struct Settings {
     pub most_url_bytes: usize,
     /// How later pages of a search are reached.
     pub paging: Paging,
+    /// The parameter of [`Paging::Offset`]. AWS's router calls it as HAPI calls a place in a list that is kept.
+    pub offset_name: &'static str,
     /// What `Bundle.total` says on ordinary pages.
     pub total: Total,
     /// `_summary=count` and `_count=0` are answered; otherwise both are ignored and give an ordinary page.
@@ -92,6 +94,7 @@ impl Default for Settings {
             fhir_version: "4.0.1".to_owned(),
             most_url_bytes: 8 * 1024,
             paging: Paging::Snapshot,
+            offset_name: "_offset",
             total: Total::WhenComplete,
             counts: true,
             accurate_total: true,
@@ -166,7 +169,7 @@ pub enum Paging {
     Snapshot,
     /// A position in the order (helios-hfs): `_cursor=…`, newest first unless sorted.
     Cursor,
-    /// A number of entries to skip: `_offset=…`. Loses and doubles under writes, as real ones do.
+    /// A number of entries to skip: `_offset=…`, or as `offset_name` says. Loses and doubles under writes, as real ones do.
     Offset,
 }
 
