@@ -48,6 +48,13 @@ struct Isolated {
     bytes: usize,
 }
 
+impl Isolated {
+    /// What the next answer may take of memory: nobody waits for some while holding some.
+    fn room(&self) -> Room {
+        if self.reservation.is_some() { Room::Free } else { Room::Share }
+    }
+}
+
 /// What came of asking for one resource.
 enum Alone {
     Came,
@@ -111,7 +118,7 @@ impl Reader {
         for round in 0..ROUNDS {
             if round > 0 {
                 // Only a server that gives others fails on these alone.
-                if left.is_empty() || !self.gives_others(slice, isolated.resources.first()).await? {
+                if left.is_empty() || !self.gives_others(slice, &isolated).await? {
                     break;
                 }
                 self.upstream.rest(REST).await;
@@ -127,7 +134,7 @@ impl Reader {
             }
             left = failed;
         }
-        if !left.is_empty() && !self.gives_others(slice, isolated.resources.first()).await? {
+        if !left.is_empty() && !self.gives_others(slice, &isolated).await? {
             return Ok(None);
         }
         let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
@@ -158,8 +165,7 @@ impl Reader {
             }
         };
         let query = query.param("_id", id.as_str().to_owned());
-        let room = if isolated.reservation.is_some() { Room::Free } else { Room::Share };
-        let answer = match self.upstream.page(&query, self.page_scope(slice.resource_type), room).await {
+        let answer = match self.upstream.page(&query, self.page_scope(slice.resource_type), isolated.room()).await {
             Ok(answer) => answer,
             Err(SearchError::Failing { .. }) => return Ok(Alone::Failed),
             Err(SearchError::TooLarge { .. }) => return Ok(Alone::TooLarge),
@@ -183,15 +189,15 @@ impl Reader {
         Ok(Alone::Came)
     }
 
-    /// Whether the server gives the contents of anything at this moment: of the one that `came`, or else of some resource
-    /// of the slice's type, or of some patient.
-    async fn gives_others(&self, slice: &Slice, came: Option<&Received>) -> Result<bool, ReadError> {
-        let id = came.map(|received| received.entry.id.as_str().to_owned());
+    /// Whether the server gives the contents of anything at this moment: of one that came, or else of some resource of the
+    /// slice's type, or of some patient. What does not fit beside what is held shows nothing.
+    async fn gives_others(&self, slice: &Slice, isolated: &Isolated) -> Result<bool, ReadError> {
+        let id = isolated.resources.first().map(|received| received.entry.id.as_str().to_owned());
         let same = id.map(|id| SearchQuery::new(slice.resource_type).param("_id", id));
         let any = SearchQuery::new(slice.resource_type).count(1);
         let latest = any.clone().sort_last_updated(Direction::Descending);
         for query in same.into_iter().chain([any, latest, SearchQuery::new(ResourceType::PATIENT).count(1)]) {
-            match self.upstream.page(&query, PageScope::of(query.resource_type()), Room::Share).await {
+            match self.upstream.page(&query, PageScope::of(query.resource_type()), isolated.room()).await {
                 Ok(answer) if !answer.page.entries.is_empty() => return Ok(true),
                 Ok(_) => {}
                 Err(SearchError::Failing { .. } | SearchError::Refused { .. } | SearchError::TooLarge { .. }) => {}

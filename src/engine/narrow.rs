@@ -1,12 +1,15 @@
 //! Nothing of a type that is narrowed is written before its filter is proven. Where nothing was there to prove it when the plan
 //! was made, the first resource that comes is what it is tried on.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::read::{ReadError, Reader};
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::filter::Filter;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::{Prefix, SearchQuery};
-use crate::plan::filter::PlannedFilter;
+use crate::plan::filter::{FilterNo, PlannedFilter};
 use crate::plan::slice::{Scope, Slice};
 use crate::plan::{ExportPlan, Strategy};
 use crate::profile::{Narrowing, PatientForm};
@@ -89,14 +92,33 @@ fn patients<'a>(
     of_slice.into_iter().chain(alone).collect()
 }
 
+/// Filters that were proven only when something came.
+#[derive(Debug, Default)]
+pub(super) struct Proven {
+    filters: Mutex<BTreeSet<(ResourceType, FilterNo)>>,
+    /// One reader tries a filter, and others wait for what it finds.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Proven {
+    fn filters(&self) -> MutexGuard<'_, BTreeSet<(ResourceType, FilterNo)>> {
+        self.filters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Reader {
-    /// Whether what a slice brought was found by a filter that does what it should. `false` if nothing is there any more to
-    /// show it.
-    pub(super) async fn relies_on_filter(&self, slice: &Slice) -> Result<bool, ReadError> {
+    /// Whether the filter that a slice is read by does what it should.
+    pub(super) fn relies_on_filter(&self, slice: &Slice) -> bool {
+        let (Some(planned), Some(number)) = (self.plan.filter(slice), slice.filter) else { return true };
+        planned.is_proven || self.proven.filters().contains(&(slice.resource_type, number))
+    }
+
+    /// Tries the filter of a slice that has brought something; `false` if nothing is there any more to show what it does. It
+    /// searches and waits for others who do, so that whoever asks for it has given back all that it held.
+    pub(super) async fn prove_filter(&self, slice: &Slice) -> Result<bool, ReadError> {
         let (Some(planned), Some(number)) = (self.plan.filter(slice), slice.filter) else { return Ok(true) };
-        let subject = (slice.resource_type, number);
-        let mut proven = self.proven.lock().await;
-        if planned.is_proven || proven.contains(&subject) {
+        let _turn = self.proven.turn.lock().await;
+        if self.relies_on_filter(slice) {
             return Ok(true);
         }
         let ids = match &slice.scope {
@@ -105,7 +127,7 @@ impl Reader {
         };
         match try_on(&self.upstream, &self.plan, slice.resource_type, planned, Some(slice), ids).await? {
             Trial::Proven => {
-                proven.insert(subject);
+                self.proven.filters().insert((slice.resource_type, number));
                 Ok(true)
             }
             Trial::Nothing => Ok(false),

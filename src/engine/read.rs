@@ -8,13 +8,14 @@ mod refused;
 mod sort;
 mod trouble;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::associated::{Exported, Targets, Tie};
 use super::isolate::OneByOne;
+use super::narrow::Proven;
 use super::pool::{Crowd, Cutting, Excess, LOOKED_AT, Start, Task};
 use super::provenance::{Known, Looked};
 
@@ -26,7 +27,6 @@ use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
 use crate::fhir::search::Manner;
 use crate::job::index::IdHash;
-use crate::plan::filter::FilterNo;
 use crate::plan::slice::{Grid, Scope, Slice};
 use crate::plan::{ExportPlan, OnShort};
 use crate::smart::admit::{Fate, Grant};
@@ -62,8 +62,7 @@ pub(super) struct Reader {
     rested_in_vain: Arc<AtomicU32>,
     /// Patients whom the server refused, so far, by their places in the list of all.
     pub(super) refused: Arc<Mutex<HashSet<u32>>>,
-    /// Filters that were proven only when something came.
-    pub(super) proven: Arc<tokio::sync::Mutex<BTreeSet<(ResourceType, FilterNo)>>>,
+    pub(super) proven: Arc<Proven>,
     /// Whether a page has to hold what is counted before it, whatever it says of itself: what is read was counted and did not come.
     pub(super) holds_pages_to_counts: bool,
     /// What became of records that others tell of.
@@ -205,11 +204,13 @@ impl Reader {
                     Read::InHalves | Read::Large => {}
                 }
             }
-            match &read {
-                // What it found has gone before it could be tried on it.
-                Read::Accepted(accepted)
-                    if !accepted.resources.is_empty() && !self.relies_on_filter(&task.slice).await? => {}
-                Read::Accepted(_) | Read::TooMany(_) | Read::InHalves | Read::Large => return Ok(read),
+            match read {
+                Read::Accepted(accepted) if !accepted.resources.is_empty() && !self.relies_on_filter(&task.slice) => {
+                    // It is read anew, whether it could be tried or what it found has gone before.
+                    drop(accepted);
+                    let _is_proven = self.prove_filter(&task.slice).await?;
+                }
+                read => return Ok(read),
             }
         }
         Err(ReadError::Unsteady)
@@ -371,7 +372,8 @@ impl Reader {
         is_full.then_some(Excess::counted(counted))
     }
 
-    /// Where the resources of a slice lie that holds more than a page; `None` if it does not, or that cannot be seen.
+    /// Where the resources of a slice lie that holds more than a page; `None` if it does not, or that cannot be seen. Where there is no
+    /// number, a next link after a few of them is taken for more than a page.
     async fn look(&self, slice: &Slice, counted: Option<u64>) -> Option<Excess> {
         let (first, _) = self.searches(slice);
         let pace = self.pace(slice.resource_type);

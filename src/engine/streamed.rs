@@ -183,6 +183,14 @@ impl Worker {
                     continue;
                 }
             };
+            if !answer.page.entries.is_empty() && !self.reader.relies_on_filter(slice) {
+                drop(answer);
+                if !self.reader.prove_filter(slice).await.map_err(StreamError::Read)? {
+                    return Err(StreamError::Read(ReadError::Unsteady));
+                }
+                asked = known;
+                continue;
+            }
             (again, asked) = (0, Known::default());
             if let Some(tally) = &mut tally {
                 tally.page(&mut reading, &answer.page);
@@ -195,9 +203,6 @@ impl Worker {
             let mut resources = self.reader.sort(slice, answer.page, &mut seen, &mut reading);
             reading.made_since = made_since(&resources, counting).map(|more| more + reading.made_since.unwrap_or(0));
             self.progress.received(resources.len());
-            if !resources.is_empty() && !self.reader.relies_on_filter(slice).await.map_err(StreamError::Read)? {
-                return Err(StreamError::Read(ReadError::Unsteady));
-            }
             self.reader.remember(&resources);
             for resource in &mut resources {
                 resource.bar = self.reader.bar(&resource.entry, &known);

@@ -14,6 +14,16 @@ const PROOF: &str = "https://offtake.dev/proof";
 
 /// A server that fails on some of its observations, and their names.
 async fn before_a_server_that_fails_on(settings: Settings, patients: usize, some: &[usize]) -> (App, BTreeSet<String>) {
+    with_searches(8, settings, patients, some).await
+}
+
+/// The same, read by so many searches at once.
+async fn with_searches(
+    searches: usize,
+    settings: Settings,
+    patients: usize,
+    some: &[usize],
+) -> (App, BTreeSet<String>) {
     let upstream = SampleUpstream::new(settings);
     upstream.generate(patients);
     let observations = upstream.resources(Some("Observation"));
@@ -21,7 +31,7 @@ async fn before_a_server_that_fails_on(settings: Settings, patients: usize, some
     let poisoned: BTreeSet<String> = names.collect();
     let lies = Lies { poisoned: poisoned.clone(), ..Lies::default() };
     upstream.update_settings(|settings| settings.lies = lies);
-    (App::before(upstream, |_| {}).await, poisoned)
+    (App::before(upstream, |config| config.upstream.max_concurrent_searches = searches).await, poisoned)
 }
 
 /// The lines of the files of outcomes that tell of something that went wrong.
@@ -66,6 +76,14 @@ async fn records_that_the_server_fails_on_are_named_and_all_others_come() {
         }
         app.stop().await;
     }
+}
+
+/// One search has all memory that there is, and nobody waits for some while holding some.
+#[tokio::test]
+async fn one_search_at_a_time_is_enough_to_find_them() {
+    let (app, poisoned) = with_searches(1, Settings::default(), 3, &[2]).await;
+    export(&app, "/$export", &poisoned, true).await.unwrap_or_else(|error| panic!("{error:#}"));
+    app.stop().await;
 }
 
 /// Whether a record that nobody saw belongs to a patient cannot be known: its id is not told (SEC-26).

@@ -136,10 +136,10 @@ async fn what_may_not_be_used_is_refused_with_its_place() {
 }
 
 /// Nothing was there to try it on when the export began: the first resource that comes is what it is tried on, and where that
-/// shows that the server ignores it, nothing is exported.
+/// shows that the server ignores it, nothing is exported. It is tried although one search has all memory that there is.
 #[tokio::test]
 async fn a_filter_is_tried_on_the_first_resource_that_comes() {
-    for ignores in [false, true] {
+    for (ignores, searches) in [(false, 8), (true, 8), (false, 1)] {
         let upstream = SampleUpstream::new(Settings::default());
         upstream.generate(3);
         for stored in upstream.resources(Some("Observation")) {
@@ -147,7 +147,7 @@ async fn a_filter_is_tried_on_the_first_resource_that_comes() {
                 upstream.delete("Observation", &stored.id).expect("it is there");
             }
         }
-        let app = App::before(upstream, |_| {}).await;
+        let app = App::before(upstream, |config| config.upstream.max_concurrent_searches = searches).await;
         let late = r#"{"resourceType":"Observation","id":"late","status":"final","category":[{"coding":[{"code":"laboratory"}]}]}"#;
         let server = app.upstream.clone();
         // The sweep looks for what came since: only the real export asks so.
