@@ -1,6 +1,7 @@
 //! What a resource says of itself, heard as it is read.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::json::{Listener, Text};
 use super::{Id, Instant, Referenced, ResourceType};
@@ -66,8 +67,13 @@ pub(super) struct Hearing {
     levels: Option<Vec<Level>>,
 }
 
-/// Bytes of the names of all elements around a reference: each has a copy of them.
-const LONGEST_PATH: usize = 1_024;
+/// Bytes of a path, and of a name in it. Elements have shorter names; of a longer path the beginning is kept, which is longer than
+/// any that is looked for (a search's, or one that policy names in 200 letters).
+const LONGEST_PATH: usize = 300;
+const LONGEST_NAME: usize = 64;
+
+/// What such a path ends with, as that of no element does.
+const TOO_LONG: &str = "\u{2026}";
 
 /// One open object or array.
 struct Level {
@@ -132,15 +138,23 @@ impl Hearing {
         }
     }
 
-    /// The element that holds the current object; `None` if that is no name of an element.
-    fn path(&self, json: &[u8]) -> Option<Box<str>> {
+    /// The element that holds the current object; `None` if that is no name of an element. References side by side share it.
+    fn path(&self, json: &[u8]) -> Option<Arc<str>> {
         let (_, holders) = self.levels.as_deref()?.split_last()?;
-        let holders = holders.iter().filter(|level| level.is_object);
-        if holders.clone().map(|level| level.name.len()).sum::<usize>() > LONGEST_PATH {
-            return None;
+        let mut path = String::new();
+        for level in holders.iter().filter(|level| level.is_object) {
+            let name = level.name.read(json)?;
+            if !path.is_empty() {
+                path.push('.');
+            }
+            if name.len() > LONGEST_NAME || path.len() + name.len() > LONGEST_PATH {
+                path.push_str(TOO_LONG);
+                break;
+            }
+            path.push_str(&name);
         }
-        let names = holders.map(|level| level.name.read(json)).collect::<Option<Vec<_>>>()?;
-        Some(names.join(".").into_boxed_str())
+        let last = self.found.references.last().map(|reference| &reference.path);
+        Some(last.filter(|last| ***last == *path).map_or_else(|| path.into(), Arc::clone))
     }
 
     /// Whether a text is what an object says it refers to.

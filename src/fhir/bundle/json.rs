@@ -33,11 +33,6 @@ impl Text {
         Some(Cow::Borrowed(inside))
     }
 
-    /// Bytes that it takes.
-    pub(super) fn len(&self) -> usize {
-        self.range.len()
-    }
-
     /// Its bytes where they are what it says; without a look at them.
     pub(super) fn plain<'a>(&self, json: &'a [u8]) -> Option<&'a [u8]> {
         if self.has_escapes { None } else { json.get(self.range.clone()) }
