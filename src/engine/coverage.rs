@@ -152,8 +152,10 @@ impl Scopes {
     }
 }
 
-/// All, what lies before W, and all once more: if they are as many, nothing is hidden, as what lies before W only becomes less
-/// between the first two; but for what is committed late, of which just as many would have to come as are hidden. Where it is not so, three counts follow in this order, until two triples running agree: at or after W,
+/// All, what lies before W, that again, and all once more: if they are as many, nothing is hidden, as what lies before W only becomes
+/// less between the first two; but for what is committed late, of which just as many would have to come as are hidden, and to go again
+/// before the last one. What lies before W is counted twice so that two replicas that are asked in turn both tell of it. Where it is
+/// not so, three counts follow in this order, until two triples running agree: at or after W,
 /// before W, all. What the last has over the other two no window can see. While somebody writes no two may ever agree. What is
 /// changed between the first two counts neither sees, so that a triple has more over than what is hidden: where nothing was
 /// made or deleted in all the time, the least of two of the same kind is believed. Where something was, a triple may have
@@ -165,7 +167,11 @@ async fn hidden(reader: &Reader, scopes: &Scopes) -> Result<Hidden, ReadError> {
     if all == 0 {
         return nothing(true);
     }
-    if reader.count(&scopes.before).await? == Some(all) && reader.count(&scopes.all).await? == Some(all) {
+    let mut agree = true;
+    for scope in [&scopes.before, &scopes.before, &scopes.all] {
+        agree = agree && reader.count(scope).await? == Some(all);
+    }
+    if agree {
         return nothing(true);
     }
     let mut last: Option<[u64; 3]> = None;

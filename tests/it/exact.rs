@@ -4,7 +4,7 @@
 //! resource it can be said which versions an export may hold, and whether it has to hold one: left alone, exactly once and
 //! byte for byte; changed, exactly once in a version that was current at kick-off or later; created since, at most
 //! once; deleted before, not at all. What an export lacks of the last state must be newer than its transaction time:
-//! then the next one brings it.
+//! then the next one brings it. Of a server that hides what is of deleted patients, as HAPI does (`tests/real`), nobody is owed that.
 
 mod files;
 mod judge;

@@ -40,7 +40,12 @@ fn export(upstream: &SampleUpstream, patients: &[(&str, u64)]) -> Exported {
         "transactionTime": "2000-01-01T00:00:00Z",
         "extension": { "https://offtake.dev/proof": { "Patient": { "written": patients.len(), "short": 0 } } },
     });
-    Exported { manifest: Manifest { output: Vec::new(), whole }, lines, errors: Vec::new() }
+    Exported {
+        manifest: Manifest { output: Vec::new(), whole },
+        lines,
+        errors: Vec::new(),
+        is_of_who_hides_deleted: false,
+    }
 }
 
 #[test]
