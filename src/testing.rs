@@ -67,6 +67,12 @@ pub fn multiply_jobs(folder: &Path, jobs: u32, files: u32) -> anyhow::Result<()>
     })
 }
 
+/// What can be read in the bytes of a job store's file by whoever unpacks what is packed there.
+#[must_use]
+pub fn legible(bytes: &[u8]) -> Vec<u8> {
+    crate::store::codec::legible(bytes)
+}
+
 impl JobStore {
     /// A store that ends with the process.
     #[must_use]

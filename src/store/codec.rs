@@ -1,11 +1,11 @@
-//! How a record becomes bytes and is known again: JSON in parts, each with a version and checksums. What may be long and says the
-//! same again and again is packed (zlib).
+//! How a record becomes bytes and is known again: JSON in parts, each with a layout and checksums. What is long and says the same
+//! again and again is packed (zlib): at each start sled reads through all that it holds.
 //!
 //! sled moves values over 128 kB into files of their own and rewrites whole pages of smaller ones, so that a
 //! record lies there in parts of 16 kB at most. A part is laid out like this, numbers big-endian:
 //!
 //! ```text
-//! version (1) | CRC-32 of all else (4) | CRC-32 of the whole record (4) | number of parts (2) | JSON, packed or not
+//! layout (1) | CRC-32 of all else (4) | CRC-32 of the whole record (4) | number of parts (2) | JSON, packed or not
 //! ```
 //!
 //! The first checksum also covers the record's name and the part's number, so that a part in another's place is
@@ -25,8 +25,11 @@ use crate::job::checkpoint::FileNo;
 use crate::job::store::StoreError;
 use crate::profile::ProfileKey;
 
-/// The layout written; others are refused.
-const VERSION: u8 = 1;
+/// The layouts: JSON, and JSON that is packed. Later ones are refused.
+const PLAIN: u8 = 1;
+const PACKED: u8 = 2;
+/// What is shorter than this is not packed.
+const SHORT: usize = 512;
 const HEADER: usize = 11;
 /// The largest part, with its header.
 const PART: usize = 16 * 1024;
@@ -88,8 +91,13 @@ impl Record {
         [self.prefix(), part.to_be_bytes().to_vec()].concat()
     }
 
-    fn is_packed(self) -> bool {
-        matches!(self, Self::Files(_))
+    /// Whether it is packed where it is long. A file's is written again and again while a job runs, and goes when it has ended.
+    fn is_for_long(self) -> bool {
+        match self {
+            Self::Job(_) | Self::Plan(_) | Self::Files(_) | Self::Profile(_) => true,
+            Self::File(..) | Self::Used(_) | Self::RememberedSince => false,
+            Self::Usage(_) | Self::Cohort(..) | Self::Consent | Self::ClockMark => false,
+        }
     }
 
     fn damaged(self) -> StoreError {
@@ -136,13 +144,14 @@ pub(crate) type Part = (Vec<u8>, Vec<u8>);
 /// [`StoreError::Unavailable`] if it cannot be written as JSON or takes more than a gigabyte.
 pub(crate) fn encode<T: Serialize>(record: Record, value: &T) -> Result<Vec<Part>, StoreError> {
     let json = serde_json::to_vec(value).map_err(|error| StoreError::Unavailable(error.into()))?;
-    let bytes = if record.is_packed() { packed(&json) } else { json };
+    let (layout, bytes) =
+        if record.is_for_long() && json.len() >= SHORT { (PACKED, packed(&json)) } else { (PLAIN, json) };
     let whole = crc32fast::hash(&bytes);
     let chunks = bytes.chunks(PART - HEADER);
     let count =
         u16::try_from(chunks.len()).map_err(|_| StoreError::Unavailable(CodecError::TooLarge(record).into()))?;
     let parts = (0..count).zip(chunks).map(|(number, chunk)| {
-        let header = Header { checksum: checksum(record, number, whole, count, chunk), whole, count };
+        let header = Header { layout, checksum: checksum(record, number, whole, count, chunk), whole, count };
         (record.key(number), [header.to_bytes().as_slice(), chunk].concat())
     });
     Ok(parts.collect())
@@ -159,18 +168,20 @@ pub(crate) fn decode<T: DeserializeOwned, B: AsRef<[u8]>>(record: Record, parts:
     for (number, (key, value)) in (0..=u16::MAX).zip(parts) {
         let (header, chunk) = Header::read(record, value.as_ref())?;
         let expected = checksum(record, number, header.whole, header.count, chunk);
-        let (whole, count) = *first.get_or_insert((header.whole, header.count));
-        let in_place = key.as_ref() == record.key(number) && usize::from(count) == parts.len();
-        if header.checksum != expected || (header.whole, header.count) != (whole, count) || !in_place {
+        let of_header = (header.layout, header.whole, header.count);
+        let of_first = *first.get_or_insert(of_header);
+        let in_place = key.as_ref() == record.key(number) && usize::from(header.count) == parts.len();
+        if header.checksum != expected || of_header != of_first || !in_place {
             return Err(record.damaged());
         }
         bytes.extend_from_slice(chunk);
     }
-    if first.is_none_or(|(whole, _)| crc32fast::hash(&bytes) != whole) {
+    let Some((layout, whole, _)) = first else { return Err(record.damaged()) };
+    if crc32fast::hash(&bytes) != whole {
         return Err(record.damaged());
     }
     // The text of a JSON error can quote what it read, so that it goes no further.
-    let value = if record.is_packed() {
+    let value = if layout == PACKED {
         serde_json::from_reader(BufReader::new(ZlibDecoder::new(&bytes[..])))
     } else {
         serde_json::from_slice(&bytes)
@@ -185,7 +196,21 @@ fn packed(json: &[u8]) -> Vec<u8> {
     packed
 }
 
+/// What can be read in the bytes of a store's file by whoever unpacks it: all of them, and what follows from each place where
+/// something packed may begin.
+pub(crate) fn legible(bytes: &[u8]) -> Vec<u8> {
+    const BEGINS: [u8; 2] = [0x78, 0x01];
+    const MOST: u64 = 64 * 1024 * 1024;
+    let mut legible = bytes.to_vec();
+    for (at, _) in bytes.windows(BEGINS.len()).enumerate().filter(|(_, window)| *window == BEGINS) {
+        // What has come before it fails is kept.
+        let _bytes = ZlibDecoder::new(bytes.get(at..).unwrap_or_default()).take(MOST).read_to_end(&mut legible);
+    }
+    legible
+}
+
 struct Header {
+    layout: u8,
     checksum: u32,
     whole: u32,
     count: u16,
@@ -193,14 +218,14 @@ struct Header {
 
 impl Header {
     fn to_bytes(&self) -> Vec<u8> {
-        let Self { checksum, whole, count } = self;
-        [[VERSION].as_slice(), &checksum.to_be_bytes(), &whole.to_be_bytes(), &count.to_be_bytes()].concat()
+        let Self { layout, checksum, whole, count } = self;
+        [[*layout].as_slice(), &checksum.to_be_bytes(), &whole.to_be_bytes(), &count.to_be_bytes()].concat()
     }
 
     fn read(record: Record, value: &[u8]) -> Result<(Self, &[u8]), StoreError> {
-        let (version, rest) = value.split_first().ok_or_else(|| record.damaged())?;
-        if *version > VERSION {
-            return Err(StoreError::Unavailable(CodecError::Later { record, version: *version }.into()));
+        let (layout, rest) = value.split_first().ok_or_else(|| record.damaged())?;
+        if *layout > PACKED {
+            return Err(StoreError::Unavailable(CodecError::Later { record, layout: *layout }.into()));
         }
         let header = (|| {
             let (checksum, rest) = rest.split_first_chunk()?;
@@ -208,9 +233,9 @@ impl Header {
             let (count, chunk) = rest.split_first_chunk()?;
             let checksum = u32::from_be_bytes(*checksum);
             let (whole, count) = (u32::from_be_bytes(*whole), u16::from_be_bytes(*count));
-            Some((Self { checksum, whole, count }, chunk))
+            Some((Self { layout: *layout, checksum, whole, count }, chunk))
         })();
-        header.filter(|_| *version == VERSION).ok_or_else(|| record.damaged())
+        header.filter(|_| *layout >= PLAIN).ok_or_else(|| record.damaged())
     }
 }
 
@@ -229,8 +254,8 @@ fn checksum(record: Record, number: u16, whole: u32, count: u16, chunk: &[u8]) -
 enum CodecError {
     #[error("the record {0} is too large to be kept")]
     TooLarge(Record),
-    #[error("the record {record} has layout {version}, which only a later version of this program can read")]
-    Later { record: Record, version: u8 },
+    #[error("the record {record} has layout {layout}, which only a later version of this program can read")]
+    Later { record: Record, layout: u8 },
 }
 
 #[cfg(test)]
@@ -267,7 +292,10 @@ mod tests {
 
     #[test]
     fn what_is_packed_is_read_back_and_a_flipped_bit_is_noticed() {
-        let record = Record::Files(JobId::new([7; 16]));
+        let record = Record::Plan(JobId::new([7; 16]));
+        let short = encode(record, &text(100)).expect("text can be written");
+        assert_eq!((short[0].1[0], short[0].1.len()), (PLAIN, HEADER + 102));
+        assert_eq!(decode::<String, _>(record, &short).expect("nothing was changed"), text(100));
         let parts = encode(record, &text(100_000)).expect("text can be written");
         assert!(parts.len() == 1 && parts[0].1.len() < 2_000, "{} parts", parts.len());
         assert_eq!(decode::<String, _>(record, &parts).expect("nothing was changed"), text(100_000));
@@ -292,7 +320,7 @@ mod tests {
             ("one of another writing", [&other[..1], &parts[1..]].concat()),
             ("two that changed places", vec![taken(&parts[1], &parts[0]), taken(&parts[0], &parts[1])]),
             ("those of another record", parts.iter().zip(&moved).map(|(key, from)| taken(from, key)).collect()),
-            ("one without a header", vec![(parts[0].0.clone(), vec![VERSION, 0])]),
+            ("one without a header", vec![(parts[0].0.clone(), vec![PLAIN, 0])]),
             ("one without a byte", vec![(parts[0].0.clone(), vec![])]),
         ] {
             let error = decode::<String, _>(RECORD, &parts).expect_err(case);
@@ -303,8 +331,8 @@ mod tests {
     #[test]
     fn a_record_of_a_later_version_is_not_called_damaged() {
         let mut parts = encode(RECORD, &"text").expect("text can be written");
-        parts[0].1[0] = VERSION + 1;
-        let error = decode::<String, _>(RECORD, &parts).expect_err("the version is unknown");
+        parts[0].1[0] = PACKED + 1;
+        let error = decode::<String, _>(RECORD, &parts).expect_err("the layout is unknown");
         assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     }
 

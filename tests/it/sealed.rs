@@ -54,7 +54,7 @@ fn parameters(count: usize) -> Vec<u8> {
     json!({ "resourceType": "Parameters", "parameter": parameters }).to_string().into_bytes()
 }
 
-/// The files below a folder that hold a text.
+/// The files below a folder that hold a text, packed or not.
 fn holding(folder: &Path, text: &str) -> anyhow::Result<Vec<PathBuf>> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -62,7 +62,7 @@ fn holding(folder: &Path, text: &str) -> anyhow::Result<Vec<PathBuf>> {
             let path = entry?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if memchr::memmem::find(&fs::read(&path)?, text.as_bytes()).is_some() {
+            } else if memchr::memmem::find(&offtake::testing::legible(&fs::read(&path)?), text.as_bytes()).is_some() {
                 found.push(path);
             }
         }

@@ -29,7 +29,8 @@ pub(super) struct Trees {
     jobs: Tree,
     plans: Tree,
     files: Tree,
-    /// All files of a job that has ended, in one record: thousands of such jobs are read through at each start.
+    /// All files of a job that has ended, in one record, unless they are many: thousands of such jobs are read through at each
+    /// start.
     ended: Tree,
     profiles: Tree,
     used: Tree,
@@ -44,7 +45,7 @@ const MARK: &[u8] = b"offtake";
 const INDEXED: &[u8] = b"active-by-client";
 
 /// Records of files that become one when their job ends, and their bytes. Each of them is removed then, for which whole nodes are
-/// written anew, and a batch is no larger than the room without which none is begun.
+/// written anew, and such a batch is no larger than the room without which none is begun.
 pub(super) const MOST_TOGETHER: usize = 1_000;
 const MOST_TOGETHER_BYTES: usize = 512 * 1024;
 
@@ -123,7 +124,7 @@ impl Trees {
         readable.collect()
     }
 
-    /// An earlier version of this program kept those of ended jobs apart, too.
+    /// Those of jobs that have ended are together, or apart if they are many or an earlier version of this program has left them so.
     pub(super) fn files(&self, id: JobId) -> Result<Vec<FileRecord>, StoreError> {
         let ended: Option<Vec<FileRecord>> = one(&self.ended, Record::Files(id))?;
         let apart = self.files_apart(id)?;
