@@ -54,7 +54,7 @@ pub struct UpstreamConfig {
     #[serde(default = "page_max_resources")]
     pub page_max_resources: u32,
     /// Size that pages are aimed at, decompressed. What cannot be cut to it is asked for in pages of up to half of what a search
-    /// may take of `memory_budget_bytes`.
+    /// may take of `memory_budget_bytes`, or of this size if that is larger.
     #[serde(rename = "page_target_bytes", default = "page_target")]
     pub page_target: Size,
     /// Memory for pages in flight, all exports together. It bounds the largest resource that can be exported.

@@ -426,6 +426,10 @@ impl Reader {
         }
         let total = self.exact_total(slice, page).or(counted);
         let entries = page.entries.len() as u64;
+        // It says to be whole, as did the one before it.
+        if self.holds_pages_to_counts && slice.is_list() && !more && counted > Some(entries) {
+            return Some(Read::InHalves);
+        }
         // A link alone is no sign of more: servers end their lists by an empty page. What it leads to is looked at.
         if more && total.map_or(entries >= u64::from(asked.count), |total| total > entries) {
             return Some(Read::TooMany(Excess { total, crowd: self.crowd(slice, page) }));

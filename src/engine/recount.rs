@@ -1,21 +1,40 @@
-//! What was read by windows is counted once more: so a late commit is seen, and what a page left out although its own total
-//! agreed.
+//! What was read by windows, or by lists of patients, is counted once more: so a late commit is seen, and what a page left out
+//! although its own total agreed.
+
+mod lists;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::pool::Order;
+use super::read::ReadError;
 use super::worker::{HasType, Worker, WorkerError};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::filter::FilterNo;
 use crate::plan::slice::{Phase, Scope, Slice, Window};
+use crate::upstream::client::SearchError;
+
+/// What is counted together.
+trait Run: Clone + Sized {
+    /// Whether the server may refuse to count it although it was read.
+    const MAY_BE_REFUSED: bool;
+
+    /// All of it as one slice. However old it is, a line may be there already.
+    fn slice(&self) -> Slice;
+
+    /// What it is held to have.
+    fn had(&self) -> u64;
+
+    /// Both halves, if it can be counted in parts.
+    fn halves(self) -> Option<[Self; 2]>;
+}
 
 /// Windows of one step side by side, in ascending order, that are counted together; there is at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Run {
+struct Windows {
     resource_type: ResourceType,
     filter: Option<FilterNo>,
-    windows: Vec<Read>,
+    read: Vec<Read>,
 }
 
 /// A window that was read.
@@ -28,20 +47,20 @@ struct Read {
     number: usize,
 }
 
-/// A run, and what the server counts in it now.
+/// A run, and what the server counts in it now; `None` if it refuses to.
 #[derive(Debug)]
-struct Counted {
-    run: Run,
-    now: u64,
+struct Counted<R> {
+    run: R,
+    now: Option<u64>,
 }
 
-impl Counted {
+impl<R: Run> Counted<R> {
     fn has_changed(&self) -> bool {
-        self.now != self.run.received()
+        self.now != Some(self.run.had())
     }
 
     fn lacks_something(&self) -> bool {
-        self.now > self.run.received()
+        self.now > Some(self.run.had())
     }
 }
 
@@ -55,42 +74,59 @@ impl HasType for Place {
     }
 }
 
-impl Run {
-    fn received(&self) -> u64 {
-        self.windows.iter().fold(0, |sum, read| sum.saturating_add(read.received))
+impl Run for Windows {
+    const MAY_BE_REFUSED: bool = false;
+
+    fn had(&self) -> u64 {
+        self.read.iter().fold(0, |sum, read| sum.saturating_add(read.received))
     }
 
-    /// All of it as one slice. However old it is, a line may be there already.
     fn slice(&self) -> Slice {
-        let (first, last) = (self.windows.first(), self.windows.last());
+        let (first, last) = (self.read.first(), self.read.last());
         let window =
             Window { from: first.and_then(|read| read.window.from), until: last.and_then(|read| read.window.until) };
         let Self { resource_type, filter, .. } = *self;
         Slice { phase: Phase::Young, resource_type, filter, scope: Scope::Window(window) }
     }
 
-    /// Both halves; none of a single window.
+    /// None of a single window.
     fn halves(mut self) -> Option<[Self; 2]> {
-        let middle = self.windows.len() / 2;
+        let middle = self.read.len() / 2;
         if middle == 0 {
             return None;
         }
-        let second = Self { windows: self.windows.split_off(middle), ..self };
+        let second = Self { read: self.read.split_off(middle), ..self };
         Some([self, second])
     }
 }
 
 impl Worker {
-    /// Counts what was read by windows: what holds more now than came of it is read again, and its pages are held to the
-    /// count. Gives the types of which any window holds another number now.
+    /// Counts what was read by windows, and what pages of lists said to be all: what holds more now than came of it is read
+    /// again, and its pages are held to the count. Gives the types of which any window holds another number now.
     pub(super) async fn recount(&mut self, types: &[ResourceType]) -> Result<BTreeSet<ResourceType>, WorkerError> {
-        let mut all_changed = BTreeSet::new();
         if self.plan.profile.counts.is_none() {
-            return Ok(all_changed);
+            return Ok(BTreeSet::new());
         }
         self.progress.count();
-        let mut again = Vec::new();
-        let mut runs = self.runs(|name| types.contains(&name));
+        let (all_changed, mut again) = self.count_in_parts(self.runs(|name| types.contains(&name))).await?;
+        if self.plan.profile.page_proves_itself() {
+            let (lists, cut) = lists::lists(&self.plan, types, self.files.slices());
+            let (_, lacking) = self.count_in_parts(lists).await?;
+            again.extend(cut.into_iter().chain(lacking));
+        }
+        // What was counted and did not come by pages that said to be whole is not accepted by what they say.
+        self.reader.holds_pages_to_counts = true;
+        let read = self.drain(again, Order::Any).await;
+        self.reader.holds_pages_to_counts = false;
+        read.map(|()| all_changed)
+    }
+
+    /// The types of which any run holds another number now, and the smallest runs that hold more.
+    async fn count_in_parts<R: Run>(
+        &self,
+        mut runs: Vec<R>,
+    ) -> Result<(BTreeSet<ResourceType>, Vec<Slice>), WorkerError> {
+        let (mut all_changed, mut lacking) = (BTreeSet::new(), Vec::new());
         while !runs.is_empty() {
             let changed = self.count_runs(runs).await?.into_iter().filter(Counted::has_changed);
             runs = Vec::new();
@@ -100,19 +136,15 @@ impl Worker {
                 match counted.run.halves() {
                     // Something may be missing in one of them although more was taken out of the other.
                     Some(halves) => runs.extend(halves),
-                    None if lacks_something => again.push(slice),
+                    None if lacks_something => lacking.push(slice),
                     None => {}
                 }
             }
         }
-        // What was counted and did not come by pages that said to be whole is not accepted by what they say.
-        self.reader.holds_pages_to_counts = true;
-        let read = self.drain(again, Order::Any).await;
-        self.reader.holds_pages_to_counts = false;
-        read.map(|()| all_changed)
+        Ok((all_changed, lacking))
     }
 
-    fn runs(&self, wanted: impl Fn(ResourceType) -> bool) -> Vec<Run> {
+    fn runs(&self, wanted: impl Fn(ResourceType) -> bool) -> Vec<Windows> {
         let records = self.files.slices().filter(|record| wanted(record.slice.resource_type));
         let read = records.enumerate().filter_map(|(number, record)| {
             let Slice { phase: Phase::Old | Phase::Young, resource_type, filter, scope: Scope::Window(window) } =
@@ -126,11 +158,16 @@ impl Worker {
         runs(read, self.plan.horizon.settled)
     }
 
-    async fn count_runs(&self, runs: Vec<Run>) -> Result<Vec<Counted>, WorkerError> {
+    async fn count_runs<R: Run>(&self, runs: Vec<R>) -> Result<Vec<Counted<R>>, WorkerError> {
         let reader = self.reader.clone();
         let count = move |place: Place| {
             let reader = reader.clone();
-            async move { Ok(reader.count(&place.1).await?) }
+            async move {
+                match reader.count(&place.1).await {
+                    Err(SearchError::Refused { .. }) if R::MAY_BE_REFUSED => Ok(Some(None)),
+                    now => Ok(now.map_err(ReadError::from)?.map(Some)),
+                }
+            }
         };
         let places: Vec<_> = runs.iter().enumerate().map(|(at, run)| Place(at, run.slice())).collect();
         let mut counts: Vec<_> = self.each(&places, count).await?;
@@ -143,15 +180,15 @@ impl Worker {
 /// What lies side by side, and is so old that nothing can be late in it, is counted together; each window after `settled` is
 /// counted by itself, as something that comes late in one may stand where something was taken out of another. Of windows that
 /// overlap, which were read again, the later ones say what is there.
-fn runs(read: impl Iterator<Item = ((ResourceType, Option<FilterNo>), Read)>, settled: Millis) -> Vec<Run> {
+fn runs(read: impl Iterator<Item = ((ResourceType, Option<FilterNo>), Read)>, settled: Millis) -> Vec<Windows> {
     let mut steps: BTreeMap<_, Vec<Read>> = BTreeMap::new();
     for (step, read) in read {
         steps.entry(step).or_default().push(read);
     }
-    let mut runs: Vec<Run> = Vec::new();
+    let mut runs: Vec<Windows> = Vec::new();
     for ((resource_type, filter), mut all) in steps {
         all.sort_by_key(|read| read.window.from);
-        let with = |windows| Run { resource_type, filter, windows };
+        let with = |read| Windows { resource_type, filter, read };
         let mut joins = false;
         for group in overlapping(all) {
             let alone = if let [one] = group.as_slice() { Some(*one) } else { None };
@@ -161,8 +198,8 @@ fn runs(read: impl Iterator<Item = ((ResourceType, Option<FilterNo>), Read)>, se
                 joins = false;
                 continue;
             };
-            match runs.last_mut().filter(|run| joins && run.windows.last().is_some_and(|last| last.meets(read))) {
-                Some(run) => run.windows.push(read),
+            match runs.last_mut().filter(|run| joins && run.read.last().is_some_and(|last| last.meets(read))) {
+                Some(run) => run.read.push(read),
                 None => runs.push(with(vec![read])),
             }
             joins = true;
@@ -224,9 +261,9 @@ mod tests {
         let step = (ResourceType::PATIENT, None);
         let read = read.iter().enumerate().map(|(number, read)| (step, Read { number, ..*read }));
         let runs = runs(read, Millis(settled));
-        let bounds = |run: &Run| {
+        let bounds = |run: &Windows| {
             let window = run.slice().window();
-            (window.from.map(|from| from.0), window.until.expect("all end").0, run.received())
+            (window.from.map(|from| from.0), window.until.expect("all end").0, run.had())
         };
         runs.iter().map(bounds).collect()
     }
@@ -270,7 +307,7 @@ mod tests {
         while let Some(run) = runs.pop() {
             match run.clone().halves() {
                 Some([first, second]) => {
-                    assert_eq!(first.received() + second.received(), run.received());
+                    assert_eq!(first.had() + second.had(), run.had());
                     assert_eq!(first.slice().window().until, second.slice().window().from);
                     runs.extend([first, second]);
                 }

@@ -1,6 +1,6 @@
 //! When an export that had no room goes on.
 //!
-//! Others take room and give it back: an export goes on as soon as there is some. What it has written itself of a file that did
+//! Others take room and give it back: an export that has read nothing goes on as soon as there is some. What it has written itself of a file that did
 //! not fit is removed, and that is no room to go on with: the same would be read again and again in vain. That holds for a job
 //! store on the same disk, too. Of one that cannot tell what is free only the next write tells whether it has room.
 

@@ -123,7 +123,7 @@ impl Pace {
         PageSize { count, room: self.room(), most: if is_known { usize::MAX } else { self.first_most } }
     }
 
-    /// For what cannot be cut: as much as fits half of a reader's share, so that it needs no second page.
+    /// For what cannot be cut: as much as fits half of a reader's share, or a page if that is larger, so that it needs no second page.
     pub(super) fn whole(&self, limits: PageLimits) -> PageSize {
         let times = u32::try_from(limits.share_bytes / 2 / limits.target_bytes.max(1)).unwrap_or(u32::MAX).max(1);
         let most = self.most.load(Ordering::Relaxed);

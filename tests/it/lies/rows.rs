@@ -42,7 +42,7 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 }
 
 pub(super) fn all() -> Vec<Row> {
-    [paging(), totals_and_pages(), filters(), times(), wire()].into_iter().flatten().collect()
+    [paging(), totals_and_pages(), seen(), filters(), times(), wire()].into_iter().flatten().collect()
 }
 
 fn paging() -> Vec<Row> {
@@ -185,6 +185,23 @@ fn totals_and_pages() -> Vec<Row> {
             Complete("reread"),
         ),
     ]
+}
+
+/// What was seen in front of real servers, each at more than one level.
+fn seen() -> Vec<Row> {
+    let nothing = Settings { history: false, ..lying(Lies { html_for_nothing: true, ..Lies::default() }) };
+    let mut rows = Vec::new();
+    for level in [SYSTEM, GROUP] {
+        for paging in [Paging::Snapshot, Paging::Offset] {
+            let ended = lying(Lies { results_end: Some(40), ..Lies::default() });
+            let ended = Settings { paging, total: Total::Exact, ..ended };
+            let name = format!("{paging:?}, results that end after 40");
+            rows.push(Row { patients: 30, ..row(name, ended, level, Complete("counted")) });
+        }
+        let name = "HTML for what there is not, and no history";
+        rows.push(row(name, nothing.clone(), level, Complete("counted")));
+    }
+    rows
 }
 
 fn filters() -> Vec<Row> {

@@ -41,6 +41,11 @@ pub struct Lies {
     pub count_errors: bool,
     /// How links are written.
     pub links: Links,
+    /// Of what a search finds only the first so many are on its pages, with a total as if that were all; counts are true (HAPI's last
+    /// prefetch step, AWS).
+    pub results_end: Option<usize>,
+    /// What there is not, and what it does not do, is answered with 404 and a page of HTML (AWS).
+    pub html_for_nothing: bool,
     /// A kept list of results is gone after so many later pages (Firely, Epic, HAPI).
     pub list_pages: Option<usize>,
     /// Every third search with more than one match has one entry on its first page, and a next link (Epic filters

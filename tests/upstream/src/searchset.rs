@@ -296,7 +296,8 @@ fn find(upstream: &SampleUpstream, store: &Store, settings: &Settings, base: &st
     let page_count = shortened.count;
     let (mut pids, mut next, mut known): (Vec<u64>, _, _) = match settings.paging {
         Paging::Snapshot => {
-            let pids: Vec<u64> = matcher.select(&search.order, None).collect();
+            let most = lies.results_end.unwrap_or(usize::MAX);
+            let pids: Vec<u64> = matcher.select(&search.order, None).take(most).collect();
             let first = pids.iter().take(page_count).copied().collect();
             let all = pids.len();
             let next = (all > page_count || (lies.always_next && all > 0)).then(|| {
@@ -328,6 +329,14 @@ fn find(upstream: &SampleUpstream, store: &Store, settings: &Settings, base: &st
             (pids, next, None)
         }
     };
+    if let Some(end) = lies.results_end
+        && settings.paging == Paging::Offset
+        && search.offset + page_count >= end
+    {
+        pids.truncate(end.saturating_sub(search.offset));
+        next = None;
+        known = Some(search.offset + pids.len());
+    }
     let ends_early = settings.paging == Paging::Offset && lies.early_end_every > 0 && pids.len() > 1;
     if ends_early && upstream.next_page_number().is_multiple_of(lies.early_end_every) {
         pids.pop();

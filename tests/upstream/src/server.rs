@@ -230,7 +230,14 @@ async fn answer(
             let read = if settings.lies.posts == Posts::FormIgnored { &url_query } else { &query };
             let pairs = url::form_urlencoded::parse(read.as_bytes()).into_owned().collect();
             let asked = Asked { method: parts.method, path, pairs, headers: parts.headers, body, base };
-            route::answer(&upstream, asked)
+            let (answer, pretty) = route::answer(&upstream, asked);
+            let is_nothing = matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED);
+            if settings.lies.html_for_nothing && is_nothing {
+                let answer = Answer::plain("text/html", "<!DOCTYPE html><pre>Cannot GET this</pre>".to_owned());
+                (Answer { status: StatusCode::NOT_FOUND, ..answer }, false)
+            } else {
+                (answer, pretty)
+            }
         }
     };
     drop(slot);
