@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::data;
 use crate::expected;
 use crate::server::{Server, Setup};
-use crate::sidecar::{CLIENT, Sidecar};
+use crate::sidecar::{CLIENT, Keys, Sidecar};
 
 /// What they ask for.
 const TYPES: &str = "Patient,Encounter,Condition,Observation";
@@ -28,23 +28,20 @@ pub(crate) async fn are_served(setup: &Setup) -> anyhow::Result<()> {
     are_served_by(server, &sidecar, None).await
 }
 
-/// The same to those who can show that they may; the commands of README do not.
+/// The same to those who can show that they may.
 pub(crate) async fn are_served_by_token(setup: &Setup) -> anyhow::Result<()> {
     let server = setup.server().await?;
-    let (sidecar, key) = Sidecar::with_tokens(&server.relay.base).await?;
-    are_served_by(server, &sidecar, Some(&key)).await
+    let (sidecar, keys) = Sidecar::with_tokens(&server.relay.base, &making_keys()?).await?;
+    are_served_by(server, &sidecar, Some(&keys)).await
 }
 
-async fn are_served_by(server: &Server, sidecar: &Sidecar, key: Option<&Path>) -> anyhow::Result<()> {
+async fn are_served_by(server: &Server, sidecar: &Sidecar, keys: Option<&Keys>) -> anyhow::Result<()> {
     let names = data::given("OFFTAKE_REAL_CLIENTS").unwrap_or_default();
     let mut tried = 0;
     for (name, place) in names.split_whitespace().filter_map(|client| client.split_once('=')) {
-        if name == "curl" && key.is_some() {
-            continue;
-        }
         let folder = tempfile::tempdir()?;
-        let path = command(name, place, &sidecar.base, folder.path(), key)?.0;
-        let said = once_tokens_are_given(|| Ok(command(name, place, &sidecar.base, folder.path(), key)?.1)).await;
+        let path = command(name, place, &sidecar.base, folder.path(), keys)?.0;
+        let said = once_tokens_are_given(|| Ok(command(name, place, &sidecar.base, folder.path(), keys)?.1)).await;
         let said = said.with_context(|| format!("{name}, and Offtake said {}", sidecar.said()))?;
         let path = format!("{path}?_type={TYPES}");
         let difference = expected::compare(&expected::of(&server.stored, &path), &lines(folder.path())?)?;
@@ -62,14 +59,14 @@ fn command(
     place: &str,
     base: &str,
     folder: &Path,
-    key: Option<&Path>,
+    keys: Option<&Keys>,
 ) -> anyhow::Result<(&'static str, Command)> {
     let node = || {
         let script = format!("{}/tests/real/clients/{name}.mjs", env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new("node");
         command.args([&script, place, base]).arg(folder).arg(TYPES);
-        if let Some(key) = key {
-            command.arg(CLIENT).arg(key);
+        if let Some(Keys { set, .. }) = keys {
+            command.arg(CLIENT).arg(set);
         }
         command
     };
@@ -91,8 +88,8 @@ fn command(
             // Without the filters that it adds by itself: everything is to be compared.
             command.arg("--no-default-filters");
             // It asks for no scope of Group, and so gets none by a token.
-            let path = if let Some(key) = key {
-                command.args(["--smart-client-id", CLIENT, "--smart-key"]).arg(key);
+            let path = if let Some(Keys { set, .. }) = keys {
+                command.args(["--smart-client-id", CLIENT, "--smart-key"]).arg(set);
                 "/$export"
             } else {
                 command.args(["--group", "all"]);
@@ -103,7 +100,14 @@ fn command(
         }
         "curl" => {
             let mut command = Command::new("bash");
-            command.current_dir(folder).args(["-euo", "pipefail", "-c", &of_readme(base)?]);
+            let commands = match keys {
+                Some(keys) => {
+                    command.env("KEYS", keys.folder.path());
+                    format!("{}{}", getting_a_token(base)?, of_readme(base)?)
+                }
+                None => of_readme(base)?,
+            };
+            command.current_dir(folder).args(["-euo", "pipefail", "-c", &commands]);
             ("/Patient/$export", command)
         }
         other => anyhow::bail!("no such client: {other}"),
@@ -112,18 +116,42 @@ fn command(
 
 /// The commands that README shows to a client, for this base.
 fn of_readme(base: &str) -> anyhow::Result<String> {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"))?;
-    let (_, section) = readme.split_once("\n## What a client does\n").context("no such section")?;
-    let section = section.split("\n## ").next().unwrap_or_default();
-    let blocks = section.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
     // What is kicked off by POST stands for itself.
-    let commands: String = blocks
-        .filter(|block| block.contains("$status") || block.contains("status=") || block.contains("manifest.json"))
-        .collect();
+    let shown = |block: &&str| ["$status", "status=", "manifest.json"].iter().any(|word| block.contains(word));
+    let commands: String = shown_below("What a client does")?.iter().copied().filter(shown).collect();
     ensure!(commands.contains("DELETE") && commands.contains("jq"), "README shows something else: {commands}");
-    Ok(commands
-        .replace("http://127.0.0.1:8080/fhir", base)
-        .replace("_type=Patient,Observation", &format!("_type={TYPES}")))
+    Ok(commands.replace(README_BASE, base).replace("_type=Patient,Observation", &format!("_type={TYPES}")))
+}
+
+/// How a client makes a key there.
+fn making_keys() -> anyhow::Result<String> {
+    let blocks = shown_below("Who may export")?;
+    let making = blocks.iter().find(|block| block.contains("genrsa")).context("README makes no key")?;
+    Ok((*making).to_owned())
+}
+
+/// How it gets a token by that. What it is told instead is printed.
+fn getting_a_token(base: &str) -> anyhow::Result<String> {
+    const TOLD: &str = "$(jq -re .access_token token.json)";
+    let blocks = shown_below("Who may export")?;
+    let getting = blocks.iter().find(|block| block.contains(TOLD)).context("README gets no token")?;
+    let told = format!("{TOLD} || {{ cat token.json >&2; exit 1; }}");
+    let getting = getting.replace(README_BASE, base).replace(TOLD, &told);
+    let getting = getting.replace("--arg id research-warehouse", &format!("--arg id {CLIENT}"));
+    let function = making_keys()?;
+    let function = function.lines().find(|line| line.starts_with("base64url()")).context("no base64url")?;
+    Ok(format!("{function}\n{}", getting.replace("research-warehouse.pem", "\"$KEYS/research-warehouse.pem\"")))
+}
+
+/// The base of README's examples.
+const README_BASE: &str = "http://127.0.0.1:8080/fhir";
+const README: &str = include_str!("../../README.md");
+
+/// The commands below a heading of README, block by block.
+fn shown_below(heading: &str) -> anyhow::Result<Vec<&'static str>> {
+    let (_, section) = README.split_once(&format!("\n## {heading}\n")).context("no such section")?;
+    let section = section.split("\n## ").next().unwrap_or_default();
+    Ok(section.split("```sh\n").skip(1).filter_map(|block| block.split("```").next()).collect())
 }
 
 /// Until it is known what was used before a store was there, clients that do not say when they have signed get no token.

@@ -51,7 +51,7 @@ enum Kind {
 
 /// How a helios-hfs is set up. It asks nobody under which address it is reached.
 #[derive(Clone, Copy)]
-pub(crate) struct Helios {
+struct Helios {
     /// The address in its links; that by which it is read if there is none.
     base: Option<&'static str>,
     /// Whether it knows the search parameters of R4, which it does not bring. Without them it ignores every other one than
@@ -70,7 +70,7 @@ const SETUPS: [(&str, Kind); 15] = [
     ("hapi-pages-500", Kind::LargeHapi(&["--default-page-size", "500", "--max-page-size", "500"])),
     ("hapi-pages-1000", Kind::LargeHapi(&["--default-page-size", "1000", "--max-page-size", "1000"])),
     ("hapi-foreign", Kind::LargeHapi(&["--server-address", "https://fhir.example.org/r4"])),
-    // Lists that are of no use to anybody after a minute, and pages that need lists.
+    // Lists that are of no use to anybody once nobody has read them for a minute or two, and pages that need lists.
     ("hapi-short-lists", Kind::LargeHapi(&["--retain-ms", "1", "--reuse-ms", "off", "--max-page-size", "100"])),
     ("hapi-compact", Kind::LargeHapi(&["--pretty", "false"])),
     // Lists are made at once and in whole.
@@ -89,7 +89,7 @@ impl Setup {
         Self { name: name.to_owned(), server: OnceCell::new() }
     }
 
-    /// Who has made it.
+    /// What it is, however it is set up.
     pub(crate) fn software(&self) -> &str {
         self.name.split('-').next().unwrap_or(&self.name)
     }

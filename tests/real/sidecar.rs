@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tempfile::TempDir;
 
 use crate::child::{Process, free_port};
@@ -13,6 +14,8 @@ use crate::http::Http;
 pub(crate) const SEARCHES: usize = 4;
 /// Whom it gives tokens, where it gives any.
 pub(crate) const CLIENT: &str = "real-client";
+/// The file of the key whose making README shows.
+const KEY_SET_OF_README: &str = "research-warehouse.jwks.json";
 /// How long a start may take.
 const TO_START: Duration = Duration::from_mins(1);
 
@@ -21,7 +24,15 @@ pub(crate) struct Sidecar {
     /// The public FHIR base.
     pub(crate) base: String,
     process: Process,
-    folder: TempDir,
+    _folder: TempDir,
+}
+
+/// What clients sign by.
+pub(crate) struct Keys {
+    /// A file with a private JWK Set.
+    pub(crate) set: PathBuf,
+    /// Where that lies, and what `openssl` made.
+    pub(crate) folder: TempDir,
 }
 
 impl Sidecar {
@@ -30,23 +41,27 @@ impl Sidecar {
         Self::start(upstream, more, "").await
     }
 
-    /// Starts it in front of `upstream` for clients with this private key (a JWK Set), which goes to a file of its folder.
-    pub(crate) async fn with_tokens(upstream: &str) -> anyhow::Result<(Self, PathBuf)> {
-        let keys = tempfile::tempdir()?;
-        let private = keys.path().join("key");
+    /// Starts it in front of `upstream` for clients with one of these private keys, which go to files of its folder: a JWK Set, and
+    /// what the commands `making_keys` leave there.
+    pub(crate) async fn with_tokens(upstream: &str, making_keys: &str) -> anyhow::Result<(Self, Keys)> {
+        let folder = tempfile::tempdir()?;
+        let private = folder.path().join("key");
         let mut command = Command::new(env!("CARGO_BIN_EXE_offtake"));
         command.args(["keys", "generate", "--alg", "ES384", "--out"]).arg(&private);
-        let made = tokio::task::spawn_blocking(move || command.output()).await??;
-        anyhow::ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let public: serde_json::Value = serde_json::from_slice(&made.stdout)?;
+        let mut public: serde_json::Value = serde_json::from_slice(&printed(command).await?)?;
+        let mut command = Command::new("bash");
+        command.current_dir(folder.path()).args(["-euo", "pipefail", "-c", making_keys]);
+        printed(command).await?;
+        let set: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.path().join(KEY_SET_OF_README))?)?;
+        let more = set["keys"].as_array().context("it makes no set")?;
+        public["keys"].as_array_mut().context("a set")?.extend_from_slice(more);
         let clients = format!(
             "smart: {{ mode: authorization_server, \
              clients: [{{ client_id: {CLIENT}, scope: system/*.rs, jwks: {public} }}] }}\n"
         );
-        let sidecar = Self::start(upstream, "", &clients).await?;
-        let key = sidecar.folder.path().join("key.jwks");
-        std::fs::write(&key, format!(r#"{{"keys":[{}]}}"#, std::fs::read_to_string(private)?))?;
-        Ok((sidecar, key))
+        let set = folder.path().join("key.jwks");
+        std::fs::write(&set, format!(r#"{{"keys":[{}]}}"#, std::fs::read_to_string(private)?))?;
+        Ok((Self::start(upstream, "", &clients).await?, Keys { set, folder }))
     }
 
     async fn start(upstream: &str, of_upstream: &str, more: &str) -> anyhow::Result<Self> {
@@ -65,12 +80,19 @@ impl Sidecar {
             answer.is_ok_and(|answer| answer.status == 404 || answer.status == 401)
         };
         process.until(TO_START, is_open).await?;
-        Ok(Self { base, process, folder })
+        Ok(Self { base, process, _folder: folder })
     }
 
     pub(crate) fn said(&self) -> String {
         self.process.said()
     }
+}
+
+/// What a command that ends well prints.
+async fn printed(mut command: Command) -> anyhow::Result<Vec<u8>> {
+    let ended = tokio::task::spawn_blocking(move || command.output()).await??;
+    anyhow::ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    Ok(ended.stdout)
 }
 
 /// What `offtake doctor` says of this server.
