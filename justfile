@@ -36,7 +36,7 @@ config file:
 doc:
     cargo doc --locked --no-deps -p offtake --document-private-items --open
 
-# All benchmarks: half an hour on a machine that does nothing else.
+# All benchmarks: some three quarters of an hour on a machine that does nothing else.
 bench:
     cargo bench --locked --bench export -- --json target/export.json
     cargo bench --locked --bench care

@@ -16,6 +16,7 @@ mod null;
 #[path = "../clouds/storage.rs"]
 #[expect(dead_code, reason = "a benchmark asks no storage by itself")]
 mod storage;
+mod verdict;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,14 +54,7 @@ const MOST_SECONDS_PER_GB: f64 = 1.0;
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match measure(&arguments).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("could not measure: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    verdict::ended(measure(&arguments).await)
 }
 
 /// Where files go.

@@ -18,6 +18,8 @@
 //! rest is said beside it.
 //! The exit code is 0 if all hold.
 
+mod verdict;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -87,14 +89,7 @@ type Http = HttpClient<HttpConnector, Full<Bytes>>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match measure(Arguments::parse()).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("could not measure: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    verdict::ended(measure(Arguments::parse()).await)
 }
 
 async fn measure(Arguments { parts, requests, each, rounds, seconds, .. }: Arguments) -> anyhow::Result<bool> {

@@ -51,11 +51,18 @@ async fn the_proof_says_of_each_type_what_came_and_how_that_is_known() {
 /// called.
 #[tokio::test]
 async fn pages_by_offsets_are_read_twice_whatever_an_offset_is_called() {
-    for offset_name in ["_offset", "_getpagesoffset"] {
+    for (paging, offset_name, method) in [
+        (Paging::Snapshot, "_offset", "counted"),
+        (Paging::Offset, "_offset", "reread"),
+        (Paging::Offset, "_getpagesoffset", "reread"),
+    ] {
         let one_moment = Settings { stamp: Stamp::Single, max_count: Some(3), ..Settings::default() };
-        let app = App::with_patients(8, Settings { paging: Paging::Offset, offset_name, ..one_moment }).await;
+        let app = App::with_patients(8, Settings { paging, offset_name, ..one_moment }).await;
         let (manifest, _) = app.export("/$export?_type=Observation").await.expect("an export");
-        assert_eq!(manifest.whole["extension"][PROOF]["Observation"]["method"], "reread", "{offset_name}");
+        let found = &manifest.whole["extension"][PROOF]["Observation"]["method"];
+        assert_eq!(found, method, "{paging:?} {offset_name}");
+        let is_later = |query: &str| query.contains("_getpages=") || query.contains(&format!("{offset_name}=3"));
+        assert!(app.upstream.requests().iter().any(|seen| is_later(&seen.query)), "several pages");
         app.stop().await;
     }
 }

@@ -6,13 +6,14 @@
 //! tests/clouds/run short -- cargo bench --locked --bench export     # and to each cloud's stand-in
 //! ```
 //!
-//! In each round all pages are fetched as they are and thrown away unread (the raw drain), fetched and written to disk, exported
-//! by Offtake to a store that forgets and to local disk, with SHA-256 and fsync, and drained once more: an export is held against
+//! In each round all pages are fetched as they are and thrown away unread (the raw drain), fetched and written to disk (where nothing but the processors
+//! bounds an export), exported by Offtake to a store that forgets and to local disk, with SHA-256 and fsync, and drained once more: an export is held against
 //! the mean of the drains before and after it, or against the one that was written, and figures are medians of the rounds with the
-//! least and the most beside them. All have as many searches at once; smart-fetch has five connections, and is timed once. The server is this process, Offtake a process of its own: its processor time and its peak
-//! memory (`VmHWM`) are nobody else's. An export is timed from its kick-off until its manifest is there.
+//! least and the most beside them. All have as many searches at once but smart-fetch, which has five connections; what crawls is timed
+//! once. The server is this process, Offtake a process of its own: its processor time and its peak memory (`VmHWM`) are nobody else's. An
+//! export is timed from its kick-off until its manifest is there.
 //!
-//! What has to hold is said beside each figure, and the exit code is 0 if all does.
+//! What has to hold is said below the figures, and the exit code is 0 if all does.
 
 #[path = "../../../examples/support/client.rs"]
 #[expect(dead_code, reason = "a benchmark downloads nothing")]
@@ -27,6 +28,8 @@ mod stand;
 #[path = "../../clouds/storage.rs"]
 #[expect(dead_code, reason = "a benchmark asks no storage by itself")]
 mod storage;
+#[path = "../verdict.rs"]
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -82,14 +85,7 @@ async fn main() -> ExitCode {
         (Some(first), Some(config)) if first == SERVE_NULL => stand::serve_null(config.as_ref()).await.map(|()| true),
         _ => measure(&Arguments::parse()).await,
     };
-    match measured {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("could not measure: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    verdict::ended(measured)
 }
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<bool> {

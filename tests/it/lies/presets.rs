@@ -104,12 +104,13 @@ fn servers() -> Vec<Product> {
         lies: Lies { cache_mixes_lt_and_le: true, no_store_truncates: true, ..Lies::default() },
         ..Settings::default()
     };
-    // Its own address is what it was told, and nobody told it.
+    // Its own address is what it was told, and nobody has told it.
     let helios = Settings {
         paging: Paging::Cursor,
         total: Total::Absent,
         max_count: Some(1_000),
         everything: Everything::Paged,
+        link_base: Some("http://localhost:8080/fhir".to_owned()),
         lies: Lies { handling: Handling::AsPreferred, ..Lies::default() },
         ..Settings::default()
     };
