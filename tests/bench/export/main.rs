@@ -139,7 +139,7 @@ async fn rounds_of(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<
     });
 
     let mut rounds = Rounds { exported: vec![Default::default(); targets.len()], ..Rounds::default() };
-    let (mut searches, mut exported_bytes, mut drained_bytes) = (0, 0, 0);
+    let (mut searches, mut fetched_bytes, mut exported_bytes, mut drained_bytes) = (0, 0, 0, 0);
     for _ in 0..arguments.rounds {
         let before = pages.drain().await?;
         if scenario.limit() == Limit::Ourselves {
@@ -147,9 +147,10 @@ async fn rounds_of(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<
             rounds.written.push(pages.drain_to_disk(folder.path()).await?.took.as_secs_f64());
         }
         for (stand, (took, cpu)) in stands.iter().zip(&mut rounds.exported) {
-            let asked = upstream.requests().len();
+            let (asked, sent) = (upstream.requests().len(), upstream.sent_bytes());
             let exported = stand.export(&types, resources).await?;
             searches = upstream.requests().len() - asked;
+            fetched_bytes = upstream.sent_bytes() - sent;
             took.push(exported.took.as_secs_f64());
             cpu.push(exported.cpu.as_secs_f64());
             exported_bytes = exported_bytes.max(exported.bytes);
@@ -194,13 +195,14 @@ async fn rounds_of(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<
     let (gigabytes, drained_gigabytes) = (gigabytes(exported_bytes), gigabytes(drained_bytes));
     println!(
         "{}: {resources} resources of {} types, {:.0} MB NDJSON, {:.0} MB on the wire in {} pages; {} at once; Offtake asked \
-         {searches} times; the disk takes {:.0} MB/s",
+         {searches} times and fetched {:.0} MB; the disk takes {:.0} MB/s",
         scenario.name(),
         types.len(),
         gigabytes * 1e3,
         drained_gigabytes * 1e3,
         pages.len(),
         arguments.searches,
+        report::gigabytes(fetched_bytes) * 1e3,
         disk / 1e6,
     );
     let drained = Figure::of(&rounds.drained);
@@ -254,7 +256,7 @@ async fn rounds_of(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<
     all_hold &= holds("peak memory, MB", peak, MOST_PEAK_MB, false);
     let all = json!({
         "resources": resources, "types": types.len(), "ndjson_gigabytes": gigabytes, "pages": pages.len(),
-        "wire_gigabytes": drained_gigabytes, "searches": searches, "searches_at_once": arguments.searches,
+        "wire_gigabytes": drained_gigabytes, "searches": searches, "fetched_bytes": fetched_bytes, "searches_at_once": arguments.searches,
         "disk_bytes_per_second": disk, "drained_seconds": rounds.drained, "written_seconds": rounds.written,
         "exports": targets.iter().zip(&rounds.exported).zip(&peaks).map(|((target, (took, cpu)), peak)| json!({
             "to": target.name(), "seconds": took, "cpu_seconds": cpu, "peak_megabytes": peak,

@@ -42,6 +42,8 @@ struct Inner {
     exports: Mutex<std::collections::BTreeSet<u64>>,
     /// Pages by offsets that were made.
     pages: std::sync::atomic::AtomicU64,
+    /// Bytes of answers.
+    sent: std::sync::atomic::AtomicU64,
     script: RwLock<Option<Arc<dyn Script>>>,
 }
 
@@ -159,6 +161,7 @@ impl SampleUpstream {
                 next_id: std::sync::atomic::AtomicU64::new(1),
                 exports: Mutex::default(),
                 pages: std::sync::atomic::AtomicU64::new(0),
+                sent: std::sync::atomic::AtomicU64::new(0),
                 script: RwLock::default(),
             }),
         }
@@ -448,6 +451,16 @@ impl SampleUpstream {
         if let Some(script) = script {
             script.play(step);
         }
+    }
+
+    /// Bytes of answers that went out, without their heads.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.inner.sent.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_sent(&self, bytes: usize) {
+        self.inner.sent.fetch_add(bytes as u64, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// The number of one more page by offsets, from 1.

@@ -90,6 +90,7 @@ pub(crate) fn response(upstream: &SampleUpstream, answer: Answer, manner: Manner
         if let Some(rate) = upstream.settings().bytes_per_second {
             upstream.throttle().pace(bytes.len(), rate).await;
         }
+        upstream.note_sent(bytes.len());
         Some((Ok(Frame::data(bytes)), (outflow, upstream)))
     });
     let mut response = Response::new(StreamBody::new(Box::pin(frames)).boxed_unsync());
