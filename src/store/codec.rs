@@ -30,6 +30,8 @@ const PLAIN: u8 = 1;
 const PACKED: u8 = 2;
 /// What is shorter than this is not packed.
 const SHORT: usize = 512;
+/// What is packed begins with this.
+const ZLIB: [u8; 2] = [0x78, 0x01];
 const HEADER: usize = 11;
 /// The largest part, with its header.
 const PART: usize = 16 * 1024;
@@ -181,7 +183,9 @@ pub(crate) fn decode<T: DeserializeOwned, B: AsRef<[u8]>>(record: Record, parts:
         return Err(record.damaged());
     }
     // The text of a JSON error can quote what it read, so that it goes no further.
-    let value = if layout == PACKED {
+    // Files of jobs that had ended were packed before there was a layout for that; JSON does not begin so.
+    let is_packed = layout == PACKED || matches!(record, Record::Files(_)) && bytes.starts_with(&ZLIB[..1]);
+    let value = if is_packed {
         serde_json::from_reader(BufReader::new(ZlibDecoder::new(&bytes[..])))
     } else {
         serde_json::from_slice(&bytes)
@@ -199,10 +203,9 @@ fn packed(json: &[u8]) -> Vec<u8> {
 /// What can be read in the bytes of a store's file by whoever unpacks it: all of them, and what follows from each place where
 /// something packed may begin.
 pub(crate) fn legible(bytes: &[u8]) -> Vec<u8> {
-    const BEGINS: [u8; 2] = [0x78, 0x01];
     const MOST: u64 = 64 * 1024 * 1024;
     let mut legible = bytes.to_vec();
-    for (at, _) in bytes.windows(BEGINS.len()).enumerate().filter(|(_, window)| *window == BEGINS) {
+    for (at, _) in bytes.windows(ZLIB.len()).enumerate().filter(|(_, window)| *window == ZLIB) {
         // What has come before it fails is kept.
         let _bytes = ZlibDecoder::new(bytes.get(at..).unwrap_or_default()).take(MOST).read_to_end(&mut legible);
     }
@@ -304,6 +307,18 @@ mod tests {
             parts[0].1[at / 8] ^= 1 << (at % 8);
             assert!(decode::<String, _>(record, &parts).is_err(), "bit {at}");
         }
+    }
+
+    #[test]
+    fn files_that_were_packed_before_there_was_a_layout_for_it_are_read() {
+        let record = Record::Files(JobId::new([7; 16]));
+        let mut parts = encode(record, &text(10_000)).expect("text can be written");
+        parts[0].1[0] = PLAIN;
+        assert_eq!(decode::<String, _>(record, &parts).expect("it is packed"), text(10_000));
+        let plan = Record::Plan(JobId::new([7; 16]));
+        let mut parts = encode(plan, &text(10_000)).expect("text can be written");
+        parts[0].1[0] = PLAIN;
+        assert!(decode::<String, _>(plan, &parts).is_err(), "plans were never packed so");
     }
 
     #[test]

@@ -27,6 +27,20 @@ fn opened(folder: &Path) -> SledStore {
     SledStore::open(folder).expect("it can be opened")
 }
 
+/// sled itself, once a thread of the store that was dropped has given back its lock.
+fn bare(folder: &Path) -> ::sled::Db {
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        match ::sled::open(folder) {
+            Err(error) if error.to_string().contains("could not acquire lock") => {
+                assert!(std::time::Instant::now() < patience, "{error}");
+                std::thread::yield_now();
+            }
+            opened => return opened.expect("sled opens it"),
+        }
+    }
+}
+
 /// One job with a plan and a file, committed.
 async fn fill(store: &SledStore) {
     store.create(job(1)).await.expect("a new job");
@@ -65,14 +79,14 @@ async fn jobs_of_a_client_are_counted_in_a_log_of_an_earlier_version() {
     store.delete(of_client(3).id).await.expect("it is there");
     let client = of_client(1).owner.client().cloned().expect("it has one");
     drop(store);
-    let db = ::sled::open(&folder).expect("it can be opened");
+    let db = bare(&folder);
     db.open_tree("active").and_then(|active| active.clear()).expect("a tree");
     db.open_tree("meta").and_then(|meta| meta.remove("active-by-client")).expect("a tree");
     drop(db);
     let store = opened(&folder);
     assert_eq!(store.active(client.clone()).await.expect("the store answers"), 2);
     drop(store);
-    let db = ::sled::open(&folder).expect("it can be opened");
+    let db = bare(&folder);
     db.open_tree("jobs").and_then(|jobs| jobs.clear()).expect("a tree");
     drop(db);
     assert_eq!(opened(&folder).active(client).await.expect("the store answers"), 0, "they have gone meanwhile");
@@ -93,7 +107,7 @@ async fn files_of_a_job_that_has_ended_are_one_record() {
         store.commit(lease, Change { files: files.clone(), ..running(1) }).await.expect("the lease is good");
         store.commit(lease, conformance::failed()).await.expect("the lease is good");
         drop(store);
-        let db = ::sled::open(&folder).expect("it can be opened");
+        let db = bare(&folder);
         let held = |name| db.open_tree(name).expect("a tree").scan_prefix(id.as_bytes()).collect::<Result<Vec<_>, _>>();
         let [apart, together] = ["files", "ended-files"].map(|name| held(name).expect("they can be read"));
         bytes.push(together.iter().map(|(_, value)| value.len()).sum::<usize>());
@@ -113,7 +127,7 @@ async fn a_job_with_a_damaged_file_ends() {
     let lease = store.claim(id).await.expect("it is there");
     store.commit(lease, Change { files: vec![file(1), file(2)], ..running(1) }).await.expect("the lease is good");
     drop(store);
-    let db = ::sled::open(&folder).expect("it can be opened");
+    let db = bare(&folder);
     let files = db.open_tree("files").expect("a tree");
     let (key, value) = files.first().expect("it can be read").expect("a record");
     files.insert(&key, &value[..value.len() - 1]).expect("it can be written");
@@ -136,7 +150,7 @@ async fn files_that_an_earlier_version_kept_apart_are_those_of_a_job_that_has_en
     let lease = store.claim(id).await.expect("it is there");
     store.commit(lease, conformance::failed()).await.expect("the lease is good");
     drop(store);
-    let db = ::sled::open(&folder).expect("it can be opened");
+    let db = bare(&folder);
     db.open_tree("ended-files").and_then(|tree| tree.clear()).expect("a tree");
     for no in 0..3 {
         for (key, part) in codec::encode(Record::File(id, FileNo(no)), &file(no)).expect("it can be written") {
@@ -215,7 +229,7 @@ async fn a_profile_that_is_damaged_or_of_a_later_version_is_none() {
         store.keep_profile(key, found.clone()).await.expect("it is kept");
         drop(store);
         assert_eq!(opened(&folder).profile(key).await.expect("the store answers"), Some(found.clone()));
-        let db = ::sled::Config::new().path(&folder).open().expect("sled opens it");
+        let db = bare(&folder);
         let tree = db.open_tree("profiles").expect("there is such a tree");
         let (part, value) = tree.iter().next().expect("one is kept").expect("it can be read");
         let mut value = value.to_vec();
