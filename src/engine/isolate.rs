@@ -60,6 +60,15 @@ enum Alone {
     Came,
     Failed,
     TooLarge,
+    /// It was not asked for: there is no memory for it beside what is held, or no leave to search, at this moment.
+    NotNow,
+}
+
+/// What the server gives beside what it fails on.
+enum Others {
+    Given,
+    NotGiven,
+    NotNow,
 }
 
 impl Reader {
@@ -83,7 +92,15 @@ impl Reader {
         if self.is_open(slice) {
             return Ok(OneByOne::Impossible);
         }
-        let Some(isolated) = asks_in_parts.isolate(slice, counted).await? else { return Ok(OneByOne::Impossible) };
+        let isolated = match asks_in_parts.isolate(slice, counted).await? {
+            Ok(isolated) => isolated,
+            // What was held has been given back.
+            Err(OneByOne::Again) => {
+                self.upstream.rest(REST).await;
+                return Ok(OneByOne::Again);
+            }
+            Err(other) => return Ok(other),
+        };
         let Isolated { resources, unreadable, reading, issues, reservation, .. } = isolated;
         let Verdict::Accept { method, expected } = judge.judge(&reading, &self.plan.profile) else {
             return Ok(OneByOne::Again);
@@ -102,9 +119,9 @@ impl Reader {
         Ok(OneByOne::Read(Read::Accepted(accepted)))
     }
 
-    /// Asks for the resources of a slice one by one; `None` if that cannot be done.
-    async fn isolate(&self, slice: &Slice, counted: u64) -> Result<Option<Isolated>, ReadError> {
-        let Some((ids, pages)) = self.ids_of(slice).await? else { return Ok(None) };
+    /// Asks for the resources of a slice one by one, or says why not.
+    async fn isolate(&self, slice: &Slice, counted: u64) -> Result<Result<Isolated, OneByOne>, ReadError> {
+        let Some((ids, pages)) = self.ids_of(slice).await? else { return Ok(Err(OneByOne::Impossible)) };
         let mut isolated = Isolated {
             resources: Vec::new(),
             unreadable: BTreeSet::new(),
@@ -117,9 +134,14 @@ impl Reader {
         let mut left = ids;
         for round in 0..ROUNDS {
             if round > 0 {
-                // Only a server that gives others fails on these alone.
-                if left.is_empty() || !self.gives_others(slice, &isolated).await? {
+                if left.is_empty() {
                     break;
+                }
+                // Only a server that gives others fails on these alone.
+                match self.others(slice, &isolated).await? {
+                    Others::Given => {}
+                    Others::NotGiven => break,
+                    Others::NotNow => return Ok(Err(OneByOne::Again)),
                 }
                 self.upstream.rest(REST).await;
             }
@@ -129,23 +151,28 @@ impl Reader {
                     Alone::Came => {}
                     Alone::Failed => drop(failed.insert(id)),
                     // It does not fit beside the others.
-                    Alone::TooLarge => return Ok(None),
+                    Alone::TooLarge => return Ok(Err(OneByOne::Impossible)),
+                    Alone::NotNow => return Ok(Err(OneByOne::Again)),
                 }
             }
             left = failed;
         }
-        if !left.is_empty() && !self.gives_others(slice, &isolated).await? {
-            return Ok(None);
+        if !left.is_empty() {
+            match self.others(slice, &isolated).await? {
+                Others::Given => {}
+                Others::NotGiven => return Ok(Err(OneByOne::Impossible)),
+                Others::NotNow => return Ok(Err(OneByOne::Again)),
+            }
         }
         let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
         let before = self.unreadable.fetch_add(count, Ordering::Relaxed);
         if count > 0 && before.saturating_add(count) > MOST_UNREADABLE {
-            return Ok(None);
+            return Ok(Err(OneByOne::Impossible));
         }
         isolated.unreadable = left;
         // What the server counts is held against both together.
         isolated.reading.counted_before = counted.checked_sub(isolated.unreadable.len() as u64);
-        Ok(Some(isolated))
+        Ok(Ok(isolated))
     }
 
     /// Asks for one resource of a slice.
@@ -168,6 +195,7 @@ impl Reader {
         let answer = match self.upstream.page(&query, self.page_scope(slice.resource_type), isolated.room()).await {
             Ok(answer) => answer,
             Err(SearchError::Failing { .. }) => return Ok(Alone::Failed),
+            Err(SearchError::TooLarge { bytes: 0, .. }) if isolated.reservation.is_some() => return Ok(Alone::NotNow),
             Err(SearchError::TooLarge { .. }) => return Ok(Alone::TooLarge),
             Err(error) => return Err(error.into()),
         };
@@ -190,21 +218,24 @@ impl Reader {
     }
 
     /// Whether the server gives the contents of anything at this moment: of one that came, or else of some resource of the
-    /// slice's type, or of some patient. What does not fit beside what is held shows nothing.
-    async fn gives_others(&self, slice: &Slice, isolated: &Isolated) -> Result<bool, ReadError> {
+    /// slice's type, or of some patient.
+    async fn others(&self, slice: &Slice, isolated: &Isolated) -> Result<Others, ReadError> {
         let id = isolated.resources.first().map(|received| received.entry.id.as_str().to_owned());
         let same = id.map(|id| SearchQuery::new(slice.resource_type).param("_id", id));
         let any = SearchQuery::new(slice.resource_type).count(1);
         let latest = any.clone().sort_last_updated(Direction::Descending);
         for query in same.into_iter().chain([any, latest, SearchQuery::new(ResourceType::PATIENT).count(1)]) {
             match self.upstream.page(&query, PageScope::of(query.resource_type()), isolated.room()).await {
-                Ok(answer) if !answer.page.entries.is_empty() => return Ok(true),
+                Ok(answer) if !answer.page.entries.is_empty() => return Ok(Others::Given),
                 Ok(_) => {}
+                Err(SearchError::TooLarge { bytes: 0, .. }) if isolated.reservation.is_some() => {
+                    return Ok(Others::NotNow);
+                }
                 Err(SearchError::Failing { .. } | SearchError::Refused { .. } | SearchError::TooLarge { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(false)
+        Ok(Others::NotGiven)
     }
 
     /// The ids of all resources of a slice, which the server lists without their contents on so many pages; `None` if it
