@@ -41,6 +41,8 @@ pub(crate) enum NotAnElement {
 const NEEDED: [&str; 5] = ["id", "implicitRules", "meta", "modifierExtension", "resourceType"];
 /// Longest text of an element.
 const LONGEST: usize = 200;
+/// Of one name in it; FHIR's own are shorter.
+pub(crate) const LONGEST_NAME: usize = 64;
 
 /// The types of values, as the names of their elements end: `value[x]` is `valueQuantity`, `valueString` and so on. In the order
 /// of their bytes.
@@ -72,7 +74,8 @@ impl FromStr for Element {
             name => Some(ResourceType::parse(name).ok_or(NotAnElement::Type)?),
         };
         let is_element = |name: &str| {
-            name.starts_with(|first: char| first.is_ascii_lowercase())
+            name.len() <= LONGEST_NAME
+                && name.starts_with(|first: char| first.is_ascii_lowercase())
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
         };
         let names = path.split('.').map(|name| name.strip_suffix("[x]").unwrap_or(name));

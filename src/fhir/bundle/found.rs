@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::json::{Listener, Text};
 use super::{Id, Instant, Referenced, ResourceType};
+use crate::fhir::elements::LONGEST_NAME;
 
 /// What is said, and cannot be used.
 #[derive(Debug, Clone, Copy)]
@@ -67,10 +68,9 @@ pub(super) struct Hearing {
     levels: Option<Vec<Level>>,
 }
 
-/// Bytes of a path, and of a name in it. Elements have shorter names; of a longer path the beginning is kept, which is longer than
+/// Bytes of a path. Of a longer one, or of one with a longer name than any element has, the beginning is kept, which is longer than
 /// any that is looked for (a search's, or one that policy names in 200 letters).
 const LONGEST_PATH: usize = 300;
-const LONGEST_NAME: usize = 64;
 
 /// What such a path ends with, as that of no element does.
 const TOO_LONG: &str = "\u{2026}";
