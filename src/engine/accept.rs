@@ -94,6 +94,11 @@ impl Judge {
         Self { holds_pages_to_counts: true, needs_count: true, ..Self::default() }
     }
 
+    /// Whether a page that says to be whole is held against the count as well.
+    pub(super) fn holds_pages(&self) -> bool {
+        self.holds_pages_to_counts
+    }
+
     /// Whether the next reading wants a count taken before it.
     pub(super) fn wants_count(&self, profile: &Profile) -> bool {
         profile.counts.is_some() && (self.needs_count || !profile.page_proves_itself())
@@ -138,7 +143,10 @@ impl Judge {
             }
             return Verdict::Again { by: 0 };
         }
-        let by = counted.saturating_sub(distinct).max(reading.missing);
+        // What was made since the count may stand where something that was counted is missing.
+        let old = distinct - reading.made_since.unwrap_or(reading.moved).min(distinct);
+        let before = reading.counted_before.filter(|_| self.holds_pages_to_counts).unwrap_or(0);
+        let by = counted.saturating_sub(distinct).max(before.saturating_sub(old)).max(reading.missing);
         if by > 0 {
             return Verdict::Again { by };
         }
@@ -148,9 +156,8 @@ impl Judge {
         if is_behind && self.previous.replace(reading.set) != Some(reading.set) {
             return Verdict::Again { by: 0 };
         }
-        // What was made since the count may stand where one is missing that no question asks for.
-        let before = distinct - reading.made_since.unwrap_or(reading.moved).min(distinct);
-        let method = if self.is_open && counted > before { Method::Unproven } else { Method::Counted };
+        // So it may where one is missing that no question asks for.
+        let method = if self.is_open && counted > old { Method::Unproven } else { Method::Counted };
         Verdict::Accept { method, expected: counted }
     }
 

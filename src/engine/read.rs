@@ -167,6 +167,11 @@ impl Reader {
         }
     }
 
+    /// The same that gives up what the server fails to answer, for who can ask in another way.
+    pub(super) fn giving_back(&self) -> Self {
+        Self { upstream: self.upstream.giving_back(), ..self.clone() }
+    }
+
     /// Reads a slice until it is accepted, or has to be read in another way.
     pub(super) async fn read(&self, task: &Task) -> Result<Read, ReadError> {
         let mut asked = Known::default();
@@ -221,7 +226,7 @@ impl Reader {
         let can_be_cut = slice.can_be_cut(self.cutting(slice.resource_type).grid);
         let mut judge = self.judge(slice);
         let (mut missing, mut is_troubled) = (0, false);
-        let asks_in_parts = Self { upstream: self.upstream.giving_back(), ..self.clone() };
+        let asks_in_parts = self.giving_back();
         let mut reader = &asks_in_parts;
         for attempt in 0..ATTEMPTS {
             let counting = self.upstream.date();
@@ -350,8 +355,7 @@ impl Reader {
         if !spares_a_page {
             return Ok(None);
         }
-        let gives_back = Self { upstream: self.upstream.giving_back(), ..self.clone() };
-        match gives_back.count(slice).await {
+        match self.giving_back().count(slice).await {
             Err(SearchError::Refused { .. } | SearchError::Failing { .. } | SearchError::TooLarge { .. }) => {
                 pace.count_no_guesses();
                 Ok(None)
@@ -427,7 +431,7 @@ impl Reader {
         let total = self.exact_total(slice, page).or(counted);
         let entries = page.entries.len() as u64;
         // It says to be whole, as did the one before it.
-        if self.holds_pages_to_counts && slice.is_list() && !more && counted > Some(entries) {
+        if self.judge(slice).holds_pages() && slice.is_list() && !more && counted > Some(entries) {
             return Some(Read::InHalves);
         }
         // A link alone is no sign of more: servers end their lists by an empty page. What it leads to is looked at.
@@ -442,10 +446,21 @@ impl Reader {
     pub(super) fn judge(&self, slice: &Slice) -> Judge {
         if self.is_open(slice) {
             Judge::of_what_is_asked()
-        } else if self.holds_pages_to_counts {
+        } else if self.holds_pages_to_counts || self.is_counted_by_itself(slice) {
             Judge::of_what_was_counted()
         } else {
             Judge::default()
+        }
+    }
+
+    /// Whether a slice is held to a count from the beginning: what is read by windows and lists of patients is counted at the end, and
+    /// this is not.
+    fn is_counted_by_itself(&self, slice: &Slice) -> bool {
+        match &slice.scope {
+            Scope::Window(window) => !window.is_bounded(),
+            Scope::Patients { .. } => self.plan.is_organized,
+            Scope::Targets { .. } => true,
+            Scope::Ids { .. } | Scope::Record { .. } => false,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::upstream::client::SearchError;
 
 /// What is counted together.
 trait Run: Clone + Sized {
-    /// Whether the server may refuse to count it although it was read.
+    /// Whether it was read although the server may refuse to count it, or fail to.
     const MAY_BE_REFUSED: bool;
 
     /// All of it as one slice. However old it is, a line may be there already.
@@ -47,7 +47,7 @@ struct Read {
     number: usize,
 }
 
-/// A run, and what the server counts in it now; `None` if it refuses to.
+/// A run, and what the server counts in it now; `None` if it does not say.
 #[derive(Debug)]
 struct Counted<R> {
     run: R,
@@ -114,7 +114,7 @@ impl Worker {
             let (_, lacking) = self.count_in_parts(lists).await?;
             again.extend(cut.into_iter().chain(lacking));
         }
-        // What was counted and did not come by pages that said to be whole is not accepted by what they say.
+        // What was counted and did not come by pages that said to be whole, or was never counted, is not accepted by what they say.
         self.reader.holds_pages_to_counts = true;
         let read = self.drain(again, Order::Any).await;
         self.reader.holds_pages_to_counts = false;
@@ -159,16 +159,19 @@ impl Worker {
     }
 
     async fn count_runs<R: Run>(&self, runs: Vec<R>) -> Result<Vec<Counted<R>>, WorkerError> {
-        let reader = self.reader.clone();
-        let count = move |place: Place| {
-            let reader = reader.clone();
-            async move {
-                match reader.count(&place.1).await {
-                    Err(SearchError::Refused { .. }) if R::MAY_BE_REFUSED => Ok(Some(None)),
-                    now => Ok(now.map_err(ReadError::from)?.map(Some)),
+        let reader = if R::MAY_BE_REFUSED { self.reader.giving_back() } else { self.reader.clone() };
+        let count =
+            move |place: Place| {
+                let reader = reader.clone();
+                async move {
+                    match reader.count(&place.1).await {
+                        Err(
+                            SearchError::Refused { .. } | SearchError::Failing { .. } | SearchError::TooLarge { .. },
+                        ) if R::MAY_BE_REFUSED => Ok(Some(None)),
+                        now => Ok(now.map_err(ReadError::from)?.map(Some)),
+                    }
                 }
-            }
-        };
+            };
         let places: Vec<_> = runs.iter().enumerate().map(|(at, run)| Place(at, run.slice())).collect();
         let mut counts: Vec<_> = self.each(&places, count).await?;
         counts.sort_unstable_by_key(|(place, _)| place.0);

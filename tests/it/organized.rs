@@ -197,6 +197,24 @@ async fn every_level_has_a_whole_block_of_each_patient() {
     }
 }
 
+/// What one search of a patient's records leaves out although it says to be whole ends the export: nothing is missing without a word.
+#[tokio::test]
+async fn a_search_that_ends_early_ends_the_export() {
+    let lies = Lies { results_end: Some(40), ..Lies::default() };
+    let upstream = with_shared(Settings { lies, ..Settings::default() }, 3);
+    let patient = upstream.resources(Some("Patient"))[1].id.clone();
+    give_large_ones(&upstream, &patient, 60, 100);
+    let app = App::before(upstream, |_| {}).await;
+    let client = Client::new();
+    let status =
+        client.kick_off(&format!("{}/Group/all/$export?organizeOutputBy=Patient", app.base)).await.expect("a kick-off");
+    let error = client.wait(&status, |_| {}).await.expect_err("it lacks twenty");
+    assert!(format!("{error:#}").contains("did not come"), "{error:#}");
+    app.upstream.update_settings(|settings| settings.lies.results_end = None);
+    export(&app, "/Group/all/$export?organizeOutputBy=Patient").await;
+    app.stop().await;
+}
+
 async fn errors(manifest: &Manifest) -> String {
     let mut said = String::new();
     for file in manifest.whole["error"].as_array().expect("a list") {

@@ -25,7 +25,8 @@ struct Read {
     members: Range<u32>,
     /// What was counted in it by its pages, that which is known not to come included.
     expected: u64,
-    /// Some of it came with another list as well: together they are counted once.
+    received: u64,
+    /// Some of it may have come with another list as well: together they are counted once.
     is_shared: bool,
     number: usize,
 }
@@ -87,27 +88,38 @@ fn of_lists<'a>(
         steps.entry((*resource_type, *filter, link)).or_default().push(Read {
             members: members.clone(),
             expected: record.expected.max(record.received + record.short + record.unreadable),
-            is_shared: record.repeated > 0,
+            received: record.received,
+            is_shared: record.repeated + record.withheld + record.kept_back > 0,
             number,
         });
+    }
+    // No search gives more than any gives at most: what was cut is as large as the largest list there is. Lists that cannot be
+    // counted together are counted where they are half as large.
+    let largest = steps.values().flatten().map(|read| read.received).max().unwrap_or(0);
+    for read in steps.values_mut() {
+        read.sort_by_key(|read| read.members.start);
     }
     let (mut runs, mut again): (Vec<Lists>, Vec<Slice>) = (Vec::new(), Vec::new());
     for whole in whole {
         let Scope::Patients { link, members, .. } = &whole.scope else { continue };
         let Some(read) = steps.get(&(whole.resource_type, whole.filter, &**link)) else { continue };
-        let within = |read: &&Read| members.start <= read.members.start && read.members.end <= members.end;
-        let (mut latest, cut) = latest(read.iter().filter(within).cloned().collect());
+        let bound = |at: u32| read.partition_point(|read| read.members.start < at);
+        let within = read.get(bound(members.start)..bound(members.end)).unwrap_or_default();
+        let (mut latest, cut) = latest(within.to_vec());
         let with = |read| Lists { whole: whole.clone(), read };
         again.extend(cut.into_iter().map(|members| with(vec![Read { members, ..Read::UNKNOWN }]).slice()));
         latest.sort_unstable_by_key(|read| read.members.start);
         let mut joins = false;
         for read in latest {
             let (meets, is_shared) = (joins && !read.is_shared, read.is_shared);
+            joins = !is_shared;
+            if is_shared && read.received < largest.div_ceil(2) {
+                continue;
+            }
             match runs.last_mut().filter(|run| meets && run.whole == whole && run.ends_at(read.members.start)) {
                 Some(run) => run.read.push(read),
                 None => runs.push(with(vec![read])),
             }
-            joins = !is_shared;
         }
     }
     (runs, again)
@@ -136,7 +148,7 @@ impl Lists {
 }
 
 impl Read {
-    const UNKNOWN: Self = Self { members: 0..0, expected: 0, is_shared: false, number: 0 };
+    const UNKNOWN: Self = Self { members: 0..0, expected: 0, received: 0, is_shared: false, number: 0 };
 }
 
 #[cfg(test)]
@@ -188,8 +200,12 @@ mod tests {
     fn what_is_shared_refused_or_missing_parts_them() {
         let shared = SliceRecord { repeated: 1, ..record(3..5, 4) };
         let refused = SliceRecord { refused: true, ..record(6..7, 0) };
-        let read = [record(0..3, 1), shared, record(5..6, 1), refused, record(7..9, 2)];
-        assert_eq!(counted(&read), [(0..3, Some(1)), (3..5, Some(4)), (5..6, Some(1)), (7..9, Some(2))]);
+        let withheld = SliceRecord { withheld: 1, ..record(9..10, 2) };
+        let read = [record(0..3, 1), shared.clone(), record(5..6, 1), refused, record(7..9, 2), withheld];
+        let parted = [(0..3, Some(1)), (3..5, Some(4)), (5..6, Some(1)), (7..9, Some(2)), (9..10, Some(2))];
+        assert_eq!(counted(&read), parted);
+        let small = [record(0..3, 9), shared, record(5..6, 1)];
+        assert_eq!(counted(&small), [(0..3, Some(9)), (5..6, Some(1))], "what is much smaller than others was not cut");
     }
 
     #[test]

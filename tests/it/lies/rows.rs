@@ -187,14 +187,27 @@ fn totals_and_pages() -> Vec<Row> {
     ]
 }
 
-/// What was seen in front of real servers, each at more than one level.
+/// What was seen in front of real servers, each at more than one level. What is read as a whole, or of one patient, cannot be cut.
 fn seen() -> Vec<Row> {
+    let many_of_one = |upstream: &SampleUpstream| {
+        let patient = upstream.resources(Some("Patient"))[0].id.clone();
+        for number in 0..60 {
+            let json = format!(
+                r#"{{"resourceType":"Observation","id":"one-of-many-{number}","status":"final","subject":{{"reference":"Patient/{patient}"}}}}"#
+            );
+            upstream.create(&json).expect("a resource");
+        }
+    };
+    let ended = || lying(Lies { results_end: Some(40), ..Lies::default() });
+    let untimed = Settings { ignored_params: ["_lastUpdated".to_owned()].into(), ..ended() };
+    let whole = row("results that end after 40, and windows are ignored", untimed, SYSTEM, Stops(&["did not come"]));
+    let of_one =
+        row("results that end after 40, of one patient", ended(), GROUP, Stops(&["30 resources", "did not come"]));
     let nothing = Settings { history: false, ..lying(Lies { html_for_nothing: true, ..Lies::default() }) };
-    let mut rows = Vec::new();
+    let mut rows = vec![Row { patients: 30, ..whole }, Row { prepare: many_of_one, ..of_one }];
     for level in [SYSTEM, GROUP] {
         for paging in [Paging::Snapshot, Paging::Offset] {
-            let ended = lying(Lies { results_end: Some(40), ..Lies::default() });
-            let ended = Settings { paging, total: Total::Exact, ..ended };
+            let ended = Settings { paging, total: Total::Exact, ..ended() };
             let name = format!("{paging:?}, results that end after 40");
             rows.push(Row { patients: 30, ..row(name, ended, level, Complete("counted")) });
         }

@@ -42,7 +42,7 @@ pub struct Lies {
     /// How links are written.
     pub links: Links,
     /// Of what a search finds only the first so many are on its pages, with a total as if that were all; counts are true (HAPI's last
-    /// prefetch step, AWS).
+    /// prefetch step, AWS). Not where pages are found by a cursor.
     pub results_end: Option<usize>,
     /// What there is not, and what it does not do, is answered with 404 and a page of HTML (AWS).
     pub html_for_nothing: bool,

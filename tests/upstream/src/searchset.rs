@@ -329,13 +329,12 @@ fn find(upstream: &SampleUpstream, store: &Store, settings: &Settings, base: &st
             (pids, next, None)
         }
     };
-    if let Some(end) = lies.results_end
-        && settings.paging == Paging::Offset
-        && search.offset + page_count >= end
-    {
-        pids.truncate(end.saturating_sub(search.offset));
-        next = None;
-        known = Some(search.offset + pids.len());
+    if let Some(end) = lies.results_end.filter(|_| settings.paging == Paging::Offset) {
+        if search.offset + page_count >= end {
+            pids.truncate(end.saturating_sub(search.offset));
+            next = None;
+        }
+        known = Some(matcher.count().min(end));
     }
     let ends_early = settings.paging == Paging::Offset && lies.early_end_every > 0 && pids.len() > 1;
     if ends_early && upstream.next_page_number().is_multiple_of(lies.early_end_every) {
