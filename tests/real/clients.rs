@@ -103,7 +103,7 @@ fn command(
             let commands = match keys {
                 Some(keys) => {
                     command.env("KEYS", keys.folder.path());
-                    format!("{}{}", getting_a_token(base)?, of_readme(base)?)
+                    of_readme_by_token(base)?
                 }
                 None => of_readme(base)?,
             };
@@ -120,32 +120,41 @@ fn of_readme(base: &str) -> anyhow::Result<String> {
     let shown = |block: &&str| ["$status", "status=", "manifest.json"].iter().any(|word| block.contains(word));
     let commands: String = shown_below("What a client does")?.iter().copied().filter(shown).collect();
     ensure!(commands.contains("DELETE") && commands.contains("jq"), "README shows something else: {commands}");
-    Ok(commands.replace(README_BASE, base).replace("_type=Patient,Observation", &format!("_type={TYPES}")))
+    Ok(for_this(base, &commands))
 }
 
 /// How a client makes a key there.
 fn making_keys() -> anyhow::Result<String> {
-    let blocks = shown_below("Who may export")?;
-    let making = blocks.iter().find(|block| block.contains("genrsa")).context("README makes no key")?;
-    Ok((*making).to_owned())
+    block_of("Who may export", "genrsa").map(str::to_owned)
 }
 
-/// How it gets a token by that. What it is told instead is printed.
-fn getting_a_token(base: &str) -> anyhow::Result<String> {
-    const TOLD: &str = "$(jq -re .access_token token.json)";
-    let blocks = shown_below("Who may export")?;
-    let getting = blocks.iter().find(|block| block.contains(TOLD)).context("README gets no token")?;
-    let told = format!("{TOLD} || {{ cat token.json >&2; exit 1; }}");
-    let getting = getting.replace(README_BASE, base).replace(TOLD, &told);
+/// The same with a token: how it is got, what it goes with, and the rest as it is without.
+fn of_readme_by_token(base: &str) -> anyhow::Result<String> {
+    let getting = block_of("Who may export", "new_token()")?;
+    let going = block_of("Who may export", "new_token && status=")?;
+    let downloads = block_of("What a client does", "curl -sS -O -J")?;
+    let delete = block_of("What a client does", "DELETE")?.replace("curl -sS", "curl -sS -H @authorization");
+    let key = "\"$KEYS/research-warehouse.pem\"";
     let getting = getting.replace("--arg id research-warehouse", &format!("--arg id {CLIENT}"));
-    let function = making_keys()?;
-    let function = function.lines().find(|line| line.starts_with("base64url()")).context("no base64url")?;
-    Ok(format!("{function}\n{}", getting.replace("research-warehouse.pem", "\"$KEYS/research-warehouse.pem\"")))
+    // A token is got a second time as it was the first time.
+    let commands =
+        format!("{}\n{going}\nnew_token\n{downloads}\n{delete}", getting.replace("research-warehouse.pem", key));
+    Ok(for_this(base, &commands))
+}
+
+fn for_this(base: &str, commands: &str) -> String {
+    commands.replace(README_BASE, base).replace("_type=Patient,Observation", &format!("_type={TYPES}"))
 }
 
 /// The base of README's examples.
 const README_BASE: &str = "http://127.0.0.1:8080/fhir";
 const README: &str = include_str!("../../README.md");
+
+/// The commands below a heading of README that have these words in them.
+fn block_of(heading: &str, words: &str) -> anyhow::Result<&'static str> {
+    let found = shown_below(heading)?.into_iter().find(|block| block.contains(words));
+    found.with_context(|| format!("README shows no `{words}` below {heading}"))
+}
 
 /// The commands below a heading of README, block by block.
 fn shown_below(heading: &str) -> anyhow::Result<Vec<&'static str>> {
