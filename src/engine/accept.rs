@@ -39,7 +39,8 @@ pub(super) struct Reading {
     pub(super) is_troubled: bool,
     /// The first page's own total.
     pub(super) total: Option<u64>,
-    /// A separate count, taken before the first page.
+    /// A separate count, taken before the first page; where it was more than came, and that matters, the smaller of it and one
+    /// taken after the last page.
     pub(super) counted_before: Option<u64>,
     /// Resources stamped since that count; `None` where nobody looked.
     pub(super) made_since: Option<u64>,
@@ -143,10 +144,7 @@ impl Judge {
             }
             return Verdict::Again { by: 0 };
         }
-        // What was made since the count may stand where something that was counted is missing.
-        let old = distinct - reading.made_since.unwrap_or(reading.moved).min(distinct);
-        let before = reading.counted_before.filter(|_| self.holds_pages_to_counts).unwrap_or(0);
-        let by = counted.saturating_sub(distinct).max(before.saturating_sub(old)).max(reading.missing);
+        let by = counted.saturating_sub(distinct).max(reading.missing);
         if by > 0 {
             return Verdict::Again { by };
         }
@@ -156,8 +154,9 @@ impl Judge {
         if is_behind && self.previous.replace(reading.set) != Some(reading.set) {
             return Verdict::Again { by: 0 };
         }
-        // So it may where one is missing that no question asks for.
-        let method = if self.is_open && counted > old { Method::Unproven } else { Method::Counted };
+        // What was made since the count may stand where one is missing that no question asks for.
+        let before = distinct - reading.made_since.unwrap_or(reading.moved).min(distinct);
+        let method = if self.is_open && counted > before { Method::Unproven } else { Method::Counted };
         Verdict::Accept { method, expected: counted }
     }
 

@@ -291,6 +291,7 @@ impl Reader {
             };
             let made_since = made_since(&walked.resources, counting);
             let reading = Reading { counted_before: before, made_since, ..walked.reading };
+            let reading = self.counted_still(slice, &judge, reading).await;
             is_troubled = reading.is_troubled;
             match judge.judge(&reading, &self.plan.profile) {
                 Verdict::Accept { .. } if self.is_list_cut(slice, &walked.resources).await? => {
@@ -320,6 +321,17 @@ impl Reader {
             self.rest(attempt + 1).await;
         }
         Err(ReadError::unaccepted(missing, is_troubled))
+    }
+
+    /// A reading that is held to a count, and has less: what was deleted meanwhile is counted no more.
+    pub(super) async fn counted_still(&self, slice: &Slice, judge: &Judge, reading: Reading) -> Reading {
+        let lacks = |before: &u64| judge.holds_pages() && *before > reading.set.distinct();
+        let Some(before) = reading.counted_before.filter(lacks) else { return reading };
+        match self.giving_back().count(slice).await {
+            Ok(Some(after)) => Reading { counted_before: Some(before.min(after)), ..reading },
+            // Then the first one is all that is known.
+            Ok(None) | Err(_) => reading,
+        }
     }
 
     /// Waits before what was not accepted in so many readings is read again, unless that is of no use with this server.

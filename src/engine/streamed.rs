@@ -114,6 +114,7 @@ impl Worker {
             }
             Err(error) => return Err(error),
         };
+        let reading = self.reader.counted_still(slice, judge, reading).await;
         match judge.judge(&reading, &self.plan.profile) {
             Verdict::Accept { method, expected } => {
                 Ok(Tried::Accepted(self.reader.summary(&reading, expected, attempt, method)))

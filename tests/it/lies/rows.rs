@@ -200,11 +200,30 @@ fn seen() -> Vec<Row> {
     };
     let ended = || lying(Lies { results_end: Some(40), ..Lies::default() });
     let untimed = Settings { ignored_params: ["_lastUpdated".to_owned()].into(), ..ended() };
+    // What is counted before a page is gone when it comes, each time.
+    let deleting = |upstream: &SampleUpstream| {
+        let handle = upstream.clone();
+        let deletes = move |seen: &sample_upstream::RequestSeen| {
+            let is_page = seen.path.ends_with("/Observation") && !seen.query.contains("_summary=");
+            if is_page && let Some(first) = handle.resources(Some("Observation")).first() {
+                handle.delete("Observation", &first.id).expect("it is there");
+            }
+            false
+        };
+        upstream.away_when(deletes, Duration::ZERO);
+    };
+    let ignored = Settings { ignored_params: ["_lastUpdated".to_owned()].into(), ..Settings::default() };
+    let deleted = Settings { paging: Paging::Cursor, total: Total::Exact, ..ignored };
+    let deleted = row("windows are ignored, and something goes with each page", deleted, SYSTEM, Complete("counted"));
     let whole = row("results that end after 40, and windows are ignored", untimed, SYSTEM, Stops(&["did not come"]));
     let of_one =
         row("results that end after 40, of one patient", ended(), GROUP, Stops(&["30 resources", "did not come"]));
     let nothing = Settings { history: false, ..lying(Lies { html_for_nothing: true, ..Lies::default() }) };
-    let mut rows = vec![Row { patients: 30, ..whole }, Row { prepare: many_of_one, ..of_one }];
+    let mut rows = vec![
+        Row { patients: 30, ..whole },
+        Row { prepare: many_of_one, ..of_one },
+        Row { patients: 30, prepare: deleting, ..deleted },
+    ];
     for level in [SYSTEM, GROUP] {
         for paging in [Paging::Snapshot, Paging::Offset] {
             let ended = Settings { paging, total: Total::Exact, ..ended() };
