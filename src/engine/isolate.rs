@@ -195,7 +195,9 @@ impl Reader {
         let answer = match self.upstream.page(&query, self.page_scope(slice.resource_type), isolated.room()).await {
             Ok(answer) => answer,
             Err(SearchError::Failing { .. }) => return Ok(Alone::Failed),
-            Err(SearchError::TooLarge { bytes: 0, .. }) if isolated.reservation.is_some() => return Ok(Alone::NotNow),
+            Err(SearchError::TooLarge { alone: false, .. }) if isolated.reservation.is_some() => {
+                return Ok(Alone::NotNow);
+            }
             Err(SearchError::TooLarge { .. }) => return Ok(Alone::TooLarge),
             Err(error) => return Err(error.into()),
         };
@@ -228,7 +230,7 @@ impl Reader {
             match self.upstream.page(&query, PageScope::of(query.resource_type()), isolated.room()).await {
                 Ok(answer) if !answer.page.entries.is_empty() => return Ok(Others::Given),
                 Ok(_) => {}
-                Err(SearchError::TooLarge { bytes: 0, .. }) if isolated.reservation.is_some() => {
+                Err(SearchError::TooLarge { alone: false, .. }) if isolated.reservation.is_some() => {
                     return Ok(Others::NotNow);
                 }
                 Err(SearchError::Failing { .. } | SearchError::Refused { .. } | SearchError::TooLarge { .. }) => {}

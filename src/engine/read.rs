@@ -31,7 +31,7 @@ use crate::plan::slice::{Grid, Scope, Slice};
 use crate::plan::{ExportPlan, OnShort};
 use crate::smart::admit::{Fate, Grant};
 use crate::upstream::budget::Reservation;
-use crate::upstream::client::{Answer, SearchError, Upstream};
+use crate::upstream::client::{Answer, Room, SearchError, Upstream};
 use follow::Followed;
 use pace::Pace;
 pub(super) use pace::{PageLimits, PageSize};
@@ -323,13 +323,13 @@ impl Reader {
         Err(ReadError::unaccepted(missing, is_troubled))
     }
 
-    /// A reading that is held to a count, and has less: what was deleted meanwhile is counted no more.
+    /// A reading that is held to a count, and has less: what was deleted meanwhile is counted no more. What was read may be held, so
+    /// that no memory is waited for; without a second number the first one stands.
     pub(super) async fn counted_still(&self, slice: &Slice, judge: &Judge, reading: Reading) -> Reading {
         let lacks = |before: &u64| judge.holds_pages() && *before > reading.set.distinct();
         let Some(before) = reading.counted_before.filter(lacks) else { return reading };
-        match self.giving_back().count(slice).await {
+        match self.count_if_told(slice, Room::Free).await {
             Ok(Some(after)) => Reading { counted_before: Some(before.min(after)), ..reading },
-            // Then the first one is all that is known.
             Ok(None) | Err(_) => reading,
         }
     }
@@ -356,7 +356,7 @@ impl Reader {
         let slice = &task.slice;
         let pace = self.pace(slice.resource_type);
         if self.wants_count(slice, judge) {
-            return self.count(slice).await;
+            return self.count_before(slice, judge).await;
         }
         let begins_by_it = match task.start {
             Start::Count => true,
@@ -465,9 +465,9 @@ impl Reader {
         }
     }
 
-    /// Whether a slice is held to a count from the beginning: what is read by windows and lists of patients is counted at the end, and
-    /// this is not.
-    fn is_counted_by_itself(&self, slice: &Slice) -> bool {
+    /// Whether a slice is held to a count from the beginning, as nothing counts it at the end, where windows and lists of patients are
+    /// counted. (What a sweep reads, and what is asked for by ids, is counted neither then nor now.)
+    pub(super) fn is_counted_by_itself(&self, slice: &Slice) -> bool {
         match &slice.scope {
             Scope::Window(window) => !window.is_bounded(),
             Scope::Patients { .. } => self.plan.is_organized,

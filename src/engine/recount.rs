@@ -6,18 +6,20 @@ mod lists;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::pool::Order;
-use super::read::ReadError;
 use super::worker::{HasType, Worker, WorkerError};
 use crate::fhir::datatypes::Millis;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::filter::FilterNo;
 use crate::plan::slice::{Phase, Scope, Slice, Window};
-use crate::upstream::client::SearchError;
+use crate::upstream::client::Room;
+
+/// Of so many runs not one number: then the server is asked for no more of this kind.
+const UNTOLD: usize = 4;
 
 /// What is counted together.
 trait Run: Clone + Sized {
-    /// Whether it was read although the server may refuse to count it, or fail to.
-    const MAY_BE_REFUSED: bool;
+    /// Whether an export ends where the server refuses or fails to count it.
+    const IS_NEEDED: bool;
 
     /// All of it as one slice. However old it is, a line may be there already.
     fn slice(&self) -> Slice;
@@ -75,7 +77,7 @@ impl HasType for Place {
 }
 
 impl Run for Windows {
-    const MAY_BE_REFUSED: bool = false;
+    const IS_NEEDED: bool = true;
 
     fn had(&self) -> u64 {
         self.read.iter().fold(0, |sum, read| sum.saturating_add(read.received))
@@ -128,9 +130,12 @@ impl Worker {
     ) -> Result<(BTreeSet<ResourceType>, Vec<Slice>), WorkerError> {
         let (mut all_changed, mut lacking) = (BTreeSet::new(), Vec::new());
         while !runs.is_empty() {
-            let changed = self.count_runs(runs).await?.into_iter().filter(Counted::has_changed);
+            let all = self.count_runs(runs).await?;
             runs = Vec::new();
-            for counted in changed {
+            if all.len() >= UNTOLD && all.iter().all(|counted| counted.now.is_none()) {
+                break;
+            }
+            for counted in all.into_iter().filter(Counted::has_changed) {
                 let (slice, lacks_something) = (counted.run.slice(), counted.lacks_something());
                 all_changed.insert(slice.resource_type);
                 match counted.run.halves() {
@@ -158,25 +163,25 @@ impl Worker {
         runs(read, self.plan.horizon.settled)
     }
 
+    /// Those whose number is not told are left out if it is needed, as the server then does not count at all.
     async fn count_runs<R: Run>(&self, runs: Vec<R>) -> Result<Vec<Counted<R>>, WorkerError> {
-        let reader = if R::MAY_BE_REFUSED { self.reader.giving_back() } else { self.reader.clone() };
-        let count =
-            move |place: Place| {
-                let reader = reader.clone();
-                async move {
-                    match reader.count(&place.1).await {
-                        Err(
-                            SearchError::Refused { .. } | SearchError::Failing { .. } | SearchError::TooLarge { .. },
-                        ) if R::MAY_BE_REFUSED => Ok(Some(None)),
-                        now => Ok(now.map_err(ReadError::from)?.map(Some)),
-                    }
-                }
-            };
+        let reader = self.reader.clone();
+        let count = move |Place(_, slice): Place| {
+            let reader = reader.clone();
+            async move {
+                let told = if R::IS_NEEDED {
+                    reader.count(&slice).await
+                } else {
+                    reader.count_if_told(&slice, Room::Share).await
+                };
+                Ok(told?)
+            }
+        };
         let places: Vec<_> = runs.iter().enumerate().map(|(at, run)| Place(at, run.slice())).collect();
         let mut counts: Vec<_> = self.each(&places, count).await?;
         counts.sort_unstable_by_key(|(place, _)| place.0);
-        let counted = runs.into_iter().zip(counts);
-        Ok(counted.filter_map(|(run, (_, now))| Some(Counted { run, now: now? })).collect())
+        let counted = runs.into_iter().zip(counts).map(|(run, (_, now))| Counted { run, now });
+        Ok(counted.filter(|counted| !R::IS_NEEDED || counted.now.is_some()).collect())
     }
 }
 

@@ -310,6 +310,24 @@ fn joined_targets(records: Vec<SliceRecord>) -> Vec<SliceRecord> {
 }
 
 impl SliceRecord {
+    /// Of a slice of which all that was counted came, at the first reading, and was written.
+    pub(crate) fn counted(slice: Slice, number: u64) -> Self {
+        Self {
+            slice,
+            expected: number,
+            received: number,
+            written: number,
+            repeated: 0,
+            withheld: 0,
+            kept_back: 0,
+            reread: 0,
+            short: 0,
+            unreadable: 0,
+            refused: false,
+            method: Method::Counted,
+        }
+    }
+
     fn absorb(&mut self, next: &Self, scope: Scope) {
         self.slice.scope = scope;
         self.expected = self.expected.saturating_add(next.expected);

@@ -9,7 +9,6 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
 use object_store::ObjectStore;
 
 use crate::bulk::kickoff::{ExportLevel, Kickoff};
-use crate::bulk::manifest::Method;
 use crate::fhir::bundle::{Page, Scope};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::Millis;
@@ -196,28 +195,11 @@ impl Checkpoints {
             sha256: "7".repeat(64),
             plain: None,
         };
-        let slices = windows(slices).into_iter().map(|window| record(of_patients(window)));
+        let slices = windows(slices).into_iter().map(|window| SliceRecord::counted(of_patients(window), 1_000));
         let file = CompleteFile { object: Some(object), slices: slices.collect(), ..CompleteFile::default() };
         let state = FileState::Complete(file);
         let files = vec![FileRecord { no, content: FileContent::Resources(ResourceType::PATIENT), state }];
         Ok(self.store.commit(self.lease, Change { files, ..Change::default() }).await?)
-    }
-}
-
-fn record(slice: Slice) -> SliceRecord {
-    SliceRecord {
-        slice,
-        expected: 1_000,
-        received: 1_000,
-        written: 1_000,
-        repeated: 0,
-        withheld: 0,
-        kept_back: 0,
-        reread: 0,
-        short: 0,
-        unreadable: 0,
-        refused: false,
-        method: Method::Counted,
     }
 }
 

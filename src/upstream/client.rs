@@ -314,11 +314,24 @@ impl Upstream {
         query: &SearchQuery,
         method: CountMethod,
     ) -> Result<(Option<u64>, Option<Millis>), SearchError> {
+        self.count_in(query, method, Room::Share).await
+    }
+
+    /// The same in what it may take of memory: for who holds some.
+    ///
+    /// # Errors
+    /// As [`Self::count`].
+    pub(crate) async fn count_in(
+        &self,
+        query: &SearchQuery,
+        method: CountMethod,
+        room: Room,
+    ) -> Result<(Option<u64>, Option<Millis>), SearchError> {
         let query = match method {
             CountMethod::Summary => query.clone().summary_count(),
             CountMethod::Accurate => query.clone().count(1).total_accurate(),
         };
-        let answer = self.page(&query, Scope::of(query.resource_type()), Room::Share).await?;
+        let answer = self.page(&query, Scope::of(query.resource_type()), room).await?;
         // A number beside an error counts what was left.
         if answer.page.is_troubled() {
             return Err(SearchError::Refused { status: StatusCode::OK, issues: answer.page.outcomes });

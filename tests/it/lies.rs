@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use offtake::config::OnShort;
-use sample_upstream::{Lies, RequestSeen, SampleUpstream, Settings, Total};
+use sample_upstream::{Lies, Paging, RequestSeen, SampleUpstream, Settings, Total};
 
 use crate::client::{Client, Manifest};
 use crate::support::App;
@@ -106,6 +106,20 @@ async fn outcomes(manifest: &Manifest) -> String {
         said.push_str(&String::from_utf8_lossy(&bytes));
     }
     said
+}
+
+/// What is counted once more while it is held needs no memory that has to be waited for: one search has all that there is.
+#[tokio::test]
+async fn what_goes_while_it_is_read_is_counted_by_one_search_too() {
+    let ignored_params = ["_lastUpdated".to_owned()].into();
+    let settings = Settings { paging: Paging::Cursor, total: Total::Exact, ignored_params, ..Settings::default() };
+    let upstream = SampleUpstream::new(settings);
+    upstream.generate(30);
+    rows::going(&upstream);
+    let app = App::before(upstream, |config| config.upstream.max_concurrent_searches = 1).await;
+    let exported = tokio::time::timeout(PATIENCE, app.export_exactly("/$export")).await;
+    exported.expect("it ends").unwrap_or_else(|error| panic!("{error:#}"));
+    app.stop().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The questions that a slice is read by.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::pace::PageSize;
 use super::refused::FOR_LENGTH;
@@ -17,6 +18,9 @@ use crate::profile::{Narrowing, PageTotal, PatientForm};
 use crate::upstream::client::{Answer, Room, SearchError};
 use crate::upstream::probe::list;
 
+/// For how long a number is asked for without which an export goes on.
+const TOLD_WITHIN: Duration = Duration::from_secs(30);
+
 impl Reader {
     /// A count of the slice, where the next reading is to be held against one.
     pub(in crate::engine) async fn count_before(
@@ -24,7 +28,15 @@ impl Reader {
         slice: &Slice,
         judge: &Judge,
     ) -> Result<Option<u64>, SearchError> {
-        if self.wants_count(slice, judge) { self.count(slice).await } else { Ok(None) }
+        if !self.wants_count(slice, judge) {
+            return Ok(None);
+        }
+        // A page that proves itself is believed where nobody counts.
+        let is_needed = self.holds_pages_to_counts || !self.plan.profile.page_proves_itself();
+        if self.is_counted_by_itself(slice) && !is_needed {
+            return self.count_if_told(slice, Room::Share).await;
+        }
+        self.count(slice).await
     }
 
     /// Whether a reading is to be held against a count.
@@ -34,12 +46,32 @@ impl Reader {
 
     /// How many resources the upstream counts in a slice, if it counts.
     pub(in crate::engine) async fn count(&self, slice: &Slice) -> Result<Option<u64>, SearchError> {
+        self.count_in(slice, Room::Share).await
+    }
+
+    /// The same where no export is to end for want of a number: `None` if the server refuses or fails to tell it within half a
+    /// minute, or if nothing is free for its answer.
+    pub(in crate::engine) async fn count_if_told(&self, slice: &Slice, room: Room) -> Result<Option<u64>, SearchError> {
+        let asks = Self { upstream: self.upstream.giving_back().within(TOLD_WITHIN), ..self.clone() };
+        match asks.count_in(slice, room).await {
+            Err(error) if error.is_stopping() => Err(error),
+            Err(
+                SearchError::Refused { .. }
+                | SearchError::Failing { .. }
+                | SearchError::TooLarge { .. }
+                | SearchError::GaveUp { .. },
+            ) => Ok(None),
+            told => told,
+        }
+    }
+
+    async fn count_in(&self, slice: &Slice, room: Room) -> Result<Option<u64>, SearchError> {
         let Some(method) = self.plan.profile.counts else { return Ok(None) };
         let pace = self.pace(slice.resource_type);
         if matches!(slice.scope, Scope::Record { .. }) || pace.uncounted.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        match self.upstream.count(&self.query(slice), method).await {
+        match self.upstream.count_in(&self.query(slice), method, room).await {
             // A server that wants to be told more than a patient may not count without it either.
             Err(SearchError::Refused { status, .. })
                 if !self.plan.searches(slice).is_empty() && !FOR_LENGTH.contains(&status) =>

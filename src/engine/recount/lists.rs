@@ -32,8 +32,8 @@ struct Read {
 }
 
 impl Run for Lists {
-    /// The server may refuse some of them, together or alone.
-    const MAY_BE_REFUSED: bool = true;
+    /// The server has answered these searches, and may refuse to count some of them, together or alone.
+    const IS_NEEDED: bool = false;
 
     fn slice(&self) -> Slice {
         let mut slice = self.whole.clone();
@@ -93,11 +93,18 @@ fn of_lists<'a>(
             number,
         });
     }
-    // No search gives more than any gives at most: what was cut is as large as the largest list there is. Lists that cannot be
-    // counted together are counted where they are half as large.
-    let largest = steps.values().flatten().map(|read| read.received).max().unwrap_or(0);
     for read in steps.values_mut() {
         read.sort_by_key(|read| read.members.start);
+    }
+    let whole: Vec<_> = whole.collect();
+    // No search gives more than any of its type gives at most: what was cut is as large as the largest list of them. Lists that
+    // cannot be counted together are counted where they are half as large.
+    let mut largest: BTreeMap<ResourceType, u64> = BTreeMap::new();
+    for whole in &whole {
+        let Scope::Patients { link, .. } = &whole.scope else { continue };
+        let read = steps.get(&(whole.resource_type, whole.filter, &**link)).into_iter().flatten();
+        let largest = largest.entry(whole.resource_type).or_default();
+        *largest = read.map(|read| read.received).fold(*largest, u64::max);
     }
     let (mut runs, mut again): (Vec<Lists>, Vec<Slice>) = (Vec::new(), Vec::new());
     for whole in whole {
@@ -113,7 +120,8 @@ fn of_lists<'a>(
         for read in latest {
             let (meets, is_shared) = (joins && !read.is_shared, read.is_shared);
             joins = !is_shared;
-            if is_shared && read.received < largest.div_ceil(2) {
+            let half = largest.get(&whole.resource_type).copied().unwrap_or(0).div_ceil(2);
+            if is_shared && read.received < half {
                 continue;
             }
             match runs.last_mut().filter(|run| meets && run.whole == whole && run.ends_at(read.members.start)) {
@@ -154,7 +162,6 @@ impl Read {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bulk::manifest::Method;
 
     fn slice(members: Range<u32>) -> Slice {
         Slice {
@@ -166,20 +173,7 @@ mod tests {
     }
 
     fn record(members: Range<u32>, expected: u64) -> SliceRecord {
-        SliceRecord {
-            slice: slice(members),
-            expected,
-            received: expected,
-            written: expected,
-            repeated: 0,
-            withheld: 0,
-            kept_back: 0,
-            reread: 0,
-            short: 0,
-            unreadable: 0,
-            refused: false,
-            method: Method::Counted,
-        }
+        SliceRecord::counted(slice(members), expected)
     }
 
     /// What is counted together: members, and how many resources they had; and, with none, what is read again.

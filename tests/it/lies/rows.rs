@@ -187,6 +187,19 @@ fn totals_and_pages() -> Vec<Row> {
     ]
 }
 
+/// Whenever a page of observations is asked for, one that was counted before goes.
+pub(super) fn going(upstream: &SampleUpstream) {
+    let handle = upstream.clone();
+    let deletes = move |seen: &sample_upstream::RequestSeen| {
+        let is_page = seen.path.ends_with("/Observation") && !seen.query.contains("_summary=");
+        if is_page && let Some(first) = handle.resources(Some("Observation")).first() {
+            handle.delete("Observation", &first.id).expect("it is there");
+        }
+        false
+    };
+    upstream.away_when(deletes, Duration::ZERO);
+}
+
 /// What was seen in front of real servers, each at more than one level. What is read as a whole, or of one patient, cannot be cut.
 fn seen() -> Vec<Row> {
     let many_of_one = |upstream: &SampleUpstream| {
@@ -200,21 +213,11 @@ fn seen() -> Vec<Row> {
     };
     let ended = || lying(Lies { results_end: Some(40), ..Lies::default() });
     let untimed = Settings { ignored_params: ["_lastUpdated".to_owned()].into(), ..ended() };
-    // What is counted before a page is gone when it comes, each time.
-    let deleting = |upstream: &SampleUpstream| {
-        let handle = upstream.clone();
-        let deletes = move |seen: &sample_upstream::RequestSeen| {
-            let is_page = seen.path.ends_with("/Observation") && !seen.query.contains("_summary=");
-            if is_page && let Some(first) = handle.resources(Some("Observation")).first() {
-                handle.delete("Observation", &first.id).expect("it is there");
-            }
-            false
-        };
-        upstream.away_when(deletes, Duration::ZERO);
-    };
     let ignored = Settings { ignored_params: ["_lastUpdated".to_owned()].into(), ..Settings::default() };
     let deleted = Settings { paging: Paging::Cursor, total: Total::Exact, ..ignored };
     let deleted = row("windows are ignored, and something goes with each page", deleted, SYSTEM, Complete("counted"));
+    let uncounted = lying(Lies { uncounted: names(&["patient", "subject", "target"]), ..Lies::default() });
+    let uncounted = row("what is somebody's is not counted", uncounted, GROUP, Complete("counted"));
     let whole = row("results that end after 40, and windows are ignored", untimed, SYSTEM, Stops(&["did not come"]));
     let of_one =
         row("results that end after 40, of one patient", ended(), GROUP, Stops(&["30 resources", "did not come"]));
@@ -222,7 +225,8 @@ fn seen() -> Vec<Row> {
     let mut rows = vec![
         Row { patients: 30, ..whole },
         Row { prepare: many_of_one, ..of_one },
-        Row { patients: 30, prepare: deleting, ..deleted },
+        Row { patients: 30, prepare: going, ..deleted },
+        uncounted,
     ];
     for level in [SYSTEM, GROUP] {
         for paging in [Paging::Snapshot, Paging::Offset] {

@@ -39,6 +39,9 @@ pub struct Lies {
     pub next_forgets: bool,
     /// A count without a patient is 0, with an error beside it.
     pub count_errors: bool,
+    /// Numbers of what is found by these parameters are refused with 400, and pages of it are not (gateways that know no more than
+    /// what their applications ask).
+    pub uncounted: BTreeSet<String>,
     /// How links are written.
     pub links: Links,
     /// Of what a search finds only the first so many are on its pages, with a total as if that were all; counts are true (HAPI's last

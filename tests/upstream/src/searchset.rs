@@ -151,6 +151,9 @@ pub(crate) fn search(
     upstream.read(|store| settings.lies.cut_targets(&mut pairs, |of, id| store.newest(of, id).is_some()));
     let mut search = Search::parse(resource_type, pairs, &settings, &held)?;
     search.pairs = asked;
+    if search.count_only && search.pairs.iter().any(|(name, _)| settings.lies.uncounted.contains(name)) {
+        return Err(Refusal::invalid("nothing is counted by that here"));
+    }
     if settings.lies.versions_not_found && search.pairs.iter().any(|(name, _)| name == "target") {
         search.filters.without.push(params::TARGETS_A_VERSION.to_owned());
     }
