@@ -11,6 +11,7 @@ mod trouble;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::accept::{ATTEMPTS, Judge, Reading, Verdict};
 use super::associated::{Exported, Targets, Tie};
@@ -39,6 +40,8 @@ pub(super) use sort::{Chain, SearchTally, made_since};
 use trouble::pause_after;
 pub(super) use trouble::{Again, ReadError};
 
+/// For how long a number is asked for while what was read is held.
+const STILL_COUNTED_WITHIN: Duration = Duration::from_secs(30);
 /// After so many slices running that pauses did not help there are none.
 const RESTS_IN_VAIN: u32 = 16;
 
@@ -324,11 +327,12 @@ impl Reader {
     }
 
     /// A reading that is held to a count, and has less: what was deleted meanwhile is counted no more. What was read may be held, so
-    /// that no memory is waited for; without a second number the first one stands.
+    /// that no memory is waited for, nor a server that is away; without a second number the first one stands.
     pub(super) async fn counted_still(&self, slice: &Slice, judge: &Judge, reading: Reading) -> Reading {
         let lacks = |before: &u64| judge.holds_pages() && *before > reading.set.distinct();
         let Some(before) = reading.counted_before.filter(lacks) else { return reading };
-        match self.count_if_told(slice, Room::Free).await {
+        let asks = Self { upstream: self.upstream.within_at_most(STILL_COUNTED_WITHIN), ..self.clone() };
+        match asks.count_if_told(slice, Room::Free).await {
             Ok(Some(after)) => Reading { counted_before: Some(before.min(after)), ..reading },
             Ok(None) | Err(_) => reading,
         }

@@ -237,6 +237,11 @@ impl Upstream {
         Self { patience: Some(give_up_after), ..self.clone() }
     }
 
+    /// The same upstream, which is given up after so long, or sooner if that is its patience.
+    pub(crate) fn within_at_most(&self, give_up_after: Duration) -> Self {
+        self.within(self.give_up_after().min(give_up_after))
+    }
+
     /// The same upstream, of whose answers no more than so many bytes are read: [`SearchError::TooLarge`] for larger ones.
     pub(crate) fn reading(&self, most: usize) -> Self {
         Self { most, ..self.clone() }

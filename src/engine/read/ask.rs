@@ -1,7 +1,6 @@
 //! The questions that a slice is read by.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::pace::PageSize;
 use super::refused::FOR_LENGTH;
@@ -17,9 +16,6 @@ use crate::plan::{Cohort, associated};
 use crate::profile::{Narrowing, PageTotal, PatientForm};
 use crate::upstream::client::{Answer, Room, SearchError};
 use crate::upstream::probe::list;
-
-/// For how long a number is asked for without which an export goes on.
-const TOLD_WITHIN: Duration = Duration::from_secs(30);
 
 impl Reader {
     /// A count of the slice, where the next reading is to be held against one.
@@ -49,18 +45,11 @@ impl Reader {
         self.count_in(slice, Room::Share).await
     }
 
-    /// The same where no export is to end for want of a number: `None` if the server refuses or fails to tell it within half a
-    /// minute, or if nothing is free for its answer.
+    /// The same where no export is to end for want of a number: `None` if the server refuses or fails to tell it, or if nothing is
+    /// free for its answer. A server that is away is waited for.
     pub(in crate::engine) async fn count_if_told(&self, slice: &Slice, room: Room) -> Result<Option<u64>, SearchError> {
-        let asks = Self { upstream: self.upstream.giving_back().within(TOLD_WITHIN), ..self.clone() };
-        match asks.count_in(slice, room).await {
-            Err(error) if error.is_stopping() => Err(error),
-            Err(
-                SearchError::Refused { .. }
-                | SearchError::Failing { .. }
-                | SearchError::TooLarge { .. }
-                | SearchError::GaveUp { .. },
-            ) => Ok(None),
+        match self.giving_back().count_in(slice, room).await {
+            Err(SearchError::Refused { .. } | SearchError::Failing { .. } | SearchError::TooLarge { .. }) => Ok(None),
             told => told,
         }
     }
