@@ -24,9 +24,15 @@ impl Form {
     /// [`FormError`] if it could be read in two ways.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, FormError> {
         let mut parameters = BTreeMap::new();
-        for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
-            let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
-            let (name, value) = (decode(&pair[..end])?, decode(pair.get(end + 1..).unwrap_or_default())?);
+        let mut rest = Some(body);
+        while let Some(body) = rest {
+            let (pair, after) = cut(body, b'&');
+            rest = after;
+            if pair.is_empty() {
+                continue;
+            }
+            let (name, value) = cut(pair, b'=');
+            let (name, value) = (decode(name)?, decode(value.unwrap_or_default())?);
             if parameters.len() == MOST {
                 return Err(FormError::TooMany);
             }
@@ -52,23 +58,35 @@ impl Form {
     }
 }
 
-fn decode(text: &[u8]) -> Result<String, FormError> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || {
-                    let digit = bytes.next().and_then(|byte| char::from(*byte).to_digit(16));
-                    digit.and_then(|digit| u8::try_from(digit).ok()).ok_or(FormError::Escape)
-                };
-                digit()? * 16 + digit()?
-            }
-            byte => *byte,
-        });
+/// What stands before a separator, and what stands after it.
+fn cut(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
+    match memchr::memchr(separator, text) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
     }
+}
+
+/// Whole runs at a time: a form may be 64 KiB of them, from anybody.
+fn decode(mut text: &[u8]) -> Result<String, FormError> {
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(at) = memchr::memchr2(b'+', b'%', text) {
+        let (run, escape) = text.split_at(at);
+        decoded.extend_from_slice(run);
+        let (byte, rest) = match escape {
+            [b'+', rest @ ..] => (b' ', rest),
+            [_, high, low, rest @ ..] => (digit(*high)? * 16 + digit(*low)?, rest),
+            _ => return Err(FormError::Escape),
+        };
+        decoded.push(byte);
+        text = rest;
+    }
+    decoded.extend_from_slice(text);
     String::from_utf8(decoded).map_err(|_| FormError::Escape)
+}
+
+fn digit(byte: u8) -> Result<u8, FormError> {
+    let digit = char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    digit.ok_or(FormError::Escape)
 }
 
 #[cfg(test)]
@@ -90,6 +108,7 @@ mod tests {
             (b"a=%", FormError::Escape),
             (b"a=%2", FormError::Escape),
             (b"a=%zz", FormError::Escape),
+            (b"a=%+1", FormError::Escape),
             (b"a=%ff", FormError::Escape),
             (b"a=\xff", FormError::Escape),
         ] {
