@@ -75,6 +75,7 @@ use files::FileLimits;
 use planner::Planner;
 use profiler::{Profiler, ProfilerParts};
 use progress::{Pause, Progress};
+use read::KnownSizes;
 use rights::Rights;
 use services::Services;
 use shared::SharedExports;
@@ -161,6 +162,7 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     jobs: Mutex<Jobs>,
     shared: SharedExports,
+    known_sizes: KnownSizes,
     /// What clients are fetching.
     downloads: Downloads,
     began: Millis,
@@ -280,6 +282,7 @@ impl Engine {
             runtime,
             jobs: Mutex::default(),
             shared: SharedExports::default(),
+            known_sizes: KnownSizes::default(),
             downloads: Downloads::default(),
             began,
             timekeeper,

@@ -34,6 +34,8 @@ pub(super) struct Cutting {
 pub(super) struct Task {
     pub(super) slice: Slice,
     pub(super) start: Start,
+    /// Resources that a page held when it was cut: it is asked for as much, whatever others have shown since.
+    pub(super) capacity: u32,
     /// So many cuts in succession have left most of what there was in one half.
     uneven_cuts: u8,
     /// The other half of what it was cut from, and how many both hold: once this one is counted, both are.
@@ -43,7 +45,7 @@ pub(super) struct Task {
 impl Task {
     /// A slice that is read by itself.
     pub(super) fn alone(slice: Slice) -> Self {
-        Self { slice, start: Start::Page, uneven_cuts: 0, sibling: None }
+        Self { slice, start: Start::Page, capacity: 0, uneven_cuts: 0, sibling: None }
     }
 
     /// The same with the cut that it comes from, of which one half holds `part`.
@@ -313,7 +315,8 @@ fn length(span: std::ops::Range<i64>) -> i64 {
 /// waits is shared out to all readers, if it is more than a page: none of them is idle before the end.
 fn cut(segment: Segment, density: Option<Density>, cutting: Cutting, is_last: bool) -> (Task, Option<Segment>) {
     let Segment { slice, known, uneven_cuts, share, is_new } = segment;
-    let whole = |slice, start| (Task { slice, start, uneven_cuts: 0, sibling: None }, None);
+    let task = |slice, start| Task { capacity: cutting.capacity, ..Task { start, ..Task::alone(slice) } };
+    let whole = |slice, start| (task(slice, start), None);
     let Scope::Window(window) = &slice.scope else { return whole(slice, Start::Page) };
     let capacity = u64::from(cutting.capacity);
     // What ends before the oldest of all holds nothing, as far as is known.
@@ -333,7 +336,7 @@ fn cut(segment: Segment, density: Option<Density>, cutting: Cutting, is_last: bo
         return match window.carve(span / 2, cutting.grid) {
             Some((first, rest)) => {
                 let sibling = Some((with(rest), known));
-                (Task { slice: with(first), start: Start::Count, uneven_cuts, sibling }, None)
+                (Task { uneven_cuts, sibling, ..task(with(first), Start::Count) }, None)
             }
             None => whole(slice, Start::Page),
         };
@@ -345,7 +348,7 @@ fn cut(segment: Segment, density: Option<Density>, cutting: Cutting, is_last: bo
     match window.carve(length, cutting.grid).filter(|_| length < span) {
         Some((first, rest)) => {
             let rest = Segment { share, ..Segment::of(with(rest), None) };
-            (Task { slice: with(first), start: Start::Guess, uneven_cuts: 0, sibling: None }, Some(rest))
+            (task(with(first), Start::Guess), Some(rest))
         }
         None => whole(slice, Start::Guess),
     }

@@ -35,7 +35,7 @@ use crate::upstream::budget::Reservation;
 use crate::upstream::client::{Answer, Room, SearchError, Upstream};
 use follow::Followed;
 use pace::Pace;
-pub(super) use pace::{PageLimits, PageSize};
+pub(super) use pace::{KnownSizes, PageLimits, PageSize};
 pub(super) use sort::{Chain, SearchTally, made_since};
 use trouble::pause_after;
 pub(super) use trouble::{Again, ReadError};
@@ -146,12 +146,17 @@ pub(super) enum Bar {
 }
 
 impl Reader {
-    pub(super) fn new(upstream: Upstream, plan: Arc<ExportPlan>, grant: Arc<Grant>, limits: PageLimits) -> Self {
+    pub(super) fn new(
+        upstream: Upstream,
+        plan: Arc<ExportPlan>,
+        grant: Arc<Grant>,
+        limits: PageLimits,
+        known: &KnownSizes,
+    ) -> Self {
         let types = plan.types.keys().chain(&plan.context).copied();
         let most = plan.profile.page_most.map_or(limits.most_resources, |most| most.min(limits.most_resources));
-        let paces = Arc::new(
-            types.map(|resource_type| (resource_type, Pace::of(resource_type, most, limits.target_bytes))).collect(),
-        );
+        let pace = |resource_type| Pace::of(resource_type, most, limits.target_bytes, known);
+        let paces = Arc::new(types.map(|resource_type| (resource_type, pace(resource_type))).collect());
         Self {
             upstream,
             plan,
@@ -244,7 +249,7 @@ impl Reader {
             if can_be_cut && let Some(excess) = reader.excess(task, before, attempt).await {
                 return Ok(Read::TooMany(excess));
             }
-            let asked = if can_be_cut { pace.size() } else { pace.whole(self.limits) };
+            let asked = if can_be_cut { pace.size_of(task.capacity) } else { pace.whole(self.limits) };
             let (first, others) = self.searches(slice);
             let answer = match reader.first_page(&first, asked).await {
                 Ok(answer) => answer,
@@ -388,7 +393,8 @@ impl Reader {
         {
             return Some(excess);
         }
-        let is_full = counted.is_some_and(|count| count > u64::from(self.pace(task.slice.resource_type).count()));
+        let capacity = self.pace(task.slice.resource_type).size_of(task.capacity).count;
+        let is_full = counted.is_some_and(|count| count > u64::from(capacity));
         is_full.then_some(Excess::counted(counted))
     }
 

@@ -215,7 +215,8 @@ impl Inner {
             target_bytes: self.settings.page_bytes,
             share_bytes: self.upstream.share_bytes(),
         };
-        let reader = Reader::new(self.upstream.clone(), Arc::clone(&plan), Arc::clone(&grant), limits);
+        let (upstream, sizes) = (self.upstream.clone(), &self.known_sizes);
+        let reader = Reader::new(upstream, Arc::clone(&plan), Arc::clone(&grant), limits, sizes);
         let limits = self.settings.files.asked(job.kickoff.shape.file_sizes);
         let job = Arc::new(job);
         let export = Export { job: Arc::clone(&job), plan: Arc::clone(&plan), grant };

@@ -1,7 +1,8 @@
 //! How large pages are asked for: what those of a type have shown of its resources' sizes, and of what the server sends.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::fhir::resource_type::ResourceType;
 use crate::upstream::client::Room;
@@ -36,6 +37,25 @@ pub(in crate::engine) struct PageSize {
     pub(in crate::engine) most: usize,
 }
 
+/// How many resources of each type filled a page at last, in whatever export of this process: the next one begins with as many, and
+/// throws no pages away to find that out. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(in crate::engine) struct KnownSizes(Arc<Mutex<HashMap<ResourceType, u32>>>);
+
+impl KnownSizes {
+    fn of(&self, resource_type: ResourceType) -> Option<u32> {
+        self.lock().get(&resource_type).copied()
+    }
+
+    fn note(&self, resource_type: ResourceType, count: u32) {
+        self.lock().insert(resource_type, count);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ResourceType, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Resources on the first pages of a type, before any has shown how large they are.
 const FIRST: u32 = 500;
 /// The same of types that hold documents, of which a few make a page.
@@ -57,6 +77,9 @@ const TELLING: usize = 8;
 /// What the pages of one type have shown of its resources' sizes.
 #[derive(Debug)]
 pub(super) struct Pace {
+    resource_type: ResourceType,
+    /// Where the exports that follow look what its pages were like.
+    known: KnownSizes,
     /// Resources on the next page.
     count: AtomicU32,
     /// And on any page: more the server does not send, or no memory holds.
@@ -84,15 +107,20 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn of(resource_type: ResourceType, most: u32, target_bytes: usize) -> Self {
+    pub(super) fn of(resource_type: ResourceType, most: u32, target_bytes: usize, known: &KnownSizes) -> Self {
         let holds_documents = OF_DOCUMENTS.contains(&resource_type.as_str());
-        let pace = Self::new(most, if holds_documents { FIRST_OF_DOCUMENTS } else { FIRST });
-        Self { first_most: FIRST_MOST.max(target_bytes.saturating_mul(2)), ..pace }
+        let guess = if holds_documents { FIRST_OF_DOCUMENTS } else { FIRST };
+        // What others have seen is a guess, too: resources may have become larger since.
+        let first = known.of(resource_type).unwrap_or(guess);
+        let first_most = FIRST_MOST.max(target_bytes.saturating_mul(2));
+        Self { resource_type, known: known.clone(), first_most, ..Self::new(most, first) }
     }
 
     fn new(most: u32, first: u32) -> Self {
         let most = most.max(1);
         Self {
+            resource_type: ResourceType::PATIENT,
+            known: KnownSizes::default(),
             count: AtomicU32::new(most.min(first)),
             most: AtomicU32::new(most),
             is_measured: AtomicBool::default(),
@@ -121,6 +149,14 @@ impl Pace {
         // A few may be as large as they are.
         let is_known = self.is_seen.load(Ordering::Relaxed) || count as usize <= TELLING;
         PageSize { count, room: self.room(), most: if is_known { usize::MAX } else { self.first_most } }
+    }
+
+    /// For a window that was cut when a page held so many: it is thrown away if it is asked for fewer. What has come since may be larger
+    /// by chance; what is half as large again is not.
+    pub(super) fn size_of(&self, cut_for: u32) -> PageSize {
+        let size = self.size();
+        let most = size.count.saturating_add(size.count / 2).min(self.most.load(Ordering::Relaxed));
+        PageSize { count: size.count.max(cut_for.min(most)), ..size }
     }
 
     /// For what cannot be cut: as much as fits half of a reader's share, or a page if that is larger, so that it needs no second page.
@@ -183,6 +219,7 @@ impl Pace {
         self.is_seen.store(true, Ordering::Relaxed);
         self.bytes.store(u32::try_from(bytes).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.count.store(count, Ordering::Relaxed);
+        self.known.note(self.resource_type, count);
     }
 
     /// No page holds more than so many from now on.
@@ -258,11 +295,46 @@ mod tests {
         assert!(pace.count() > 980, "a few by chance");
     }
 
+    /// An export each night: only the first one after a start finds out what is known.
+    #[test]
+    fn the_next_export_begins_with_pages_as_the_last_one_has_left_them() {
+        let (known, of) = (KnownSizes::default(), |name| ResourceType::parse(name).expect("a type"));
+        let first = Pace::of(of("Observation"), 1_000, TARGET, &known);
+        assert!(first.shrink(first.size()));
+        first.learn(100, 100 * 64 * 1024, TARGET);
+        let next = Pace::of(of("Observation"), 1_000, TARGET, &known);
+        assert_eq!((next.size().count, next.size().most), (32, FIRST_MOST), "what they are like may have changed");
+        assert_eq!(Pace::of(of("Patient"), 1_000, TARGET, &known).count(), FIRST, "of others nothing is known");
+        assert_eq!(Pace::of(of("Observation"), 20, TARGET, &known).count(), 20, "and no more than may be asked for");
+        // What was seen last counts, not what was seen first.
+        for _ in 0..30 {
+            next.learn(next.count() as usize, next.count() as usize * 1_000, TARGET);
+        }
+        assert!(Pace::of(of("Observation"), 1_000, TARGET, &known).count() > 900);
+    }
+
+    /// Pages of one type differ by chance, and what was cut before the last one came would be thrown away again and again.
+    #[test]
+    fn a_window_is_asked_for_as_it_was_cut_unless_pages_have_become_much_smaller() {
+        let pace = Pace::new(1_000, FIRST);
+        pace.learn(500, TARGET, TARGET);
+        assert_eq!(pace.size_of(0).count, 500);
+        pace.learn(500, TARGET / 10 * 12, TARGET);
+        let now = pace.count();
+        assert!((400..430).contains(&now), "{now}");
+        assert_eq!((pace.size_of(500).count, pace.size_of(300).count), (500, now));
+        pace.learn(now as usize, 2 * TARGET, TARGET);
+        let now = pace.count();
+        assert_eq!(pace.size_of(500).count, now + now / 2, "no larger than memory may be");
+        pace.hold_to(100);
+        assert_eq!(pace.size_of(500).count, 100, "the server sends no more");
+    }
+
     /// What was guessed too large says nothing of what memory holds, and nothing to who has read a page since.
     #[test]
     fn a_first_page_that_is_too_large_makes_no_page_small_for_good() {
         let of = |name| ResourceType::parse(name).expect("a type");
-        let pace = Pace::of(of("Observation"), 1_000, TARGET);
+        let pace = Pace::of(of("Observation"), 1_000, TARGET, &KnownSizes::default());
         let first = pace.size();
         assert_eq!((first.count, first.most), (FIRST, FIRST_MOST));
         assert!(pace.shrink(first));
@@ -276,7 +348,7 @@ mod tests {
             pace.learn(pace.count() as usize, pace.count() as usize * 1_000, TARGET);
         }
         assert!(pace.count() > 900, "{}", pace.count());
-        let documents = Pace::of(of("DocumentReference"), 1_000, 8 * TARGET);
+        let documents = Pace::of(of("DocumentReference"), 1_000, 8 * TARGET, &KnownSizes::default());
         assert_eq!((documents.count(), documents.size().most), (FIRST_OF_DOCUMENTS, 16 * TARGET));
         assert!(documents.shrink(documents.size()));
         documents.learn(6, 6 * 100_000, TARGET);
