@@ -389,18 +389,18 @@ impl Reader {
     async fn excess(&self, task: &Task, counted: Option<u64>, attempt: u32) -> Option<Excess> {
         if task.start == Start::Look
             && attempt == 0
-            && let Some(excess) = self.look(&task.slice, counted).await
+            && let Some(excess) = self.look(task, counted).await
         {
             return Some(excess);
         }
-        let capacity = self.pace(task.slice.resource_type).size_of(task.capacity).count;
-        let is_full = counted.is_some_and(|count| count > u64::from(capacity));
+        let is_full = counted.is_some_and(|count| count > self.capacity(task));
         is_full.then_some(Excess::counted(counted))
     }
 
     /// Where the resources of a slice lie that holds more than a page; `None` if it does not, or that cannot be seen. Where there is no
     /// number, a next link after a few of them is taken for more than a page.
-    async fn look(&self, slice: &Slice, counted: Option<u64>) -> Option<Excess> {
+    async fn look(&self, task: &Task, counted: Option<u64>) -> Option<Excess> {
+        let slice = &task.slice;
         let (first, _) = self.searches(slice);
         let pace = self.pace(slice.resource_type);
         if !pace.looks() {
@@ -411,10 +411,15 @@ impl Reader {
             return None;
         };
         let total = self.exact_total(slice, &page).or(counted);
-        let capacity = u64::from(pace.count());
+        let capacity = self.capacity(task);
         let is_full = total.map_or(page.next.is_some(), |total| total > capacity);
         let crowd = self.crowd(slice, &page);
         (is_full && (crowd.is_some() || total.is_some())).then_some(Excess { total, crowd })
+    }
+
+    /// Resources that the page of a window would hold.
+    fn capacity(&self, task: &Task) -> u64 {
+        self.pace(task.slice.resource_type).size_of(task.capacity).count.into()
     }
 
     fn learn(&self, resource_type: ResourceType, page: &Page) {

@@ -257,8 +257,8 @@ impl Pace {
             }
             return true;
         }
-        // What cannot be cut is asked for in larger pages, and has only so many attempts.
-        let most = if asked.count > self.count() { asked.count / 4 } else { asked.count / 2 };
+        // What cannot be cut is asked for in pages of twice as many and more, and has only so many attempts.
+        let most = if asked.count / 2 >= self.count() { asked.count / 4 } else { asked.count / 2 };
         self.most.fetch_min(most.max(1), Ordering::Relaxed);
         self.count.fetch_min((asked.count / 4).max(1), Ordering::Relaxed);
         if asked.count > 1 {
@@ -326,6 +326,8 @@ mod tests {
         pace.learn(now as usize, 2 * TARGET, TARGET);
         let now = pace.count();
         assert_eq!(pace.size_of(500).count, now + now / 2, "no larger than memory may be");
+        let size = pace.size_of(500);
+        assert!(pace.shrink(size) && pace.most.load(Ordering::Relaxed) == size.count / 2, "as any page");
         pace.hold_to(100);
         assert_eq!(pace.size_of(500).count, 100, "the server sends no more");
     }
