@@ -35,6 +35,7 @@ pub(crate) async fn walks(setup: &Setup) -> anyhow::Result<()> {
     let server = setup.server().await?;
     let own = offtake(setup, server).await?;
     let expected = expected::of(&server.stored, LEVELS[0].1);
+    let mut too_slow = None;
     for by in [By::Next, By::Offset] {
         server.relay.take();
         let walk = Walk::through(&server.relay.base, server.stored.types(), SEARCHES, by).await?;
@@ -53,8 +54,11 @@ pub(crate) async fn walks(setup: &Setup) -> anyhow::Result<()> {
         let times = walk.took.as_secs_f64() / own.as_secs_f64();
         table::say(format!("{}: Offtake is {times:.1} times as fast as a {}", setup.name, by.name()));
         let is_promised = matches!(by, By::Next) && setup.name == "hapi-large";
-        ensure!(!is_promised || times >= THAN_A_WALK, "only {times:.1} times as fast as a {}", by.name());
+        if is_promised && times < THAN_A_WALK {
+            too_slow = Some(format!("only {times:.1} times as fast as a {}", by.name()));
+        }
     }
+    ensure!(too_slow.is_none(), "{}", too_slow.unwrap_or_default());
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::child::free_port;
 use crate::data;
@@ -13,6 +13,8 @@ use crate::stored::Stored;
 
 const DATABASE: &str = "upstream.mv.db";
 const STORED: &str = "stored.ndjson";
+/// So many resources are much.
+const MUCH: usize = 50_000;
 /// How long it may take to close a large database.
 const TO_CLOSE: Duration = Duration::from_mins(3);
 
@@ -45,6 +47,7 @@ async fn fill(kept: &Path) -> anyhow::Result<()> {
     std::fs::create_dir(&part)?;
     let written = data::read("OFFTAKE_REAL_MUCH")?;
     let count: usize = written.iter().map(|(_, of_type)| of_type.len()).sum();
+    ensure!(count >= MUCH, "OFFTAKE_REAL_MUCH has {count} resources: with fewer than {MUCH} little is shown");
     println!("    writing {count} resources to a database that is kept");
     let (port, http) = (free_port().await?, Http::new());
     let base = format!("http://127.0.0.1:{port}/fhir");

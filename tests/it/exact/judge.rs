@@ -39,6 +39,8 @@ pub(crate) struct Applied {
     pub(crate) deleted_before: usize,
     /// Those that had to come, in whichever version.
     pub(crate) had_to_come: usize,
+    /// Those of them that came.
+    pub(crate) came: usize,
     /// Resources that came because others refer to them.
     pub(crate) context: usize,
     /// Those that did not come and need not, as the server hides what is of deleted patients.
@@ -166,6 +168,7 @@ impl Judgement {
         let was_there = history.current().is_some();
         let has_to_come = is_owed && history.had_to_come() && live.iter().all(&in_scope);
         self.applied.had_to_come += usize::from(has_to_come);
+        self.applied.came += usize::from(has_to_come && !lines.is_empty());
         if has_to_come && lines.is_empty() {
             let versions: Vec<_> = live.iter().map(|version| (version.version, version.last_updated)).collect();
             self.wrong.push(format!("{name}: missing; {versions:?}"));
