@@ -72,12 +72,16 @@ fn before_all_lists() -> Millis {
 }
 
 impl Job {
-    /// Leaves out whom its kick-off or its cohort names, but not that somebody is named.
-    pub(crate) fn leave_out_patients(&mut self) {
+    /// As lists of jobs have it: it says that somebody is named and not whom, and nothing of what its manifest proves.
+    pub(crate) fn listed(mut self) -> Self {
         self.kickoff.leave_out_patients();
         if let Some(listed) = self.cohort.as_mut().and_then(|cohort| cohort.members.as_mut()) {
             listed.patients.clear();
         }
+        if let JobState::Complete(complete) = &mut self.state {
+            complete.proof.clear();
+        }
+        self
     }
 
     /// What passes of a type: what any of these lets pass.

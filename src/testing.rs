@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
+use aws_lc_rs::digest::{SHA256, digest};
 
 pub use crate::app::JobStore;
 pub use crate::clock::ManualClock;
@@ -15,7 +16,7 @@ pub use crate::store::full::FullPoint;
 use crate::app::{Identity, Offtake, Replacing, replace_keys as replace_keys_of};
 use crate::config::Config;
 use crate::fhir::datatypes::Millis;
-use crate::job::checkpoint::{FileNo, FileRecord};
+use crate::job::checkpoint::{CompleteFile, FileNo, FileRecord, FileState};
 use crate::job::store::{Restored, Store};
 use crate::job::{Epoch, Job, JobId, JobState};
 use crate::output::Output;
@@ -55,16 +56,27 @@ pub fn multiply_jobs(folder: &Path, jobs: u32, files: u32) -> anyhow::Result<()>
     runtime.block_on(async {
         let listed = store.jobs().await?;
         let finished = listed.into_iter().find(|job| matches!(job.state, JobState::Complete(_)));
-        let job = finished.context("no job has finished")?;
+        let job = store.job(finished.context("no job has finished")?.id).await?.context("it is there")?;
         let (plan, held) = (store.plan(job.id).await?, store.files(job.id).await?);
         let first = held.first().context("it has no file")?;
-        let files: Vec<_> = (0..files).map(|no| FileRecord { no: FileNo(no), ..first.clone() }).collect();
         for number in 0..jobs {
             let job = Job { id: JobId::new((u128::MAX - u128::from(number)).to_be_bytes()), ..job.clone() };
-            store.restore(Restored { job, epoch: Epoch(1), plan: plan.clone(), files: files.clone() }).await?;
+            let files = (0..files).map(|no| like(first, number, FileNo(no))).collect();
+            store.restore(Restored { job, epoch: Epoch(1), plan: plan.clone(), files }).await?;
         }
         anyhow::Ok(())
     })
+}
+
+/// A file of another job that differs from this one in what no packing shrinks.
+fn like(file: &FileRecord, job: u32, no: FileNo) -> FileRecord {
+    let mut file = FileRecord { no, ..file.clone() };
+    if let FileState::Complete(CompleteFile { object: Some(object), .. }) = &mut file.state {
+        object.key = format!("{job:08x}-{}", object.key);
+        let digest = digest(&SHA256, format!("{job} {}", no.0).as_bytes());
+        object.sha256 = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    }
+    file
 }
 
 /// What can be read in the bytes of a job store's file by whoever unpacks what is packed there.

@@ -40,8 +40,8 @@ pub(crate) trait Store: fmt::Debug + Send + Sync + 'static {
     /// A job, also one that is deleted; `None` once it is purged.
     fn job(&self, id: JobId) -> BoxFuture<'_, Result<Option<Job>, StoreError>>;
 
-    /// Every job, in no particular order, and without the patients that kick-offs name: there may be thousands of jobs, of
-    /// thousands of patients each.
+    /// Every job, in no particular order, [as lists have it](Job::listed): there may be thousands of jobs, of thousands of
+    /// patients each, and with a proof for each of 150 types.
     fn jobs(&self) -> BoxFuture<'_, Result<Vec<Job>, StoreError>>;
 
     /// The files of a job in the order of their numbers.

@@ -1,11 +1,12 @@
 //! What every store must do, whatever it keeps the jobs in.
 
+mod listed;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::bulk::cohort::{CohortId, Definition, Listed};
-use crate::bulk::kickoff::{ExportLevel, Kickoff, NamedPatients};
-use crate::bulk::sealed::Sealed;
+use crate::bulk::kickoff::{ExportLevel, Kickoff};
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::filter::{Escapes, TypeFilter};
@@ -46,7 +47,7 @@ pub(super) async fn conformance(make: impl AsyncFn() -> Arc<dyn Store>) {
     what_is_known_of_the_clock_is_kept(&*make().await).await;
     of_a_hundred_kick_offs_at_once_as_many_are_taken_as_may_be(make().await).await;
     what_was_used_of_a_day_is_kept_whatever_becomes_of_jobs(&*make().await).await;
-    a_list_of_jobs_is_without_the_patients_that_they_name(&*make().await).await;
+    listed::a_list_of_jobs_names_no_patients_and_proves_nothing(&*make().await).await;
     jobs_that_run_or_wait_are_counted_for_their_client(&*make().await).await;
     who_withdrew_consent_is_kept(&*make().await).await;
     a_cohort_is_its_clients_alone_and_of_so_many(&*make().await).await;
@@ -134,17 +135,6 @@ async fn of_a_hundred_kick_offs_at_once_as_many_are_taken_as_may_be(store: Arc<d
         ..allowed(Quotas { running_jobs: Some(1), ..Quotas::default() })
     };
     assert_eq!(store.create_within(job(250), other).await.expect("the store answers"), Ok(()), "others have their own");
-}
-
-async fn a_list_of_jobs_is_without_the_patients_that_they_name(store: &dyn Store) {
-    let mut named = job(251);
-    let ids = ["a", "b"].into_iter().filter_map(|id| Id::parse(id).ok()).collect();
-    named.kickoff.patients = Some(NamedPatients::Clear(ids));
-    store.create(named.clone()).await.expect("it is kept");
-    assert_eq!(store.job(named.id).await.expect("it is there"), Some(named.clone()));
-    let listed = store.jobs().await.expect("it is there").into_iter().find(|job| job.id == named.id);
-    let patients = listed.and_then(|job| job.kickoff.patients);
-    assert_eq!(patients, Some(NamedPatients::Sealed(Sealed::left_out())), "they are named, and not told");
 }
 
 async fn what_was_used_of_a_day_is_kept_whatever_becomes_of_jobs(store: &dyn Store) {

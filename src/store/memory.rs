@@ -143,12 +143,7 @@ impl Store for MemoryStore {
     }
 
     fn jobs(&self) -> BoxFuture<'_, Result<Vec<Job>, StoreError>> {
-        let listed = |kept: &Kept| {
-            let mut job = kept.job.clone();
-            job.leave_out_patients();
-            job
-        };
-        async move { Ok(self.kept().values().map(listed).collect()) }.boxed()
+        async move { Ok(self.kept().values().map(|kept| kept.job.clone().listed()).collect()) }.boxed()
     }
 
     fn files(&self, id: JobId) -> BoxFuture<'_, Result<Vec<FileRecord>, StoreError>> {

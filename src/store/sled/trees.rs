@@ -111,10 +111,7 @@ impl Trees {
     pub(super) fn jobs(&self) -> Result<Vec<Job>, StoreError> {
         let jobs = records(self.jobs.iter(), |key| Some(Record::Job(JobId::new(*key.first_chunk()?))));
         let readable = jobs.filter_map(|job| match job {
-            Ok((_, JobRecord { mut job, .. })) => {
-                job.leave_out_patients();
-                Some(Ok(job))
-            }
+            Ok((_, JobRecord { job, .. })) => Some(Ok(job.listed())),
             Err(StoreError::Damaged(record)) => {
                 tracing::error!(record, "a record of the job store is damaged; its job is left out");
                 None
