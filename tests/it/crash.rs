@@ -6,13 +6,14 @@ pub(crate) mod output;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::StreamExt;
 use offtake::testing::{Crash, CrashPoint, JobStore, When};
 use offtake::{Config, Offtake};
-use sample_upstream::{Running, SampleUpstream, Settings, Stamp};
+use sample_upstream::{RequestSeen, Running, SampleUpstream, Settings, Stamp};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -175,17 +176,16 @@ async fn references_that_appear_between_two_lives_are_fetched_too() {
     let store = JobStore::memory();
     let point = Arc::new(CrashPoint::new(None));
     let life = world.begin(folder.path(), &store, &point).await.expect("a first life");
+    // A first batch was committed then, and a second one is asked for.
+    let (by_ids, stopped) = (AtomicUsize::new(0), Arc::clone(&point));
+    let is_by_ids = |seen: &RequestSeen| seen.path.ends_with("/Practitioner") && seen.query.contains("_id=m");
+    let is_fourth = move |seen: &RequestSeen| is_by_ids(seen) && by_ids.fetch_add(1, Ordering::Relaxed) == 3;
+    upstream.first_when(is_fourth, move || stopped.stop());
     let client = Client::new();
     let status = client.kick_off(&format!("{}{}", life.base, world.scenario.path)).await.expect("a job");
-    let by_ids = || {
-        upstream
-            .requests()
-            .iter()
-            .filter(|seen| seen.path.ends_with("/Practitioner") && seen.query.contains("_id=m"))
-            .count()
-    };
-    wait_until(|| by_ids() >= 4).await.expect("a first batch was committed and a second one is asked for");
-    point.stop();
+    wait_until(|| upstream.requests().iter().filter(|seen| is_by_ids(seen)).count() >= 4)
+        .await
+        .expect("it asks by ids");
     life.abort().await;
 
     insert(r#"{"resourceType":"Practitioner","id":"a"}"#);

@@ -248,7 +248,8 @@ async fn an_export_that_expires_waits_an_hour_for_those_who_fetch_its_files() {
     let whole = finished.ask("GET", &[]).await.body;
     let one = finished.slow(&[]).await;
     let other = finished.slow(&[("Accept-Encoding", "gzip")]).await;
-    assert_eq!(finished.data_files(), 2, "the patients, and what is said of them");
+    let files = finished.app.output_files();
+    assert_eq!(finished.data_files(), 2, "the patients, and what is said of them: {files:?}");
     finished.clock.advance(Duration::from_hours(24) + Duration::from_secs(1));
     until("what nobody fetches is removed", SOON, || finished.data_files() == 1).await;
     assert_eq!(finished.ask("GET", &[]).await.status, 403, "its time is over for all others");

@@ -15,7 +15,12 @@ pub(crate) fn records(folder: &Path) -> Vec<Value> {
     let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|kind| kind == "ndjson")).collect();
     paths.sort();
     let texts = paths.iter().map(|path| std::fs::read_to_string(path).expect("text"));
-    let lines: Vec<_> = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    // What is being written has no end yet.
+    let whole = |text: String| {
+        let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let lines: Vec<_> = texts.flat_map(whole).collect();
     lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
 }
 

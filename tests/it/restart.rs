@@ -1,6 +1,7 @@
 //! A restart in good order: what was read before SIGTERM is not asked for again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -63,14 +64,13 @@ async fn stop_among_counts() -> anyhow::Result<()> {
         let whole = seen.iter().filter(|seen| is_for_resources(seen) && !seen.query.contains("_lastUpdated"));
         whole.map(|seen| seen.path.clone()).collect::<BTreeSet<_>>()
     };
-    let first = until("windows are counted once more", async || {
+    it_reads(&process, &client, &status).await?;
+    // Before that there are probes only.
+    let first = upstream.requests().len();
+    until("windows are counted once more", async || {
         let seen = upstream.requests();
-        let is_page = |seen: &RequestSeen| is_for_resources(seen) && !has(seen, "_count=1&") && !has(seen, "patient=");
-        let Some(first) = seen.iter().position(|seen| is_page(seen) && has(seen, "_lastUpdated=lt")) else {
-            return Ok(None);
-        };
-        let mut later = seen[first..].iter().skip_while(|seen| !is_page(seen) || has(seen, "_lastUpdated"));
-        Ok(later.any(|seen| has(seen, "_summary=count") && has(seen, "_lastUpdated=lt")).then_some(first))
+        let mut later = seen[first..].iter().skip_while(|seen| !is_for_resources(seen) || has(seen, "_lastUpdated"));
+        Ok(later.any(|seen| has(seen, "_summary=count") && has(seen, "_lastUpdated=lt")).then_some(()))
     })
     .await?;
     process.stop()?;
@@ -85,6 +85,17 @@ async fn stop_among_counts() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits until an export is planned.
+async fn it_reads(process: &Process, client: &Client, status: &str) -> anyhow::Result<()> {
+    until("it reads", async || {
+        Ok(match process.poll(client, status).await? {
+            Some(Poll::Running(text)) if text.starts_with("waiting") || text.starts_with("planning") => None,
+            poll => poll.map(|_| ()),
+        })
+    })
+    .await
+}
+
 fn has(seen: &RequestSeen, text: &str) -> bool {
     seen.query.contains(text)
 }
@@ -96,13 +107,7 @@ async fn stop_again_and_again(path: &str, options: Options) -> anyhow::Result<()
     let mut process = Process::start(&server.base_url, options).await?;
     let (client, began) = (Client::new(), Moment::of(&upstream));
     let status = process.kick_off(&client, path).await?;
-    until("it reads", async || {
-        Ok(match process.poll(&client, &status).await? {
-            Some(Poll::Running(text)) if text.starts_with("waiting") || text.starts_with("planning") => None,
-            poll => poll,
-        })
-    })
-    .await?;
+    it_reads(&process, &client, &status).await?;
     // Before that there are probes only. From here on: where each life's requests begin.
     let mut lives = vec![upstream.requests().len()];
     while lives.len() <= STOPS {
@@ -144,7 +149,9 @@ async fn stop_again_and_again(path: &str, options: Options) -> anyhow::Result<()
 
 /// Neither a count nor a probe.
 fn is_for_resources(seen: &RequestSeen) -> bool {
-    has(seen, "_count=") && !["_summary=", "_elements=", "_sort=", "_getpages="].iter().any(|text| has(seen, text))
+    has(seen, "_count=")
+        && !seen.path.ends_with("$everything")
+        && !["_summary=", "_elements=", "_sort=", "_getpages="].iter().any(|text| has(seen, text))
 }
 
 /// What was asked for, in which life of the process.
@@ -245,12 +252,17 @@ async fn stop_amid_a_chain() -> anyhow::Result<()> {
     let options = Options { upstream: "page_target_bytes: 64KiB, max_concurrent_searches: 1", output: "" };
     let mut process = Process::start(&server.base_url, options).await?;
     let client = Client::new();
+    // Once it streams, each page takes so long that all of them outlast any patience with a stop.
+    let (slowed, read) = (upstream.clone(), AtomicUsize::new(0));
+    let is_forty_first =
+        move |seen: &RequestSeen| has(seen, "_getpages=") && read.fetch_add(1, Ordering::Relaxed) == 40;
+    upstream.first_when(is_forty_first, move || {
+        slowed.update_settings(|settings| settings.latency = Duration::from_millis(400));
+    });
     let status = process.kick_off(&client, "/$export?_type=Observation").await?;
     let pages = |seen: &[RequestSeen]| seen.iter().filter(|seen| has(seen, "_getpages=")).count();
-    // Once it streams, each page takes so long that all of them outlast any patience with a stop.
     until("it streams", async || Ok((pages(&upstream.requests()) > 40).then_some(()))).await?;
     let all = upstream.resources(Some("Observation")).len() / 2;
-    upstream.update_settings(|settings| settings.latency = Duration::from_millis(400));
     process.stop()?;
     let read = pages(&upstream.requests());
     ensure!(read < all, "{read} pages of {all}: it waited for the end");

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -58,12 +59,25 @@ fn parameters(count: usize) -> Vec<u8> {
 fn holding(folder: &Path, text: &str) -> anyhow::Result<Vec<PathBuf>> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder)? {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
+        for entry in entries {
             let path = entry?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if memchr::memmem::find(&offtake::testing::legible(&fs::read(&path)?), text.as_bytes()).is_some() {
-                found.push(path);
+                continue;
+            }
+            match fs::read(&path) {
+                Ok(bytes) if memchr::memmem::find(&offtake::testing::legible(&bytes), text.as_bytes()).is_some() => {
+                    found.push(path);
+                }
+                Ok(_) => {}
+                // It went while this looked.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -85,8 +99,8 @@ impl World {
         Ok(Self { upstream, server, process, client: Client::new() })
     }
 
-    fn slow(&self, millis: u64) {
-        self.upstream.update_settings(|settings| settings.latency = Duration::from_millis(millis));
+    fn answers_at_once(&self) {
+        self.upstream.update_settings(|settings| settings.latency = Duration::ZERO);
     }
 
     /// An export of the first `count` patients, named in the kick-off.
@@ -99,30 +113,46 @@ impl World {
         Ok(answer.header("content-location").to_owned())
     }
 
-    /// Waits until an export is planned, and has not ended.
-    async fn planned(&self, status: &str) -> anyhow::Result<()> {
-        let id = id_of(status);
-        until("the export is planned", async || {
-            let files = holding(&self.process.output(), "offtake-checkpoint-1").unwrap_or_default();
-            Ok(files.iter().any(|path| path.ends_with(format!("{id}/job.checkpoint"))).then_some(()))
+    /// Both kinds of exports, in the middle of which the process is killed.
+    async fn killed(&mut self) -> anyhow::Result<[String; 2]> {
+        let hung = self.hang_once_planned();
+        let by_group = self.process.kick_off(&self.client, GROUP).await?;
+        self.hangs(&by_group, &hung).await?;
+        self.answers_at_once();
+        let hung = self.hang_once_planned();
+        let named = self.of_named(MEMBERS).await?;
+        self.hangs(&named, &hung).await?;
+        self.process.kill()?;
+        self.answers_at_once();
+        Ok([by_group, named])
+    }
+
+    /// Once one more export is planned, its next request but one is not answered, nor are those that follow. Gives how many requests
+    /// there were by then.
+    fn hang_once_planned(&self) -> Arc<OnceLock<usize>> {
+        let (output, upstream) = (self.process.output(), self.upstream.clone());
+        let before = planned(&output);
+        let hung = Arc::new(OnceLock::new());
+        let told = Arc::clone(&hung);
+        self.upstream.first_when(
+            move |_| planned(&output) > before,
+            move || {
+                upstream.update_settings(|settings| settings.latency = Duration::from_hours(1));
+                let _first = told.set(upstream.requests().len());
+            },
+        );
+        hung
+    }
+
+    /// Waits until an export has asked for what is not answered.
+    async fn hangs(&self, status: &str, hung: &OnceLock<usize>) -> anyhow::Result<()> {
+        until("the export hangs", async || {
+            Ok(hung.get().filter(|before| self.upstream.requests().len() > **before).map(|_| ()))
         })
         .await?;
         let poll = self.client.poll(status).await?;
         ensure!(matches!(poll, Poll::Running(_)), "it has ended: {poll:?}");
         Ok(())
-    }
-
-    /// Both kinds of exports, in the middle of which the process is killed.
-    async fn killed(&mut self) -> anyhow::Result<[String; 2]> {
-        // Neither ends before the other one is planned, on a quick machine either.
-        self.slow(400);
-        let exports = [self.process.kick_off(&self.client, GROUP).await?, self.of_named(MEMBERS).await?];
-        for status in &exports {
-            self.planned(status).await?;
-        }
-        self.process.kill()?;
-        self.slow(0);
-        Ok(exports)
     }
 
     /// Nothing but the files for clients tells of anybody.
@@ -173,6 +203,13 @@ impl World {
         ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         Ok(String::from_utf8(done.stdout)?)
     }
+}
+
+/// Exports that are planned: each has a checkpoint in a folder of its own, in that of its instance.
+fn planned(output: &Path) -> usize {
+    let below = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let exports = below(output).flat_map(|instance| below(&instance).collect::<Vec<_>>());
+    exports.filter(|export| export.join("job.checkpoint").is_file()).count()
 }
 
 fn id_of(status: &str) -> &str {
