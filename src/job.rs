@@ -3,6 +3,7 @@
 pub(crate) mod checkpoint;
 pub(crate) mod cohort;
 pub(crate) mod index;
+pub(crate) mod listed;
 pub(crate) mod pages;
 pub(crate) mod store;
 pub(crate) mod usage;
@@ -31,7 +32,7 @@ pub(crate) struct Epoch(pub(crate) u32);
 
 /// The record of one export.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Job {
+pub(crate) struct Job<S = JobState> {
     pub(crate) id: JobId,
     pub(crate) kickoff: Kickoff,
     /// The cohort of its client's that it is for, if its Group is one.
@@ -63,7 +64,7 @@ pub(crate) struct Job {
     #[serde(default)]
     pub(crate) software: String,
     pub(crate) created: Millis,
-    pub(crate) state: JobState,
+    pub(crate) state: S,
 }
 
 /// An export from before there were such lists knows of nobody on one.
@@ -72,18 +73,6 @@ fn before_all_lists() -> Millis {
 }
 
 impl Job {
-    /// As lists of jobs have it: it says that somebody is named and not whom, and nothing of what its manifest proves.
-    pub(crate) fn listed(mut self) -> Self {
-        self.kickoff.leave_out_patients();
-        if let Some(listed) = self.cohort.as_mut().and_then(|cohort| cohort.members.as_mut()) {
-            listed.patients.clear();
-        }
-        if let JobState::Complete(complete) = &mut self.state {
-            complete.proof.clear();
-        }
-        self
-    }
-
     /// What passes of a type: what any of these lets pass.
     pub(crate) fn filters_of(&self, resource_type: ResourceType) -> &[Filter] {
         const EVERYTHING: &[Filter] = &[Filter::ALL];

@@ -74,9 +74,13 @@ fn like(file: &FileRecord, job: u32, no: FileNo) -> FileRecord {
     if let FileState::Complete(CompleteFile { object: Some(object), .. }) = &mut file.state {
         object.key = format!("{job:08x}-{}", object.key);
         let digest = digest(&SHA256, format!("{job} {}", no.0).as_bytes());
-        object.sha256 = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        object.sha256 = digest.as_ref().iter().flat_map(|byte| [byte >> 4, byte & 15]).map(hex_digit).collect();
     }
     file
+}
+
+fn hex_digit(value: u8) -> char {
+    char::from_digit(value.into(), 16).unwrap_or_default()
 }
 
 /// What can be read in the bytes of a job store's file by whoever unpacks what is packed there.

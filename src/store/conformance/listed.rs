@@ -7,6 +7,7 @@ use crate::bulk::kickoff::NamedPatients;
 use crate::bulk::manifest::{Method, TypeProof};
 use crate::bulk::sealed::Sealed;
 use crate::fhir::datatypes::{Id, Instant, Millis};
+use crate::fhir::outcome::IssueSeverity;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::store::{Restored, Store};
 use crate::job::{Complete, Epoch, Job, JobState};
@@ -38,7 +39,9 @@ pub(super) async fn a_list_of_jobs_names_no_patients_and_proves_nothing(store: &
         reread: 0,
         short: 0,
     };
-    let state = JobState::Complete(complete(BTreeMap::from([(ResourceType::PATIENT, proof)])));
+    let severities = BTreeMap::from([(IssueSeverity::Error, 1)]);
+    let state =
+        JobState::Complete(Complete { severities, ..complete(BTreeMap::from([(ResourceType::PATIENT, proof)])) });
     let proven = Job { state, ..job(252) };
     let restored = Restored { job: proven.clone(), epoch: Epoch(1), plan: None, files: Vec::new() };
     store.restore(restored).await.expect("it is kept");

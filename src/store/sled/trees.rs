@@ -13,6 +13,7 @@ use crate::bulk::cohort::CohortId;
 use crate::fhir::datatypes::Millis;
 use crate::job::checkpoint::{FileNo, FileRecord};
 use crate::job::cohort::ClientCohort;
+use crate::job::listed::ListedState;
 use crate::job::store::{Change, ClockMark, Lease, Restored, StoreError};
 use crate::job::usage::{Allowance, Exhausted, Usage};
 use crate::job::{Epoch, Job, JobId, JobState};
@@ -64,9 +65,9 @@ pub(super) struct Writes {
 
 /// A job with what only the store needs to know of it.
 #[derive(Serialize, Deserialize)]
-struct JobRecord {
+struct JobRecord<S = JobState> {
     epoch: Epoch,
-    job: Job,
+    job: Job<S>,
 }
 
 impl Trees {
@@ -111,7 +112,7 @@ impl Trees {
     pub(super) fn jobs(&self) -> Result<Vec<Job>, StoreError> {
         let jobs = records(self.jobs.iter(), |key| Some(Record::Job(JobId::new(*key.first_chunk()?))));
         let readable = jobs.filter_map(|job| match job {
-            Ok((_, JobRecord { job, .. })) => Some(Ok(job.listed())),
+            Ok((_, JobRecord::<ListedState> { job, .. })) => Some(Ok(job.listed())),
             Err(StoreError::Damaged(record)) => {
                 tracing::error!(record, "a record of the job store is damaged; its job is left out");
                 None
