@@ -42,15 +42,24 @@ impl From<ListedState> for JobState {
     }
 }
 
+impl From<JobState> for ListedState {
+    fn from(state: JobState) -> Self {
+        match state {
+            JobState::Accepted => Self::Accepted,
+            JobState::Running(running) => Self::Running(running),
+            JobState::Complete(Complete { transaction_time, proof: _, severities: _, pages, expires }) => {
+                Self::Complete(ListedComplete { transaction_time, pages, expires })
+            }
+            JobState::Failed(failed) => Self::Failed(failed),
+            JobState::Deleted => Self::Deleted,
+        }
+    }
+}
+
 impl Job {
     /// As lists have it: it says that somebody is named and not whom, and nothing of what its manifest counts and proves.
     pub(crate) fn listed(self) -> Self {
-        self.without_patients_and(|state| match state {
-            JobState::Complete(Complete { transaction_time, pages, expires, .. }) => {
-                ListedState::Complete(ListedComplete { transaction_time, pages, expires }).into()
-            }
-            state => state,
-        })
+        self.without_patients_and(|state| ListedState::from(state).into())
     }
 }
 

@@ -325,6 +325,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_packed_and_large_is_read_back_and_a_flipped_bit_is_noticed() {
+        let record = Record::Plan(JobId::new([7; 16]));
+        // Digits that no packing shrinks to nothing.
+        let digits = |number: u32| format!("{:08x}", crc32fast::hash(&number.to_be_bytes()));
+        let text: String = (0..20_000).map(digits).collect();
+        let parts = encode(record, &text).expect("text can be written");
+        assert!(parts.iter().map(|(_, part)| part.len()).sum::<usize>() > 2 * SMALL, "{} parts", parts.len());
+        assert_eq!(decode::<String, _>(record, &parts).expect("nothing was changed"), text);
+        for at in (0..parts[1].1.len() * 8).step_by(1_009) {
+            let mut parts = parts.clone();
+            parts[1].1[at / 8] ^= 1 << (at % 8);
+            assert!(decode::<String, _>(record, &parts).is_err(), "bit {at}");
+        }
+    }
+
+    #[test]
     fn files_that_were_packed_before_there_was_a_layout_for_it_are_read() {
         let record = Record::Files(JobId::new([7; 16]));
         let mut parts = encode(record, &text(10_000)).expect("text can be written");
