@@ -57,10 +57,12 @@ fn parameters(count: usize) -> Vec<u8> {
 
 /// The files below a folder that hold a text, packed or not.
 fn holding(folder: &Path, text: &str) -> anyhow::Result<Vec<PathBuf>> {
+    ensure!(folder.is_dir(), "{} is not there", folder.display());
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
+            // It went while this looked.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
@@ -75,7 +77,6 @@ fn holding(folder: &Path, text: &str) -> anyhow::Result<Vec<PathBuf>> {
                     found.push(path);
                 }
                 Ok(_) => {}
-                // It went while this looked.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
@@ -127,8 +128,8 @@ impl World {
         Ok([by_group, named])
     }
 
-    /// Once one more export is planned, its next request but one is not answered, nor are those that follow. Gives how many requests
-    /// there were by then.
+    /// Once one more export is planned, the next request is answered, and none that comes after it. Gives how many requests there
+    /// were by then.
     fn hang_once_planned(&self) -> Arc<OnceLock<usize>> {
         let (output, upstream) = (self.process.output(), self.upstream.clone());
         let before = planned(&output);
