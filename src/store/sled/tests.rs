@@ -23,8 +23,18 @@ fn folder() -> (TempDir, PathBuf) {
     (parent, folder)
 }
 
+/// A process that another test is about to start holds the lock of a store that was dropped, until it is another program.
 fn opened(folder: &Path) -> SledStore {
-    SledStore::open(folder).expect("it can be opened")
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        match SledStore::open(folder) {
+            Err(error @ OpenError::Locked(_)) => {
+                assert!(std::time::Instant::now() < patience, "{error}");
+                std::thread::yield_now();
+            }
+            opened => return opened.expect("it can be opened"),
+        }
+    }
 }
 
 /// sled itself, once a thread of the store that was dropped has given back its lock.
