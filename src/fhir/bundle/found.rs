@@ -182,7 +182,32 @@ impl Listener for Hearing {
         }
     }
 
+    #[inline(always)]
     fn name(&mut self, json: &[u8], text: Text) {
+        if !self.is_deaf() {
+            self.hear_name(json, text);
+        }
+    }
+
+    #[inline(always)]
+    fn string(&mut self, json: &[u8], text: &Text) {
+        if !self.is_deaf() {
+            self.hear_string(json, text);
+        }
+    }
+
+    fn plain(&mut self) {
+        self.other_than_text(false);
+    }
+}
+
+impl Hearing {
+    /// Whether nothing is asked of what is read now: most of a resource lies this deep.
+    fn is_deaf(&self) -> bool {
+        self.depth > 2 && self.levels.is_none()
+    }
+
+    fn hear_name(&mut self, json: &[u8], text: Text) {
         match self.depth {
             1 => self.root = named(&text, json, Member::of_root),
             2 if self.root == Member::Meta => self.of_meta = named(&text, json, Member::of_meta),
@@ -193,7 +218,7 @@ impl Listener for Hearing {
         }
     }
 
-    fn string(&mut self, json: &[u8], text: &Text) {
+    fn hear_string(&mut self, json: &[u8], text: &Text) {
         let member = match self.depth {
             0 => {
                 self.found.is_strange = true;
@@ -215,10 +240,6 @@ impl Listener for Hearing {
                 _ => self.found.is_strange = true,
             }
         }
-    }
-
-    fn plain(&mut self) {
-        self.other_than_text(false);
     }
 }
 

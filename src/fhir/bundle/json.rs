@@ -83,7 +83,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next byte that is no white space.
-    #[inline]
+    #[inline(always)]
     pub(super) fn peek(&mut self) -> Option<u8> {
         match self.json.get(self.at) {
             Some(byte) if *byte > b' ' => Some(*byte),
@@ -91,22 +91,17 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    #[inline(never)]
     fn pass_space(&mut self) -> Option<u8> {
-        const SPACES: [u8; 8] = [b' '; 8];
         let from = self.at;
-        loop {
-            match self.json.get(self.at)? {
-                b' ' if self.json[self.at..].first_chunk::<8>() == Some(&SPACES) => self.at += 8,
-                b' ' | b'\t' | b'\r' | b'\n' => self.at += 1,
-                byte => {
-                    self.space += self.at - from;
-                    return Some(*byte);
-                }
-            }
-        }
+        self.at += space(self.json.get(from..)?);
+        let byte = *self.json.get(self.at)?;
+        self.space += self.at - from;
+        Some(byte)
     }
 
     /// Passes over this byte.
+    #[inline(always)]
     fn take(&mut self, byte: u8) -> Result<(), Fault> {
         if self.peek() != Some(byte) {
             return Err(self.fault());
@@ -220,6 +215,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Goes to the first byte of the next value, past its name if it is a member.
+    #[inline(always)]
     fn next_value(&mut self, is_member: bool, listener: &mut impl Listener) -> Result<u8, Fault> {
         if is_member {
             let name = self.name()?;
@@ -229,7 +225,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Passes over the name of a member and its colon.
-    #[inline]
+    #[inline(always)]
     fn name(&mut self) -> Result<Text, Fault> {
         if self.peek() != Some(b'"') {
             return Err(self.fault());
@@ -239,48 +235,51 @@ impl<'a> Cursor<'a> {
         Ok(name)
     }
 
-    /// Passes over a string, at whose first quote it is.
-    #[inline]
+    /// Passes over a string, at whose first quote it is. Nearly all are short and of ASCII, and end with the first byte that is
+    /// not an ordinary one.
+    #[inline(always)]
     fn string(&mut self) -> Result<Text, Fault> {
         let start = self.at + 1;
-        let (mut at, mut seen, mut has_escapes) = (start, 0, false);
+        let rest = self.json.get(start..).unwrap_or_default();
+        let (mut end, mut seen) = (start, 0);
+        for eight in rest.as_chunks::<8>().0.iter().take(NEAR / 8) {
+            let word = u64::from_le_bytes(*eight);
+            let stops = stops(word);
+            seen |= word;
+            if stops == 0 {
+                end += 8;
+                continue;
+            }
+            // The lowest of them is one.
+            let ahead = stops.trailing_zeros() & !7;
+            if (word >> ahead) as u8 != b'"' || seen & HIGH != 0 {
+                break;
+            }
+            end += ahead as usize / 8;
+            self.at = end + 1;
+            return Ok(Text { range: start..end, has_escapes: false });
+        }
+        self.any_string(start)
+    }
+
+    /// Passes over a string of any kind, which begins here.
+    #[inline(never)]
+    fn any_string(&mut self, start: usize) -> Result<Text, Fault> {
+        let (mut at, mut has_escapes, mut is_ascii) = (start, false, true);
         loop {
-            let near = at + NEAR;
-            while at < near
-                && let Some(eight) = self.json.get(at..).and_then(<[u8]>::first_chunk)
-            {
-                let word = u64::from_le_bytes(*eight);
-                let stops = stops(word);
-                if stops != 0 {
-                    // The lowest of them is one.
-                    at += stops.trailing_zeros() as usize / 8;
-                    seen |= word;
-                    break;
-                }
-                seen |= word;
-                at += 8;
-            }
-            if at >= near {
-                let run = self.run(at);
-                seen |= u64::from(run.iter().fold(0, |seen, byte| seen | byte));
-                at += run.len();
-            }
+            let run = self.run(at);
+            is_ascii &= run.is_ascii();
+            at += run.len();
             match self.json.get(at) {
                 Some(b'"') => break,
                 Some(b'\\') => {
                     has_escapes = true;
                     at = self.escape(at)?;
                 }
-                Some(byte) if *byte >= b' ' => {
-                    seen |= u64::from(*byte);
-                    at += 1;
-                }
                 Some(_) | None => return Err(Fault::At(at.min(self.json.len()))),
             }
         }
-        if seen & HIGH != 0
-            && let Err(error) = std::str::from_utf8(&self.json[start..at])
-        {
+        if !is_ascii && let Err(error) = std::str::from_utf8(&self.json[start..at]) {
             return Err(Fault::At(start + error.valid_up_to()));
         }
         self.at = at + 1;
@@ -336,11 +335,9 @@ const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
 /// those above it may not be.
 fn stops(word: u64) -> u64 {
     let below = |most: u8| word.wrapping_sub(LOW * u64::from(most));
-    let is = |byte: u8| {
-        let other = word ^ (LOW * u64::from(byte));
-        other.wrapping_sub(LOW) & !other
-    };
-    ((below(b' ') & !word) | is(b'"') | is(b'\\')) & HIGH
+    let is = |byte: u8| (word ^ (LOW * u64::from(byte))).wrapping_sub(LOW);
+    // A byte with its highest bit set is none of them.
+    (below(b' ') | is(b'"') | is(b'\\')) & !word & HIGH
 }
 
 /// How long the number is that this begins with.
@@ -361,32 +358,62 @@ fn number(json: &[u8]) -> Option<usize> {
     Some(at)
 }
 
+/// Bytes of white space that this begins with: mostly the end of a line, and many blanks.
+fn space(json: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        while let Some(eight) = json.get(at..).and_then(<[u8]>::first_chunk) {
+            let others = u64::from_le_bytes(*eight) ^ (LOW * u64::from(b' '));
+            at += others.trailing_zeros() as usize / 8;
+            if others != 0 {
+                break;
+            }
+        }
+        match json.get(at) {
+            Some(b' ' | b'\t' | b'\r' | b'\n') => at += 1,
+            Some(_) | None => return at,
+        }
+    }
+}
+
 /// Moves what stands in `range`, which is JSON, together: all but the white space between its tokens. Gives the new end.
 pub(super) fn squeeze(json: &mut [u8], range: Range<usize>) -> usize {
-    let (mut read, mut write) = (range.start, range.start);
+    // What stands between `from` and `read` is still to be moved.
+    let (mut read, mut from, mut write) = (range.start, range.start, range.start);
     while read < range.end {
-        let end = match json[read] {
+        match json[read] {
             b' ' | b'\t' | b'\r' | b'\n' => {
-                read += 1;
-                continue;
+                json.copy_within(from..read, write);
+                write += read - from;
+                read += space(&json[read..range.end]);
+                from = read;
             }
-            b'"' => end_of_string(json, read),
-            _ => {
-                let rest = &json[read..range.end];
-                let stops = |byte: &u8| matches!(byte, b'"' | b' ' | b'\t' | b'\r' | b'\n');
-                rest.iter().position(stops).map_or(range.end, |length| read + length)
-            }
-        };
-        json.copy_within(read..end, write);
-        write += end - read;
-        read = end;
+            b'"' => read = end_of_string(json, read),
+            _ => read += 1,
+        }
     }
-    write
+    json.copy_within(from..read, write);
+    write + read - from
 }
 
 /// Where the string ends that begins here.
 fn end_of_string(json: &[u8], start: usize) -> usize {
     let mut at = start + 1;
+    let near = json.get(at..).unwrap_or_default().as_chunks().0;
+    for eight in near.iter().take(NEAR / 8) {
+        let word = u64::from_le_bytes(*eight);
+        let stops = stops(word);
+        if stops == 0 {
+            at += 8;
+            continue;
+        }
+        let ahead = stops.trailing_zeros() & !7;
+        at += ahead as usize / 8;
+        if (word >> ahead) as u8 == b'"' {
+            return at + 1;
+        }
+        break;
+    }
     loop {
         match memchr::memchr2(b'"', b'\\', json.get(at..).unwrap_or_default()) {
             None => return json.len(),
@@ -532,6 +559,28 @@ mod tests {
             let end = squeeze(&mut bytes, 2..2 + json.len());
             assert_eq!(std::str::from_utf8(&bytes[2..end]), Ok(expected));
             assert!(bytes.ends_with(b" y"));
+        }
+    }
+
+    /// Whatever the strings hold, and however far apart tokens are: what is left is what there was.
+    #[test]
+    fn what_is_moved_together_is_as_it_was() {
+        for length in (0..24).chain(56..80) {
+            for special in ["", "\\\"", "\\\\", "é", "\\\\\\\" ", " \\u0022"] {
+                for place in [0, length / 2, length] {
+                    let text = format!("\"{}{special}{}\"", " ".repeat(place), "b".repeat(length - place));
+                    let mixed: String = "\n \r\t".chars().cycle().take(length % 7).collect();
+                    let space = mixed + &" ".repeat(length);
+                    let spaced = format!("{{{space}{text}{space}:{space}[{text},{space}-1.5e3{space}]{space}}}");
+                    let mut bytes = format!("{spaced}{space}").into_bytes();
+                    let end = squeeze(&mut bytes, 0..spaced.len());
+                    let expected = format!("{{{text}:[{text},-1.5e3]}}");
+                    assert_eq!(std::str::from_utf8(&bytes[..end]), Ok(&*expected), "{spaced:?}");
+                    let mut cursor = Cursor::new(spaced.as_bytes());
+                    assert_eq!(cursor.skip(), Ok(0..spaced.len()), "{spaced:?}");
+                    assert_eq!(cursor.space(), spaced.len() - expected.len(), "{spaced:?}");
+                }
+            }
         }
     }
 
