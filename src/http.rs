@@ -89,7 +89,7 @@ pub(crate) struct Edge {
     /// Places for those whose tokens an issuer is asked about.
     pub(crate) asking: Places,
     /// Places for such forms once they have come.
-    pub(crate) forms: Semaphore,
+    pub(crate) forms: Arc<Semaphore>,
     pub(crate) most_members: usize,
     /// Groups that are ours.
     pub(crate) cohorts: Cohorts,

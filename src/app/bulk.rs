@@ -195,7 +195,7 @@ impl Bulk {
             seats: seats(&config.server),
             coming: Places::default(),
             asking: Places::default(),
-            forms: Semaphore::new(TOKEN_FORMS),
+            forms: Arc::new(Semaphore::new(TOKEN_FORMS)),
             most_members: config.export.group_max_members,
             cohorts: cohorts(config),
             most_cohorts: config.export.cohorts_by_clients.then_some(config.export.max_cohorts_per_client),

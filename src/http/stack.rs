@@ -307,7 +307,7 @@ where
                 let server = Arc::clone(server);
                 self.answer(edge, request, witness::asked_of_server(route), move |edge, request| {
                     let (head, sent) = request.into_parts();
-                    Box::pin(async move { token::smart(&edge, &server, route, &head, sent).await })
+                    Box::pin(async move { token::smart(&edge, &server, route, head, sent).await })
                 })
             }
             (Ok(Route::Smart(_)), Access::External(_)) => {

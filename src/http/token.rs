@@ -9,7 +9,8 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::json;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
 
 use super::Edge;
 use super::body::{self, Body, BoxError};
@@ -107,10 +108,10 @@ fn document(json: String) -> Response<Body> {
 
 /// Answers a request to one of the routes of the authorization server.
 pub(super) async fn smart<B>(
-    edge: &Edge,
+    edge: &Arc<Edge>,
     server: &Arc<AuthorizationServer>,
     route: SmartRoute,
-    head: &Parts,
+    head: Parts,
     sent: B,
 ) -> Response<Body>
 where
@@ -125,15 +126,46 @@ where
         SmartRoute::Token | SmartRoute::Introspection if head.method != Method::POST => {
             Problem::method_not_allowed("POST").into_response()
         }
-        SmartRoute::Token => {
-            let answer = async { token(edge, server, head, &asked(edge, head, sent).await?.form).await };
-            answer.await.unwrap_or_else(OAuthError::into_response)
-        }
-        SmartRoute::Introspection => {
-            let answer = async { introspect(edge, server, &asked(edge, head, sent).await?.form).await };
-            answer.await.unwrap_or_else(OAuthError::into_response)
-        }
+        SmartRoute::Token => form_answered(edge, server, FormRoute::Token, head, sent).await,
+        SmartRoute::Introspection => form_answered(edge, server, FormRoute::Introspection, head, sent).await,
     }
+}
+
+/// A route that forms are sent to.
+#[derive(Clone, Copy)]
+enum FormRoute {
+    Token,
+    Introspection,
+}
+
+/// Answers a form where exports work: ordinary requests do not wait for what it costs a processor.
+async fn form_answered<B>(
+    edge: &Arc<Edge>,
+    server: &Arc<AuthorizationServer>,
+    route: FormRoute,
+    head: Parts,
+    sent: B,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    let Came { body, place, turn } = match came(edge, &head, sent).await {
+        Ok(came) => came,
+        Err(error) => return error.into_response(),
+    };
+    let (there, server) = (Arc::clone(edge), Arc::clone(server));
+    let answering = async move {
+        // Both go along with the work, whoever still waits for its end.
+        let _held = (place, turn);
+        let form = Form::parse(&body).map_err(|error| OAuthError::InvalidRequest(error.to_string()))?;
+        match route {
+            FormRoute::Token => token(&there, &server, &head, &form).await,
+            FormRoute::Introspection => introspect(&there, &server, &form).await,
+        }
+    };
+    let answered = edge.runtime.spawn(answering.in_current_span()).await;
+    answered.unwrap_or(Err(OAuthError::Unavailable)).unwrap_or_else(OAuthError::into_response)
 }
 
 /// The answer of the token endpoint while no token can be issued.
@@ -162,17 +194,10 @@ pub(super) fn says_something<B>(answer: &Response<B>) -> bool {
     }
 }
 
-/// What was asked in a form, whose turn it is. A peer has no more of them than places.
-struct Asked<'a> {
-    form: Form,
-    _place: Place,
-    _turn: SemaphorePermit<'a>,
-}
-
 /// SM-011 to SM-029
 async fn token(
     edge: &Edge,
-    server: &Arc<AuthorizationServer>,
+    server: &AuthorizationServer,
     head: &Parts,
     form: &Form,
 ) -> Result<Response<Body>, OAuthError> {
@@ -205,13 +230,10 @@ async fn token(
 }
 
 /// RFC 7662, SM-038. A client learns about its own tokens only.
-async fn introspect(edge: &Edge, server: &Arc<AuthorizationServer>, form: &Form) -> Result<Response<Body>, OAuthError> {
+async fn introspect(edge: &Edge, server: &AuthorizationServer, form: &Form) -> Result<Response<Body>, OAuthError> {
     let token = form.get("token").ok_or_else(|| OAuthError::InvalidRequest("token is missing".to_owned()))?;
     let client = authenticate(edge, server, form).await?;
-    let (inspector, token) = (Arc::clone(server), token.to_owned());
-    let inspected = edge.runtime.spawn(async move { inspector.inspect(&token) }).await;
-    let known = inspected.map_err(|_| OAuthError::Unavailable)?.ok();
-    let json = match known.filter(|token| token.client == *client.client()) {
+    let json = match server.inspect(token).ok().filter(|token| token.client == *client.client()) {
         Some(token) => json!({
             "active": true,
             "scope": token.scopes.to_string(),
@@ -228,8 +250,15 @@ async fn introspect(edge: &Edge, server: &Arc<AuthorizationServer>, form: &Form)
     Ok(answer(&json.to_string()))
 }
 
-/// The form of a request, whose parameters stand in its body and nowhere else.
-async fn form<B>(edge: &Edge, head: &Parts, sent: B) -> Result<(Form, Place), OAuthError>
+/// The body of a form that has come whole, its place and its turn. A peer has no more of them than places.
+struct Came {
+    body: Bytes,
+    place: Place,
+    turn: OwnedSemaphorePermit,
+}
+
+/// The body of a request whose parameters stand there and nowhere else, and its turn: nobody who is silent takes one (SEC-06).
+async fn came<B>(edge: &Edge, head: &Parts, sent: B) -> Result<Came, OAuthError>
 where
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,
@@ -261,36 +290,23 @@ where
         let place = edge.coming.take(peer).await.map_err(|_| OAuthError::Unavailable)?;
         let read = Limited::new(sent, MOST_BODY_BYTES).collect().await;
         let body = read.map_err(|_| invalid("the body is larger than 64 KiB, or was cut short"))?.to_bytes();
-        Ok((Form::parse(&body).map_err(|error| invalid(&error.to_string()))?, place))
+        Ok((body, place))
     };
-    tokio::select! {
-        form = read => form,
-        () = edge.clock.sleep(BODY_PATIENCE) => Err(OAuthError::Unavailable),
-    }
-}
-
-/// A form that has come whole, and its turn: nobody who is silent takes one (SEC-06).
-async fn asked<'a, B>(edge: &'a Edge, head: &Parts, sent: B) -> Result<Asked<'a>, OAuthError>
-where
-    B: http_body::Body<Data = Bytes> + Send,
-    B::Error: Into<BoxError>,
-{
-    let (form, place) = form(edge, head, sent).await?;
-    let turn = tokio::select! {
-        turn = edge.forms.acquire() => turn.map_err(|_| OAuthError::Unavailable)?,
+    let (body, place) = tokio::select! {
+        read = read => read?,
         () = edge.clock.sleep(BODY_PATIENCE) => return Err(OAuthError::Unavailable),
     };
-    Ok(Asked { form, _place: place, _turn: turn })
+    let turn = tokio::select! {
+        turn = Arc::clone(&edge.forms).acquire_owned() => turn.map_err(|_| OAuthError::Unavailable)?,
+        () = edge.clock.sleep(BODY_PATIENCE) => return Err(OAuthError::Unavailable),
+    };
+    Ok(Came { body, place, turn })
 }
 
 /// The client that a form proves to come from. Whatever is wrong, the answer is the same, and so is the work: one
 /// signature and one look into the store (SEC-12). Only who shows what the client has signed learns that nobody knows yet whether
 /// it was used before.
-async fn authenticate(
-    edge: &Edge,
-    server: &Arc<AuthorizationServer>,
-    form: &Form,
-) -> Result<Authenticated, OAuthError> {
+async fn authenticate(edge: &Edge, server: &AuthorizationServer, form: &Form) -> Result<Authenticated, OAuthError> {
     let missing = |name: &str| OAuthError::InvalidRequest(format!("{name} is missing"));
     let kind = form.get("client_assertion_type").ok_or_else(|| missing("client_assertion_type"))?;
     let assertion = form.get("client_assertion").ok_or_else(|| missing("client_assertion"))?;
@@ -304,11 +320,7 @@ async fn authenticate(
     if kind != JWT_BEARER {
         return Err(OAuthError::InvalidClient);
     }
-    let (verifier, assertion) = (Arc::clone(server), assertion.to_owned());
-    let named = form.get("client_id").map(str::to_owned);
-    // Signatures are verified where exports work: ordinary requests do not wait for it.
-    let checked = edge.runtime.spawn(async move { verifier.check(&assertion, named.as_deref(), since).await });
-    let Checked { hash, result } = checked.await.map_err(|_| OAuthError::Unavailable)?;
+    let Checked { hash, result } = server.check(assertion, form.get("client_id"), since).await;
     let was_used = engine.was_used(hash).await.map_err(unavailable)?;
     let authenticated = match result {
         Ok(_) if was_used => Err(AssertionError::Replayed),
