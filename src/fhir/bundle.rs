@@ -6,6 +6,7 @@
 
 mod found;
 mod json;
+mod squeeze;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,10 +17,11 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::datatypes::{Id, Instant};
-use super::outcome::{ForeignOutcome, Issue, IssueSeverity};
+use super::outcome::{Issue, IssueSeverity};
 use super::resource_type::ResourceType;
 use found::{Found, Hearing};
-use json::{Cursor, Fault, squeeze};
+use json::{Cursor, Fault};
+use squeeze::squeeze;
 
 /// What is asked of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,14 +170,14 @@ impl Page {
                 continue;
             }
             if mode == Mode::Outcome {
-                outcomes.extend(read_outcome(&bytes[range]));
+                outcomes.extend(Issue::all_of(&bytes[range]));
                 continue;
             }
             let resource_type = resource.resource_type().filter(|_| !resource.is_strange);
             let resource_type = resource_type.ok_or(PageError::Entry { index })?;
             if resource_type != scope.resource_type {
                 if resource_type == ResourceType::OPERATION_OUTCOME {
-                    outcomes.extend(read_outcome(&bytes[range]));
+                    outcomes.extend(Issue::all_of(&bytes[range]));
                     continue;
                 }
                 if scope.others == Others::PassedOver {
@@ -269,7 +271,7 @@ fn read_bundle(json: &[u8], scope: Scope) -> Result<Parts, PageError> {
     let links: Vec<Link<'_>> = link.map_or(Ok(Vec::new()), |range| value(json, range))?;
     let is_said = issue.is_some_and(|range| json.get(range) != Some(b"null"));
     if resource_type.as_deref() == Some("OperationOutcome") && is_said {
-        return Err(PageError::Outcome(read_outcome(json)));
+        return Err(PageError::Outcome(Issue::all_of(json)));
     }
     if resource_type.as_deref() != Some("Bundle") || kind.is_some_and(|kind| kind != "searchset") {
         return Err(PageError::NotASearchset);
@@ -365,10 +367,6 @@ fn read_mode(cursor: &mut Cursor<'_>) -> Result<Mode, Stop> {
 pub(super) fn link_of(links: &[Link<'_>], relation: &str) -> Option<String> {
     let link = links.iter().find(|link| link.relation.as_deref() == Some(relation));
     link.and_then(|link| link.url.as_deref()).map(str::to_owned)
-}
-
-fn read_outcome(json: &[u8]) -> Vec<Issue> {
-    serde_json::from_slice::<ForeignOutcome>(json).map(ForeignOutcome::into_issues).unwrap_or_default()
 }
 
 fn position(buffer: &[u8], at: usize) -> PageError {

@@ -14,7 +14,7 @@ use super::resource_type::ResourceType;
 pub(crate) struct HistoryPage {
     /// Resources of the type asked for that have a deletion among their versions.
     pub(crate) deleted: Vec<Id>,
-    /// The first version on this page that is no deletion, as it came.
+    /// The first version on this page that is no deletion, as it came; `None` if a later one on it is newer.
     pub(crate) living: Option<Vec<u8>>,
     pub(crate) next: Option<String>,
 }
@@ -141,10 +141,14 @@ impl HistoryPage {
     pub(crate) fn parse(json: &[u8], resource_type: ResourceType) -> Result<Self, NotAHistory> {
         let bundle = Bundle::parse(json)?;
         let mut page = Self::default();
+        let (mut living, mut is_newest_first): (Option<&RawValue>, bool) = (None, true);
         for entry in &bundle.entry {
             if !entry.is_deletion() {
-                let living = entry.resource.map(|resource| resource.get().as_bytes().to_vec());
-                page.living = page.living.or(living);
+                match (living, entry.resource) {
+                    (None, first) => living = first,
+                    (Some(first), Some(other)) => is_newest_first &= stamp(first) >= stamp(other),
+                    (Some(_), None) => {}
+                }
                 continue;
             }
             let request = entry.request.as_ref();
@@ -153,9 +157,27 @@ impl HistoryPage {
             let full_url = || entry.full_url.as_deref().and_then(|url| self::named(url, resource_type));
             page.deleted.extend(named.or_else(full_url));
         }
+        page.living = living.filter(|_| is_newest_first).map(|resource| resource.get().as_bytes().to_vec());
         page.next = link_of(&bundle.link, "next");
         Ok(page)
     }
+}
+
+/// When a version was made, as far as it says so.
+fn stamp(resource: &RawValue) -> Option<Instant> {
+    #[derive(Deserialize)]
+    struct Stamped<'a> {
+        #[serde(borrow)]
+        meta: Option<Meta<'a>>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Meta<'a> {
+        #[serde(borrow)]
+        last_updated: Option<Cow<'a, str>>,
+    }
+    let stamped: Stamped<'_> = serde_json::from_str(resource.get()).ok()?;
+    Instant::parse(&stamped.meta?.last_updated?).ok()
 }
 
 /// The id in `…/Type/id` or `…/Type/id/_history/n`.
@@ -172,6 +194,31 @@ fn named(url: &str, resource_type: ResourceType) -> Option<Id> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who was allowed to see an older version need not be allowed to see the last one.
+    #[test]
+    fn a_history_that_begins_with_the_oldest_version_does_not_tell_the_last_one() {
+        let version = |number: u32| {
+            format!(
+                r#"{{"resource":{{"resourceType":"Patient","id":"o","meta":{{"lastUpdated":"2026-01-0{number}T00:00:00Z"}}}}}}"#
+            )
+        };
+        let unstamped = r#"{"resource":{"resourceType":"Patient","id":"o"}}"#.to_owned();
+        let deletion = r#"{"request":{"method":"DELETE","url":"Patient/o"}}"#.to_owned();
+        let [old, new] = [version(1), version(2)];
+        for (entries, is_told) in [
+            (vec![&deletion, &new, &old], true),
+            (vec![&deletion, &new, &unstamped], true),
+            (vec![&deletion, &new, &new], true),
+            (vec![&old, &new, &deletion], false),
+            (vec![&deletion, &unstamped, &new], false),
+        ] {
+            let entries = entries.into_iter().map(String::as_str).collect::<Vec<_>>().join(",");
+            let history = format!(r#"{{"resourceType":"Bundle","type":"history","entry":[{entries}]}}"#);
+            let page = HistoryPage::parse(history.as_bytes(), ResourceType::PATIENT).expect("a history");
+            assert_eq!(page.living.is_some(), is_told, "{entries}");
+        }
+    }
 
     #[test]
     fn deletions_are_found_however_their_server_writes_them() {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// How bad an issue is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,22 +62,23 @@ impl fmt::Debug for Issue {
 
 /// An `OperationOutcome` as others send it: whatever of it we do not know is passed over.
 #[derive(Deserialize)]
-pub(crate) struct ForeignOutcome {
-    #[serde(default)]
-    issue: Vec<ForeignIssue>,
+struct ForeignOutcome<'a> {
+    #[serde(borrow, default)]
+    issue: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct ForeignIssue {
+struct ForeignIssue<'a> {
     severity: Option<String>,
     code: Option<String>,
-    details: Option<ForeignDetails>,
+    #[serde(borrow)]
+    details: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct ForeignDetails {
     #[serde(default)]
-    coding: Vec<ForeignCoding>,
+    coding: Option<Vec<ForeignCoding>>,
 }
 
 #[derive(Deserialize)]
@@ -89,24 +91,82 @@ struct ForeignCoding {
 const LONGEST_CODE: usize = 200;
 const MOST_ISSUES: usize = 20;
 
-impl ForeignOutcome {
-    pub(crate) fn into_issues(self) -> Vec<Issue> {
-        self.issue.into_iter().take(MOST_ISSUES).map(ForeignIssue::known).collect()
+impl Issue {
+    /// Something went wrong, and it is not understood what.
+    const UNKNOWN: Self = Self { severity: IssueSeverity::Error, code: IssueType::Processing, coding: None };
+
+    /// What an `OperationOutcome` says, the gravest of it where it says much. What cannot be read is bad news.
+    pub(crate) fn all_of(outcome: &[u8]) -> Vec<Self> {
+        let Ok(ForeignOutcome { issue }) = serde_json::from_slice(outcome) else { return vec![Self::UNKNOWN] };
+        let mut issues = Vec::new();
+        for raw in issue {
+            issues.push(serde_json::from_str(raw.get()).map_or(Self::UNKNOWN, ForeignIssue::known));
+            if issues.len() == 2 * MOST_ISSUES {
+                keep_the_gravest(&mut issues);
+            }
+        }
+        keep_the_gravest(&mut issues);
+        issues
     }
 }
 
-impl ForeignIssue {
+fn keep_the_gravest(issues: &mut Vec<Issue>) {
+    if issues.len() > MOST_ISSUES {
+        issues.sort_by_key(|issue| issue.severity);
+        issues.truncate(MOST_ISSUES);
+    }
+}
+
+impl ForeignIssue<'_> {
     fn known(self) -> Issue {
         fn read<T: serde::de::DeserializeOwned>(text: Option<String>) -> Option<T> {
             serde_json::from_value(serde_json::Value::String(text?)).ok()
         }
         let is_code = |text: &String| text.len() <= LONGEST_CODE && text.bytes().all(|byte| byte.is_ascii_graphic());
-        let coding = self.details.and_then(|details| details.coding.into_iter().next());
+        let details = self.details.and_then(|raw| serde_json::from_str::<ForeignDetails>(raw.get()).ok());
+        let coding = details.and_then(|details| details.coding?.into_iter().next());
         let coding = coding.and_then(|coding| Some((coding.system.unwrap_or_default(), coding.code?)));
         Issue {
             severity: read(self.severity).unwrap_or(IssueSeverity::Error),
             code: read(self.code).unwrap_or(IssueType::Processing),
             coding: coding.filter(|(system, code)| is_code(system) && is_code(code)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn severities(outcome: &str) -> Vec<IssueSeverity> {
+        Issue::all_of(outcome.as_bytes()).into_iter().map(|issue| issue.severity).collect()
+    }
+
+    #[test]
+    fn what_is_not_understood_is_bad_news() {
+        use IssueSeverity::{Error, Warning};
+        for (outcome, expected) in [
+            (r#"{"issue":[]}"#, vec![]),
+            ("{}", vec![]),
+            (r#"{"issue":[{"severity":"warning","code":"incomplete","details":"text"}]}"#, vec![Warning]),
+            (r#"{"issue":[{"severity":"warning","details":{"coding":null}}]}"#, vec![Warning]),
+            (r#"{"issue":[{"severity":"warning","code":7}]}"#, vec![Error]),
+            (r#"{"issue":[{"severity":"warning"},7]}"#, vec![Warning, Error]),
+            (r#"{"issue":[{"severity":"grave"}]}"#, vec![Error]),
+            (r#"{"issue":{"severity":"warning"}}"#, vec![Error]),
+            (r#"{"issue":null}"#, vec![Error]),
+            ("[", vec![Error]),
+        ] {
+            assert_eq!(severities(outcome), expected, "{outcome}");
+        }
+    }
+
+    #[test]
+    fn the_gravest_of_many_issues_are_kept() {
+        let warnings = r#"{"severity":"warning"},"#.repeat(5 * MOST_ISSUES);
+        let kept =
+            severities(&format!(r#"{{"issue":[{warnings}{{"severity":"fatal"}},{warnings}{{"severity":"error"}}]}}"#));
+        assert_eq!(kept[..3], [IssueSeverity::Fatal, IssueSeverity::Error, IssueSeverity::Warning]);
+        assert_eq!(kept.len(), MOST_ISSUES);
     }
 }

@@ -182,14 +182,14 @@ impl Listener for Hearing {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn name(&mut self, json: &[u8], text: Text) {
         if !self.is_deaf() {
             self.hear_name(json, text);
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn string(&mut self, json: &[u8], text: &Text) {
         if !self.is_deaf() {
             self.hear_string(json, text);
