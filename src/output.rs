@@ -6,24 +6,22 @@ pub(crate) mod examine;
 pub(crate) mod exposure;
 mod fault;
 pub(crate) mod layout;
+mod reading;
 pub(crate) mod signing;
 pub(crate) mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 use http::Method;
 use object_store::local::LocalFileSystem;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::sync::RwLock;
 use url::Url;
 
@@ -407,26 +405,6 @@ impl Output {
     /// Makes the output `owner`'s, whosesoever it was: as an operator has asked.
     pub(crate) async fn take_over(&self, owner: &str) -> Result<(), OutputError> {
         self.put_again(layout::MARKER, owner.to_owned().into_bytes()).await
-    }
-
-    /// Reads a small object in one go.
-    pub(crate) async fn get(&self, key: &str) -> Result<Bytes, OutputError> {
-        let failed = failed("read an object");
-        self.store.get(&self.path(key)).await.map_err(&failed)?.bytes().await.map_err(failed)
-    }
-
-    /// Streams a part of an object.
-    pub(crate) async fn stream(
-        &self,
-        key: &str,
-        range: Range<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes, object_store::Error>>, OutputError> {
-        if range.is_empty() {
-            return Ok(futures_util::stream::empty().boxed());
-        }
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let got = self.store.get_opts(&self.path(key), options).await;
-        Ok(got.map_err(failed("read an object"))?.into_stream())
     }
 
     /// Removes an object and what an unfinished upload may have left of it. Removing what is not there is done.

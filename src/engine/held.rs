@@ -294,7 +294,7 @@ impl Files {
 
 /// The lines of an object, one after another.
 pub(super) struct Lines {
-    stream: BoxStream<'static, Result<Bytes, object_store::Error>>,
+    stream: BoxStream<'static, Result<Bytes, OutputError>>,
     /// What unpacks an object that is stored as gzip.
     gzip: Option<MultiGzDecoder<Vec<u8>>>,
     digest: Context,
@@ -322,8 +322,7 @@ impl Lines {
                 // Every line of ours has an end.
                 return if self.rest.is_empty() { Ok(None) } else { Err(OutputError::Damaged) };
             };
-            let chunk =
-                chunk.map_err(|source| OutputError::Store { doing: "read an object", source: source.into() })?;
+            let chunk = chunk?;
             self.digest.update(&chunk);
             match &mut self.gzip {
                 None => self.rest.extend_from_slice(&chunk),

@@ -22,6 +22,8 @@ use super::body::{self, Body, BoxError};
 use crate::engine::Download;
 use crate::ledger::Ledger;
 use crate::ledger::record::{Event, FileEnded};
+use crate::output::OutputError;
+use crate::telemetry::error_chain;
 
 /// Bytes that are handed on together.
 const PIECE: usize = 64 * 1024;
@@ -118,7 +120,7 @@ pub(super) struct Receipt {
 /// takes a part for the whole.
 pub(super) fn pump(
     (tasks, runtime): (&TaskTracker, &Handle),
-    source: BoxStream<'static, Result<Bytes, object_store::Error>>,
+    source: BoxStream<'static, Result<Bytes, OutputError>>,
     coder: Coder,
     held: Held,
     receipt: Receipt,
@@ -159,7 +161,7 @@ struct Taken {
 
 /// Sends a file, and ends when its body does: whether all of it was handed on; `None` if it was cut.
 async fn send(
-    source: BoxStream<'static, Result<Bytes, object_store::Error>>,
+    source: BoxStream<'static, Result<Bytes, OutputError>>,
     coder: Coder,
     Held { download, permit }: Held,
     sender: mpsc::Sender<Option<Bytes>>,
@@ -181,14 +183,14 @@ async fn send(
             Some(true)
         }
         Err(error) => {
-            tracing::warn!(error = &*error, "a download broke off");
+            tracing::warn!(error = error_chain(&*error), "a download broke off");
             None
         }
     }
 }
 
 async fn carry(
-    mut source: BoxStream<'static, Result<Bytes, object_store::Error>>,
+    mut source: BoxStream<'static, Result<Bytes, OutputError>>,
     mut coder: Coder,
     sender: &mpsc::Sender<Option<Bytes>>,
     handed: &AtomicU64,

@@ -239,12 +239,7 @@ impl<'a> Probe<'a> {
             self.has_blocks = false;
         }
         let end = PART as u64;
-        let read: Vec<Bytes> = output
-            .stream(&self.large, end - 2..end + 2)
-            .await?
-            .try_collect()
-            .await
-            .map_err(failed("read an object"))?;
+        let read: Vec<Bytes> = output.stream(&self.large, end - 2..end + 2).await?.try_collect().await?;
         if read.concat() == b"1122" { Ok(()) } else { Err(OutputError::Unfit("puts parts together in another way")) }
     }
 

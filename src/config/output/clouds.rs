@@ -13,7 +13,8 @@ use super::super::{Problems, Secret, seconds};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageHttpConfig {
-    /// A request to the storage, with its body, is given up after so long and sent again.
+    /// A request to the storage, with its body, is given up after so long and sent again. A client that is handed a file by Offtake
+    /// itself takes 4 MiB of it within that time.
     #[serde(rename = "request_timeout_seconds", with = "seconds")]
     pub request_timeout: Duration,
     /// Errors of the storage are tried away for so long before what was being written is given back and read anew.

@@ -13,6 +13,7 @@ use crate::fhir::resource_type::ResourceType;
 use crate::job::checkpoint::{FileContent, FileNo, FileRecord, StoredObject};
 use crate::job::index::IdHash;
 use crate::job::{Job, JobId};
+use crate::output::OutputError;
 
 impl Files {
     /// Every job that the store knows, without the patients that kick-offs name.
@@ -40,7 +41,7 @@ impl Files {
     pub(in crate::engine) async fn read(
         &self,
         object: &StoredObject,
-    ) -> Result<BoxStream<'static, Result<Bytes, object_store::Error>>, FilesError> {
+    ) -> Result<BoxStream<'static, Result<Bytes, OutputError>>, FilesError> {
         Ok(self.services.output.stream(&object.key, 0..object.bytes).await?)
     }
 
