@@ -1,6 +1,7 @@
 //! What counting shows beyond the pages: what windows cannot see of a type, and whether anything has changed since kick-off.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::read::{ReadError, Reader};
 use super::worker::{Worker, WorkerError};
@@ -21,10 +22,12 @@ impl Worker {
         let until = self.plan.horizon.windows_until;
         let steps = types.iter().flat_map(|name| self.plan.steps(*name).into_iter().map(|filter| (*name, filter)));
         let steps: Vec<_> = steps.collect();
+        let plan = Arc::clone(&self.plan);
         let found = self
             .each(&steps, move |(resource_type, filter)| {
-                let reader = reader.clone();
-                async move { hidden(&reader, &Scopes::new(resource_type, filter, until)).await }
+                let (reader, scopes) = (reader.clone(), Scopes::new(resource_type, filter, until));
+                let was_empty = plan.types.get(&resource_type).is_some_and(TypePlan::is_empty);
+                async move { if was_empty { late(&reader, &scopes).await } else { hidden(&reader, &scopes).await } }
             })
             .await?;
         let mut still: BTreeSet<_> = types.iter().copied().collect();
@@ -149,6 +152,20 @@ impl Scopes {
             before: slice(Window { from: None, until: Some(until) }),
             all: slice(Window::ALL),
         }
+    }
+}
+
+/// Of a type that was planned as an empty one and so has been read by no window: what lies before W is hidden. A server that
+/// had not seen it yet, or one of two that had not, counted none.
+async fn late(reader: &Reader, scopes: &Scopes) -> Result<Hidden, ReadError> {
+    let nothing = |is_still| Ok(Hidden { resources: 0, is_still });
+    let Some(all) = reader.count(&scopes.all).await? else { return nothing(false) };
+    if all == 0 {
+        return nothing(true);
+    }
+    match reader.count(&scopes.before).await? {
+        Some(before) => Ok(Hidden { resources: before, is_still: before == all }),
+        None => nothing(false),
     }
 }
 

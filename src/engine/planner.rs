@@ -247,6 +247,7 @@ impl Planner {
             inlines: self.inlines,
             bases,
         };
+        self.doubt_zeros(&mut plan).await?;
         self.prove_filters(&mut plan).await?;
         let refused = survey.refused.into_iter().filter(|(name, _)| job.types.contains(name)).collect();
         Ok(Planned { plan, refused, members_left_out, patients_left_out })

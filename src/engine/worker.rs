@@ -100,25 +100,21 @@ impl Worker {
         let mut windows = self.types_by(|strategy| matches!(strategy, Strategy::Windows));
         windows.retain(|name| types.contains(name));
         let covers = self.plan.horizon.covers_all() && self.plan.profile.counts.is_some();
-        let empty = |name: &ResourceType| self.plan.types.get(name).is_some_and(TypePlan::is_empty);
+        // What was empty at kick-off is looked at once more at the end.
+        let is_empty = |name: &ResourceType| self.plan.types.get(name).is_some_and(TypePlan::is_empty);
+        let (empty, occupied): (Vec<_>, Vec<_>) = windows.into_iter().partition(is_empty);
         if covers {
-            // What was empty at kick-off is looked at once more at the end.
-            let occupied: Vec<_> = windows.iter().copied().filter(|name| !empty(name)).collect();
             self.find_gaps(&occupied).await?;
         }
         self.read_phase(Phase::Old, types).await?;
         self.read_phase(Phase::Young, types).await?;
         // What is compared with files from here on must not fall with a crash.
         self.files.flush().await?;
-        let mut still = if covers {
-            let still = self.find_gaps(&windows).await?;
-            let gaps: Vec<_> = self.running.gaps.keys().copied().filter(|name| types.contains(name)).collect();
-            let slices = gaps.iter().flat_map(|name| self.remaining(Phase::Gap, *name)).collect();
-            self.drain(slices, Order::Any).await?;
-            still
-        } else {
-            self.still(&windows).await?
-        };
+        let mut still = if covers { self.find_gaps(&occupied).await? } else { self.still(&occupied).await? };
+        still.extend(self.find_gaps(&empty).await?);
+        let gaps: Vec<_> = self.running.gaps.keys().copied().filter(|name| types.contains(name)).collect();
+        let slices = gaps.iter().flat_map(|name| self.remaining(Phase::Gap, *name)).collect();
+        self.drain(slices, Order::Any).await?;
         for changed in self.recount(types).await? {
             still.remove(&changed);
         }

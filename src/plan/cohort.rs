@@ -55,6 +55,18 @@ impl ExportPlan {
         runs.collect()
     }
 
+    /// The first and the last of those whom searches of a type by `link` ask for, so many as a URL may name.
+    pub(crate) fn some_asked_by(&self, link: &str, resource_type: ResourceType) -> Vec<&[Id]> {
+        let in_a_url = self.lists_in_a_url(resource_type);
+        let lists = self.lists(link, resource_type);
+        let lists = Lists { patients: lists.patients.min(in_a_url.patients), ..lists.within(in_a_url.bytes) };
+        let asked = self.asked_of(resource_type);
+        let batches = batches(asked, lists);
+        let last = batches.last().filter(|_| batches.len() > 1);
+        let ends = batches.first().into_iter().chain(last);
+        ends.filter_map(|batch| asked.get(batch.start as usize..batch.end as usize)).collect()
+    }
+
     /// How many patients one search of a type by `link` may ask for.
     pub(super) fn lists(&self, link: &str, resource_type: ResourceType) -> Lists {
         let Profile { id_lists, or_lists, post, .. } = self.profile;

@@ -10,9 +10,11 @@ use crate::fhir::datatypes::{Id, Millis};
 use crate::fhir::filter::Filter;
 use crate::fhir::outcome::Issue;
 use crate::fhir::resource_type::ResourceType;
+use crate::fhir::search::SearchQuery;
 use crate::job::Job;
-use crate::plan::Cohort;
-use crate::profile::{CountMethod, Profile, Searches};
+use crate::plan::{Cohort, ExportPlan, Strategy, TypePlan};
+use crate::profile::{CountMethod, PatientForm, Profile, Searches};
+use crate::upstream::client::SearchError;
 use crate::upstream::probe::{self, Reached, Way};
 
 /// What came of asking for each type of a job.
@@ -40,6 +42,21 @@ impl Survey {
         }
     }
 }
+/// Searches of a type by the first and by the last of those whom it will be read by, for each way in which it names them.
+fn by_some_patients(plan: &ExportPlan, resource_type: ResourceType) -> Vec<SearchQuery> {
+    let Some(Strategy::Patients { links, .. }) = plan.types.get(&resource_type).map(|plan| &plan.strategy) else {
+        return Vec::new();
+    };
+    let by = |link: &str, some: &[Id]| {
+        let form = if link == "_id" { PatientForm::Id } else { plan.profile.patients };
+        let some: Vec<_> = some.iter().collect();
+        SearchQuery::new(resource_type).param(link.to_owned(), probe::list(&some, form))
+    };
+    let queries =
+        links.iter().flat_map(|link| plan.some_asked_by(link, resource_type).into_iter().map(|some| by(link, some)));
+    queries.collect()
+}
+
 impl Planner {
     /// Asks for every type of a job without a patient, but for those of which it is known that this is of no use. Where
     /// nothing is answered, patients tell more of the server than nothing.
@@ -65,6 +82,42 @@ impl Planner {
         let mut alone: Vec<(ResourceType, Vec<Issue>)> = by_patient;
         alone.extend(required.into_iter().map(|name| (name, Vec::new())));
         Ok(Survey { types, held, date, refused, alone, unreached: Vec::new() })
+    }
+
+    /// A type that is read by patient is left out for being empty only if nothing is counted for those who name patients
+    /// either. Where anything is, no such count is believed: it was no more than how the server answers those who name nobody.
+    pub(super) async fn doubt_zeros(&self, plan: &mut ExportPlan) -> Result<(), PlanError> {
+        let Some(method) = plan.profile.counts else { return Ok(()) };
+        let is_by_patient = |plan: &TypePlan| matches!(plan.strategy, Strategy::Patients { .. });
+        let empty: Vec<_> = plan
+            .types
+            .iter()
+            .filter(|(_, plan)| plan.is_empty() && is_by_patient(plan))
+            .map(|(name, _)| *name)
+            .collect();
+        let queries: Vec<_> = empty.iter().flat_map(|name| by_some_patients(plan, *name)).collect();
+        let mut counts = futures_util::stream::iter(queries)
+            .map(|query| async move { (query.resource_type(), self.upstream.count(&query, method).await) })
+            .buffer_unordered(self.searches);
+        let mut are_believed = true;
+        while let Some((resource_type, counted)) = counts.next().await {
+            match counted {
+                Ok((count, _)) => are_believed &= count == Some(0),
+                Err(SearchError::Refused { .. } | SearchError::Failing { .. } | SearchError::TooLarge { .. }) => {
+                    are_believed = false;
+                }
+                Err(source) => return Err(PlanError::Search { resource_type, source }),
+            }
+        }
+        drop(counts);
+        if !are_believed {
+            for name in empty {
+                if let Some(plan) = plan.types.get_mut(&name) {
+                    plan.baseline = None;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Patients to try searches on: the members of a Group, or some of all.
