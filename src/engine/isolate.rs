@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::accept::{Judge, Reading, Verdict};
-use super::read::{Accepted, Chain, Read, ReadError, Reader, Received, Summary};
+use super::read::{Accepted, Chain, Read, ReadError, Reader, Received, Summary, range};
 use crate::fhir::bundle::{Page, Scope as PageScope};
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::outcome::Issue;
@@ -106,6 +106,12 @@ impl Reader {
             return Ok(OneByOne::Again);
         };
         let count = unreadable.len() as u64;
+        // Those of a reading that is thrown away are met again in the next.
+        let more = u32::try_from(count).unwrap_or(u32::MAX);
+        let before = self.unreadable.fetch_add(more, Ordering::Relaxed);
+        if more > 0 && before.saturating_add(more) > MOST_UNREADABLE {
+            return Ok(OneByOne::Impossible);
+        }
         let mut summary = Summary::accepted(&reading, expected + count, attempt, method);
         summary.unreadable = count;
         let resource_type = slice.resource_type;
@@ -164,11 +170,6 @@ impl Reader {
                 Others::NotNow => return Ok(Err(OneByOne::Again)),
             }
         }
-        let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
-        let before = self.unreadable.fetch_add(count, Ordering::Relaxed);
-        if count > 0 && before.saturating_add(count) > MOST_UNREADABLE {
-            return Ok(Err(OneByOne::Impossible));
-        }
         isolated.unreadable = left;
         // What the server counts is held against both together.
         isolated.reading.counted_before = counted.checked_sub(isolated.unreadable.len() as u64);
@@ -185,8 +186,8 @@ impl Reader {
     ) -> Result<Alone, ReadError> {
         let query = match &slice.scope {
             // A search by ids is by this id alone.
-            Scope::Ids { .. } => self.of_step(slice),
-            Scope::Patients { link, .. } if &**link == "_id" => self.of_step(slice),
+            Scope::Ids { .. } => self.by_ids(slice),
+            Scope::Patients { link, .. } if &**link == "_id" => self.by_ids(slice),
             Scope::Window(_) | Scope::Patients { .. } | Scope::Record { .. } | Scope::Targets { .. } => {
                 self.query(slice)
             }
@@ -246,9 +247,8 @@ impl Reader {
         match &slice.scope {
             Scope::Ids { list } => return Ok(Some((self.ids(slice.resource_type, list).iter().cloned().collect(), 1))),
             Scope::Patients { link, members, .. } if &**link == "_id" => {
-                let members =
-                    self.plan.patients().get(members.start as usize..members.end as usize).unwrap_or_default();
-                return Ok(Some((members.iter().cloned().collect(), 1)));
+                let asked = range(self.plan.asked_of(slice.resource_type), members);
+                return Ok(Some((asked.iter().cloned().collect(), 1)));
             }
             Scope::Record { .. } => return Ok(None),
             Scope::Window(_) | Scope::Patients { .. } | Scope::Targets { .. } => {}

@@ -540,6 +540,6 @@ impl Reader {
     }
 }
 
-fn range<'a>(ids: &'a [Id], range: &std::ops::Range<u32>) -> &'a [Id] {
+pub(super) fn range<'a>(ids: &'a [Id], range: &std::ops::Range<u32>) -> &'a [Id] {
     ids.get(range.start as usize..range.end as usize).unwrap_or_default()
 }

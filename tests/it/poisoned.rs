@@ -129,3 +129,34 @@ async fn a_server_that_fails_for_a_while_loses_no_record() {
     assert!(errors(&manifest).await.is_empty());
     app.stop().await;
 }
+
+/// Of members who are asked for by their ids, those who were not changed since are passed over, whatever they are.
+#[tokio::test]
+async fn a_member_that_the_server_fails_on_is_named_among_those_changed_since() {
+    for resource_type in ["Patient", "Practitioner"] {
+        let upstream = SampleUpstream::new(Settings::default());
+        let members = [("old-0", "2001"), ("old-1", "2002"), ("new-0", "2020"), ("new-1", "2021")];
+        for (id, year) in members {
+            let at = format!("{year}-01-01T00:00:00Z").parse().expect("an instant");
+            let text = format!(r#"{{"resourceType":"{resource_type}","id":"{id}"}}"#);
+            upstream.insert_raw_at(&text, at).expect("a member");
+        }
+        let listed = members.map(|(id, _)| format!(r#"{{"entity":{{"reference":"{resource_type}/{id}"}}}}"#));
+        let kind = if resource_type == "Patient" { "person" } else { "practitioner" };
+        let group = format!(
+            r#"{{"resourceType":"Group","id":"four","type":"{kind}","actual":true,"member":[{}]}}"#,
+            listed.join(",")
+        );
+        upstream.insert_raw_at(&group, "2003-01-01T00:00:00Z".parse().expect("an instant")).expect("a group");
+        let poisoned = format!("{resource_type}/new-0");
+        upstream.update_settings(|settings| settings.lies.poisoned = BTreeSet::from([poisoned.clone()]));
+        let app = App::before(upstream, |_| {}).await;
+        let level = format!("/Group/four/$export?_since=2010-01-01T00:00:00Z&_type={resource_type}");
+        let (manifest, received) = app.export(&level).await.unwrap_or_else(|error| panic!("{level}: {error:#}"));
+        let received = String::from_utf8_lossy(&received[resource_type]);
+        assert!(received.lines().count() == 1 && received.contains(r#""id":"new-1""#), "{received}");
+        let errors = errors(&manifest).await;
+        assert!(errors.len() == 1 && errors[0].contains(&format!("{poisoned}:")), "{errors:#?}");
+        app.stop().await;
+    }
+}

@@ -78,11 +78,7 @@ impl App {
     /// a level, also with a list of types after it: `?_type=Patient,Observation`.
     pub(crate) async fn export_exactly(&self, path: &str) -> anyhow::Result<Manifest> {
         let (manifest, received) = self.export(path).await?;
-        let (level, types) = path.split_once("?_type=").unwrap_or((path, ""));
-        let types: Vec<&str> = types.split(',').filter(|name| !name.is_empty()).collect();
-        let mut expected = expected::of(&self.upstream, level);
-        expected
-            .retain(|name, _| types.is_empty() || types.iter().any(|wanted| name.split('/').next() == Some(*wanted)));
+        let expected = expected::of(&self.upstream, path);
         let difference = expected::compare(&expected, &received)?;
         ensure!(difference.is_none(), "{path}:\n{difference}");
         Ok(manifest)

@@ -159,6 +159,19 @@ impl Reader {
         }
     }
 
+    /// What a search by other ids than those of a slice, which is one by ids, begins with: of patients it is for what is as new.
+    pub(in crate::engine) fn by_ids(&self, slice: &Slice) -> SearchQuery {
+        let query = self.of_step(slice);
+        match slice.scope {
+            Scope::Patients { from: Some(from), .. } => query.last_updated(Prefix::GreaterOrEqual, from),
+            Scope::Patients { from: None, .. }
+            | Scope::Window(_)
+            | Scope::Record { .. }
+            | Scope::Targets { .. }
+            | Scope::Ids { .. } => query,
+        }
+    }
+
     pub(in crate::engine) fn ids(&self, resource_type: ResourceType, list: &std::ops::Range<u32>) -> &[Id] {
         self.references.get(&resource_type).map_or(&[], |ids| range(ids, list))
     }

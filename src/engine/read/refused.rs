@@ -69,7 +69,7 @@ impl Reader {
     pub(super) async fn is_list_cut(&self, slice: &Slice, came: &[Received]) -> Result<bool, SearchError> {
         let asked = match &slice.scope {
             Scope::Ids { list } => self.ids(slice.resource_type, list),
-            Scope::Patients { link, members, from: None } if &**link == "_id" => {
+            Scope::Patients { link, members, .. } if &**link == "_id" => {
                 range(self.plan.asked_of(slice.resource_type), members)
             }
             // How long a list of targets may be was tried out beforehand.
@@ -83,7 +83,7 @@ impl Reader {
             return Ok(false);
         }
         let count = u32::try_from(missing.len()).unwrap_or(u32::MAX);
-        let query = self.of_step(slice).param("_id", list(&missing, PatientForm::Id));
+        let query = self.by_ids(slice).param("_id", list(&missing, PatientForm::Id));
         let query = query.count(count).ids_only();
         match self.upstream.page(&query, PageScope::of(slice.resource_type), Room::Free).await {
             Ok(answer) => Ok(answer.page.entries.iter().any(|entry| missing.contains(&&entry.id))),

@@ -274,6 +274,38 @@ fn filters() -> Vec<Row> {
                 Complete("counted"),
             )
         },
+        Row {
+            patients: 30,
+            ..row(
+                "lists of ids are read to the tenth, of those who are new as well",
+                lying(Lies { most_ids: Some(10), ..Lies::default() }),
+                "/Group/all/$export?_type=Patient,Condition&_since=2000-01-01T00:00:00Z",
+                Complete("counted"),
+            )
+        },
+        row(
+            "nothing of one type is found without a patient",
+            lying(Lies { shy: names(&["Observation"]), ..Lies::default() }),
+            GROUP,
+            Complete("counted"),
+        ),
+        row(
+            "no patient is found who is not named",
+            lying(Lies { shy: names(&["Patient"]), ..Lies::default() }),
+            GROUP,
+            Complete("counted"),
+        ),
+        Row {
+            prepare: |upstream| {
+                upstream.update_settings(|settings| settings.lies.shy = names(&["Observation"]));
+                let shown = upstream.clone();
+                upstream.first_when(
+                    |seen| seen.path.ends_with("/Condition") && seen.query.contains("_lastUpdated=lt"),
+                    move || shown.update_settings(|settings| settings.lies = Lies::default()),
+                );
+            },
+            ..row("a type is seen only after it was counted", Settings::default(), SYSTEM, Complete("counted"))
+        },
         row(
             "counts without a patient fail, and are 0",
             lying(Lies { count_errors: true, ..Lies::default() }),
