@@ -28,6 +28,14 @@ const MOST_BYTES: u64 = 16 * 1024 * 1024;
 /// What one write can leave behind: so much is cut off at most.
 pub(super) const MOST_AT_ONCE: usize = 1024 * 1024;
 
+/// What became of events.
+pub(super) struct Appended {
+    /// One for each: `None` if it is not durable.
+    pub(super) records: Vec<Option<Record>>,
+    /// Why the last of them could not be written. What is only too long is not among it.
+    pub(super) failed: Option<io::Error>,
+}
+
 /// Why the ledger cannot be gone on with.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
@@ -210,8 +218,26 @@ impl Files {
         })
     }
 
-    /// Makes events durable, all of them or none, and gives their records.
+    /// Makes events durable, and gives their records.
+    ///
+    /// # Errors
+    /// If not all of them are.
     pub(super) fn append(&mut self, now: Instant, events: Vec<Event>) -> io::Result<Vec<Record>> {
+        let Appended { records, failed } = self.append_each(now, events);
+        failed.map_or(Ok(()), Err)?;
+        records.into_iter().collect::<Option<_>>().ok_or_else(|| ErrorKind::InvalidInput.into())
+    }
+
+    /// Makes events durable in their order, as many as may be at once. What is too long for any write is left out.
+    pub(super) fn append_each(&mut self, now: Instant, events: Vec<Event>) -> Appended {
+        let mut records = Vec::with_capacity(events.len());
+        let count = events.len();
+        let failed = self.append_into(&mut records, now, events).err();
+        records.resize_with(count, || None);
+        Appended { records, failed }
+    }
+
+    fn append_into(&mut self, durable: &mut Vec<Option<Record>>, now: Instant, events: Vec<Event>) -> io::Result<()> {
         self.fault()?;
         self.repair()?;
         self.check_file()?;
@@ -222,16 +248,30 @@ impl Files {
         for mut event in events {
             event.hide(|clear| self.keys.hidden(clear));
             let (line, link, record) = last.add(&self.keys, now, event)?;
+            if line.len() > MOST_AT_ONCE {
+                records.push(None);
+                continue;
+            }
+            if text.len() + line.len() > MOST_AT_ONCE {
+                self.write(now, &std::mem::take(&mut text), last, &records)?;
+                durable.append(&mut records);
+            }
             text.extend_from_slice(&line);
             last = link;
-            records.push(record);
+            records.push(Some(record));
         }
-        if text.len() > MOST_AT_ONCE {
-            return Err(ErrorKind::InvalidInput.into());
+        self.write(now, &text, last, &records)?;
+        durable.append(&mut records);
+        Ok(())
+    }
+
+    /// Makes these records durable, all of them or none.
+    fn write(&mut self, now: Instant, text: &[u8], last: Link, records: &[Option<Record>]) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
         }
         self.is_torn = true;
-        if let Err(error) = self.file.write_all(&text).and_then(|()| self.fault()).and_then(|()| self.file.sync_data())
-        {
+        if let Err(error) = self.file.write_all(text).and_then(|()| self.fault()).and_then(|()| self.file.sync_data()) {
             // Nobody is to read what was never acknowledged. If it cannot go now, it goes before the next write.
             let _goes_later = self.repair();
             return Err(error);
@@ -241,9 +281,9 @@ impl Files {
         self.last = last;
         self.last_at = now;
         if self.settings.forward.is_some() {
-            self.recent.extend(records.iter().cloned());
+            self.recent.extend(records.iter().flatten().cloned());
         }
-        Ok(records)
+        Ok(())
     }
 
     /// Fails where a test wants it.

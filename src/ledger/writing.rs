@@ -12,8 +12,8 @@ use super::copies::Copies;
 use super::denials::Denials;
 use super::forward::Forward;
 use super::health::Health;
-use super::record::{Denied, Event, Record};
-use super::writer::{Files, OpenError};
+use super::record::{Denied, Event};
+use super::writer::{Appended, Files, OpenError};
 use super::{Command, LedgerError, Settings};
 use crate::clock::watch::ClockWatch;
 use crate::clock::{self, Clock};
@@ -174,10 +174,7 @@ impl Writing {
         }
         let written = self.write(events).await;
         for (number, waiting) in waiting.into_iter().enumerate() {
-            let seq = written
-                .as_ref()
-                .map_err(|error| *error)
-                .and_then(|records| records.get(number).map(|record| record.seq).ok_or(LedgerError::Unusable));
+            let seq = written.get(number).copied().unwrap_or(Err(LedgerError::Unusable));
             match waiting {
                 Waiting::Event(reply) => drop(reply.send(seq)),
                 Waiting::Noted(event, reply) => {
@@ -222,31 +219,39 @@ impl Writing {
         }
     }
 
-    /// Makes these durable, all of them or none; before them what is owed, if that can be.
-    async fn write(&mut self, events: Vec<Event>) -> Result<Vec<Record>, LedgerError> {
+    /// Makes these durable, and before them some of what is owed: gives their numbers.
+    async fn write(&mut self, events: Vec<Event>) -> Vec<Result<u64, LedgerError>> {
         let owed: Vec<_> = self.owed.iter().take(OWED_TOGETHER).cloned().collect();
-        let skipped = owed.len();
+        let (of_owed, count) = (owed.len(), events.len());
         let all: Vec<_> = owed.into_iter().chain(events).collect();
         if all.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let now = Instant::from(clock::now(&*self.clock));
-        let written = self.with_files(move |files| (files.append(now, all), files.head())).await;
-        let (written, head) = written.ok_or(LedgerError::Unusable)?;
-        match written {
-            Ok(mut records) => {
-                self.head = Some(head);
-                self.owed.drain(..skipped);
-                self.health.tell(false);
-                if std::mem::take(&mut self.is_failing) {
-                    tracing::info!("the ledger can be written again");
-                }
-                self.hand_on();
-                records.drain(..skipped);
-                Ok(records)
+        let written = self.with_files(move |files| (files.append_each(now, all), files.head())).await;
+        let Some((Appended { mut records, failed }, head)) = written else {
+            return vec![Err(LedgerError::Unusable); count];
+        };
+        self.head = Some(head);
+        self.hand_on();
+        let error = failed.as_ref().map_or(LedgerError::Unusable, |error| self.failed(error));
+        if failed.is_none() {
+            self.health.tell(false);
+            if std::mem::take(&mut self.is_failing) {
+                tracing::info!("the ledger can be written again");
             }
-            Err(error) => Err(self.failed(&error)),
+            if records.iter().any(Option::is_none) {
+                tracing::error!(
+                    "a record is too long for the ledger: what it was to tell of does not happen, or it is lost"
+                );
+            }
         }
+        // What is too long will be so the next time.
+        let made_up_for =
+            if failed.is_none() { of_owed } else { records.iter().take_while(|made| made.is_some()).count() };
+        self.owed.drain(..made_up_for.min(of_owed));
+        records.drain(..of_owed);
+        records.into_iter().map(|record| record.map(|record| record.seq).ok_or(error)).collect()
     }
 
     fn hand_on(&mut self) {
@@ -262,18 +267,13 @@ impl Writing {
             let error = error_chain(error);
             tracing::error!(error, "the ledger cannot be written: bulk requests are refused until it can");
         }
-        // What is too long says nothing of the files.
-        if error.kind() != io::ErrorKind::InvalidInput {
-            self.health.tell(true);
-        }
+        self.health.tell(true);
         if disk::is_full(error) {
             return LedgerError::Full;
         }
         // Else somebody has moved them away or changed them, or they are of a
         // mount that has gone: they are looked at anew, as a whole.
-        if error.kind() != io::ErrorKind::InvalidInput {
-            self.files = None;
-        }
+        self.files = None;
         LedgerError::Unusable
     }
 
@@ -376,7 +376,7 @@ impl Writing {
             self.denials.give_back(unplaced);
         }
         if let Some(more) = self.denials.take()
-            && self.write(vec![Event::DeniedMore(more.clone())]).await.is_err()
+            && self.write(vec![Event::DeniedMore(more.clone())]).await.iter().any(Result::is_err)
         {
             self.denials.give_back(more);
         }
@@ -384,7 +384,13 @@ impl Writing {
 
     async fn end(&mut self) {
         self.record_counted().await;
-        while !self.owed.is_empty() && self.write(Vec::new()).await.is_ok() {}
+        while !self.owed.is_empty() {
+            let before = self.owed.len();
+            let _none_of_them = self.write(Vec::new()).await;
+            if self.owed.len() == before {
+                break;
+            }
+        }
         let _closed = self.with_files(|files| files.copy_head().wait(LAST_PATIENCE)).await;
         self.files = None;
     }

@@ -81,6 +81,28 @@ async fn refusals_leave_places_to_others_and_no_note_is_lost_where_there_are_non
     assert_eq!((noted, refused), (NOTES, NOTES as u64));
 }
 
+/// However long they are together, and whatever one of them is: on this one thread nothing is written until all have asked.
+#[tokio::test]
+async fn what_is_long_leaves_room_to_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = start(settings(folder.path()));
+    let long = |bytes: usize| {
+        let version = "x".repeat(bytes).into();
+        Event::Opened { version, cut: 0, copies_missing: 0, copies_foreign: 0 }
+    };
+    let noted = futures_util::future::join_all((0..20).map(|_| ledger.note(long(70_000))));
+    let too_long = ledger.note(long(2 << 20));
+    let events = [long(400_000), long(400_000), long(400_000), long(2 << 20), purged(1)];
+    let appended = futures_util::future::join_all(events.map(|event| ledger.append(event)));
+    let (_, (), appended) = tokio::join!(noted, too_long, appended);
+    let is_there: Vec<_> = appended.iter().map(Result::is_ok).collect();
+    assert_eq!(is_there, [true, true, true, false, true], "{appended:?}");
+    ledger.append(purged(2)).await.expect("what is too long keeps nobody");
+    ledger.close().await;
+    let findings = verified(folder.path());
+    assert_eq!((findings.records, findings.problems.len()), (2 + 20 + 3 + 2, 0), "{findings:?}");
+}
+
 #[tokio::test]
 async fn a_second_process_waits_until_the_first_one_has_ended() {
     let folder = tempfile::tempdir().expect("a folder");
