@@ -20,6 +20,7 @@ mod pump;
 mod range;
 pub(crate) mod seats;
 pub(crate) mod stack;
+mod stalls;
 mod statement;
 mod status;
 mod token;
@@ -86,7 +87,7 @@ pub(crate) struct Edge {
     pub(crate) seats: Seats,
     /// Places for forms of token requests while they come.
     pub(crate) coming: Places,
-    /// Places for those whose tokens an issuer is asked about.
+    /// Places for those whose tokens are looked at, or whose issuer is asked about them.
     pub(crate) asking: Places,
     /// Places for such forms once they have come.
     pub(crate) forms: Arc<Semaphore>,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 
+use super::places::Place;
 use super::problem::Problem;
 use super::{Access, Edge, witness};
 use crate::fhir::resource_type::ResourceType;
@@ -46,7 +47,7 @@ pub(super) async fn caller_for(edge: &Edge, head: &Parts, purpose: Purpose) -> R
     };
     let caller = match &edge.access {
         Access::Open { .. } => Caller::Anybody,
-        Access::Server(server) => by_our_token(edge, server, token()?.to_owned()).await?,
+        Access::Server(server) => by_our_token(edge, server, token()?.to_owned(), head).await?,
         Access::External(issuer) => by_their_token(edge, issuer, token()?.to_owned(), head, purpose).await?,
     };
     if let Caller::Client(authorization) = &caller {
@@ -55,11 +56,31 @@ pub(super) async fn caller_for(edge: &Edge, head: &Parts, purpose: Purpose) -> R
     Ok(caller)
 }
 
-async fn by_our_token(edge: &Edge, server: &Arc<AuthorizationServer>, token: String) -> Result<Caller, Problem> {
+/// A place for a token of this peer while it is looked at.
+async fn place(edge: &Edge, head: &Parts) -> Result<Place, Problem> {
+    let busy = || Problem::unavailable("too many of your access tokens are looked at");
+    let peer = head.extensions.get::<PeerAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+    tokio::select! {
+        place = edge.asking.take(peer) => place.map_err(|_| busy()),
+        () = edge.clock.sleep(ASKING_PATIENCE) => Err(busy()),
+    }
+}
+
+async fn by_our_token(
+    edge: &Edge,
+    server: &Arc<AuthorizationServer>,
+    token: String,
+    head: &Parts,
+) -> Result<Caller, Problem> {
+    let place = place(edge, head).await?;
     let verifier = Arc::clone(server);
-    // Signatures are verified where exports work: ordinary requests do not wait for it.
-    let verified = edge.runtime.spawn(async move { verifier.authorize(&token) }).await;
-    match verified {
+    // Signatures are verified where exports work: ordinary requests do not wait for it. Until then the place is taken: whoever
+    // breaks off has no more of them verified at once.
+    let verified = edge.runtime.spawn(async move {
+        let _place = place;
+        verifier.authorize(&token)
+    });
+    match verified.await {
         Ok(Ok(authorization)) => Ok(Caller::Client(authorization)),
         Ok(Err(error)) => {
             tracing::info!(reason = %error, "an access token was refused");
@@ -77,16 +98,7 @@ async fn by_their_token(
     purpose: Purpose,
 ) -> Result<Caller, Problem> {
     // Whoever sends token after token that the issuer has to be asked about takes nobody else's turn.
-    let peer = head.extensions.get::<PeerAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-    let busy = || Problem::unavailable("the issuer of access tokens is asked about too many of yours at once");
-    let place = if issuer.is_asked() {
-        tokio::select! {
-            place = edge.asking.take(peer) => Some(place.map_err(|_| busy())?),
-            () = edge.clock.sleep(ASKING_PATIENCE) => return Err(busy()),
-        }
-    } else {
-        None
-    };
+    let place = if issuer.is_asked() { Some(place(edge, head).await?) } else { None };
     let verifier = Arc::clone(issuer);
     // Where exports work, as above; and what was asked is learnt, whether anybody waits for it or not. Until then its place is
     // taken: whoever breaks off gains none.

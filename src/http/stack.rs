@@ -14,6 +14,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+#[cfg(target_os = "linux")]
+use rustix::net::sockopt;
 use tokio::net::TcpListener;
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -26,6 +28,7 @@ use super::door::Door;
 use super::guard;
 use super::heads::Heads;
 use super::problem::Problem;
+use super::stalls::{self, Watched};
 use super::statement;
 use super::token;
 use super::witness::{self, Witness};
@@ -42,6 +45,8 @@ use crate::smart::external::ExternalIssuer;
 const GRACE: Duration = Duration::from_secs(20);
 /// A client that has not sent its whole head by then is dropped.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may say nothing until its client is asked whether it is still there.
+const LOST_AFTER: Duration = Duration::from_mins(1);
 /// Pause after the listener could not accept: most often no file descriptor was free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -350,7 +355,13 @@ pub(crate) async fn serve(
 ) {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(128 * 1024);
-    server.http2().timer(TokioTimer::new()).max_concurrent_streams(100).max_header_list_size(64 * 1024);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(100)
+        .max_header_list_size(64 * 1024)
+        .keep_alive_interval(LOST_AFTER)
+        .keep_alive_timeout(HEAD_TIMEOUT);
     let graceful = GracefulShutdown::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -368,6 +379,12 @@ pub(crate) async fn serve(
         };
         // Small answers leave at once; a socket that is gone already tells so when it is read.
         let _best_effort = stream.set_nodelay(true);
+        // A client that is lost without a word is noticed as well.
+        #[cfg(target_os = "linux")]
+        let _best_effort =
+            sockopt::set_socket_keepalive(&stream, true).and_then(|()| sockopt::set_tcp_keepidle(&stream, LOST_AFTER));
+        let stream = Watched::new(stream);
+        let taking = stream.taking();
         // What two readers could read differently is spoilt before it is parsed.
         let stream = Heads::new(stream);
         let tunnel = stream.tunnel_switch();
@@ -406,6 +423,7 @@ pub(crate) async fn serve(
                     tracing::debug!(error = %error, "a connection ended early");
                 },
                 () = silent => tracing::debug!("a connection brought no request in time"),
+                () = taking.stalled(|| tokio::time::sleep(stalls::PATIENCE)) => tracing::debug!("a client took nothing any more of an answer"),
             }
         });
     }
