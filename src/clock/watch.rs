@@ -12,7 +12,7 @@ use super::Clock;
 use crate::fhir::datatypes::Millis;
 
 /// By how much it may be behind the latest time that was seen.
-const MOST_BEHIND_MILLIS: i64 = 60_000;
+pub(crate) const MOST_BEHIND: Duration = Duration::from_mins(1);
 /// By how much it may be set against the other one.
 const MOST_SET_MILLIS: i64 = 5 * 60_000;
 
@@ -88,7 +88,7 @@ impl ClockWatch {
             seen.mark = seen.mark.max(now);
         }
         let behind = seen.mark.0.saturating_sub(now.0);
-        if behind > MOST_BEHIND_MILLIS {
+        if seen.mark > now.saturating_add(MOST_BEHIND) {
             Standing::Behind { by: behind }
         } else if is_set {
             Standing::Set { by }

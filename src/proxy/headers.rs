@@ -32,8 +32,11 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, peer: Option<IpAddr>, bases: 
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
-    // No peer is trusted to say for whom it speaks.
-    remove_where(headers, |name| matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-"));
+    // No peer is trusted to say for whom it speaks, or that it asks for another path than it does.
+    remove_where(headers, |name| {
+        matches!(name, "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url")
+            || name.starts_with("x-forwarded-")
+    });
     if let Some(peer) = peer {
         let peer =
             HeaderValue::try_from(peer.to_canonical().to_string()).expect("an address is written in visible ASCII");
@@ -166,6 +169,8 @@ mod tests {
             ("x-forwarded-prefix", "/evil"),
             ("x-forwarded-user", "root"),
             ("x-real-ip", "10.0.0.1"),
+            ("x-original-url", "/fhir/$export"),
+            ("x-rewrite-url", "/fhir/$export"),
             ("host", "evil.example"),
         ]);
         let mut lines: Vec<(&str, &[u8])> =

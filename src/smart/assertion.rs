@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::client::ClientId;
 use super::jwk::{KeySet, NotFound};
 use super::jws::{Alg, Compact, Header, Malformed};
+use crate::clock::watch::MOST_BEHIND;
 use crate::fhir::datatypes::Millis;
 
 /// Longest assertion. Those of 4096 bits take a tenth of it.
@@ -206,7 +207,9 @@ impl<'a> Unverified<'a> {
         if seconds < forgotten_until && !is_later {
             return Err(AssertionError::Forgotten);
         }
-        Ok(Use { hash: self.hash(), until: Millis((exp + SKEW).saturating_mul(1000)) })
+        // A clock that went back by no more than is believed may find it good once more.
+        let until = Millis((exp + SKEW).saturating_mul(1000)).saturating_add(MOST_BEHIND);
+        Ok(Use { hash: self.hash(), until })
     }
 
     /// What it would be remembered by, verified or not.

@@ -58,18 +58,22 @@ fn without_authority(path: &str) -> &str {
     }
 }
 
-/// What a link points into, by the parameters that carry its place.
+/// What a link points into, by the parameters that carry its place. A small number of which nothing is known is taken for a place
+/// as well.
 pub(crate) fn kind(link: &str) -> NextLinks {
+    const NO_PLACES: [&str; 4] = ["_count", "_id", "patient", "subject"];
+    const LONGEST_PLACE: usize = 6;
     const OFFSETS: [&str; 9] =
         ["_offset", "_page", "_skip", "offset", "page", "skip", "startIndex", "_start", "_getpagesoffset"];
     let query = link.split_once('?').map_or("", |(_, query)| query);
-    let names = || query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+    let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let is_place = |(name, value): (&str, &str)| {
+        let is_small = (1..=LONGEST_PLACE).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_digit());
+        OFFSETS.contains(&name) || (is_small && !NO_PLACES.contains(&name))
+    };
     // HAPI's offset counts within a list that it keeps under an id; AWS's router calls one so that does not.
-    if !names().any(|name| name == "_getpages") && names().any(|name| OFFSETS.contains(&name)) {
-        NextLinks::Offsets
-    } else {
-        NextLinks::Stable
-    }
+    let is_in_a_list = pairs.clone().any(|(name, _)| name == "_getpages");
+    if !is_in_a_list && pairs.any(is_place) { NextLinks::Offsets } else { NextLinks::Stable }
 }
 
 #[cfg(test)]
@@ -110,6 +114,10 @@ mod tests {
             ("http://h/fhir?_getpages=u&_getpagesoffset=20&_offset=1", NextLinks::Stable),
             ("http://h/Patient?_count=20&_getpagesoffset=20", NextLinks::Offsets),
             ("http://h/fhir/Patient?_cursor=abc", NextLinks::Stable),
+            ("http://h/Patient?_count=20&pageNumber=2", NextLinks::Offsets),
+            ("http://h/Patient?from=40", NextLinks::Offsets),
+            ("http://h/Patient?_id=7&_count=1&_cursor=abc", NextLinks::Stable),
+            ("http://h/Patient?_count=20&after=1767225600000", NextLinks::Stable),
         ] {
             assert_eq!(kind(link), expected, "{link}");
         }
