@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --locked --bench export -- [--scenario NAME]… [--rounds N] [--searches N] [--mebibytes N] [--json FILE]
-//!                                        [--smart-fetch VENV] [--no-crawls]
+//!                                        [--table FILE]… [--smart-fetch VENV] [--no-crawls]
 //! tests/clouds/run short -- cargo bench --locked --bench export     # and to each cloud's stand-in
 //! ```
 //!
@@ -40,7 +40,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use crawl::Crawl;
 use drain::{Pages, disk_rate};
-use report::{Figure, gigabytes, holds, row};
+use report::{Exported, Figure, Told, gigabytes, holds, row};
 use sample_upstream::Settings;
 use scenario::{Limit, Scenario};
 use serde_json::{Value, json};
@@ -64,6 +64,9 @@ struct Arguments {
     /// Writes all figures there.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// A document whose table of figures is made anew; may be said several times.
+    #[arg(long)]
+    table: Vec<PathBuf>,
     /// The environment of Python that smart-fetch was installed in.
     #[arg(long)]
     smart_fetch: Option<PathBuf>,
@@ -90,15 +93,19 @@ async fn main() -> ExitCode {
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
     let is_wanted = |scenario: &&Scenario| arguments.scenarios.is_empty() || arguments.scenarios.contains(scenario);
-    let (mut held, mut figures) = (true, BTreeMap::new());
+    let (mut held, mut figures, mut told) = (true, BTreeMap::new(), Vec::new());
     for scenario in Scenario::value_variants().iter().filter(is_wanted) {
-        let (holds, of_scenario) = rounds_of(*scenario, arguments).await?;
+        let (holds, of_scenario, row) = rounds_of(*scenario, arguments).await?;
         held &= holds;
         figures.insert(scenario.name(), of_scenario);
+        told.push(row);
     }
     if let Some(file) = &arguments.json {
         let all = json!({ "machine": report::machine(), "commit": report::commit(), "scenarios": figures });
         std::fs::write(file, format!("{all:#}\n"))?;
+    }
+    for file in &arguments.table {
+        report::put_into(file, &report::table(&told, arguments.rounds))?;
     }
     Ok(held)
 }
@@ -113,7 +120,7 @@ struct Rounds {
 }
 
 #[expect(clippy::too_many_lines, reason = "the rows of one table, from top to bottom")]
-async fn rounds_of(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<(bool, Value)> {
+async fn rounds_of(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<(bool, Value, Told)> {
     let upstream = scenario.upstream(arguments.mebibytes << 20)?;
     let counts = upstream.counts();
     let types: Vec<_> = counts.iter().filter(|(_, count)| **count > 0).map(|(name, _)| name.clone()).collect();
@@ -215,10 +222,11 @@ async fn rounds_of(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<
         let cpu = Figure::of(cpu).median / gigabytes;
         row(&format!("Offtake to {}", target.name()), &Figure::of(took), gigabytes, Some((cpu, *peak)));
     }
-    let [(null_rounds, _), (disk_rounds, disk_cpu), ..] = rounds.exported.as_slice() else {
+    let [(null_rounds, null_cpu), (disk_rounds, disk_cpu), ..] = rounds.exported.as_slice() else {
         anyhow::bail!("two targets are always there")
     };
     let (disk_took, disk_cpu) = (Figure::of(disk_rounds), Figure::of(disk_cpu).median / gigabytes);
+    let null_cpu = Figure::of(null_cpu).median / gigabytes;
     for crawl in &crawls {
         let times = crawl.times.unwrap_or(crawl.seconds / disk_took.median);
         let whose = if crawl.is_ours { " (ours)" } else { "" };
@@ -227,18 +235,24 @@ async fn rounds_of(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<
     let of = |least: &[f64], took: &[f64]| {
         Figure::of(&least.iter().zip(took).map(|(least, took)| least / took).collect::<Vec<_>>()).median
     };
-    let mut all_hold = match scenario.limit() {
-        Limit::Ourselves => {
-            holds("part of a drain that is written to disk", of(&rounds.written, disk_rounds), 0.55, true)
-        }
-        Limit::Latency => holds("part of the raw drain", of(&rounds.drained, disk_rounds), 0.80, true),
+    let (against, part, asked) = match scenario.limit() {
+        Limit::Ourselves => ("a drain that is written to disk", of(&rounds.written, disk_rounds), 0.55),
+        Limit::Latency => ("the raw drain", of(&rounds.drained, disk_rounds), 0.80),
         #[expect(clippy::cast_precision_loss, reason = "some hundred millions")]
-        Limit::Line(rate) if disk >= 2.0 * rate as f64 => {
-            holds("part of the raw drain", of(&rounds.drained, disk_rounds), 0.97, true)
-        }
-        Limit::Line(_) => {
-            holds("part of the raw drain, to a store that forgets", of(&rounds.drained, null_rounds), 0.97, true)
-        }
+        Limit::Line(rate) if disk >= 2.0 * rate as f64 => ("the raw drain", of(&rounds.drained, disk_rounds), 0.97),
+        Limit::Line(_) => ("the raw drain, to a store that forgets", of(&rounds.drained, null_rounds), 0.97),
+    };
+    let mut all_hold = holds(&format!("part of {against}"), part, asked, true);
+    let quickest = crawls.iter().filter(|crawl| crawl.is_ours).map(|crawl| crawl.seconds).min_by(f64::total_cmp);
+    let told = Told {
+        what: scenario.what(),
+        megabytes: gigabytes * 1e3,
+        drained: drained.median,
+        written: written.as_ref().map(|written| written.median),
+        forgotten: Exported { seconds: Figure::of(null_rounds).median, cpu: null_cpu, peak: peaks[0] },
+        disk: Exported { seconds: disk_took.median, cpu: disk_cpu, peak: peaks[1] },
+        walk: quickest,
+        part: (against, part, asked),
     };
     if scenario.counts_cpu() {
         all_hold &= holds("CPU s for each GB, to disk", disk_cpu, MOST_CPU_PER_GB, false);
@@ -266,5 +280,5 @@ async fn rounds_of(scenario: Scenario, arguments: &Arguments) -> anyhow::Result<
             "times_as_long": crawl.times.unwrap_or(crawl.seconds / disk_took.median),
         })).collect::<Vec<_>>(),
     });
-    Ok((all_hold, all))
+    Ok((all_hold, all, told))
 }

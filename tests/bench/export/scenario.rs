@@ -84,6 +84,23 @@ impl Scenario {
         }
     }
 
+    /// What the server holds, and how it answers.
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Self::Many => "patients and all that is theirs, 510 bytes a resource",
+            Self::Pretty => "the same, indented",
+            Self::Zipped => "the same, compressed on the wire",
+            Self::One => "one type, 700 bytes a resource",
+            Self::Notes => "one type, 4 KiB a resource",
+            Self::Large => "documents of 64 KiB",
+            Self::ManySlow => "patients and all that is theirs, 50 ms an answer, 250 on a page",
+            Self::OneSlow => "one type, 50 ms an answer, 250 on a page",
+            Self::Held50 => "documents, by a line of 50 MB/s",
+            Self::Held100 => "documents, by a line of 100 MB/s",
+            Self::Held200 => "documents, by a line of 200 MB/s",
+        }
+    }
+
     /// Whether it holds many patients, and so something that can be crawled one by one.
     pub(crate) fn has_patients(self) -> bool {
         matches!(self, Self::Many | Self::Pretty | Self::Zipped | Self::ManySlow)
