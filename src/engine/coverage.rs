@@ -77,8 +77,9 @@ impl Worker {
         let mut windows = self.types_by(|strategy| matches!(strategy, Strategy::Windows));
         windows.retain(|name| types.contains(name) && still.contains(name) && !self.plan.is_filtered(*name));
         let is_empty = |name: &ResourceType| self.plan.types.get(name).is_some_and(TypePlan::is_empty);
-        // Where nothing is at all, nothing lies after W.
-        let (empty, windows): (Vec<_>, Vec<_>) = self.unchanged(windows).await?.into_iter().partition(is_empty);
+        // Where nothing was just now, nothing lies after W, and nothing has changed.
+        let (empty, windows): (Vec<_>, Vec<_>) = windows.into_iter().partition(is_empty);
+        let windows = self.unchanged(windows).await?;
         let until = self.plan.horizon.windows_until;
         let sweep_from = Millis(until.0.saturating_sub(self.plan.horizon.lag_millis));
         // Those that cannot be counted without a patient are swept.
@@ -164,7 +165,7 @@ async fn late(reader: &Reader, scopes: &Scopes) -> Result<Hidden, ReadError> {
         return nothing(true);
     }
     match reader.count(&scopes.before).await? {
-        Some(before) => Ok(Hidden { resources: before, is_still: before == all }),
+        Some(before) => Ok(Hidden { resources: before, is_still: false }),
         None => nothing(false),
     }
 }

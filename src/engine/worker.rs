@@ -111,15 +111,29 @@ impl Worker {
         // What is compared with files from here on must not fall with a crash.
         self.files.flush().await?;
         let mut still = if covers { self.find_gaps(&occupied).await? } else { self.still(&occupied).await? };
+        self.read_gaps(types).await?;
+        let mut changed = self.recount(types).await?;
+        // Last of all, so that one count of each is enough.
         still.extend(self.find_gaps(&empty).await?);
-        let gaps: Vec<_> = self.running.gaps.keys().copied().filter(|name| types.contains(name)).collect();
-        let slices = gaps.iter().flat_map(|name| self.remaining(Phase::Gap, *name)).collect();
-        self.drain(slices, Order::Any).await?;
-        for changed in self.recount(types).await? {
+        if self.read_gaps(types).await? {
+            changed.extend(self.recount(types).await?);
+        }
+        for changed in changed {
             still.remove(&changed);
         }
         self.files.flush().await?;
         self.sweep(types, &still).await
+    }
+
+    /// Reads what no window could see; `false` if there is none that has not been read yet.
+    async fn read_gaps(&mut self, types: &[ResourceType]) -> Result<bool, WorkerError> {
+        let gaps: Vec<_> = self.running.gaps.keys().copied().filter(|name| types.contains(name)).collect();
+        let slices: Vec<_> = gaps.iter().flat_map(|name| self.remaining(Phase::Gap, *name)).collect();
+        if slices.is_empty() {
+            return Ok(false);
+        }
+        self.drain(slices, Order::Any).await?;
+        Ok(true)
     }
 
     async fn read_phase(&mut self, phase: Phase, types: &[ResourceType]) -> Result<(), WorkerError> {
