@@ -1,9 +1,13 @@
 //! Which assertions were used: kept where the jobs are kept, so that all who share them know.
 
 use super::Engine;
+use crate::clock::watch;
 use crate::fhir::datatypes::Millis;
 use crate::job::store::StoreError;
-use crate::smart::assertion::Use;
+use crate::smart::assertion::{MOST_BEHIND, Use};
+
+// What was used is remembered until no clock that is believed finds it good again.
+const _: () = assert!(MOST_BEHIND as u64 == watch::MOST_BEHIND.as_secs());
 
 impl Engine {
     /// Since when it is remembered which assertions were used: since this process began, if none was by then; but not from

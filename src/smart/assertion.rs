@@ -9,7 +9,6 @@ use serde::Deserialize;
 use super::client::ClientId;
 use super::jwk::{KeySet, NotFound};
 use super::jws::{Alg, Compact, Header, Malformed};
-use crate::clock::watch::MOST_BEHIND;
 use crate::fhir::datatypes::Millis;
 
 /// Longest assertion. Those of 4096 bits take a tenth of it.
@@ -20,6 +19,8 @@ const LONGEST_JTI: usize = 512;
 pub(crate) const LIFETIME: i64 = 300;
 /// How far a client's clock may be ahead of ours, in seconds.
 pub(crate) const SKEW: i64 = 30;
+/// How far our own clock may go back and still be believed, in seconds.
+pub(crate) const MOST_BEHIND: u32 = 60;
 
 /// An assertion of which nothing is verified yet.
 pub(crate) struct Unverified<'a> {
@@ -208,7 +209,7 @@ impl<'a> Unverified<'a> {
             return Err(AssertionError::Forgotten);
         }
         // A clock that went back by no more than is believed may find it good once more.
-        let until = Millis((exp + SKEW).saturating_mul(1000)).saturating_add(MOST_BEHIND);
+        let until = Millis((exp + SKEW + i64::from(MOST_BEHIND)).saturating_mul(1000));
         Ok(Use { hash: self.hash(), until })
     }
 

@@ -58,10 +58,12 @@ fn without_authority(path: &str) -> &str {
     }
 }
 
-/// What a link points into, by the parameters that carry its place. A small number of which nothing is known is taken for a place
-/// as well.
+/// What a link points into, by the parameters that carry its place. A small number is taken for a place as well, unless its
+/// name says that it is none.
 pub(crate) fn kind(link: &str) -> NextLinks {
     const NO_PLACES: [&str; 4] = ["_count", "_id", "patient", "subject"];
+    /// What cursors are called, by whatever name.
+    const CURSORS: [&str; 3] = ["cursor", "token", "after"];
     const LONGEST_PLACE: usize = 6;
     const OFFSETS: [&str; 9] =
         ["_offset", "_page", "_skip", "offset", "page", "skip", "startIndex", "_start", "_getpagesoffset"];
@@ -69,7 +71,8 @@ pub(crate) fn kind(link: &str) -> NextLinks {
     let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let is_place = |(name, value): (&str, &str)| {
         let is_small = (1..=LONGEST_PLACE).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_digit());
-        OFFSETS.contains(&name) || (is_small && !NO_PLACES.contains(&name))
+        let is_known = NO_PLACES.contains(&name) || CURSORS.iter().any(|word| name.contains(word));
+        OFFSETS.contains(&name) || (is_small && !is_known)
     };
     // HAPI's offset counts within a list that it keeps under an id; AWS's router calls one so that does not.
     let is_in_a_list = pairs.clone().any(|(name, _)| name == "_getpages");
@@ -117,7 +120,9 @@ mod tests {
             ("http://h/Patient?_count=20&pageNumber=2", NextLinks::Offsets),
             ("http://h/Patient?from=40", NextLinks::Offsets),
             ("http://h/Patient?_id=7&_count=1&_cursor=abc", NextLinks::Stable),
-            ("http://h/Patient?_count=20&after=1767225600000", NextLinks::Stable),
+            ("http://h/Patient?_count=20&since=1767225600000", NextLinks::Stable),
+            ("http://h/Patient?_cursor=40", NextLinks::Stable),
+            ("http://h/Patient?_after=40", NextLinks::Stable),
         ] {
             assert_eq!(kind(link), expected, "{link}");
         }
