@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{Stand, median, percentile, post};
@@ -28,19 +29,21 @@ pub(crate) async fn crowd(stand: &Stand, rounds: usize, lasts: Duration) -> anyh
     stand.upstream.generate_big(DOCUMENTS, DOCUMENT_BYTES);
     stand.upstream.generate(300);
     let (status, file) = export(stand).await?;
-    let (mut ratios, broken) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
+    let (mut ratios, mut to_direct, broken) = (Vec::new(), Vec::new(), Arc::new(AtomicUsize::new(0)));
     let token_endpoint = format!("{}/$bulk-token", stand.base);
     for _ in 0..rounds {
         let idle = percentile(stand.reads(lasts).await?);
-        let mut downloads = JoinSet::new();
+        let (mut downloads, begun) = (JoinSet::new(), Arc::new(Semaphore::new(0)));
         for _ in 0..DOWNLOADS {
-            let (file, broken) = (file.clone(), Arc::clone(&broken));
+            let (file, broken, begun) = (file.clone(), Arc::clone(&broken), Arc::clone(&begun));
             downloads.spawn(async move {
-                if slowly(&file).await.is_err() {
+                if slowly(&file, &begun).await.is_err() {
                     broken.fetch_add(1, Ordering::Relaxed);
+                    begun.add_permits(1);
                 }
             });
         }
+        let all_begun = begun.acquire_many(u32::try_from(DOWNLOADS)?).await?;
         let beside = async {
             let (began, mut exports) = (Instant::now(), 0_u32);
             while began.elapsed() < lasts {
@@ -50,18 +53,22 @@ pub(crate) async fn crowd(stand: &Stand, rounds: usize, lasts: Duration) -> anyh
             }
             Ok::<_, anyhow::Error>(exports)
         };
-        let all = tokio::try_join!(stand.reads(lasts), stand.flood(&token_endpoint, lasts), beside);
-        let (reads, refused, exports) = all?;
-        let alive = downloads.len();
+        let (reads, direct) = (stand.reads(lasts), stand.reads_of(&stand.upstream_base, lasts));
+        let all = tokio::try_join!(reads, direct, stand.flood(&token_endpoint, lasts), beside);
+        let (reads, direct, refused, exports) = all?;
+        drop(all_begun);
         downloads.shutdown().await;
-        let beside = percentile(reads);
+        let (beside, direct) = (percentile(reads), percentile(direct));
         println!(
-            "99th percentile of reads: {idle:.2?} at rest, {beside:.2?} beside {exports} exports, {alive} downloads and {refused:?}"
+            "99th percentile of reads: {idle:.2?} at rest, {beside:.2?} beside {exports} exports, {DOWNLOADS} downloads and \
+             {refused:?}; {direct:.2?} of reads that do not pass through"
         );
         ratios.push(beside.as_secs_f64() / idle.as_secs_f64());
+        to_direct.push(beside.as_secs_f64() / direct.as_secs_f64());
     }
     delete(stand, &status).await?;
     let (ratio, broken) = (median(ratios), broken.load(Ordering::Relaxed));
+    println!("{:<58} {:>8.3}", "99th percentile, times that of reads that do not pass through", median(to_direct));
     #[expect(clippy::cast_precision_loss, reason = "a small number")]
     let mut held = super::holds("downloads that broke off", broken as f64, broken == 0, "none");
     held &= super::holds("99th percentile beside all of it, times that at rest", ratio, ratio <= 1.3, "at most 1.3");
@@ -113,7 +120,7 @@ async fn token(stand: &Stand) -> anyhow::Result<String> {
 }
 
 /// Takes a file as slowly as it may, until it is told to stop.
-async fn slowly(url: &str) -> anyhow::Result<()> {
+async fn slowly(url: &str, begun: &Semaphore) -> anyhow::Result<()> {
     let url: url::Url = url.parse()?;
     let address = url.socket_addrs(|| None)?.into_iter().next().context("an address")?;
     let socket = TcpSocket::new_v4()?;
@@ -124,6 +131,7 @@ async fn slowly(url: &str) -> anyhow::Result<()> {
     let mut bite = [0; BITE];
     stream.read_exact(&mut bite).await?;
     ensure!(bite.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&bite[..40]));
+    begun.add_permits(1);
     loop {
         tokio::time::sleep(BITE_EVERY).await;
         stream.read_exact(&mut bite).await?;

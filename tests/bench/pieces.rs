@@ -65,9 +65,9 @@ impl Kind {
     /// For each byte of a page, with a copy of it.
     fn most_instructions(self) -> f64 {
         match self {
-            Self::Observations => 27.5,
-            Self::Pretty => 33.5,
-            Self::Notes => 4.2,
+            Self::Observations => 20.9,
+            Self::Pretty => 25.0,
+            Self::Notes => 3.8,
             Self::Documents => 2.0,
         }
     }

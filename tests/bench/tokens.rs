@@ -235,6 +235,7 @@ struct Stand {
     /// How often the second client's keys were fetched.
     fetched: Arc<AtomicUsize>,
     upstream: SampleUpstream,
+    upstream_base: String,
     _server: Running,
 }
 
@@ -266,7 +267,17 @@ impl Stand {
         let base = format!("http://127.0.0.1:{port}/fhir");
         let child = spawn(folder.path(), port, &server.base_url, &clients)?;
         let http = HttpClient::builder(TokioExecutor::new()).build_http();
-        let stand = Self { base, child, folder, key, http, fetched, upstream, _server: server };
+        let stand = Self {
+            base,
+            child,
+            folder,
+            key,
+            http,
+            fetched,
+            upstream,
+            upstream_base: server.base_url.clone(),
+            _server: server,
+        };
         for _ in 0..500 {
             if stand.read().await.is_ok() {
                 return Ok(stand);
@@ -370,17 +381,26 @@ impl Stand {
 
     /// How long reads take that pass through.
     async fn reads(&self, lasts: Duration) -> anyhow::Result<Vec<Duration>> {
+        self.reads_of(&self.base, lasts).await
+    }
+
+    /// How long such reads of a server take.
+    async fn reads_of(&self, base: &str, lasts: Duration) -> anyhow::Result<Vec<Duration>> {
         let (began, mut every, mut took) = (Instant::now(), tokio::time::interval(READ_EVERY), Vec::new());
         while began.elapsed() < lasts {
             every.tick().await;
-            took.push(self.read().await?);
+            took.push(self.read_of(base).await?);
         }
         Ok(took)
     }
 
     async fn read(&self) -> anyhow::Result<Duration> {
+        self.read_of(&self.base).await
+    }
+
+    async fn read_of(&self, base: &str) -> anyhow::Result<Duration> {
         let began = Instant::now();
-        let answer = self.http.get(format!("{}/Patient?_count=1", self.base).parse()?).await?;
+        let answer = self.http.get(format!("{base}/Patient?_count=1").parse()?).await?;
         ensure!(answer.status().is_success(), "a read was answered with {}", answer.status());
         answer.into_body().collect().await?;
         Ok(began.elapsed())

@@ -221,6 +221,11 @@ impl<'a> Cursor<'a> {
         if is_member {
             let name = self.name()?;
             listener.name(self.json, name);
+            // One blank stands behind the colons of whoever indents.
+            if self.json.get(self.at) == Some(&b' ') {
+                self.at += 1;
+                self.space += 1;
+            }
         }
         self.peek().ok_or(self.fault())
     }
@@ -361,10 +366,10 @@ fn number(json: &[u8]) -> Option<usize> {
 
 /// Bytes of white space that this begins with: mostly the end of a line, and many blanks.
 pub(super) fn space(json: &[u8]) -> usize {
-    let mut at = 0;
+    let mut at = usize::from(json.first() == Some(&b'\n'));
     loop {
-        while let Some(eight) = json.get(at..).and_then(<[u8]>::first_chunk) {
-            let others = u64::from_le_bytes(*eight) ^ (LOW * u64::from(b' '));
+        while let Some(some) = json.get(at..).and_then(<[u8]>::first_chunk) {
+            let others = u128::from_le_bytes(*some) ^ u128::from_le_bytes([b' '; 16]);
             at += others.trailing_zeros() as usize / 8;
             if others != 0 {
                 break;

@@ -11,8 +11,7 @@ pub(super) fn squeeze(json: &mut [u8], range: Range<usize>) -> usize {
     while read < range.end {
         match json[read] {
             b' ' | b'\t' | b'\r' | b'\n' => {
-                json.copy_within(from..read, write);
-                write += read - from;
+                write = move_down(json, from..read, write);
                 read += space(&json[read..range.end]);
                 from = read;
             }
@@ -20,8 +19,24 @@ pub(super) fn squeeze(json: &mut [u8], range: Range<usize>) -> usize {
             _ => read += 1,
         }
     }
-    json.copy_within(from..read, write);
-    write + read - from
+    move_down(json, from..read, write)
+}
+
+/// Moves a run to where it is to begin, which is no later than where it did. Gives where it ends then.
+fn move_down(json: &mut [u8], run: Range<usize>, write: usize) -> usize {
+    const SHORT: usize = 16;
+    let end = write + run.len();
+    // Nearly all are short: what stands behind one goes along, onto what has been moved before.
+    if run.len() <= SHORT
+        && write + SHORT <= run.end
+        && let Some(short) = json.get(run.start..).and_then(|from| from.first_chunk::<SHORT>()).copied()
+        && let Some(to) = json.get_mut(write..).and_then(|to| to.first_chunk_mut::<SHORT>())
+    {
+        *to = short;
+    } else {
+        json.copy_within(run, write);
+    }
+    end
 }
 
 /// Where the string ends that begins here.
