@@ -20,8 +20,7 @@ use super::datatypes::{Id, Instant};
 use super::outcome::{Issue, IssueSeverity};
 use super::resource_type::ResourceType;
 use found::{Found, Hearing};
-use json::{Cursor, Fault};
-use squeeze::squeeze;
+use json::{Cursor, Fault, Gap};
 
 /// What is asked of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +129,8 @@ struct Place {
     found: Found,
     /// There is white space between its tokens.
     is_spaced: bool,
+    /// Which, among that of all resources; `None` where it was not noted.
+    gaps: Option<Range<usize>>,
     mode: Mode,
 }
 
@@ -160,12 +161,12 @@ impl Page {
     where
         B: AsRef<[u8]> + AsMut<[u8]> + Send + 'static,
     {
-        let Parts { places, next, own, total } = read_bundle(buffer.as_ref(), scope)?;
+        let Parts { places, gaps: all_gaps, next, own, total } = read_bundle(buffer.as_ref(), scope)?;
         let bytes = buffer.as_mut();
         let mut found = Vec::with_capacity(places.len());
         let mut outcomes = Vec::new();
         let mut passed_over = 0;
-        for (index, Place { range, found: resource, is_spaced, mode }) in places.into_iter().enumerate() {
+        for (index, Place { range, found: resource, is_spaced, gaps, mode }) in places.into_iter().enumerate() {
             if mode == Mode::Include && scope.others == Others::Refused {
                 continue;
             }
@@ -187,7 +188,11 @@ impl Page {
                 return Err(PageError::ForeignType { index });
             }
             let start = range.start;
-            let end = if is_spaced { squeeze(bytes, range) } else { range.end };
+            let end = match gaps.and_then(|gaps| all_gaps.get(gaps)) {
+                _ if !is_spaced => range.end,
+                Some(gaps) => squeeze::close(bytes, range, gaps),
+                None => squeeze::squeeze(bytes, range),
+            };
             // Inside a bundle at least one byte follows a resource: the brace that ends its entry.
             *bytes.get_mut(end).ok_or(PageError::Entry { index })? = b'\n';
             found.push((start..end + 1, resource));
@@ -205,6 +210,7 @@ impl Page {
 /// What a bundle holds beside its resources.
 struct Parts {
     places: Vec<Place>,
+    gaps: Vec<Gap>,
     next: Option<String>,
     own: Option<String>,
     total: Option<u64>,
@@ -277,7 +283,7 @@ fn read_bundle(json: &[u8], scope: Scope) -> Result<Parts, PageError> {
         return Err(PageError::NotASearchset);
     }
     let (next, own) = (link_of(&links, "next"), link_of(&links, "self"));
-    Ok(Parts { places: entry.unwrap_or_default(), next, own, total })
+    Ok(Parts { places: entry.unwrap_or_default(), gaps: cursor.into_gaps(), next, own, total })
 }
 
 /// A member that is there or not, or `null`.
@@ -316,10 +322,11 @@ fn read_entry(cursor: &mut Cursor<'_>, hearing: &mut Hearing) -> Result<Option<P
         let is_second = match name.read(json).as_deref() {
             Some("resource") => {
                 let is_null = cursor.peek() == Some(b'n');
-                let before = cursor.space();
+                let (before, first) = (cursor.space(), cursor.note_gaps());
                 let range = cursor.value(hearing)?;
+                let gaps = cursor.gaps_noted().map(|end| first..end);
                 let (found, is_spaced) = (hearing.found(), cursor.space() > before);
-                resource.replace((!is_null).then_some((range, found, is_spaced))).is_some()
+                resource.replace((!is_null).then_some((range, found, is_spaced, gaps))).is_some()
             }
             Some("search") => mode.replace(read_mode(cursor)?).is_some(),
             _ => {
@@ -330,7 +337,7 @@ fn read_entry(cursor: &mut Cursor<'_>, hearing: &mut Hearing) -> Result<Option<P
         if is_second { Err(Stop::Fault(fault)) } else { Ok(()) }
     })?;
     let mode = mode.unwrap_or(Mode::Match);
-    Ok(resource.flatten().map(|(range, found, is_spaced)| Place { range, found, is_spaced, mode }))
+    Ok(resource.flatten().map(|(range, found, is_spaced, gaps)| Place { range, found, is_spaced, gaps, mode }))
 }
 
 /// `Bundle.entry.search`.
@@ -443,6 +450,20 @@ mod tests {
         ] {
             assert_eq!(page(bundle).expect("a page").next.as_deref(), Some("a/b?c=&"));
         }
+    }
+
+    /// Where there is more white space than is noted, it is looked for.
+    #[test]
+    fn all_white_space_goes_however_much_there_is() {
+        let many = vec!["1"; 300_000].join(" , ");
+        let resource = |id: &str, more: &str| format!(r#"{{ "resourceType" :"Patient", "id": "{id}","x":[ {more}] }}"#);
+        let resources = [resource("a", "\"b  c\""), resource("b", &many), resource("c", "2 ,\n3")];
+        let entries = resources.map(|resource| format!(r#"{{"resource" : {resource} }}"#)).join(", ");
+        let page = page(&format!(r#"{{"resourceType":"Bundle","entry":[{entries}]}}"#)).expect("a page");
+        let many = many.replace(' ', "");
+        let expected = [("a", "\"b  c\""), ("b", &many), ("c", "2,3")]
+            .map(|(id, more)| format!("{{\"resourceType\":\"Patient\",\"id\":\"{id}\",\"x\":[{more}]}}\n"));
+        assert!(lines(&page) == expected);
     }
 
     #[test]

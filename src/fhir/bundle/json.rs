@@ -63,11 +63,50 @@ pub(super) struct Cursor<'a> {
     at: usize,
     /// Bytes of white space so far.
     space: usize,
+    /// Where white space stood, while that is noted.
+    gaps: Vec<Gap>,
+    notes_gaps: bool,
 }
+
+/// White space between two tokens: where it begins and where it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gap {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+/// So many are noted of one page: 2 MiB. The white space of the rest of it is looked for once more.
+const MOST_GAPS: usize = 1 << 18;
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(json: &'a [u8]) -> Self {
-        Self { json, at: 0, space: 0 }
+        Self { json, at: 0, space: 0, gaps: Vec::new(), notes_gaps: false }
+    }
+
+    /// Begins to note where white space stands, behind so many notes.
+    pub(super) fn note_gaps(&mut self) -> usize {
+        self.notes_gaps = u32::try_from(self.json.len()).is_ok();
+        self.gaps.len()
+    }
+
+    /// Notes no more of it. Gives how many notes there are by now; `None` if some may have been left out.
+    pub(super) fn gaps_noted(&mut self) -> Option<usize> {
+        let is_noted = std::mem::take(&mut self.notes_gaps) && self.gaps.len() < MOST_GAPS;
+        is_noted.then_some(self.gaps.len())
+    }
+
+    pub(super) fn into_gaps(self) -> Vec<Gap> {
+        self.gaps
+    }
+
+    #[inline(always)]
+    fn note_gap(&mut self, start: usize) {
+        if self.notes_gaps
+            && self.gaps.len() < MOST_GAPS
+            && let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(self.at))
+        {
+            self.gaps.push(Gap { start, end });
+        }
     }
 
     pub(super) fn json(&self) -> &'a [u8] {
@@ -98,6 +137,7 @@ impl<'a> Cursor<'a> {
         self.at += space(self.json.get(from..)?);
         let byte = *self.json.get(self.at)?;
         self.space += self.at - from;
+        self.note_gap(from);
         Some(byte)
     }
 
@@ -225,6 +265,7 @@ impl<'a> Cursor<'a> {
             if self.json.get(self.at) == Some(&b' ') {
                 self.at += 1;
                 self.space += 1;
+                self.note_gap(self.at - 1);
             }
         }
         self.peek().ok_or(self.fault())

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::json::{NEAR, space, stops};
+use super::json::{Gap, NEAR, space, stops};
 
 /// Moves what stands in `range`, which is JSON, together: all but the white space between its tokens. Gives the new end.
 pub(super) fn squeeze(json: &mut [u8], range: Range<usize>) -> usize {
@@ -20,6 +20,16 @@ pub(super) fn squeeze(json: &mut [u8], range: Range<usize>) -> usize {
         }
     }
     move_down(json, from..read, write)
+}
+
+/// The same where it is known which white space there is.
+pub(super) fn close(json: &mut [u8], range: Range<usize>, gaps: &[Gap]) -> usize {
+    let (mut from, mut write) = (range.start, range.start);
+    for Gap { start, end } in gaps {
+        write = move_down(json, from..*start as usize, write);
+        from = *end as usize;
+    }
+    move_down(json, from..range.end, write)
 }
 
 /// Moves a run to where it is to begin, which is no later than where it did. Gives where it ends then.
@@ -96,7 +106,17 @@ mod tests {
                     let space = mixed + &" ".repeat(length);
                     let spaced = format!("{{{space}{text}{space}:{space}[{text},{space}-1.5e3{space}]{space}}}");
                     let mut bytes = format!("{spaced}{space}").into_bytes();
+                    let mut cursor = Cursor::new(&bytes);
+                    let first = cursor.note_gaps();
+                    assert_eq!(cursor.skip(), Ok(0..spaced.len()), "{spaced:?}");
+                    let gaps = first..cursor.gaps_noted().expect("they are few");
+                    let gaps = cursor.into_gaps()[gaps].to_vec();
+                    let mut closed = bytes.clone();
+                    let end = close(&mut closed, 0..spaced.len(), &gaps);
+                    assert_eq!(closed.get(spaced.len()..), bytes.get(spaced.len()..), "what is behind it stays");
+                    closed.truncate(end);
                     let end = squeeze(&mut bytes, 0..spaced.len());
+                    assert_eq!(bytes[..end], closed, "{spaced:?}");
                     let expected = format!("{{{text}:[{text},-1.5e3]}}");
                     assert_eq!(std::str::from_utf8(&bytes[..end]), Ok(&*expected), "{spaced:?}");
                     let mut cursor = Cursor::new(spaced.as_bytes());
