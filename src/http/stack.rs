@@ -361,7 +361,8 @@ pub(crate) async fn serve(
         .max_concurrent_streams(100)
         .max_header_list_size(64 * 1024)
         .keep_alive_interval(LOST_AFTER)
-        .keep_alive_timeout(HEAD_TIMEOUT);
+        // What it asked for lies before that question on a slow line.
+        .keep_alive_timeout(stalls::PATIENCE);
     let graceful = GracefulShutdown::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {

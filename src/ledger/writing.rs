@@ -246,11 +246,11 @@ impl Writing {
                 );
             }
         }
-        // What is too long will be so the next time.
-        let made_up_for =
-            if failed.is_none() { of_owed } else { records.iter().take_while(|made| made.is_some()).count() };
-        self.owed.drain(..made_up_for.min(of_owed));
-        records.drain(..of_owed);
+        // What is too long will be so the next time. If not all were come to, the last that is durable shows how many were.
+        let mut made_up_for = records.drain(..of_owed);
+        let come_to = made_up_for.rposition(|record| record.is_some()).map_or(0, |last| last + 1);
+        drop(made_up_for);
+        self.owed.drain(..if failed.is_none() { of_owed } else { come_to });
         records.into_iter().map(|record| record.map(|record| record.seq).ok_or(error)).collect()
     }
 

@@ -1,6 +1,6 @@
 //! What each type of a job answers, with and without a patient, before there is a plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt;
 
@@ -96,22 +96,26 @@ impl Planner {
             .map(|(name, _)| *name)
             .collect();
         let queries: Vec<_> = empty.iter().flat_map(|name| by_some_patients(plan, *name)).collect();
+        let upstream = self.upstream.giving_back();
         let mut counts = futures_util::stream::iter(queries)
-            .map(|query| async move { (query.resource_type(), self.upstream.count(&query, method).await) })
+            .map(|query| (query, upstream.clone()))
+            .map(|(query, upstream)| async move { (query.resource_type(), upstream.count(&query, method).await) })
             .buffer_unordered(self.searches);
-        let mut are_believed = true;
+        let (mut are_believed, mut unanswered) = (true, BTreeSet::new());
         while let Some((resource_type, counted)) = counts.next().await {
             match counted {
-                Ok((count, _)) => are_believed &= count == Some(0),
-                Err(SearchError::Refused { .. } | SearchError::Failing { .. } | SearchError::TooLarge { .. }) => {
-                    are_believed = false;
+                Ok((Some(count), _)) => are_believed &= count == 0,
+                // It says nothing, and could not be read so either.
+                Ok((None, _))
+                | Err(SearchError::Refused { .. } | SearchError::Failing { .. } | SearchError::TooLarge { .. }) => {
+                    unanswered.insert(resource_type);
                 }
                 Err(source) => return Err(PlanError::Search { resource_type, source }),
             }
         }
         drop(counts);
         if !are_believed {
-            for name in empty {
+            for name in empty.into_iter().filter(|name| !unanswered.contains(name)) {
                 if let Some(plan) = plan.types.get_mut(&name) {
                     plan.baseline = None;
                 }
