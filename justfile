@@ -38,7 +38,7 @@ doc:
 
 # All benchmarks: some three quarters of an hour on a machine that does nothing else.
 bench:
-    cargo bench --locked --bench export -- --json target/export.json --table README.md --table deploy/README.md
+    cargo bench --locked --bench export -- --json target/export.json --table README.md --table deploy/README.md --table tests/bench/README.md
     cargo bench --locked --bench care
     cargo bench --locked --bench output
     cargo bench --locked --bench pieces
