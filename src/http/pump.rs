@@ -56,6 +56,11 @@ impl Coder {
         Self::Gunzip(Box::new(MultiGzDecoder::new(Vec::new())))
     }
 
+    /// Whether what comes next is the next piece.
+    fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(ready) if ready.is_empty())
+    }
+
     fn put(&mut self, bite: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(ready) => ready.extend_from_slice(bite),
@@ -199,7 +204,11 @@ async fn carry(
         handed.fetch_add(piece.len() as u64, Ordering::SeqCst);
         sender.send(Some(piece)).await
     };
-    while let Some(bytes) = source.try_next().await? {
+    while let Some(mut bytes) = source.try_next().await? {
+        // What is large enough as it is, and stays as it is, is handed on and not copied.
+        while coder.is_plain() && bytes.len() >= PIECE {
+            hand_on(bytes.split_to(PIECE)).await?;
+        }
         for bite in bytes.chunks(coder.bite()) {
             coder.put(bite)?;
             if let Some(piece) = coder.take() {

@@ -1,19 +1,25 @@
 //! Objects as they are read: small ones in one go, files piece by piece.
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt};
 
 use super::{Output, OutputError, failed};
 
 /// Bytes that a cloud is asked for at a time. Its answer has to be taken before `http.request_timeout_seconds` are over, and who
 /// takes it is the client of a download, however slow: in 120 seconds so much is 35 kB/s.
 const PIECE: u64 = 4 * 1024 * 1024;
+/// Bytes that are read from a local disk at a time, each on a thread that may wait. (The library's own stream wakes one for each
+/// 8 KiB.)
+const OF_DISK: u64 = 64 * 1024;
 
 impl Output {
     /// Reads a small object in one go.
@@ -69,12 +75,38 @@ impl Pieces {
             return Err(OutputError::Damaged);
         }
         (self.tag, self.left.start) = (tag, piece.end);
-        Ok(Some(got.into_stream().map_err(failed("read an object")).boxed()))
+        Ok(Some(match got.payload {
+            GetResultPayload::File(file, _) => of_disk(file, piece).boxed(),
+            GetResultPayload::Stream(stream) => stream.map_err(failed("read an object")).boxed(),
+        }))
+    }
+}
+
+/// A part of a file that stays the same file, whatever becomes of its name.
+fn of_disk(file: File, left: Range<u64>) -> impl Stream<Item = Result<Bytes, OutputError>> {
+    stream::try_unfold((Arc::new(file), left), async |(file, left)| {
+        if left.is_empty() {
+            return Ok(None);
+        }
+        let piece = left.start..left.end.min(left.start + OF_DISK);
+        let (source, from) = (Arc::clone(&file), piece.start);
+        let mut bytes = vec![0; usize::try_from(piece.end - piece.start).expect("it is small")];
+        let read = move || source.read_exact_at(&mut bytes, from).map(|()| bytes);
+        let bytes = tokio::task::spawn_blocking(read).await.map_err(io::Error::from).flatten().map_err(unread)?;
+        Ok(Some((Bytes::from(bytes), (file, piece.end..left.end))))
+    })
+}
+
+fn unread(source: io::Error) -> OutputError {
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => OutputError::Damaged,
+        _ => OutputError::Folder { doing: "read a file of", source },
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use object_store::local::LocalFileSystem;
     use object_store::memory::InMemory;
 
     use super::*;
@@ -106,6 +138,40 @@ mod tests {
         let mut stream = asked.stream().await.expect("it is there");
         assert_eq!(stream.try_next().await.expect("the first comes").as_deref(), Some(&b"0123"[..]));
         store.put(&path, "abcdefghij".into()).await.expect("it is kept");
+        assert!(matches!(stream.try_next().await, Err(OutputError::Damaged)));
+    }
+
+    #[tokio::test]
+    async fn a_file_of_a_disk_comes_in_large_pieces_also_when_its_name_is_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(LocalFileSystem::new_with_prefix(folder.path()).expect("it is there"));
+        let whole: Vec<u8> = (0..200_000_u32).map(|at| (at % 251) as u8).collect();
+        let path = Path::from("file");
+        for part in [0..200_000, 0..1, 65_535..65_537, 65_536..131_072, 131_071..200_000] {
+            store.put(&path, whole.clone().into()).await.expect("it is kept");
+            let asked =
+                Pieces { store: Arc::clone(&store), path: path.clone(), left: part.clone(), most: u64::MAX, tag: None };
+            let stream = asked.stream().await.expect("it is there");
+            store.delete(&path).await.expect("it is removed");
+            let read: Vec<Bytes> = stream.try_collect().await.expect("all of it comes");
+            let bounds = usize::try_from(part.start).expect("small")..usize::try_from(part.end).expect("small");
+            assert_eq!(read.concat(), &whole[bounds.clone()], "{part:?}");
+            assert_eq!(read.len(), bounds.len().div_ceil(64 * 1024), "{part:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_becomes_shorter_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).expect("it is there"));
+        let path = Path::from("file");
+        store.put(&path, vec![b'a'; 100_000].into()).await.expect("it is kept");
+        let asked = Pieces { store, path, left: 0..100_000, most: u64::MAX, tag: None };
+        let mut stream = asked.stream().await.expect("it is there");
+        let file = std::fs::File::options().write(true).open(folder.path().join("file")).expect("it can be opened");
+        file.set_len(70_000).expect("it can be cut");
+        assert_eq!(stream.try_next().await.expect("the first comes").map(|piece| piece.len()), Some(64 * 1024));
         assert!(matches!(stream.try_next().await, Err(OutputError::Damaged)));
     }
 
