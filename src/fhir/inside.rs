@@ -25,6 +25,8 @@ pub(crate) struct Inside<'a> {
     pub(crate) references: Vec<Cow<'a, str>>,
     /// Whom it is about, by the elements of its root that say so.
     pub(crate) subjects: Vec<Subject<'a>>,
+    /// References that tell how somebody can be found, and lead nowhere.
+    pub(crate) nameless: Vec<Nameless<'a>>,
     /// A label has no code, or two, or is none.
     pub(crate) has_strange_label: bool,
     /// A resource in it has two types or none that can be read, or a reference has two targets.
@@ -54,11 +56,19 @@ pub(crate) struct Subject<'a> {
     pub(crate) kind: Option<Cow<'a, str>>,
 }
 
+/// A reference by an identifier, or to a patient of whom no more is said than how to show them.
+pub(crate) struct Nameless<'a> {
+    /// The names that lead to it from the root, without indices: `participant.actor`.
+    pub(crate) path: String,
+    /// The type that it says it leads to.
+    pub(crate) kind: Option<Cow<'a, str>>,
+}
+
 /// `Composition.confidentiality` is a code of it.
 const CONFIDENTIALITY: &str = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality";
 
 /// The elements of a resource's root that say which patient it is about.
-const SUBJECTS: [&str; 6] = ["beneficiary", "candidate", "for", "individual", "patient", "subject"];
+pub(crate) const SUBJECTS: [&str; 6] = ["beneficiary", "candidate", "for", "individual", "patient", "subject"];
 
 /// Looks into a compact resource; `None` if it is no JSON object.
 pub(crate) fn look_inside(line: &[u8]) -> Option<Inside<'_>> {
@@ -67,7 +77,8 @@ pub(crate) fn look_inside(line: &[u8]) -> Option<Inside<'_>> {
     walk.walk()?;
     let mut inside = walk.inside;
     inside.has_strange_label |= inside.labels.len() > MOST_LABELS;
-    inside.is_strange |= inside.subjects.len() > MOST_LABELS || inside.resources.len() > MOST_RESOURCES;
+    let people = inside.subjects.len().max(inside.nameless.len());
+    inside.is_strange |= people > MOST_LABELS || inside.resources.len() > MOST_RESOURCES;
     inside.resources.sort_unstable_by_key(|nested| nested.start);
     Some(inside)
 }
@@ -118,6 +129,9 @@ struct Own<'a> {
     reference: Slot<'a>,
     kind: Slot<'a>,
     has_coding: bool,
+    has_display: bool,
+    /// Its `identifier` is an object, as references have one.
+    has_identifier: bool,
 }
 
 /// A member that is a text and stands there once, if it is there.
@@ -205,6 +219,7 @@ impl<'a> Walk<'a> {
         if level.is_object && self.text.as_bytes().get(end) == Some(&b':') {
             let name = meaning(quoted)?;
             level.own.has_coding |= name == "coding";
+            level.own.has_display |= name == "display";
             level.key = name;
             return Some(());
         }
@@ -226,6 +241,7 @@ impl<'a> Walk<'a> {
     /// the text stands.
     fn not_a_text(&mut self, is_object: bool) {
         let Some(Level { is_object: true, key, own, .. }) = self.levels.last_mut() else { return };
+        own.has_identifier |= is_object && *key == "identifier";
         if (is_object && *key == "reference") || *key == "type" {
             return;
         }
@@ -262,7 +278,7 @@ impl<'a> Walk<'a> {
     /// What an object was, now that all of it was read.
     fn end_of(&mut self, level: Level<'a>) {
         let Level { start, own, .. } = level;
-        let Own { resource_type, id, system, code, reference, kind, has_coding } = own;
+        let Own { resource_type, id, system, code, reference, kind, has_coding, .. } = own;
         self.inside.is_strange |= resource_type.is_strange || reference.is_strange;
         let (is_label, is_inline, is_nameless) = {
             let mut names = self.names();
@@ -295,6 +311,14 @@ impl<'a> Walk<'a> {
                 None => self.inside.has_strange_label |= is_label,
             }
         }
+        let is_shown = own.has_display && kind.text.as_deref() == Some("Patient");
+        if reference.text.is_none() && resource_type.text.is_none() && (own.has_identifier || is_shown) {
+            self.inside.is_strange |= kind.is_strange;
+            if self.inside.nameless.len() <= MOST_LABELS {
+                let path = path(&self.levels);
+                self.inside.nameless.push(Nameless { path, kind: kind.text.clone() });
+            }
+        }
         let subject = match self.levels.as_slice() {
             [root] | [root, Level { is_object: false, .. }] => {
                 SUBJECTS.into_iter().find(|element| *element == root.key)
@@ -315,6 +339,12 @@ impl<'a> Walk<'a> {
             self.inside.resources.push(Nested { start, resource_type, id: id.text });
         }
     }
+}
+
+/// The names that lead to what stands in these levels, from the root.
+fn path(levels: &[Level<'_>]) -> String {
+    let names: Vec<_> = levels.iter().filter(|level| level.is_object).map(|level| &*level.key).collect();
+    names.join(".")
 }
 
 /// Whether what a member of this name holds is a resource; without a name it is the whole.
@@ -504,6 +534,15 @@ mod tests {
         assert_eq!(resources, [("Observation", Some("o")), ("Patient", Some("p"))]);
         assert!(json[inside.resources[1].start..].starts_with(r#"{"resourceType":"Patient""#));
         assert!(!inside.is_strange);
+        let paths: Vec<_> = inside.nameless.iter().map(|found| (&*found.path, found.kind.as_deref())).collect();
+        assert_eq!(paths, [("focus", None)]);
+        let found = r#"{"resourceType":"Appointment","identifier":[{"value":"1"}],"participant":[
+            {"actor":{"type":"Patient","display":"x"}},{"actor":{"identifier":{"value":"2"},"type":"Device"}},
+            {"actor":{"display":"x"}},{"type":[{"coding":[{"display":"x"}]}]}]}"#;
+        let found: String = found.split_whitespace().collect();
+        let found = look(&found);
+        let paths: Vec<_> = found.nameless.iter().map(|found| (&*found.path, found.kind.as_deref())).collect();
+        assert_eq!(paths, [("participant.actor", Some("Patient")), ("participant.actor", Some("Device"))]);
         let nameless = look(r#"{"resourceType":"Observation","subject":[{"identifier":{"value":"v"}}]}"#);
         assert!(nameless.subjects.len() == 1 && nameless.subjects[0].reference.is_none());
         for strange in [

@@ -1,9 +1,10 @@
 //! `Grant::admit`, the only maker of lines that leave. What is there for other records only has a room of its own (`told`).
 
 mod attachments;
+mod owners;
 mod told;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::fhir::bundle::Entry;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::elements::{Elements, Kept, Wanted};
-use crate::fhir::inside::{Inside, Subject, look_inside};
+use crate::fhir::inside::{Inside, Nameless, Subject, look_inside};
 use crate::fhir::rebase::Rebase;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
@@ -215,20 +216,31 @@ impl Grant {
             nested.resource_type == ResourceType::PATIENT.as_str() && id.is_some_and(|id| self.consent.has(&id))
         });
         let is_meant = inside.references.iter().any(|reference| self.consent.may_be_meant_by(reference));
-        let links = self.compartments.links(entry.resource_type);
+        let is_patient = |kind: Option<&str>| kind.is_none_or(|kind| kind == ResourceType::PATIENT.as_str());
         let is_unknown = |subject: &Subject<'_>| {
-            let is_link = links.clone().any(|link| link.paths.contains(&subject.element));
-            let is_patient = subject.kind.as_deref().is_none_or(|kind| kind == ResourceType::PATIENT.as_str());
             let is_named = subject
                 .reference
                 .as_deref()
                 .is_some_and(|target| target.contains("://") || self.local(target).is_some());
-            is_link && is_patient && !is_named
+            is_patient(subject.kind.as_deref()) && !is_named
         };
+        // Who is no subject is a patient if that is said, or where it may be one.
+        let links = self.compartments.links(entry.resource_type);
+        let is_nameless = |nameless: &Nameless<'_>| {
+            let may_be_one = || links.clone().any(|link| link.paths.contains(&&*nameless.path));
+            is_patient(nameless.kind.as_deref()) && (nameless.kind.is_some() || may_be_one())
+        };
+        let may_be_any = inside.subjects.iter().any(is_unknown) || inside.nameless.iter().any(is_nameless);
         let is_named = || std::str::from_utf8(&entry.line).is_ok_and(|text| self.consent.is_named_in(text));
         // Whose it is, it says by a reference or not at all.
         let is_nobodys = entry.resource_type == ResourceType::BINARY && inside.references.is_empty();
-        inside.is_strange || is_one || is_meant || is_nobodys || is_named() || inside.subjects.iter().any(is_unknown)
+        inside.is_strange
+            || is_one
+            || is_meant
+            || is_nobodys
+            || may_be_any
+            || refers_to_an_inner_patient(inside)
+            || is_named()
     }
 
     /// Whether a resource is a part of what was asked for, and of nobody else: the patients in whose compartments it lies, at
@@ -255,16 +267,10 @@ impl Grant {
                 if self.is_member(&entry.id) { Ok(Vec::new()) } else { Err(Withheld::OutsideCohort) }
             }
             Cohort::AllPatients | Cohort::Members(_) => {
-                let mut patients = self.patients(entry).peekable();
-                if patients.peek().is_none() {
+                if !self.patients(entry).any(|id| self.is_member(&id)) {
                     return Err(Withheld::OutsideCohort);
                 }
-                let (members, others): (Vec<_>, Vec<_>) = patients.partition(|id| self.is_member(id));
-                match (members.is_empty(), others.is_empty()) {
-                    (false, true) => Ok(members),
-                    (false, false) => Err(Withheld::SharedWithOthers),
-                    (true, _) => Err(Withheld::OutsideCohort),
-                }
+                self.owners(entry)
             }
         }
     }
@@ -309,15 +315,6 @@ impl Grant {
         }
     }
 
-    /// The patients in whose compartments the resource lies.
-    fn patients<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = Id> + 'a {
-        let links = self.compartments.links(entry.resource_type);
-        let paths = move |path: &str| links.clone().any(|link| link.paths.contains(&path));
-        let targets = entry.references.iter().filter(move |reference| paths(&reference.path));
-        let targets = targets.filter_map(|reference| self.local(&reference.target));
-        targets.filter(|target| target.resource_type == ResourceType::PATIENT).map(|target| target.id)
-    }
-
     fn local(&self, target: &str) -> Option<LocalReference> {
         let bases: Vec<&str> = self.bases.iter().map(String::as_str).collect();
         LocalReference::parse_on(target, &bases)
@@ -334,6 +331,14 @@ impl Grant {
             Cohort::Members(members) => members.binary_search(id).is_ok(),
         }
     }
+}
+
+/// Whether a resource holds a patient whom it refers to: one who is somebody, of whom it is not said who.
+fn refers_to_an_inner_patient(inside: &Inside<'_>) -> bool {
+    let inner = inside.resources.iter().skip(1).filter(|inner| inner.resource_type == ResourceType::PATIENT.as_str());
+    let inner: HashSet<_> = inner.filter_map(|inner| inner.id.as_deref()).collect();
+    let mut named = inside.references.iter().filter_map(|target| target.strip_prefix('#'));
+    !inner.is_empty() && named.any(|name| inner.contains(name))
 }
 
 /// Whether a resource says of nobody that it is about them, by whatever form.

@@ -30,6 +30,13 @@ pub(crate) enum NotAList {
 /// Patients on one list.
 const MOST: usize = 100_000;
 
+/// What a patient's id follows, however it is escaped: in a reference or a link, and in a search.
+const NAMING: [(&[u8], &[&str]); 3] = [
+    (b"Patient", &["/", "\\/", "%2F", "%2f", "\\u002f", "\\u002F"]),
+    (b"patient", &["=", "%3D", "%3d", "\\u003d", "\\u003D"]),
+    (b"subject", &["=", "%3D", "%3d", "\\u003d", "\\u003D"]),
+];
+
 impl Default for Consent {
     /// Nobody is on it.
     fn default() -> Self {
@@ -101,16 +108,18 @@ impl Consent {
 
     /// Whether a text names somebody on it, wherever in it and whatever for: in a link, a search, a narrative.
     pub(crate) fn is_named_in(&self, text: &str) -> bool {
-        let names = memchr::memmem::find_iter(text.as_bytes(), b"Patient");
-        let mut after = names.filter_map(|at| text.get(at + "Patient".len()..));
-        after.any(|after| {
-            let rest = after.strip_prefix('/').or_else(|| after.strip_prefix("\\/"));
-            let is_of_id = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.');
-            let id = rest.map(|rest| rest.split(|letter: char| !is_of_id(letter)).next().unwrap_or_default());
+        let is_of_id = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.');
+        let is_on_it = |after: &str| {
+            let id = after.split(|letter: char| !is_of_id(letter)).next().unwrap_or_default();
             // A full stop ends a sentence, or belongs to the id.
-            id.into_iter()
-                .flat_map(|id| [id, id.trim_end_matches('.')])
-                .any(|id| Id::parse(id).is_ok_and(|id| self.has(&id)))
+            [id, id.trim_end_matches('.')].into_iter().any(|id| Id::parse(id).is_ok_and(|id| self.has(&id)))
+        };
+        NAMING.iter().any(|(word, signs)| {
+            let mut words = memchr::memmem::find_iter(text.as_bytes(), word).map(|at| at + word.len());
+            words.any(|at| {
+                let after = text.get(at..).unwrap_or_default();
+                signs.iter().filter_map(|sign| after.strip_prefix(sign)).any(is_on_it)
+            })
         })
     }
 

@@ -36,7 +36,7 @@ impl Grant {
             return found;
         }
         let is_admitted = if is_associated {
-            self.types.contains(&entry.resource_type) && self.patients(entry).all(|id| self.is_member(&id))
+            self.types.contains(&entry.resource_type) && self.owners(entry).is_ok()
         } else {
             self.belongs(entry).is_ok()
         };

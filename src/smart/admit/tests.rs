@@ -96,6 +96,16 @@ fn nothing_leaves_that_may_speak_of_who_withdrew_consent() {
         r##"{"resourceType":"Observation","id":"o","subject":{"reference":"#p"}}"##,
         r#"{"resourceType":"Organization","id":"x","extension":[{"valueUri":"http://h/fhir/Patient\/gone"}]}"#,
         r#"{"resourceType":"Binary","id":"b","data":"AAAA"}"#,
+        r#"{"resourceType":"Device","id":"d","patient":{"type":"Patient","identifier":{"value":"v"}}}"#,
+        r#"{"resourceType":"Device","id":"d","patient":{"identifier":{"value":"v"}}}"#,
+        r#"{"resourceType":"Organization","id":"x","for":{"identifier":{"value":"v"}}}"#,
+        r#"{"resourceType":"Organization","id":"x","extension":[{"valueReference":{"type":"Patient","display":"Somebody"}}]}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"type":"Patient","identifier":{"value":"v"}}]}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"identifier":{"value":"v"}}]}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"type":"Pat\u0069ent","identifier":{"value":"v"}}]}"#,
+        r##"{"resourceType":"Organization","id":"x","contained":[{"resourceType":"Patient","id":"c"}],"partOf":{"reference":"#c"}}"##,
+        r#"{"resourceType":"Organization","id":"x","extension":[{"valueUri":"Observation?subject=Patient%2Fgone"}]}"#,
+        r#"{"resourceType":"Organization","id":"x","extension":[{"valueUri":"Observation?patient=gone&code=1"}]}"#,
     ] {
         assert_eq!(grant.admit(&entry(json), |_| {}).err(), Some(Withheld::ByPolicy), "{json}");
     }
@@ -105,10 +115,75 @@ fn nothing_leaves_that_may_speak_of_who_withdrew_consent() {
         r#"{"resourceType":"Observation","id":"o","subject":{"type":"Device","identifier":{"value":"v"}}}"#,
         r#"{"resourceType":"Observation","id":"o"}"#,
         r#"{"resourceType":"Organization","id":"x"}"#,
+        r#"{"resourceType":"Organization","id":"x","identifier":[{"value":"v"}],"partOf":{"identifier":{"value":"v"}}}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"type":"Practitioner","identifier":{"value":"v"}}]}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"display":"Somebody"}]}"#,
+        r#"{"resourceType":"Organization","id":"x","extension":[{"valueUri":"Observation?patient=gone2"}]}"#,
         r#"{"resourceType":"Binary","id":"b","securityContext":{"reference":"Patient/p"}}"#,
     ] {
         assert!(grant.admit(&entry(json), |_| {}).is_ok(), "{json}");
     }
+}
+
+/// SEC-20: whoever is beside a member in a resource is one as well, or it is not known that it is nobody else's.
+#[test]
+fn what_may_be_somebody_elses_beside_a_member_is_not_decided() {
+    let observation = |performer: &str| {
+        let json = format!(
+            r#"{{"resourceType":"Observation","id":"o","subject":{{"reference":"Patient/p"}},"performer":[{performer}],
+            "contained":[{{"resourceType":"Patient","id":"c"}},{{"resourceType":"Practitioner","id":"d"}}]}}"#
+        );
+        json.split_whitespace().collect::<String>()
+    };
+    let account = |subject: &str| {
+        format!(r#"{{"resourceType":"Account","id":"a","subject":[{{"reference":"Patient/p"}},{subject}]}}"#)
+    };
+    let types = ["Account", "Observation", "Patient"].map(named).to_vec();
+    let grant =
+        |cohort| Grant::new(cohort, Compartments::R4, types.clone(), Vec::new(), vec!["http://h/fhir".to_owned()]);
+    let [_, all, members] = levels();
+    let (all, members) = (grant(all), grant(members));
+    for json in [
+        observation(r#"{"type":"Patient","identifier":{"value":"v"}}"#),
+        observation(r#"{"type":"P\u0061tient","identifier":{"value":"v"}}"#),
+        observation(r#"{"typ\u0065":"Patient","identifier":{"value":"v"}}"#),
+        observation(r#"{"type":"Patient","display":"Somebody"}"#),
+        observation(r#"{"type":"Device","type":"Patient","identifier":{"value":"v"}}"#),
+        observation(r#"{"reference":"https://other.example/fhir/Patient/z"}"#),
+        observation(r#"{"reference":"https://other.example/fhir/Patient/z/_history/2"}"#),
+        observation(r#"{"reference":"Patient?identifier=s|v"}"#),
+        observation(r#"{"reference":"Patient/no id"}"#).replace("noid", "no id"),
+        observation(r#"{"reference":"urn:uuid:4f0f3f0a-0000-4000-8000-000000000000"}"#),
+        observation(r##"{"reference":"#c"}"##),
+        observation(r##"{"reference":"#nobody"}"##),
+        account(r#"{"identifier":{"value":"v"}}"#),
+        account(r#"{"type":"Patient","identifier":{"value":"v"}}"#),
+    ] {
+        let entry = entry(&json);
+        assert_eq!(members.admit(&entry, |_| {}).err(), Some(Withheld::Undecided), "{json}");
+        assert_eq!(members.admit_associated(&entry, |_| {}).err(), Some(Withheld::Undecided), "{json}");
+        assert_eq!(members.fate(&entry), Fate::IsUnknown, "{json}");
+        assert!(members.admit_deletion(entry.resource_type, &entry.id, Some(&entry), |_| {}).is_none(), "SEC-27");
+        assert!(all.admit(&entry, |_| {}).is_ok(), "whoever it is, it is a patient's: {json}");
+    }
+    for json in [
+        observation(r#"{"reference":"Practitioner/1"}"#),
+        observation(r#"{"reference":"https://other.example/fhir/Practitioner/1"}"#),
+        observation(r#"{"reference":"Practitioner?identifier=s|v"}"#),
+        observation(r##"{"reference":"#d"}"##),
+        observation(r##"{"reference":"#"}"##),
+        observation(r#"{"type":"Practitioner","identifier":{"value":"v"}}"#),
+        observation(r#"{"identifier":{"value":"v"}}"#),
+        observation(r#"{"display":"Somebody"}"#),
+        account(r#"{"reference":"Device/1"}"#),
+        account(r#"{"type":"Device","identifier":{"value":"v"}}"#),
+    ] {
+        let entry = entry(&json);
+        assert!(members.admit(&entry, |_| {}).is_ok(), "{json}");
+        assert_eq!(members.fate(&entry), Fate::MayLeave, "{json}");
+    }
+    let found_by_another = r#"{"resourceType":"Observation","id":"o","subject":{"identifier":{"value":"v"}},"performer":[{"reference":"Patient/p"}]}"#;
+    assert_eq!(members.admit(&entry(found_by_another), |_| {}).err(), Some(Withheld::Undecided));
 }
 
 /// SEC-26

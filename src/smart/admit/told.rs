@@ -113,10 +113,7 @@ impl Grant {
         if !self.types.contains(&entry.resource_type) {
             return Err(Withheld::Type);
         }
-        let (members, others): (Vec<_>, Vec<_>) = self.patients(entry).partition(|id| self.is_member(id));
-        if !others.is_empty() {
-            return Err(Withheld::SharedWithOthers);
-        }
+        let members = self.owners(entry)?;
         let line = self.line(entry)?;
         members.iter().for_each(note);
         Ok(line)
@@ -220,7 +217,6 @@ impl Grant {
         if entry.resource_type == ResourceType::PATIENT {
             return if self.is_member(&entry.id) { Fate::MayLeave } else { Fate::IsOfOthers };
         }
-        let mut patients = self.patients(entry).peekable();
         match &entry.resource_type {
             // Whom it is about, nobody looks up once more.
             &ResourceType::PROVENANCE | &ResourceType::AUDIT_EVENT => Fate::IsUnknown,
@@ -230,13 +226,11 @@ impl Grant {
                 Err(_undecided) => Fate::IsUnknown,
             },
             name if is_nobodys(name.as_str()) => Fate::MayLeave,
-            _ if patients.peek().is_some() => {
-                if patients.all(|id| self.is_member(&id)) {
-                    Fate::MayLeave
-                } else {
-                    Fate::IsOfOthers
-                }
-            }
+            _ if self.patients(entry).next().is_some() => match self.owners(entry) {
+                Ok(_) => Fate::MayLeave,
+                Err(Withheld::SharedWithOthers) => Fate::IsOfOthers,
+                Err(_undecided) => Fate::IsUnknown,
+            },
             // It is of a compartment and in none.
             name if self.compartments.hold(*name) => Fate::IsUnknown,
             _ => self.fate_outside_of_compartments(entry),
