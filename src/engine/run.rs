@@ -189,8 +189,9 @@ impl Inner {
         let plan = Arc::new(plan);
         // Whatever is planned: what the client may not have does not leave.
         let may_hold = |name: &ResourceType| job.owner.may_hold(*name, job.filters_of(*name));
-        // What is inlined passes no filter.
-        let may_hold_any = |name: ResourceType| job.owner.may_hold(name, &[Filter::ALL]);
+        // What is inlined passes no filter, and leaves whole.
+        let may_inline = job.owner.may_hold(ResourceType::BINARY, &[Filter::ALL])
+            && job.owner.policy().is_none_or(|policy| !policy.removed.touch(ResourceType::BINARY, "data"));
         let permitted = |names: Vec<ResourceType>| names.into_iter().filter(may_hold).collect();
         let types = permitted(plan.types.keys().copied().collect());
         let context = permitted(plan.context.clone());
@@ -202,7 +203,7 @@ impl Inner {
         let untold = only_of_others.map(|_| ResourceType::PROVENANCE);
         let grant = grant.with_others(others.collect());
         let grant = grant.narrowing(job.filters.keys().copied().chain(untold).collect());
-        let grant = grant.with_provenance(provenance_of(&plan)).with_binaries(may_hold_any(ResourceType::BINARY));
+        let grant = grant.with_provenance(provenance_of(&plan)).with_binaries(may_inline);
         let grant = grant.of_elements(job.kickoff.elements.as_ref());
         let grant = Arc::new(grant.within(job.owner.policy(), self.services.rights.consent()));
         let keeps_back = grant.keeps_back_resources();

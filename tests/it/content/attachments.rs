@@ -210,6 +210,35 @@ async fn scopes_and_labels_keep_what_attachments_hold_back() {
     rig.stop().await;
 }
 
+/// SEC-20: what is always taken out of a Binary leaves in nothing else.
+#[tokio::test]
+async fn what_is_taken_out_of_a_binary_is_inlined_nowhere() {
+    let client = Client::new("a", "system/*.rs");
+    for (removed, expected) in [("Binary.securityContext", Some("aGk=")), ("Binary.data", None)] {
+        let mut configured = client.config();
+        configured.policy = serde_json::from_value(json!({ "removed_elements": [removed] })).expect("a policy");
+        let rig = Rig::configured(&[], |config| {
+            config.smart.clients = vec![configured];
+            inline(config);
+        })
+        .await;
+        for json in [
+            r#"{"resourceType":"Patient","id":"anna"}"#.to_owned(),
+            document("d", "anna", &["Binary/open"]),
+            binary("open", json!({})),
+        ] {
+            rig.upstream.create(&json).expect("a resource");
+        }
+        let token = rig.token(&client, "system/*.rs").await;
+        let export = export(&rig.base, "", &[string("_type", "DocumentReference,Binary")], Some(&token)).await;
+        let (_, data) = said(export.line("DocumentReference/d")).remove(0);
+        assert_eq!(data.as_deref(), expected, "{removed}");
+        let binary: Value = serde_json::from_str(export.line("Binary/open")).expect("JSON");
+        assert_eq!(binary["data"].as_str(), expected, "{removed}");
+        rig.stop().await;
+    }
+}
+
 /// What does not fit into memory together is read in parts, and all of it comes.
 #[tokio::test]
 async fn attachments_that_do_not_fit_into_memory_together_come_one_after_another() {
