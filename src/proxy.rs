@@ -99,7 +99,7 @@ impl Inner {
 
         // A new request: nothing that layers have noted about this one goes further.
         let (head, body) = request.into_parts();
-        let mut outgoing = Request::new(body);
+        let mut outgoing = Request::new(body::without_trailers(body));
         *outgoing.method_mut() = head.method;
         *outgoing.uri_mut() = uri;
         *outgoing.headers_mut() = head.headers;

@@ -23,6 +23,7 @@ pub(super) fn pass_through(config: &Config, live: &Arc<LiveTraffic>) -> anyhow::
     let client = PassThroughClient::new(&scheme, &authorities);
     let client = client.context("could not set up connections to the upstream")?;
     let bases = Bases::new(&config.server.public_base_url, base).context("could not set up the proxy")?;
+    let bases = bases.with_identity(config.server.identity_headers());
     Ok(PassThrough::new(client, bases, Arc::clone(live)))
 }
 

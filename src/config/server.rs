@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use http::HeaderName;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -35,6 +36,9 @@ pub struct ServerConfig {
     /// Those from one address; a further one is answered with 429.
     #[serde(default = "of_a_peer")]
     pub max_bulk_requests_per_peer: usize,
+    /// Headers by which a proxy before us says who asks: no client has them taken away by naming them in `Connection` (SEC-04).
+    #[serde(default)]
+    pub identity_headers: Vec<String>,
 }
 
 /// What becomes of requests that are not ours.
@@ -64,6 +68,11 @@ impl ServerConfig {
             base.set_path(path.trim_matches('/'));
         }
         base
+    }
+
+    /// `identity_headers` as names of headers; what is none was refused before.
+    pub(crate) fn identity_headers(&self) -> Vec<HeaderName> {
+        self.identity_headers.iter().filter_map(|name| HeaderName::try_from(name).ok()).collect()
     }
 
     /// A base of our own may hold nothing of the FHIR server's, and the other way round: what is below it is ours alone.
@@ -120,6 +129,9 @@ impl Section for ServerConfig {
         }
         if self.max_bulk_requests_per_peer == 0 {
             problems.add("max_bulk_requests_per_peer", "is 0, and nothing would be answered");
+        }
+        if self.identity_headers().len() != self.identity_headers.len() {
+            problems.add("identity_headers", "has what is no name of a header");
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Where our public address lies, and where the upstream's. Pure.
 
+use std::sync::Arc;
+
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Uri};
+use http::{HeaderName, HeaderValue, Uri};
 use url::Url;
 
 /// Our base and the upstream's base: `http://ours/fhir` and `https://theirs/baseR4`.
@@ -15,6 +17,8 @@ pub(crate) struct Bases {
     pub(super) public_proto: HeaderValue,
     pub(super) public_host: HeaderValue,
     pub(super) upstream_host: HeaderValue,
+    /// Headers that say who asks, beside those that are known to.
+    pub(super) identity: Arc<[HeaderName]>,
 }
 
 /// A base is no `http` or `https` URL with a host.
@@ -35,7 +39,13 @@ impl Bases {
             upstream_host: value(upstream_authority.as_str())?,
             upstream_scheme,
             upstream_authority,
+            identity: Arc::default(),
         })
+    }
+
+    /// The same where these headers say who asks (SEC-04).
+    pub(crate) fn with_identity(self, headers: Vec<HeaderName>) -> Self {
+        Self { identity: headers.into(), ..self }
     }
 
     /// The path of our own base, without a slash at its end.

@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::base::Bases;
 
 /// Headers about one connection, whether `Connection` names them or not (RFC 9110, 7.6.1). `Trailer` is
-/// none of them: trailers pass.
+/// none of them: the trailers of answers pass.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     header::PROXY_AUTHENTICATE,
@@ -27,7 +27,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// Turns a client's headers into those of our request to the upstream (SEC-04).
 pub(super) fn to_upstream(headers: &mut HeaderMap, peer: Option<IpAddr>, bases: &Bases) {
     let wants_trailers = names(headers, &header::TE, "trailers");
-    strip_hop_by_hop(headers);
+    strip_hop_by_hop(headers, &bases.identity);
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
@@ -45,11 +45,13 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, peer: Option<IpAddr>, bases: 
     headers.insert(X_FORWARDED_PROTO, bases.public_proto.clone());
     headers.insert(X_FORWARDED_HOST, bases.public_host.clone());
     headers.insert(header::HOST, bases.upstream_host.clone());
+    // What follows a body nobody holds to any of this: it goes no further (RFC 9110, 6.5).
+    headers.remove(header::TRAILER);
 }
 
 /// Turns the upstream's headers into those of our answer.
 pub(super) fn to_client(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
+    strip_hop_by_hop(headers, &[]);
 }
 
 /// Whether `token` is in the comma-separated list that `name` holds; parameters of an element are ignored.
@@ -65,10 +67,10 @@ fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
     values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+fn strip_hop_by_hop(headers: &mut HeaderMap, identity: &[HeaderName]) {
     let named: Vec<HeaderName> = elements(headers, &header::CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .filter(|name| !carries_identity(name.as_str()))
+        .filter(|name| !carries_identity(name.as_str()) && !identity.contains(name))
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
@@ -105,9 +107,11 @@ mod tests {
     fn sent(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let url = |text: &str| Url::parse(text).expect("the test's URL is well formed");
         let bases = Bases::new(&url("https://ours/fhir"), &url("http://theirs:9000/fhir"));
+        let bases =
+            bases.expect("the test's bases are http").with_identity(vec![HeaderName::from_static("x-auth-user")]);
         let mut headers = map(lines);
         let peer = Some(IpAddr::from([192, 0, 2, 7]));
-        to_upstream(&mut headers, peer, &bases.expect("the test's bases are http"));
+        to_upstream(&mut headers, peer, &bases);
         headers
     }
 
@@ -148,7 +152,7 @@ mod tests {
     /// SEC-04: headers that carry identity cannot be stripped by a client.
     #[test]
     fn a_client_cannot_have_an_identity_taken_away() {
-        for (name, value) in [("authorization", "Bearer x"), ("x-remote-user", "nobody")] {
+        for (name, value) in [("authorization", "Bearer x"), ("x-remote-user", "nobody"), ("x-auth-user", "nobody")] {
             let headers = sent(&[("connection", name), (name, value)]);
             assert_eq!(headers[name], value);
         }
@@ -171,6 +175,7 @@ mod tests {
             ("x-real-ip", "10.0.0.1"),
             ("x-original-url", "/fhir/$export"),
             ("x-rewrite-url", "/fhir/$export"),
+            ("trailer", "x-forwarded-for"),
             ("host", "evil.example"),
         ]);
         let mut lines: Vec<(&str, &[u8])> =
@@ -208,7 +213,6 @@ mod tests {
             ("cookie", "a=b"),
             ("if-none-exist", "identifier=a|b"),
             ("prefer", "return=minimal"),
-            ("trailer", "x-checksum"),
             ("x-http-method-override", "DELETE"),
             ("x-repeated", "1"),
             ("x-repeated", "2"),

@@ -281,8 +281,8 @@ impl AccessToken {
     }
 }
 
-/// Whether a text is, or pretends to be, a token that the server at `base` has issued at any time: such a one goes to
-/// nobody else (SEC-05). Whether it is good is not asked.
+/// Whether a text holds what is, or pretends to be, a token that the server at `base` has issued at any time: such a one goes to
+/// nobody else (SEC-05), whatever stands before and behind it. Whether it is good is not asked.
 pub(crate) fn is_ours(text: &str, base: &str) -> bool {
     #[derive(Deserialize)]
     struct Named {
@@ -292,16 +292,17 @@ pub(crate) fn is_ours(text: &str, base: &str) -> bool {
     struct Issued {
         iss: String,
     }
-    let mut parts = text.split('.');
-    let (Some(header), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-        return false;
-    };
     let decode = |part: &str, longest| (part.len() <= longest).then(|| URL_SAFE_NO_PAD.decode(part).ok()).flatten();
-    let header = decode(header, 1_024).and_then(|json| serde_json::from_slice::<Named>(&json).ok());
-    header.is_some_and(|header| header.kid.starts_with(OURS))
-        && decode(claims, LONGEST)
-            .and_then(|json| serde_json::from_slice::<Issued>(&json).ok())
-            .is_some_and(|claims| claims.iss == base)
+    let is_header = |part: &str| {
+        let header = decode(part, 1_024).and_then(|json| serde_json::from_slice::<Named>(&json).ok());
+        header.is_some_and(|header| header.kid.starts_with(OURS))
+    };
+    let is_of_base = |part: &str| {
+        let claims = decode(part, LONGEST).and_then(|json| serde_json::from_slice::<Issued>(&json).ok());
+        claims.is_some_and(|claims| claims.iss == base)
+    };
+    let parts: Vec<_> = text.split('.').collect();
+    parts.windows(3).any(|parts| is_header(parts[0]) && is_of_base(parts[1]))
 }
 
 #[cfg(test)]

@@ -101,8 +101,24 @@ async fn a_client_is_told_to_go_on_before_it_sends_its_body() {
     assert!(rig.seen()[0].text.ends_with("\r\n\r\nhello"));
 }
 
+/// SEC-04, SEC-05: nothing is said in them that could not be said before the body.
 #[tokio::test]
-async fn trailers_pass() {
+async fn trailers_of_a_request_stay_here() {
+    let rig = Rig::start(|_| Reply::keep("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")).await;
+    let text = rig
+        .talk(
+            "PUT /fhir/x HTTP/1.1\r\nHost: ours\r\nTransfer-Encoding: chunked\r\nTrailer: X-Remote-User\r\n\
+             Connection: close\r\n\r\n4\r\nbody\r\n0\r\nX-Remote-User: root\r\n\r\n",
+        )
+        .await;
+    assert_eq!(status_of(&text), 201);
+    let asked = rig.seen().pop().expect("one request goes upstream").text;
+    assert!(asked.ends_with("4\r\nbody\r\n0\r\n\r\n"), "{asked}");
+    assert!(!asked.to_ascii_lowercase().contains("trailer") && !asked.contains("root"), "{asked}");
+}
+
+#[tokio::test]
+async fn trailers_of_an_answer_pass() {
     let rig = Rig::start(|_| {
         Reply::keep(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\

@@ -78,8 +78,11 @@ fn a_token_of_ours_is_known_by_its_looks_whatever_it_is_worth() {
     let signed = token().sign(&own, BASE, [7; 16]).expect("a token");
     assert!(is_ours(&signed, BASE));
     assert!(is_ours(&format!("{}AA", &signed[..signed.len() - 2]), BASE), "its signature is not looked at");
+    for around in [format!("{signed}."), format!(".{signed}"), format!("a..{signed}.json"), format!("x.{signed}.y.z")] {
+        assert!(is_ours(&around, BASE), "{around}");
+    }
     assert!(!is_ours(&signed, "https://fhir.example/other"), "of another server");
-    for other in ["", "abc", "a.b.c", "e30.e30.AAAA", &format!("{signed}.x")] {
+    for other in ["", "abc", "a.b.c", "e30.e30.AAAA", "..", &signed[..signed.rfind('.').expect("a dot")]] {
         assert!(!is_ours(other, BASE), "{other}");
     }
     let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a key");
