@@ -114,6 +114,12 @@ impl Services {
 
     async fn is_beyond_its_client(&self, job: &Job) -> Result<bool, StoreError> {
         let Some(registry) = &self.rights.shared.registry else { return Ok(false) };
+        let wished = job.kickoff.filters.iter().map(|wished| (wished.resource_type, &wished.filter));
+        let searches = job.cohort.iter().flat_map(|cohort| &cohort.searches);
+        let sought = searches.flat_map(|search| search.filters.iter().map(|filter| (search.resource_type, filter)));
+        if !registry.may_filter_by(&job.owner, wished.chain(sought)) {
+            return Ok(true);
+        }
         // One from a time when there were no clients is nobody's.
         if job.owner == Owner::Open || registry.is_as_wide(&job.owner) {
             return Ok(false);

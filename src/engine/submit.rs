@@ -7,6 +7,7 @@ use super::planner::PlanError;
 use super::shared::{Question, SharedExports};
 use super::{Engine, Inner};
 use crate::clock;
+use crate::fhir::datatypes::Millis;
 use crate::fhir::outcome::IssueType;
 use crate::fhir::resource_type::ResourceType;
 use crate::job::store::StoreError;
@@ -14,6 +15,7 @@ use crate::job::usage::{Day, Exhausted};
 use crate::job::{Job, JobId};
 use crate::ledger::LedgerError;
 use crate::ledger::record::{Event, KickOff};
+use crate::smart::client::Owner;
 use crate::upstream::probe::FilterProbeError;
 
 /// How long a kick-off waits for what its job can find out as well.
@@ -39,6 +41,16 @@ pub(crate) enum SubmitError {
     Store(#[from] StoreError),
     #[error("could not record the export in the ledger")]
     Ledger(#[from] LedgerError),
+}
+
+impl SubmitError {
+    fn exhausted(exhausted: Exhausted, now: Millis) -> Self {
+        let seconds = match exhausted {
+            Exhausted::Running => RUNNING_RETRY_SECONDS,
+            Exhausted::Kickoffs | Exhausted::Bytes => Day::seconds_left(now),
+        };
+        Self::Quota { exhausted, seconds }
+    }
 }
 
 impl Engine {
@@ -81,6 +93,21 @@ impl Engine {
         self.to_its_end(async move { engine.record_or_share(job, peer).await }).await
     }
 
+    /// Whether a client may kick off one more export, as far as is known before the server is asked anything for it. One that has
+    /// exports under way may be asking for one of those.
+    ///
+    /// # Errors
+    /// [`SubmitError::Quota`] if it may not.
+    pub(crate) async fn has_room_for(&self, owner: &Owner) -> Result<(), SubmitError> {
+        let services = &self.inner.services;
+        let now = clock::now(&*services.clock);
+        let Some(allowed) = services.rights.allowance(owner, now) else { return Ok(()) };
+        if self.inner.settings.share && services.store.active(allowed.client.clone()).await? > 0 {
+            return Ok(());
+        }
+        services.has_room(&allowed).await?.map_err(|exhausted| SubmitError::exhausted(exhausted, now))
+    }
+
     async fn record_or_share(&self, job: Job, peer: Option<IpAddr>) -> Result<JobId, SubmitError> {
         let inner = &self.inner;
         let question = if inner.settings.share { SharedExports::question(&job) } else { None };
@@ -100,13 +127,7 @@ impl Engine {
         let services = &self.inner.services;
         let (id, now) = (job.id, clock::now(&*services.clock));
         let job = Job { consent: services.rights.consent().grown(), ..job };
-        let refused = |exhausted| {
-            let seconds = match exhausted {
-                Exhausted::Running => RUNNING_RETRY_SECONDS,
-                Exhausted::Kickoffs | Exhausted::Bytes => Day::seconds_left(now),
-            };
-            SubmitError::Quota { exhausted, seconds }
-        };
+        let refused = |exhausted| SubmitError::exhausted(exhausted, now);
         let allowed = services.rights.allowance(&job.owner, now);
         if let Some(allowed) = &allowed {
             services.has_room(allowed).await?.map_err(refused)?;

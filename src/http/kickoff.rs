@@ -73,6 +73,7 @@ where
         ExportLevel::System | ExportLevel::Patient => None,
     };
     permit(edge, caller, &kickoff, own.as_ref())?;
+    engine.has_room_for(&caller.owner()).await?;
     let Resolved { types, compartments, capability, cohort } = tokio::select! {
         resolved = resolve(edge, caller, &mut kickoff, &places, own.as_ref()) => resolved?,
         () = edge.clock.sleep(UPSTREAM_PATIENCE) => {

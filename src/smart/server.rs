@@ -355,6 +355,21 @@ impl Registry {
         }
     }
 
+    /// Whether the client of an export may filter now by all that it has filtered by, but for what was required of it then: what
+    /// passed tells of what stands there (SEC-14, SEC-21).
+    pub(crate) fn may_filter_by<'a>(
+        &self,
+        owner: &Owner,
+        filters: impl IntoIterator<Item = (ResourceType, &'a Filter)>,
+    ) -> bool {
+        let Owner::Client { id, policy: then, .. } = owner else { return true };
+        let Some(client) = self.client(id) else { return true };
+        let was_required =
+            |name, parameter: &str| then.required(name).any(|filter| filter.names().any(|own| own == parameter));
+        let may = |name, parameter: &str| client.policy.may_filter_by(name, parameter) || was_required(name, parameter);
+        filters.into_iter().all(|(name, filter)| filter.names().all(|parameter| may(name, parameter)))
+    }
+
     /// How much a client may have now; nothing is said of one that is registered no more.
     pub(crate) fn quotas(&self, client: &ClientId) -> Quotas {
         self.clients().get(client).map(|client| client.quotas).unwrap_or_default()

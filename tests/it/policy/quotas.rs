@@ -59,6 +59,21 @@ async fn kick_offs_of_a_day_are_counted_whatever_becomes_of_them() {
     rig.stop().await;
 }
 
+/// Who may kick off no more has nothing asked of the server, and is not told whether a Group is there.
+#[tokio::test]
+async fn what_is_beyond_a_quota_is_refused_before_the_server_is_asked_for_it() {
+    let client = Client::new("a", ALL);
+    let rig = rig(&client, json!({ "quotas": { "kickoffs_per_day": 1 } })).await;
+    let token = rig.token(&client, ALL).await;
+    export(&rig, &token, "/$export?_type=Patient").await;
+    let before = rig.upstream.requests().len();
+    for below in ["/Group/all/$export", "/Group/nobody/$export", "/$export?_typeFilter=Patient?gender=male"] {
+        rig.with_token("GET", below, &token).await.assert_refused(below, 429, "throttled", None);
+    }
+    assert_eq!(rig.upstream.requests().len(), before, "{:?}", rig.upstream.requests());
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn an_export_that_goes_beyond_the_bytes_of_a_day_fails_and_says_so() {
     let client = Client::new("a", ALL);

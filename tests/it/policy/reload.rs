@@ -49,6 +49,30 @@ async fn a_narrower_policy_ends_what_it_does_not_cover() {
     }
 }
 
+/// SEC-14, SEC-21: what passed a filter tells of what stands where something is kept back.
+#[tokio::test]
+async fn an_export_by_a_filter_that_is_permitted_no_more_ends() {
+    let policy =
+        |parameters: &[&str]| json!({ "removed_elements": ["Patient.identifier"], "filter_parameters": parameters });
+    let client = Client::new("a", ALL);
+    for (below, now, stays) in [
+        ("_type=Patient&_typeFilter=Patient?gender=male", &["Patient?gender"][..], true),
+        ("_type=Patient&_typeFilter=Patient?gender=male", &[][..], false),
+        ("_type=Patient", &[][..], true),
+    ] {
+        let mut rig = rig(&client, policy(&["Patient?gender", "Patient?_tag"])).await;
+        let token = rig.token(&client, ALL).await;
+        let export = export(&rig, &token, &format!("/$export?{below}")).await;
+        rig.reload(|config| config.smart.clients = vec![under(&client, policy(now))]);
+        let expected = if stays { 200 } else { 404 };
+        assert_eq!(rig.with_token("GET", &export.status, &token).await.status, expected, "{below} by {now:?}");
+        if !stays {
+            nothing_is_left(&rig, below).await;
+        }
+        rig.stop().await;
+    }
+}
+
 /// SEC-14
 #[tokio::test]
 async fn an_export_that_runs_has_nothing_after_its_policy_became_narrower() {
