@@ -11,6 +11,9 @@ use std::fmt;
 const DEEPEST: usize = 140;
 /// Labels, subjects and resources in one; more are not understood.
 const MOST_LABELS: usize = 1_000;
+/// Places of references without a name, and bytes of the path to one.
+const MOST_PLACES: usize = 50;
+const LONGEST_PATH: usize = 300;
 const MOST_RESOURCES: usize = 100_000;
 
 /// What was found in a resource, wherever in it.
@@ -25,8 +28,10 @@ pub(crate) struct Inside<'a> {
     pub(crate) references: Vec<Cow<'a, str>>,
     /// Whom it is about, by the elements of its root that say so.
     pub(crate) subjects: Vec<Subject<'a>>,
-    /// References that tell how somebody can be found, and lead nowhere.
-    pub(crate) nameless: Vec<Nameless<'a>>,
+    /// Where references stand that tell how a patient can be found, and lead nowhere: each place once.
+    pub(crate) nameless: Vec<Nameless>,
+    /// There are more such places than are told.
+    pub(crate) has_more_nameless: bool,
     /// A label has no code, or two, or is none.
     pub(crate) has_strange_label: bool,
     /// A resource in it has two types or none that can be read, or a reference has two targets.
@@ -56,12 +61,14 @@ pub(crate) struct Subject<'a> {
     pub(crate) kind: Option<Cow<'a, str>>,
 }
 
-/// A reference by an identifier, or to a patient of whom no more is said than how to show them.
-pub(crate) struct Nameless<'a> {
-    /// The names that lead to it from the root, without indices: `participant.actor`.
+/// A place of references to patients by an identifier, or of no more than how to show them; and of those by an identifier that do
+/// not say what they mean, if the element says that it is a patient.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Nameless {
+    /// The names that lead to it from the root, without indices: `participant.actor`. Of a long one it is the beginning.
     pub(crate) path: String,
-    /// The type that it says it leads to.
-    pub(crate) kind: Option<Cow<'a, str>>,
+    /// Whether it is said to be a patient.
+    pub(crate) is_patient: bool,
 }
 
 /// `Composition.confidentiality` is a code of it.
@@ -77,8 +84,7 @@ pub(crate) fn look_inside(line: &[u8]) -> Option<Inside<'_>> {
     walk.walk()?;
     let mut inside = walk.inside;
     inside.has_strange_label |= inside.labels.len() > MOST_LABELS;
-    let people = inside.subjects.len().max(inside.nameless.len());
-    inside.is_strange |= people > MOST_LABELS || inside.resources.len() > MOST_RESOURCES;
+    inside.is_strange |= inside.subjects.len() > MOST_LABELS || inside.resources.len() > MOST_RESOURCES;
     inside.resources.sort_unstable_by_key(|nested| nested.start);
     Some(inside)
 }
@@ -270,6 +276,24 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Notes a reference without a name, and its place only once.
+    fn nameless(&mut self, is_patient: bool) {
+        let mut path = String::new();
+        for level in self.levels.iter().filter(|level| level.is_object) {
+            if path.len() + level.key.len() > LONGEST_PATH {
+                break;
+            }
+            path.push_str(if path.is_empty() { "" } else { "." });
+            path.push_str(&level.key);
+        }
+        let nameless = Nameless { path, is_patient };
+        if self.inside.nameless.len() >= MOST_PLACES {
+            self.inside.has_more_nameless = true;
+        } else if !self.inside.nameless.contains(&nameless) {
+            self.inside.nameless.push(nameless);
+        }
+    }
+
     /// The names that lead to the value that is read, the nearest first; arrays have none.
     fn names(&self) -> impl Iterator<Item = &str> {
         self.levels.iter().rev().filter(|level| level.is_object).map(|level| &*level.key)
@@ -311,20 +335,18 @@ impl<'a> Walk<'a> {
                 None => self.inside.has_strange_label |= is_label,
             }
         }
-        let is_shown = own.has_display && kind.text.as_deref() == Some("Patient");
-        if reference.text.is_none() && resource_type.text.is_none() && (own.has_identifier || is_shown) {
-            self.inside.is_strange |= kind.is_strange;
-            if self.inside.nameless.len() <= MOST_LABELS {
-                let path = path(&self.levels);
-                self.inside.nameless.push(Nameless { path, kind: kind.text.clone() });
-            }
-        }
         let subject = match self.levels.as_slice() {
             [root] | [root, Level { is_object: false, .. }] => {
                 SUBJECTS.into_iter().find(|element| *element == root.key)
             }
             _ => None,
         };
+        let is_patient = kind.text.as_deref() == Some("Patient");
+        let is_found =
+            own.has_identifier && (is_patient || kind.is_strange || (kind.text.is_none() && subject.is_some()));
+        if reference.text.is_none() && resource_type.text.is_none() && (is_found || (is_patient && own.has_display)) {
+            self.nameless(is_patient || kind.is_strange);
+        }
         if let Some(element) = subject
             && self.inside.subjects.len() <= MOST_LABELS
         {
@@ -339,12 +361,6 @@ impl<'a> Walk<'a> {
             self.inside.resources.push(Nested { start, resource_type, id: id.text });
         }
     }
-}
-
-/// The names that lead to what stands in these levels, from the root.
-fn path(levels: &[Level<'_>]) -> String {
-    let names: Vec<_> = levels.iter().filter(|level| level.is_object).map(|level| &*level.key).collect();
-    names.join(".")
 }
 
 /// Whether what a member of this name holds is a resource; without a name it is the whole.
@@ -534,15 +550,17 @@ mod tests {
         assert_eq!(resources, [("Observation", Some("o")), ("Patient", Some("p"))]);
         assert!(json[inside.resources[1].start..].starts_with(r#"{"resourceType":"Patient""#));
         assert!(!inside.is_strange);
-        let paths: Vec<_> = inside.nameless.iter().map(|found| (&*found.path, found.kind.as_deref())).collect();
-        assert_eq!(paths, [("focus", None)]);
+        assert!(inside.nameless.is_empty(), "a focus that does not say that it is a patient");
         let found = r#"{"resourceType":"Appointment","identifier":[{"value":"1"}],"participant":[
             {"actor":{"type":"Patient","display":"x"}},{"actor":{"identifier":{"value":"2"},"type":"Device"}},
-            {"actor":{"display":"x"}},{"type":[{"coding":[{"display":"x"}]}]}]}"#;
+            {"actor":{"type":"Patient","identifier":{"value":"3"}}},{"actor":{"display":"x"}},
+            {"actor":{"type":"Device","type":"Group","identifier":{"value":"4"}}},{"type":[{"coding":[{"display":"x"}]}]}],
+            "for":{"identifier":{"value":"5"}},"patient":{"display":"x"}}"#;
         let found: String = found.split_whitespace().collect();
         let found = look(&found);
-        let paths: Vec<_> = found.nameless.iter().map(|found| (&*found.path, found.kind.as_deref())).collect();
-        assert_eq!(paths, [("participant.actor", Some("Patient")), ("participant.actor", Some("Device"))]);
+        let paths: Vec<_> = found.nameless.iter().map(|found| (&*found.path, found.is_patient)).collect();
+        assert_eq!(paths, [("participant.actor", true), ("for", false)], "each place once");
+        assert!(!found.has_more_nameless && !found.is_strange);
         let nameless = look(r#"{"resourceType":"Observation","subject":[{"identifier":{"value":"v"}}]}"#);
         assert!(nameless.subjects.len() == 1 && nameless.subjects[0].reference.is_none());
         for strange in [
@@ -555,6 +573,24 @@ mod tests {
         }
         let newer = look(r#"{"reason":[{"reference":{"reference":"Condition/1"}}]}"#);
         assert!(!newer.is_strange && newer.references.len() == 1, "a CodeableReference of R5");
+    }
+
+    /// Whatever there is of them, and however they are called, it takes little memory.
+    #[test]
+    fn many_references_without_a_name_are_few_places() {
+        let many = |name: &str, count: usize| {
+            vec![format!(r#""{name}":[{{"type":"Patient","identifier":{{}}}}]"#); count].join(",")
+        };
+        let one = format!("{{{}}}", many("a", 5_000));
+        assert_eq!((look(&one).nameless.len(), look(&one).has_more_nameless), (1, false));
+        let places: Vec<_> = (0..5_000).map(|number| many(&format!("a{number}"), 1)).collect();
+        let others = format!("{{{}}}", places.join(","));
+        assert_eq!((look(&others).nameless.len(), look(&others).has_more_nameless), (MOST_PLACES, true));
+        let long = format!(r#"{{"a":{{{}}}}}"#, many(&"b".repeat(100_000), 1));
+        assert_eq!(look(&long).nameless, [Nameless { path: "a".to_owned(), is_patient: true }]);
+        let without = r#"{"resourceType":"PaymentReconciliation","detail":[X]}"#
+            .replace('X', &vec![r#"{"identifier":{"value":"v"}}"#; 5_000].join(","));
+        assert!(look(&without).nameless.is_empty() && !look(&without).is_strange);
     }
 
     #[test]

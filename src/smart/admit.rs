@@ -17,7 +17,7 @@ use crate::fhir::bundle::Entry;
 use crate::fhir::compartment::Compartments;
 use crate::fhir::datatypes::{Id, LocalReference};
 use crate::fhir::elements::{Elements, Kept, Wanted};
-use crate::fhir::inside::{Inside, Nameless, Subject, look_inside};
+use crate::fhir::inside::{Inside, Subject, look_inside};
 use crate::fhir::rebase::Rebase;
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
@@ -216,21 +216,20 @@ impl Grant {
             nested.resource_type == ResourceType::PATIENT.as_str() && id.is_some_and(|id| self.consent.has(&id))
         });
         let is_meant = inside.references.iter().any(|reference| self.consent.may_be_meant_by(reference));
-        let is_patient = |kind: Option<&str>| kind.is_none_or(|kind| kind == ResourceType::PATIENT.as_str());
+        let links = self.compartments.links(entry.resource_type);
         let is_unknown = |subject: &Subject<'_>| {
+            let is_patient = subject.kind.as_deref().is_none_or(|kind| kind == ResourceType::PATIENT.as_str());
+            // Where it is no reference, it is something else that is called so.
+            let is_somebody =
+                subject.reference.is_some() || links.clone().any(|link| link.paths.contains(&subject.element));
             let is_named = subject
                 .reference
                 .as_deref()
                 .is_some_and(|target| target.contains("://") || self.local(target).is_some());
-            is_patient(subject.kind.as_deref()) && !is_named
+            is_patient && is_somebody && !is_named
         };
-        // Who is no subject is a patient if that is said, or where it may be one.
-        let links = self.compartments.links(entry.resource_type);
-        let is_nameless = |nameless: &Nameless<'_>| {
-            let may_be_one = || links.clone().any(|link| link.paths.contains(&&*nameless.path));
-            is_patient(nameless.kind.as_deref()) && (nameless.kind.is_some() || may_be_one())
-        };
-        let may_be_any = inside.subjects.iter().any(is_unknown) || inside.nameless.iter().any(is_nameless);
+        let is_nameless = !inside.nameless.is_empty() || inside.has_more_nameless;
+        let may_be_any = is_nameless || inside.subjects.iter().any(is_unknown);
         let is_named = || std::str::from_utf8(&entry.line).is_ok_and(|text| self.consent.is_named_in(text));
         // Whose it is, it says by a reference or not at all.
         let is_nobodys = entry.resource_type == ResourceType::BINARY && inside.references.is_empty();
@@ -267,10 +266,12 @@ impl Grant {
                 if self.is_member(&entry.id) { Ok(Vec::new()) } else { Err(Withheld::OutsideCohort) }
             }
             Cohort::AllPatients | Cohort::Members(_) => {
-                if !self.patients(entry).any(|id| self.is_member(&id)) {
-                    return Err(Withheld::OutsideCohort);
+                let (members, others) = self.members_and_others(entry);
+                match (members.is_empty(), others.is_empty()) {
+                    (false, true) => self.if_nobody_elses(entry, members),
+                    (false, false) => Err(Withheld::SharedWithOthers),
+                    (true, _) => Err(Withheld::OutsideCohort),
                 }
-                self.owners(entry)
             }
         }
     }

@@ -30,12 +30,11 @@ pub(crate) enum NotAList {
 /// Patients on one list.
 const MOST: usize = 100_000;
 
-/// What a patient's id follows, however it is escaped: in a reference or a link, and in a search.
-const NAMING: [(&[u8], &[&str]); 3] = [
-    (b"Patient", &["/", "\\/", "%2F", "%2f", "\\u002f", "\\u002F"]),
-    (b"patient", &["=", "%3D", "%3d", "\\u003d", "\\u003D"]),
-    (b"subject", &["=", "%3D", "%3d", "\\u003d", "\\u003D"]),
-];
+/// What stands between `Patient` and an id, however it is escaped.
+const AS_REFERENCE: [&str; 6] = ["/", "\\/", "%2F", "%2f", "\\u002f", "\\u002F"];
+/// What stands between a parameter of a search and ids.
+const AS_SEARCH: [&str; 9] =
+    ["=", "%3D", "%3d", "\\u003d", "\\u003D", ":Patient=", ":Patient%3D", "%3APatient%3D", "%3APatient="];
 
 impl Default for Consent {
     /// Nobody is on it.
@@ -114,13 +113,23 @@ impl Consent {
             // A full stop ends a sentence, or belongs to the id.
             [id, id.trim_end_matches('.')].into_iter().any(|id| Id::parse(id).is_ok_and(|id| self.has(&id)))
         };
-        NAMING.iter().any(|(word, signs)| {
+        let is_among = |list: &str| {
+            let list = list.split(|letter: char| !is_of_id(letter) && !matches!(letter, ',' | '%')).next();
+            list.unwrap_or_default()
+                .split(',')
+                .flat_map(|ids| ids.split("%2C"))
+                .flat_map(|ids| ids.split("%2c"))
+                .any(is_on_it)
+        };
+        let named = |word: &str, signs: &[&str], is_it: &dyn Fn(&str) -> bool| {
             let mut words = memchr::memmem::find_iter(text.as_bytes(), word).map(|at| at + word.len());
             words.any(|at| {
                 let after = text.get(at..).unwrap_or_default();
-                signs.iter().filter_map(|sign| after.strip_prefix(sign)).any(is_on_it)
+                signs.iter().filter_map(|sign| after.strip_prefix(sign)).any(is_it)
             })
-        })
+        };
+        named("Patient", &AS_REFERENCE, &is_on_it)
+            || ["patient", "subject"].iter().any(|word| named(word, &AS_SEARCH, &is_among))
     }
 
     /// Whether a reference leads to somebody on it, or may do so: on whatever server it is said to be, and where it says no

@@ -1,10 +1,12 @@
 //! Whose a resource is: the patients in whose compartments it lies, and whether it may be somebody's of whom nobody can tell who
 //! it is.
 
+use std::collections::HashSet;
+
 use super::{Grant, Withheld};
 use crate::fhir::bundle::Entry;
-use crate::fhir::datatypes::{Id, LocalReference};
-use crate::fhir::inside::{Inside, Nameless, SUBJECTS, look_inside};
+use crate::fhir::datatypes::Id;
+use crate::fhir::inside::{Inside, SUBJECTS, Subject, look_inside};
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
 
@@ -14,11 +16,18 @@ const OF_SEVERAL_SUBJECTS: &str = "Account";
 impl Grant {
     /// The patients in whose compartments the resource lies: members, and nobody else.
     pub(super) fn owners(&self, entry: &Entry) -> Result<Vec<Id>, Withheld> {
-        let (members, others): (Vec<_>, Vec<_>) = self.patients(entry).partition(|id| self.is_member(id));
-        if !others.is_empty() {
-            return Err(Withheld::SharedWithOthers);
-        }
-        if self.may_be_a_strangers(entry) { Err(Withheld::Undecided) } else { Ok(members) }
+        let (members, others) = self.members_and_others(entry);
+        if others.is_empty() { self.if_nobody_elses(entry, members) } else { Err(Withheld::SharedWithOthers) }
+    }
+
+    /// The patients in whose compartments the resource lies, by whether they are members.
+    pub(super) fn members_and_others(&self, entry: &Entry) -> (Vec<Id>, Vec<Id>) {
+        self.patients(entry).partition(|id| self.is_member(id))
+    }
+
+    /// These owners, if nobody can be another one.
+    pub(super) fn if_nobody_elses(&self, entry: &Entry, owners: Vec<Id>) -> Result<Vec<Id>, Withheld> {
+        if self.may_be_a_strangers(entry) { Err(Withheld::Undecided) } else { Ok(owners) }
     }
 
     /// The patients in whose compartments the resource lies, members or not.
@@ -29,7 +38,8 @@ impl Grant {
 
     /// What the elements refer to that put a resource into compartments.
     fn linked<'a>(&'a self, entry: &'a Entry) -> impl Iterator<Item = &'a str> + 'a {
-        let is_link = |path: &str| self.is_link(entry.resource_type, path);
+        let links = self.compartments.links(entry.resource_type);
+        let is_link = move |path: &str| links.clone().any(|link| link.paths.contains(&path));
         entry.references.iter().filter(move |reference| is_link(&reference.path)).map(|reference| &*reference.target)
     }
 
@@ -44,7 +54,7 @@ impl Grant {
         if !matches!(self.cohort, Cohort::Members(_)) {
             return false;
         }
-        let unsure: Vec<_> = self.linked(entry).filter(|target| !self.is_clear(target)).collect();
+        let unsure: HashSet<_> = self.linked(entry).filter(|target| !self.is_clear(target)).collect();
         if unsure.iter().any(|target| !target.starts_with('#')) {
             return true;
         }
@@ -52,26 +62,26 @@ impl Grant {
             return false;
         }
         look_inside(&entry.line).filter(|inside| !inside.is_strange).is_none_or(|inside| {
-            unsure.iter().any(|target| !leads_to_an_inner_one_but_a_patient(target, &inside))
-                || inside
-                    .nameless
-                    .iter()
-                    .any(|nameless| self.is_a_patient_without_a_name(entry.resource_type, nameless))
+            let (patients, inner) = inner_ones(&inside);
+            let is_no_patient = |target: &str| {
+                target.strip_prefix('#').is_some_and(|name| inner.contains(name) && !patients.contains(name))
+            };
+            inside.has_more_nameless
+                || !unsure.into_iter().all(is_no_patient)
+                || inside.subjects.iter().any(|subject| self.is_a_subject_without_a_name(entry.resource_type, subject))
+                || inside.nameless.iter().any(|nameless| self.is_link(entry.resource_type, &nameless.path))
         })
     }
 
     /// Whether it can be told whom a reference means, or that it means no patient.
     fn is_clear(&self, target: &str) -> bool {
         let is_another = |name: &str| ResourceType::parse(name).is_some_and(|name| name != ResourceType::PATIENT);
-        match target.split_once('?') {
-            Some((found, _)) => is_another(found.rsplit('/').next().unwrap_or_default()),
-            // The resource itself.
-            None if target == "#" => true,
-            None => {
-                self.local(target).is_some()
-                    || LocalReference::parse_elsewhere(target).is_some_and(|of| is_another(of.resource_type.as_str()))
-            }
+        if let Some((found, _)) = target.split_once('?') {
+            return is_another(found.rsplit('/').next().unwrap_or_default());
         }
+        let path = target.split_once("/_history/").map_or(target, |(path, _)| path);
+        // The resource itself, or one that bears its type in its name, be it an id or not.
+        target == "#" || self.local(target).is_some() || path.rsplit('/').nth(1).is_some_and(is_another)
     }
 
     /// Whether it is worth looking for a patient whom nothing but an identifier names: seldom, for it takes reading it again.
@@ -87,18 +97,17 @@ impl Grant {
             || entry.resource_type.as_str() == OF_SEVERAL_SUBJECTS
     }
 
-    /// Whether what refers to somebody by an identifier puts the resource into the compartment of a patient.
-    fn is_a_patient_without_a_name(&self, resource_type: ResourceType, nameless: &Nameless<'_>) -> bool {
-        let is_patient = match nameless.kind.as_deref() {
-            Some(kind) => kind == ResourceType::PATIENT.as_str(),
-            None => SUBJECTS.contains(&&*nameless.path),
-        };
-        is_patient && self.is_link(resource_type, &nameless.path)
+    /// Whether it is about somebody of whom it says no more than how to find or to show them, and who may be a patient.
+    fn is_a_subject_without_a_name(&self, resource_type: ResourceType, subject: &Subject<'_>) -> bool {
+        let may_be_patient = subject.kind.as_deref().is_none_or(|kind| kind == ResourceType::PATIENT.as_str());
+        may_be_patient && subject.reference.is_none() && self.is_link(resource_type, subject.element)
     }
 }
 
-fn leads_to_an_inner_one_but_a_patient(target: &str, inside: &Inside<'_>) -> bool {
-    let Some(name) = target.strip_prefix('#') else { return false };
-    let mut inner = inside.resources.iter().skip(1).filter(|inner| inner.id.as_deref() == Some(name)).peekable();
-    inner.peek().is_some() && inner.all(|inner| inner.resource_type != ResourceType::PATIENT.as_str())
+/// The patients in a resource, and all that is in it.
+fn inner_ones<'a>(inside: &'a Inside<'_>) -> (HashSet<&'a str>, HashSet<&'a str>) {
+    let inner = inside.resources.iter().skip(1).filter_map(|inner| Some((inner.id.as_deref()?, &*inner.resource_type)));
+    let patients =
+        inner.clone().filter(|(_, name)| *name == ResourceType::PATIENT.as_str()).map(|(id, _)| id).collect();
+    (patients, inner.map(|(id, _)| id).collect())
 }
