@@ -114,8 +114,11 @@ impl Services {
 
     async fn is_beyond_its_client(&self, job: &Job) -> Result<bool, StoreError> {
         let Some(registry) = &self.rights.shared.registry else { return Ok(false) };
-        let wished = job.kickoff.filters.iter().map(|wished| (wished.resource_type, &wished.filter));
+        // As the kick-off was held to it: filters of types that are exported, and those of a cohort but for who may be had at all.
+        let wished = job.kickoff.filters.iter().filter(|wished| job.filters.contains_key(&wished.resource_type));
+        let wished = wished.map(|wished| (wished.resource_type, &wished.filter));
         let searches = job.cohort.iter().flat_map(|cohort| &cohort.searches);
+        let searches = searches.filter(|search| search.resource_type != ResourceType::PATIENT);
         let sought = searches.flat_map(|search| search.filters.iter().map(|filter| (search.resource_type, filter)));
         if !registry.may_filter_by(&job.owner, wished.chain(sought)) {
             return Ok(true);
