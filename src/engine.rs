@@ -14,6 +14,7 @@ mod downloads;
 pub(crate) mod files;
 mod finish;
 mod held;
+mod holdings;
 mod isolate;
 mod narrow;
 mod organized;
@@ -39,6 +40,7 @@ mod timekeeper;
 mod worker;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -117,6 +119,8 @@ pub(crate) struct EngineSettings {
     pub(crate) most_of_a_client: u32,
     /// Whether kick-offs of a client that ask for the same share an export.
     pub(crate) share: bool,
+    /// A folder for files without a name.
+    pub(crate) scratch: Arc<Path>,
     pub(crate) searches: usize,
     pub(crate) page_resources: u32,
     pub(crate) page_bytes: usize,
@@ -272,8 +276,21 @@ impl Engine {
         let places = Arc::new(Semaphore::new(settings.most_running));
         let instance = instance.into();
         let client = None;
-        let services =
-            Services { store, output, clock, ledger, sidecars, instance, client, checkpoint_key, keys, coding, rights };
+        let scratch = Arc::clone(&settings.scratch);
+        let services = Services {
+            store,
+            output,
+            clock,
+            ledger,
+            sidecars,
+            scratch,
+            instance,
+            client,
+            checkpoint_key,
+            keys,
+            coding,
+            rights,
+        };
         let inner = Inner {
             services,
             upstream,

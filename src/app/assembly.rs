@@ -184,6 +184,7 @@ pub(super) fn engine_settings(config: &Config) -> EngineSettings {
         most_of_a_client: config.export.max_jobs_per_client,
         public_base: config.server.public_base_url.as_str().into(),
         share: config.export.share_identical_kickoffs,
+        scratch: config.store.path.as_path().into(),
         searches: upstream.max_concurrent_searches,
         page_resources: upstream.page_max_resources,
         page_bytes: usize::try_from(upstream.page_target.bytes()).unwrap_or(usize::MAX),

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::files::{FilesError, Stage};
+use super::holdings::Holdings;
 use super::pool::Order;
 use super::provenance::Known;
 use super::read::{Bar, ReadError, Reader, Received};
-use super::services::Services;
 use super::streamed::StreamError;
 use super::worker::{Worker, WorkerError};
 use crate::fhir::bundle::{Entry, Scope as PageScope};
@@ -350,14 +350,14 @@ fn first_line(slice: &Slice) -> Option<u32> {
 /// The complete files, by what they hold.
 #[derive(Debug)]
 pub(super) struct Exported {
-    services: Services,
+    holdings: Arc<Holdings>,
     /// Sidecars.
     keys: HashMap<ResourceType, Vec<String>>,
 }
 
 impl Exported {
-    pub(super) fn new(services: Services, keys: HashMap<ResourceType, Vec<String>>) -> Self {
-        Self { services, keys }
+    pub(super) fn new(holdings: Arc<Holdings>, keys: HashMap<ResourceType, Vec<String>>) -> Self {
+        Self { holdings, keys }
     }
 
     /// Which of some resources they hold.
@@ -369,15 +369,9 @@ impl Exported {
         resource_type: ResourceType,
         ids: &BTreeSet<Id>,
     ) -> Result<HashSet<IdHash>, OutputError> {
-        let mut left: Vec<_> = ids.iter().map(|id| IdHash::of(resource_type, id)).collect();
-        let mut held = HashSet::new();
-        for key in self.keys.get(&resource_type).into_iter().flatten() {
-            if left.is_empty() {
-                break;
-            }
-            let sidecar = self.services.sidecar(key).await?;
-            held.extend(left.extract_if(.., |id| sidecar.contains(*id)));
-        }
-        Ok(held)
+        let asked: Vec<_> = ids.iter().map(|id| IdHash::of(resource_type, id)).collect();
+        let sidecars: Vec<_> = self.keys.get(&resource_type).into_iter().flatten().map(String::as_str).collect();
+        let held = self.holdings.hold(&sidecars, &asked).await?;
+        Ok(asked.into_iter().zip(held).filter_map(|(id, held)| held.then_some(id)).collect())
     }
 }

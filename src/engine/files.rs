@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::associated::Tie;
+use super::holdings::Holdings;
 use super::read::{Accepted, Bar, Received, Summary};
 use super::rights::Rights;
 use super::services::Services;
@@ -69,6 +70,8 @@ pub(super) struct Files {
     export: Export,
     limits: FileLimits,
     complete: Vec<FileRecord>,
+    /// What those hold, for whoever asks.
+    holdings: Arc<Holdings>,
     open: BTreeMap<FileContent, OpenFile>,
     next: u32,
     /// What may stand in blocks of several patients and was written by this run.
@@ -166,7 +169,8 @@ impl Files {
             records.into_iter().filter(|record| matches!(record.state, FileState::Complete(_))).collect();
         let turn = Turn::from(services.clock.unix_millis());
         let (open, shared, before) = (BTreeMap::new(), HashSet::new(), complete.len());
-        Self { services, lease, export, limits, complete, open, next, shared, before, running, commits, turn }
+        let holdings = Arc::new(Holdings::new(services.clone()));
+        Self { services, lease, export, limits, complete, holdings, open, next, shared, before, running, commits, turn }
     }
 
     pub(super) fn clock(&self) -> Arc<dyn Clock> {

@@ -1,5 +1,6 @@
 //! What jobs keep files and records with: store, output, clock and keys.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -26,6 +27,8 @@ pub(super) struct Services {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ledger: Ledger,
     pub(super) sidecars: Sidecars,
+    /// A folder for files without a name: that of the job store.
+    pub(super) scratch: Arc<Path>,
     pub(super) instance: Arc<str>,
     /// The folder of the client whose job they are for.
     pub(super) client: Option<ClientFolder>,

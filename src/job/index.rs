@@ -39,6 +39,10 @@ impl IdHash {
         self.0.to_be_bytes()
     }
 
+    pub(crate) fn from_bytes(bytes: [u8; HASH]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
     /// A hash of this resource in one version, for this process only. It tells two readings of the same apart, which a quick
     /// hash does.
     pub(crate) fn with_version(self, version: &str) -> u128 {
@@ -151,7 +155,12 @@ impl Sidecar {
         Self { bytes: Bytes::from(bytes), count, patients, notes }
     }
 
-    /// What the file holds.
+    /// How many resources the file holds.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// What the file holds, sorted.
     pub(crate) fn ids(&self) -> impl Iterator<Item = IdHash> + '_ {
         hashes(self.bytes.get(HEAD..HEAD + self.count * HASH).unwrap_or_default())
     }
@@ -205,7 +214,7 @@ impl Sidecar {
 }
 
 fn hashes(bytes: &[u8]) -> impl Iterator<Item = IdHash> + '_ {
-    bytes.as_chunks::<HASH>().0.iter().map(|hash| IdHash(u128::from_be_bytes(*hash)))
+    bytes.as_chunks::<HASH>().0.iter().map(|hash| IdHash::from_bytes(*hash))
 }
 
 #[cfg(test)]

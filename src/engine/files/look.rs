@@ -1,6 +1,7 @@
 //! What files tell of themselves: what they hold, refer to and say.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -74,7 +75,7 @@ impl Files {
                 keys.entry(name).or_default().push(key.to_owned());
             }
         }
-        Exported::new(self.services.clone(), keys)
+        Exported::new(Arc::clone(&self.holdings), keys)
     }
 
     /// What the lines of complete files refer to, each once, in the order of the files' numbers. Files that come later
@@ -126,12 +127,8 @@ impl Files {
         resource_type: ResourceType,
         ids: &[IdHash],
     ) -> Result<Vec<bool>, FilesError> {
-        let mut known = vec![false; ids.len()];
-        for record in self.complete.iter().filter(|record| record.may_hold(resource_type)) {
-            let Some(key) = record.sidecar() else { continue };
-            let sidecar = self.services.sidecar(key).await?;
-            known.iter_mut().zip(ids).for_each(|(known, id)| *known |= sidecar.contains(*id));
-        }
-        Ok(known)
+        let holding = self.complete.iter().filter(|record| record.may_hold(resource_type));
+        let sidecars: Vec<_> = holding.filter_map(FileRecord::sidecar).collect();
+        Ok(self.holdings.hold(&sidecars, ids).await?)
     }
 }
