@@ -11,17 +11,19 @@
 //!   the answers are the same.
 //! * `flood`: a thousand distinct assertions a second, signed by nobody with RSA-4096 and a `kid` that is not known, in bodies of
 //!   64 kB. Beside it the 99th percentile of reads that pass through is at most 1.2 times that beside the same flood into a server
-//!   that reads it and does nothing, as the median of several rounds of both; the client's keys are fetched once a minute at
+//!   that reads it and does nothing, on the threads by which reads are answered, as the median of several rounds of both; the client's keys are fetched once a minute at
 //!   most; and the job store does not grow.
 //!
 //! * `crowd`: beside that flood, a thousand downloads of 4 kB/s and one export after another, the 99th percentile of small reads is at
 //!   most 1.3 times that at rest, and none of all these fails.
 //!
-//! The flood comes from this very process, on this machine, and takes more of its processors than all that is measured: that at
-//! rest is said beside it.
+//! All of it comes from this very process, on this machine, where it would come from others: so what floods, downloads and exports,
+//! and the server that exports read (a replica, `upstream.export_base_url`), runs on threads of a lower priority than what reads
+//! and what is read. They still take processors: what reads take that do not pass through is said beside those that do.
 //! The exit code is 0 if all hold.
 
 mod crowd;
+mod machines;
 mod verdict;
 
 use std::collections::BTreeSet;
@@ -52,7 +54,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+
+use self::machines::Machines;
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -65,7 +70,7 @@ struct Arguments {
     #[arg(long, default_value_t = 10_000)]
     each: usize,
     /// How often it is flooded.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 13)]
     rounds: usize,
     /// How long each flood lasts.
     #[arg(long, default_value_t = 5)]
@@ -92,14 +97,18 @@ const READ_EVERY: Duration = Duration::from_millis(5);
 
 type Http = HttpClient<HttpConnector, Full<Bytes>>;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    verdict::ended(measure(Arguments::parse()).await)
+fn main() -> ExitCode {
+    verdict::ended(
+        Machines::start().and_then(|machines| machines.reader.block_on(measure(Arguments::parse(), &machines))),
+    )
 }
 
-async fn measure(Arguments { parts, requests, each, rounds, seconds, .. }: Arguments) -> anyhow::Result<bool> {
+async fn measure(
+    Arguments { parts, requests, each, rounds, seconds, .. }: Arguments,
+    machines: &Machines,
+) -> anyhow::Result<bool> {
     let wanted = |part| parts.is_empty() || parts.contains(&part);
-    let stand = Stand::start().await?;
+    let stand = Arc::new(Stand::start(machines).await?);
     stand.until_tokens_are_issued().await?;
     let mut held = true;
     if wanted(Part::Cost) {
@@ -195,9 +204,9 @@ fn told_apart(one: &[Duration], other: &[Duration]) -> f64 {
     0.5 + differences.fold(0.0, f64::max) / 2.0
 }
 
-async fn flood(stand: &Stand, rounds: usize, lasts: Duration) -> anyhow::Result<bool> {
+async fn flood(stand: &Arc<Stand>, rounds: usize, lasts: Duration) -> anyhow::Result<bool> {
     let token = format!("{}/$bulk-token", stand.base);
-    let nowhere = nowhere().await?;
+    let nowhere = stand.server.spawn(nowhere()).await??;
     let (grown, fetched, began) = (stand.state_bytes(), stand.fetched.load(Ordering::Relaxed), Instant::now());
     let (mut to_rest, mut to_nowhere) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -232,11 +241,18 @@ struct Stand {
     folder: TempDir,
     key: EncodingKey,
     http: Http,
+    /// Connections that are driven where those are.
+    http_of_others: Http,
     /// How often the second client's keys were fetched.
     fetched: Arc<AtomicUsize>,
-    upstream: SampleUpstream,
+    /// What exports read.
+    replica: SampleUpstream,
     upstream_base: String,
-    _server: Running,
+    _servers: [Running; 2],
+    /// Where the server is that is read.
+    server: Handle,
+    /// Where those are who flood, download and export.
+    others: Handle,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -247,10 +263,17 @@ struct Answers {
 }
 
 impl Stand {
-    async fn start() -> anyhow::Result<Self> {
-        let upstream = SampleUpstream::new(Settings::default());
-        upstream.create(r#"{"resourceType":"Patient","active":true}"#).context("a patient")?;
-        let server = upstream.clone().serve(listener().await?).await;
+    async fn start(machines: &Machines) -> anyhow::Result<Self> {
+        let (server, others) = (machines.server.handle().clone(), machines.others.handle().clone());
+        let [upstream, replica] = [(); 2].map(|()| SampleUpstream::new(Settings::default()));
+        for server in [&upstream, &replica] {
+            server.create(r#"{"resourceType":"Patient","active":true}"#).context("a patient")?;
+        }
+        let serve = async |upstream: &SampleUpstream, on: &Handle| {
+            let upstream = upstream.clone();
+            on.spawn(async move { anyhow::Ok(upstream.serve(listener().await?).await) }).await?
+        };
+        let servers = [serve(&upstream, &server).await?, serve(&replica, &others).await?];
         let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).ok().context("a key")?;
         let key = EncodingKey::from_ec_der(pair.to_pkcs8v1().ok().context("it can be written")?.as_ref());
         let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&key, Algorithm::ES384)?)?;
@@ -265,18 +288,22 @@ impl Stand {
         let folder = tempfile::tempdir()?;
         let port = listener().await?.local_addr()?.port();
         let base = format!("http://127.0.0.1:{port}/fhir");
-        let child = spawn(folder.path(), port, &server.base_url, &clients)?;
+        let child = spawn(folder.path(), port, &servers, &clients)?;
         let http = HttpClient::builder(TokioExecutor::new()).build_http();
+        let http_of_others = HttpClient::builder(TokioExecutor::new()).build_http();
         let stand = Self {
             base,
             child,
             folder,
             key,
             http,
+            http_of_others,
             fetched,
-            upstream,
-            upstream_base: server.base_url.clone(),
-            _server: server,
+            replica,
+            upstream_base: servers[0].base_url.clone(),
+            _servers: servers,
+            server,
+            others,
         };
         for _ in 0..500 {
             if stand.read().await.is_ok() {
@@ -349,7 +376,13 @@ impl Stand {
     }
 
     /// Bad assertions at their pace, whatever they are answered with.
-    async fn flood(&self, uri: &str, lasts: Duration) -> anyhow::Result<Answers> {
+    async fn flood(self: &Arc<Self>, uri: &str, lasts: Duration) -> anyhow::Result<Answers> {
+        let (stand, uri) = (Arc::clone(self), uri.to_owned());
+        self.others.spawn(async move { stand.flooding(&uri, lasts).await }).await?
+    }
+
+    async fn flooding(&self, uri: &str, lasts: Duration) -> anyhow::Result<Answers> {
+        let http: Http = HttpClient::builder(TokioExecutor::new()).build_http();
         let began = Instant::now();
         let mut pace = tokio::time::interval(Duration::from_secs(1) / A_SECOND);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
@@ -359,7 +392,7 @@ impl Stand {
             if asking.len() >= FLOODING {
                 answers.count(asking.join_next().await.context("one is under way")??);
             }
-            let (http, uri, form) = (self.http.clone(), uri.to_owned(), self.bad(answers.sent));
+            let (http, uri, form) = (http.clone(), uri.to_owned(), self.bad(answers.sent));
             answers.sent += 1;
             asking.spawn(async move { post(&http, &uri, form).await.map(|(status, _)| status) });
         }
@@ -437,14 +470,15 @@ impl Answers {
     }
 }
 
-fn spawn(folder: &Path, port: u16, upstream: &str, clients: &Value) -> anyhow::Result<Child> {
+fn spawn(folder: &Path, port: u16, [upstream, replica]: &[Running; 2], clients: &Value) -> anyhow::Result<Child> {
     let (config, path) = (folder.join("offtake.yaml"), folder.display());
+    let (upstream, replica) = (&upstream.base_url, &replica.base_url);
     std::fs::write(
         &config,
         format!(
             "server: {{ listen: 127.0.0.1:{port}, public_base_url: http://127.0.0.1:{port}/fhir, \
              max_bulk_requests: 4000, max_bulk_requests_per_peer: 4000 }}\n\
-             upstream: {{ base_url: {upstream}, accepts_anonymous: acknowledged }}\n\
+             upstream: {{ base_url: {upstream}, export_base_url: {replica}, accepts_anonymous: acknowledged }}\n\
              output: {{ location: file://{path}/output, min_free_bytes: 0 }}\n\
              store: {{ path: {path}/state }}\n\
              smart: {{ mode: authorization_server, jwks_private_hosts: [127.0.0.1], clients: {clients} }}\n"
