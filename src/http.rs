@@ -1,6 +1,7 @@
 //! The edge: our routes.
 
 mod authorize;
+mod carried;
 mod coding;
 mod cohort;
 mod delete;

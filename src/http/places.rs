@@ -1,7 +1,7 @@
 //! Places for requests whose bodies come slowly, or never: a peer takes a few of them, and none of the others' (SEC-06).
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
@@ -28,12 +28,12 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// Waits for one of the places of a peer.
+    /// Waits for one of the places of a peer. Who embeds the layer may not say who asks: then all are one.
     ///
     /// # Errors
     /// Never: the places are not closed.
-    pub(super) async fn take(&self, peer: IpAddr) -> Result<Place, AcquireError> {
-        let peer = network(peer);
+    pub(super) async fn take(&self, peer: Option<IpAddr>) -> Result<Place, AcquireError> {
+        let peer = network(peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
         let queue = Arc::clone(self.lock().entry(peer).or_insert_with(|| Arc::new(Semaphore::new(EACH))));
         // Made before it waits: whoever gives up waiting leaves nothing behind.
         let mut place = Place { peers: Arc::clone(&self.peers), peer, queue: Some(Arc::clone(&queue)), permit: None };
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn a_peer_takes_its_own_places_and_leaves_none_behind() {
         let places = Places::default();
-        let take = |peer: &str| places.take(peer.parse().expect("an address"));
+        let take = |peer: &str| places.take(Some(peer.parse().expect("an address")));
         let now = |peer: &str| take(peer).now_or_never().map(|place| place.expect("they are not closed"));
         let mut taken: Vec<_> = (0..EACH).map(|_| now("2001:db8::1").expect("its own")).collect();
         assert!(now("2001:db8::2").is_none(), "of the same network");
@@ -105,14 +105,14 @@ mod tests {
         let (ends, end) = tokio::sync::watch::channel(false);
         let mut begun = Vec::new();
         for _ in 0..EACH {
-            let place = places.take(peer).await.expect("they are not closed");
+            let place = places.take(Some(peer)).await.expect("they are not closed");
             let mut end = end.clone();
             begun.push(tokio::spawn(async move {
                 let _place = place;
                 end.wait_for(|ends| *ends).await.is_ok()
             }));
         }
-        assert!(places.take(peer).now_or_never().is_none());
+        assert!(places.take(Some(peer)).now_or_never().is_none());
         ends.send_replace(true);
         for one in begun {
             assert!(one.await.expect("it ends"));

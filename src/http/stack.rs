@@ -23,6 +23,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::authorize;
 use super::body::{self, Body, BoxError};
+use super::carried;
 use super::desk::Desk;
 use super::door::Door;
 use super::guard;
@@ -126,7 +127,7 @@ impl<S> Diverted<S> {
         let is_ours = self.bases.are_apart()
             || match &edge.access {
                 Access::Open { .. } => matches!(&route, BulkRoute::Cohort(id) if edge.cohorts.get(id).is_some()),
-                Access::Server(server) => authorize::carries_our_token(&server.endpoints().base, request),
+                Access::Server(server) => carried::carries_our_token(&server.endpoints().base, request),
                 Access::External(_) => false,
             };
         is_ours.then_some(route)
@@ -170,12 +171,12 @@ impl<S> Diverted<S> {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         if is_read
             && request.uri().path().strip_prefix(self.bases.ours()) == Some("/metadata")
-            && tokens_of.is_some_and(|base| authorize::is_by_our_token(base, &request))
+            && tokens_of.is_some_and(|base| carried::is_by_our_token(base, &request))
         {
             request.headers_mut().remove(AUTHORIZATION);
         }
         match tokens_of {
-            Some(base) if authorize::carries_our_token(base, &request) => {
+            Some(base) if carried::carries_our_token(base, &request) => {
                 tracing::info!("a request that is no bulk request was refused: it carries an access token of ours");
                 self.refuse(request, Asked::PassThrough, authorize::ours_is_not_for_others(base))
             }

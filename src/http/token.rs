@@ -1,6 +1,5 @@
 //! The authorization server's own routes: token endpoint, introspection, keys and discovery.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,6 @@ use crate::bulk::route::SmartRoute;
 use crate::clock;
 use crate::engine::Engine;
 use crate::job::store::StoreError;
-use crate::proxy::PeerAddr;
 use crate::smart::assertion::{AssertionError, Authenticated, Use};
 use crate::smart::client::ClientId;
 use crate::smart::external::ExternalIssuer;
@@ -285,9 +283,7 @@ where
         return Err(invalid("the body is larger than 64 KiB"));
     }
     let read = async {
-        // Who embeds the layer may not say who asks: then all are one.
-        let peer = head.extensions.get::<PeerAddr>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-        let place = edge.coming.take(peer).await.map_err(|_| OAuthError::Unavailable)?;
+        let place = edge.coming.take(witness::peer(head)).await.map_err(|_| OAuthError::Unavailable)?;
         let read = Limited::new(sent, MOST_BODY_BYTES).collect().await;
         let body = read.map_err(|_| invalid("the body is larger than 64 KiB, or was cut short"))?.to_bytes();
         Ok((body, place))

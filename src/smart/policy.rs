@@ -107,6 +107,18 @@ impl Policy {
             || self.filterable.get(&resource_type).is_some_and(|parameters| parameters.contains(parameter))
     }
 
+    /// Whether all of these may be filtered by that were under `then`, but for what that required itself.
+    pub(crate) fn may_still_filter<'a>(
+        &self,
+        then: &Self,
+        filters: impl IntoIterator<Item = (ResourceType, &'a Filter)>,
+    ) -> bool {
+        let was_required =
+            |name, parameter: &str| then.required(name).any(|filter| filter.names().any(|own| own == parameter));
+        let may = |name, parameter: &str| self.may_filter_by(name, parameter) || was_required(name, parameter);
+        filters.into_iter().all(|(name, filter)| filter.names().all(|parameter| may(name, parameter)))
+    }
+
     /// Whether all that `then` permits this one does too.
     pub(crate) fn is_as_wide_as(&self, then: &Self) -> bool {
         wider(self.levels.as_ref(), then.levels.as_ref())
@@ -209,6 +221,27 @@ mod tests {
         assert!(narrow.may_filter_by(observation, "code") && !narrow.may_filter_by(observation, "value-string"));
         assert!(!narrow.may_filter_by(ResourceType::PATIENT, "code"));
         assert!(policy(r#"{"required":["Observation?category=laboratory"]}"#).may_filter_by(observation, "code"));
+    }
+
+    /// SEC-14, SEC-21
+    #[test]
+    fn what_was_filtered_by_may_be_filtered_by_still_or_was_required() {
+        let (then, observation) = (policy(NARROW), ResourceType::parse("Observation").expect("a type"));
+        let none = policy(&NARROW.replace(r#""filterable":{"Observation":["code"]},"#, ""));
+        let filter = |text| Filter::parse(text, crate::fhir::filter::Escapes::Once).expect("a filter");
+        for (text, by_then, by_none) in [
+            ("code=1", true, false),
+            ("category=laboratory", true, true),
+            ("category=laboratory&code=1", true, false),
+            ("status=final", false, false),
+        ] {
+            let filter = filter(text);
+            assert_eq!(then.may_still_filter(&then, [(observation, &filter)]), by_then, "{text}");
+            assert_eq!(none.may_still_filter(&then, [(observation, &filter)]), by_none, "{text}");
+            assert!(Policy::default().may_still_filter(&then, [(observation, &filter)]), "{text}");
+        }
+        assert!(!none.may_still_filter(&then, [(ResourceType::PATIENT, &filter("category=laboratory"))]));
+        assert!(none.may_still_filter(&then, []));
     }
 
     #[test]

@@ -363,11 +363,7 @@ impl Registry {
         filters: impl IntoIterator<Item = (ResourceType, &'a Filter)>,
     ) -> bool {
         let Owner::Client { id, policy: then, .. } = owner else { return true };
-        let Some(client) = self.client(id) else { return true };
-        let was_required =
-            |name, parameter: &str| then.required(name).any(|filter| filter.names().any(|own| own == parameter));
-        let may = |name, parameter: &str| client.policy.may_filter_by(name, parameter) || was_required(name, parameter);
-        filters.into_iter().all(|(name, filter)| filter.names().all(|parameter| may(name, parameter)))
+        self.client(id).is_none_or(|client| client.policy.may_still_filter(then, filters))
     }
 
     /// How much a client may have now; nothing is said of one that is registered no more.

@@ -87,6 +87,7 @@ fn a_token_of_ours_is_known_by_its_looks_whatever_it_is_worth() {
     }
     let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a key");
     let foreign = SigningKey::es384(pair);
+    assert_eq!(format!("{foreign:?}"), "SigningKey(ES384)", "nothing of the key");
     let foreign =
         foreign.sign(r#"{"alg":"ES384","kid":"theirs"}"#, &format!(r#"{{"iss":"{BASE}"}}"#)).expect("a token");
     assert!(!is_ours(&foreign, BASE), "the upstream's own, though it knows itself by our address");

@@ -101,6 +101,14 @@ mod tests {
         Cohort::Members(vec![Id::parse("anna").expect("an id")])
     }
 
+    #[test]
+    fn what_binaries_hold_may_be_had_only_if_that_is_said() {
+        assert!(!grant(members()).has_binaries());
+        for has_binaries in [true, false] {
+            assert_eq!(grant(members()).with_binaries(has_binaries).has_binaries(), has_binaries);
+        }
+    }
+
     /// SEC-24
     #[test]
     fn a_binary_leaves_only_in_what_it_says_it_is_a_part_of() {

@@ -96,6 +96,8 @@ fn nothing_leaves_that_may_speak_of_who_withdrew_consent() {
         r##"{"resourceType":"Observation","id":"o","subject":{"reference":"#p"}}"##,
         r#"{"resourceType":"Organization","id":"x","extension":[{"valueUri":"http://h/fhir/Patient\/gone"}]}"#,
         r#"{"resourceType":"Binary","id":"b","data":"AAAA"}"#,
+        r#"{"resourceType":"Observation","id":"o","subject":{"display":"Somebody"}}"#,
+        r#"{"resourceType":"Organization","id":"x","for":{"reference":"urn:x:y"}}"#,
         r#"{"resourceType":"Device","id":"d","patient":{"type":"Patient","identifier":{"value":"v"}}}"#,
         r#"{"resourceType":"Device","id":"d","patient":{"identifier":{"value":"v"}}}"#,
         r#"{"resourceType":"Organization","id":"x","for":{"identifier":{"value":"v"}}}"#,
@@ -121,6 +123,7 @@ fn nothing_leaves_that_may_speak_of_who_withdrew_consent() {
         r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"display":"Somebody"}]}"#,
         r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"performer":[{"identifier":{"value":"v"}}]}"#,
         r#"{"resourceType":"Organization","id":"x","subject":[{"characteristic":[]}]}"#,
+        r#"{"resourceType":"Bundle","id":"b","entry":[{"resource":{"resourceType":"Patient","id":"p"}}]}"#,
         r#"{"resourceType":"Organization","id":"x","extension":[{"valueUri":"Observation?patient=gone2,p&subject=q"}]}"#,
         r#"{"resourceType":"Binary","id":"b","securityContext":{"reference":"Patient/p"}}"#,
     ] {
@@ -181,6 +184,8 @@ fn what_may_be_somebody_elses_beside_a_member_is_not_decided() {
         observation(r#"{"type":"Practitioner","identifier":{"value":"v"}}"#),
         observation(r#"{"identifier":{"value":"v"}}"#),
         observation(r#"{"display":"Somebody"}"#),
+        // Whom it is not a part of the compartment of.
+        r#"{"resourceType":"Observation","id":"o","subject":{"reference":"Patient/p"},"focus":[{"type":"Patient","identifier":{"value":"v"}}]}"#.to_owned(),
         account(r#"{"reference":"Device/1"}"#),
         account(r#"{"type":"Device","identifier":{"value":"v"}}"#),
     ] {

@@ -95,6 +95,15 @@ fn what_may_have_been_used_before_the_memory_began_is_not_taken() {
     assert_eq!(rig.verify("exp", json!(SECONDS + 1), long_ago).err(), None, "330 seconds later");
 }
 
+/// SEC-13: as long as it could be good, by whatever clock is believed.
+#[test]
+fn what_was_used_is_remembered_until_no_clock_finds_it_good() {
+    for exp in [SECONDS + 1, SECONDS + 330] {
+        let used = Rig::new().verify("exp", json!(exp), Millis(0)).expect("it is good");
+        assert_eq!(used.until, Millis((exp + 30 + 60) * 1_000));
+    }
+}
+
 #[test]
 fn a_signature_of_somebody_else_is_none() {
     let (rig, other) = (Rig::new(), Rig::new());
