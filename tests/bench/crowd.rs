@@ -59,7 +59,7 @@ pub(crate) async fn crowd(stand: &Arc<Stand>, rounds: usize, lasts: Duration) ->
         });
         let beside = async { beside.await? };
         let (reads, direct) = (stand.reads(lasts), stand.reads_of(&stand.upstream_base, lasts));
-        let all = tokio::try_join!(reads, direct, stand.flood(&token_endpoint, lasts), beside);
+        let all = tokio::try_join!(reads, direct, stand.flood(&token_endpoint, lasts, &stand.others), beside);
         let (reads, direct, refused, exports) = all?;
         broken.fetch_add(refused.busy, Ordering::Relaxed);
         drop(all_begun);
