@@ -10,8 +10,8 @@ use crate::fhir::inside::{Inside, SUBJECTS, Subject, look_inside};
 use crate::fhir::resource_type::ResourceType;
 use crate::plan::Cohort;
 
-/// The one type of a compartment of which several patients can be `subject`.
-const OF_SEVERAL_SUBJECTS: &str = "Account";
+/// Types of a compartment of which several patients can be `subject`: the second since R5.
+const OF_SEVERAL_SUBJECTS: [&str; 2] = ["Account", "Composition"];
 
 impl Grant {
     /// The patients in whose compartments the resource lies: members, and nobody else.
@@ -94,7 +94,7 @@ impl Grant {
         has(b"\"Patient\"")
             || has(b"\\u")
             || (has_a_subject && !names_its_subject)
-            || entry.resource_type.as_str() == OF_SEVERAL_SUBJECTS
+            || OF_SEVERAL_SUBJECTS.contains(&entry.resource_type.as_str())
     }
 
     /// Whether it is about somebody of whom it says no more than how to find or to show them, and who may be a patient.

@@ -141,10 +141,11 @@ fn what_may_be_somebody_elses_beside_a_member_is_not_decided() {
         );
         json.split_whitespace().collect::<String>()
     };
-    let account = |subject: &str| {
-        format!(r#"{{"resourceType":"Account","id":"a","subject":[{{"reference":"Patient/p"}},{subject}]}}"#)
+    let of_several = |name: &str, subject: &str| {
+        format!(r#"{{"resourceType":"{name}","id":"a","subject":[{{"reference":"Patient/p"}},{subject}]}}"#)
     };
-    let types = ["Account", "Observation", "Patient"].map(named).to_vec();
+    let account = |subject: &str| of_several("Account", subject);
+    let types = ["Account", "Composition", "Observation", "Patient"].map(named).to_vec();
     let grant =
         |cohort| Grant::new(cohort, Compartments::R4, types.clone(), Vec::new(), vec!["http://h/fhir".to_owned()]);
     let [_, all, members] = levels();
@@ -163,6 +164,7 @@ fn what_may_be_somebody_elses_beside_a_member_is_not_decided() {
         observation(r##"{"reference":"#c"}"##),
         observation(r##"{"reference":"#nobody"}"##),
         account(r#"{"identifier":{"value":"v"}}"#),
+        of_several("Composition", r#"{"identifier":{"value":"v"}}"#),
         account(r#"{"type":"Patient","identifier":{"value":"v"}}"#),
     ] {
         let entry = entry(&json);
